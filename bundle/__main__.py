@@ -1,0 +1,56 @@
+"""``python -m bundle pack <synthesis|segmentation> --task T [--weights FILE] [--out DIR] [--zip]``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bundle.pack import BUNDLES, PackedBundle, pack_bundle
+from scripts.errors import show_input_errors_as_sentences
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Pack one bundle as the command line says, and tell where it lies.
+
+    Args:
+        arguments: the command line without the program's name; ``sys.argv`` when None.
+
+    Raises:
+        InputError: an unknown task, a task key that a config lacks, weights that do not fit, or a folder not ours.
+    """
+    show_input_errors_as_sentences()
+    chosen = _command_line().parse_args(arguments)
+    packed = pack_bundle(chosen.bundle, task=chosen.task, out=chosen.out, weights=chosen.weights, archive=chosen.zip)
+    _tell(packed)
+
+
+def _command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bundle", description="Pack a MONAI bundle that runs from anywhere."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    pack = commands.add_parser("pack", help="write glua_<task>_<bundle>/ with one task's values")
+    pack.add_argument("bundle", choices=BUNDLES, help="which of the two bundles")
+    pack.add_argument("--task", required=True, help="name of a file in configs/tasks, without .yaml")
+    pack.add_argument("--weights", type=Path, help="models/model.pt of a run; without it the bundle has no weights")
+    pack.add_argument("--out", type=Path, default=Path("dist"), help="where the folder goes (default: %(default)s)")
+    pack.add_argument("--zip", action="store_true", help="also write the folder as a .zip beside it")
+    return parser
+
+
+def _tell(packed: PackedBundle) -> None:
+    print(f"Packed {packed.folder}")
+    if packed.archive is not None:
+        print(f"Packed {packed.archive}")
+    if not packed.has_weights:
+        print(
+            "It carries no weights: it can be trained as it is, but MONAI Label ignores it, and inference stops, "
+            "until models/model.pt is there (pack again with --weights FILE)."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""GLUA: global-local union alignment for cross-modality segmentation, the Python shared by both bundles."""

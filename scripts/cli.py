@@ -1,0 +1,70 @@
+"""Commands beside the bundles' own: data to start from, the demo, the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.errors import show_input_errors_as_sentences
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse and run one command; an input error ends it with a sentence and exit code 1."""
+    show_input_errors_as_sentences()
+    options = _parser().parse_args(arguments)
+    options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", required=True)
+
+    phantom = commands.add_parser("phantom", help="write the built-in cardiac MR/CT data set, with its datalists")
+    phantom.add_argument("--out", type=Path, required=True, help="folder to write into")
+    phantom.add_argument("--cases", type=int, default=10, help="volumes per domain")
+    phantom.add_argument("--validation", type=float, default=0.2, help="share of the cases held out")
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.set_defaults(run=_phantom)
+
+    datalist = commands.add_parser("datalist", help="turn a dataset.json with domains, or a plain folder, into datalists")
+    datalist.add_argument("--dataset", help="a dataset.json whose lists stand under domains.<name>")
+    datalist.add_argument("--images", help="folder of NIfTI images, of one domain")
+    datalist.add_argument("--labels", help="folder of their label maps (may be the same); leave out for an unlabelled domain")
+    datalist.add_argument("--domain", help="name of the domain in --images, such as mr or ct")
+    datalist.add_argument("--validation", type=float, default=0.2, help="share of the cases in --images held out")
+    datalist.add_argument("--out", type=Path, required=True, help="folder for <domain>.json")
+    datalist.set_defaults(run=_datalist)
+    return parser
+
+
+def _phantom(options: argparse.Namespace) -> None:
+    from scripts.data.datalists import folder_datalist, write_datalist
+    from scripts.data.phantom import write_phantom
+
+    write_phantom(options.out, cases=options.cases, seed=options.seed)
+    for domain in ("mr", "ct"):
+        folder = str(options.out / f"{domain}_train")
+        datalist = folder_datalist(folder, folder, name=domain, modality=domain.upper(), validation_fraction=options.validation)
+        write_datalist(options.out / f"{domain}.json", datalist)
+    print(f"{options.out}: {options.cases} cases per domain, datalists mr.json and ct.json")
+
+
+def _datalist(options: argparse.Namespace) -> None:
+    from scripts.data.datalists import datalists_of_domains, folder_datalist, write_datalist
+
+    if options.dataset:
+        datalists = datalists_of_domains(options.dataset)
+    elif options.images and options.domain:
+        domain, share = options.domain, options.validation
+        datalists = {
+            domain: folder_datalist(options.images, options.labels, name=domain, modality=domain.upper(), validation_fraction=share)
+        }
+    else:
+        raise SystemExit("give --dataset, or --images and --domain (and --labels)")
+    for name, datalist in datalists.items():
+        write_datalist(options.out / f"{name}.json", datalist)
+        counts = ", ".join(f"{len(value)} {key}" for key, value in datalist.items() if isinstance(value, list))
+        print(f"{options.out / name}.json: {counts}")

@@ -1,0 +1,1 @@
+"""From volumes on disk to batches of unpaired slices."""

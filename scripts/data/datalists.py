@@ -1,0 +1,223 @@
+"""Datalists: which files belong to a domain, in MONAI's decathlon form.
+
+A datalist is a JSON file ``{"name", "modality", "labels", "training": [{"image", "label"}], "validation": [...]}``, one per
+domain. Paths in it are relative to its own folder or absolute. Entries without a label are legal in the target domain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.data import load_decathlon_datalist
+
+from scripts.data.writers import write_json
+from scripts.errors import InputError
+
+__all__ = ["TranslatedDatalist", "case_name", "datalists_of_domains", "find_volumes", "folder_datalist", "read_datalist", "write_datalist"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+Item = dict[str, str]
+
+
+def read_datalist(path: str | None, section: str, needs_label: bool = False) -> list[Item]:
+    """The entries of one section (``training``, ``validation`` ...) of a datalist, as absolute, existing paths.
+
+    Args:
+        path: the datalist's JSON file; None for no cases at all.
+        section: the key of the list to read.
+        needs_label: whether each entry must have a label; otherwise labels are dropped, so that no later step can read them.
+
+    Raises:
+        InputError: the file or a volume is missing, the section is missing or empty, a label is missing.
+    """
+    if path is None:
+        return []
+    listed = Path(path)
+    if not listed.is_file():
+        remedy = "write it with 'python -m scripts datalist', or name another one"
+        raise InputError(file=listed, found="no such file", expected="a datalist (JSON)", remedy=remedy)
+    try:
+        content = json.loads(listed.read_text(encoding="utf-8"))
+        sections = sorted(key for key, value in content.items() if isinstance(value, list))
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            file=listed, found=f"no JSON object ({error})", expected="a decathlon datalist", remedy="write it anew"
+        ) from error
+    if not content.get(section):
+        raise InputError(
+            file=listed,
+            found=f"no case under '{section}' (there are: {', '.join(sections) or 'no lists'})",
+            expected="at least one",
+            remedy="add cases to that list, or choose another list",
+        )
+    entries = load_decathlon_datalist(str(listed), is_segmentation=True, data_list_key=section)
+    return [_existing_item(entry, listed, needs_label) for entry in entries]
+
+
+def find_volumes(where: str) -> list[Item]:
+    """The images to segment that a person named: a NIfTI file, a folder of them, or a datalist (all of its sections).
+
+    Raises:
+        InputError: nothing is there, or no NIfTI file is in it.
+    """
+    path = Path(where)
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"training": []}
+        sections = [key for key, value in content.items() if isinstance(value, list) and value]
+        return [item for section in sections or ["training"] for item in read_datalist(where, section)]
+    if path.is_file():
+        return [{"image": str(path.resolve())}]
+    return [{"image": str(file)} for file in _nifti_files(path)]
+
+
+def folder_datalist(images: str, labels: str | None, *, name: str, modality: str, validation_fraction: float) -> dict[str, Any]:
+    """A datalist of a folder of images and a folder of labels (which may be the same folder).
+
+    Image and label are paired by the case's name: the file name without its suffix and without the words ``image``/``img`` and
+    ``label``/``seg``/``mask``. The last cases in natural order become the validation list.
+
+    Raises:
+        InputError: an empty folder, or an image without its label.
+    """
+    label_of = {_case_name(file): file for file in _nifti_files(Path(labels), labels_only=images == labels)} if labels else {}
+    entries = []
+    for image in _nifti_files(Path(images), images_only=images == labels):
+        entry = {"image": str(image)}
+        if labels:
+            if _case_name(image) not in label_of:
+                raise InputError(
+                    file=image,
+                    found=f"no label for case '{_case_name(image)}' in {labels}",
+                    expected="one label per image, with the same case name",
+                    remedy="add the label, or leave --labels out for an unlabelled domain",
+                )
+            entry["label"] = str(label_of[_case_name(image)])
+        entries.append(entry)
+    held_out = round(len(entries) * validation_fraction)
+    kept = len(entries) - held_out
+    return {"name": name, "modality": modality, "training": entries[:kept], "validation": entries[kept:]}
+
+
+def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
+    """The datalists in a ``dataset.json`` whose lists stand under ``domains.<name>``, by domain name, with absolute paths.
+
+    Raises:
+        InputError: not such a file.
+    """
+    path = Path(dataset)
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(content.get("domains"), dict):
+        raise InputError(
+            file=path,
+            found="no 'domains' in it" if path.is_file() else "no such file",
+            expected="a dataset.json with 'domains: {name: {modality, training, validation}}'",
+            remedy="name such a file, or give --images and --labels of a plain folder",
+        )
+    datalists = {}
+    for name, domain in content["domains"].items():
+        lists = {key: [_absolute(entry, path.parent) for entry in value] for key, value in domain.items() if isinstance(value, list)}
+        datalists[name] = {"name": name, "modality": domain.get("modality", name), "labels": content.get("labels", {})} | lists
+    return datalists
+
+
+def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) -> None:
+    """Write a datalist, atomically, after checking that it lists at least one training case.
+
+    Raises:
+        InputError: no training case.
+    """
+    if not datalist.get("training"):
+        raise InputError(
+            file=path, found="no training case", expected="at least one", remedy="add cases or lower the validation share"
+        )
+    write_json(path, datalist)
+
+
+class TranslatedDatalist:
+    """The datalist of the translated source set: each translated image beside the source's own label.
+
+    Args:
+        datalist: the source's datalist.
+        folder: where synthesis wrote ``<case>_<postfix>.nii.gz``; the new ``datalist.json`` goes there too.
+        postfix: what synthesis put behind a case's name.
+    """
+
+    def __init__(self, *, datalist: str, folder: str, postfix: str) -> None:
+        self.datalist, self.folder, self.postfix = Path(datalist), Path(folder), postfix
+
+    def write(self) -> Path:
+        """Write it, with the source's own sections; entries without a label are left out."""
+        content = json.loads(self.datalist.read_text(encoding="utf-8"))
+        translated: dict[str, Any] = {key: value for key, value in content.items() if not isinstance(value, list)}
+        for section in (key for key, value in content.items() if isinstance(value, list) and value):
+            entries = load_decathlon_datalist(str(self.datalist), is_segmentation=True, data_list_key=section)
+            labelled = [_existing_item(entry, self.datalist, needs_label=True) for entry in entries if "label" in entry]
+            translated[section] = [self._translated(item) for item in labelled]
+        path = self.folder / "datalist.json"
+        write_datalist(path, translated)
+        return path
+
+    def _translated(self, item: Item) -> Item:
+        image = self.folder / f"{case_name(item['image'])}_{self.postfix}.nii.gz"
+        return {"image": str(image.resolve()), "label": item["label"]}
+
+
+def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> Item:
+    item = {"image": str(entry["image"])}
+    if needs_label:
+        if "label" not in entry:
+            raise InputError(
+                file=listed, found=f"no label for {item['image']}", expected="a label per case", remedy="add it to the datalist"
+            )
+        item["label"] = str(entry["label"])
+    for path in item.values():
+        if not os.path.isfile(path):
+            remedy = "correct the path in the datalist, or put the file there"
+            raise InputError(file=path, found="no such file", expected=f"the volume that {listed} lists", remedy=remedy)
+    return item
+
+
+def _nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
+    files = sorted(folder.iterdir(), key=_natural) if folder.is_dir() else []
+    files = [f.resolve() for f in files if f.name.endswith(NIFTI_SUFFIXES) and not f.name.startswith(".")]
+    if images_only or labels_only:
+        files = [f for f in files if _is_label(f) == labels_only]
+    if not files:
+        raise InputError(
+            file=folder,
+            found="no NIfTI file in it" if folder.is_dir() else "no such folder",
+            expected="a folder with .nii or .nii.gz files",
+            remedy="name the folder that holds the volumes",
+        )
+    return files
+
+
+def _natural(path: Path) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii").lower()
+
+
+def _is_label(path: Path) -> bool:
+    return bool(re.search(r"(^|[^a-z])(label|labels|seg|mask|manual)([^a-z]|$)", _stem(path)))
+
+
+def _case_name(path: Path) -> str:
+    return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", _stem(path))
+
+
+def _absolute(entry: Mapping[str, str], folder: Path) -> Item:
+    return {key: str((folder / value).resolve()) for key, value in entry.items()}
+
+
+def case_name(path: str) -> str:
+    """The name of a case in reports and outputs: the file's name without its suffix."""
+    return Path(path).name.removesuffix(".gz").removesuffix(".nii")

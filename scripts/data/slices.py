@@ -1,0 +1,194 @@
+"""All slices of a domain in memory, and unpaired batches of both domains drawn from them.
+
+Every random choice of iteration ``i`` comes from a generator seeded by ``(seed, i, rank)``, so a resumed run continues with the
+very batches of an uninterrupted one, and no worker process or file access stands between the data and a step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.distributed import get_rank
+from monai.data import PersistentDataset
+from monai.data.utils import pickle_hashing
+from monai.transforms import Transform
+from tqdm import tqdm
+
+from scripts.data import sections, volumes
+from scripts.data.augmentation import BatchAugmentation
+from scripts.data.datalists import Item
+from scripts.data.writers import make_folder
+from scripts.errors import InputError
+
+__all__ = ["SliceSet", "UnpairedSliceBatches", "iteration_generator"]
+
+
+class SliceSet:
+    """The slices of some volumes, held as two tensors.
+
+    Args:
+        data: datalist entries with ``image`` and, in the labelled domain, ``label``.
+        transform: MONAI transforms from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D) of class ids.
+        slice_axis: the spatial axis to slice along.
+        device: where the slices are kept.
+        cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None for no cache.
+
+    Attributes:
+        images: (N, 1, H, W) float32.
+        labels: (N, 1, H, W) uint8, or None.
+        case_of: (N,) index into ``data``.
+
+    Raises:
+        InputError: no case is given, slices of different size, or a domain of blank slices only.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Item],
+        transform: Transform,
+        *,
+        slice_axis: int = 2,
+        device: torch.device | str = "cpu",
+        cache_dir: str | None = None,
+    ) -> None:
+        if not data:
+            raise InputError(file="datalist", found="no case", expected="at least one volume", remedy="check the datalist's training list")
+        self.data, self.transform = list(data), transform
+        dataset = PersistentDataset(
+            self.data,
+            transform,
+            cache_dir=make_folder(cache_dir) if cache_dir else None,
+            hash_func=_content_hash,
+            hash_transform=_settings_hash,
+        )
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            cases = list(tqdm(pool.map(dataset.__getitem__, range(len(dataset))), total=len(dataset), desc="volumes", leave=False))
+        images = [_as_slices(case["image"], slice_axis) for case in cases]
+        _check_one_size([stack.shape[-2:] for stack in images], self.data)
+        shown = [stack.flatten(1).amax(1) > stack.flatten(1).amin(1) for stack in images]
+        self.images = torch.cat([stack[keep] for stack, keep in zip(images, shown, strict=True)]).float().to(device)
+        self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
+        self.labels: torch.Tensor | None = None
+        if all("label" in case for case in cases):
+            stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
+            self.labels = torch.cat(stacks).to(torch.uint8).to(device)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class UnpairedSliceBatches:
+    """Endless, augmented batches: ``image`` (B, 1, H, W), ``label`` (B, 1, H, W) if there is one, ``target_image`` (B, 1, H, W).
+
+    Args:
+        source: slices of the labelled domain.
+        batch_size: slices per domain.
+        augmentation: applied to the source's slices (and labels).
+        target: slices of the unlabelled domain, or None for training on the labelled domain alone.
+        target_augmentation: applied to the target's slices.
+        seed: seed of every choice.
+
+    Attributes:
+        iteration: number of batches given so far; set by resuming.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: SliceSet,
+        batch_size: int,
+        augmentation: BatchAugmentation,
+        target: SliceSet | None = None,
+        target_augmentation: BatchAugmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.source, self.target, self.batch_size = source, target, batch_size
+        self.augmentation = augmentation
+        self.target_augmentation = target_augmentation or augmentation
+        self.seed, self.iteration = seed, 0
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            index = self.iteration
+            self.iteration += 1
+            yield self.batch(index)
+
+    def batch(self, index: int) -> dict[str, torch.Tensor]:
+        """The batch of iteration ``index`` (counted from 0); the same whenever it is asked for."""
+        generator = iteration_generator(self.seed, index)
+        chosen = self._draw(self.source, generator)
+        labels = None if self.source.labels is None else self.source.labels[chosen]
+        image, label = self.augmentation(self.source.images[chosen], labels, generator)
+        batch = {"image": image} if label is None else {"image": image, "label": label}
+        if self.target is not None:
+            chosen = self._draw(self.target, generator)
+            batch["target_image"], _ = self.target_augmentation(self.target.images[chosen], None, generator)
+        return batch
+
+    def sample(self, count: int) -> dict[str, torch.Tensor]:
+        """``count`` slices of each domain at fixed, evenly spread places, not augmented: for pictures."""
+        spread = torch.linspace(0, 1, count + 2)[1:-1]
+        chosen = (spread * (len(self.source) - 1)).long()
+        batch = {"image": self.source.images[chosen]}
+        if self.source.labels is not None:
+            batch["label"] = self.source.labels[chosen]
+        if self.target is not None:
+            batch["target_image"] = self.target.images[(spread * (len(self.target) - 1)).long()]
+        return batch
+
+    def target_slices(self) -> Iterator[torch.Tensor]:
+        """All slices of the domain the network will meet, in batches: for the re-estimation of batch-norm statistics."""
+        slices = self.source if self.target is None else self.target
+        yield from slices.images.split(self.batch_size)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a resumed run needs: how many batches were given."""
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the batch that ``state`` was taken at."""
+        self.iteration = state["iteration"]
+
+    def _draw(self, slices: SliceSet, generator: torch.Generator) -> torch.Tensor:
+        return torch.randint(len(slices), (self.batch_size,), generator=generator)
+
+
+def iteration_generator(seed: int, iteration: int, stream: int = 0) -> torch.Generator:
+    """The CPU random generator of one iteration on this process; ``stream`` separates uses within it."""
+    state = np.random.SeedSequence([seed, iteration, get_rank(), stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+def _as_slices(volume: torch.Tensor, slice_axis: int) -> torch.Tensor:
+    return torch.as_tensor(volume)[0].movedim(slice_axis, 0)[:, None].contiguous()
+
+
+def _check_one_size(sizes: Sequence[torch.Size], data: Sequence[Item]) -> None:
+    for size, item in zip(sizes, data, strict=True):
+        if size != sizes[0]:
+            raise InputError(
+                file=item["image"],
+                found=f"slices of {tuple(size)} after preprocessing",
+                expected=f"{tuple(sizes[0])} as in {data[0]['image']}",
+                remedy="let the preprocessing end with a crop or pad to one slice size",
+            )
+
+
+def _content_hash(item: Item) -> bytes:
+    digest = hashlib.sha256()
+    for key in sorted(item):
+        digest.update(key.encode())
+        digest.update(Path(item[key]).read_bytes())
+    return digest.hexdigest()[:24].encode()
+
+
+def _settings_hash(transforms: Any) -> bytes:
+    code = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (sections, volumes))
+    return b"-" + pickle_hashing([code, transforms])[:24]

@@ -1,0 +1,170 @@
+"""MONAI transforms of volumes that MONAI lacks: loading with checks, labels to classes, removal of the table.
+
+Everything else on a volume's road (orientation, resampling, intensity, cropping, inversion) is MONAI's own, listed in the YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImaged, MapLabelValue, MapTransform
+
+from scripts.data.sections import body_mask
+from scripts.errors import InputError
+
+__all__ = ["KeepBodyd", "LabelsToClassesd", "LoadVolumed"]
+
+AFFINE_TOLERANCE_MM = 1e-2
+
+
+class LoadVolumed(LoadImaged):
+    """MONAI's ``LoadImaged`` for 3D NIfTI volumes, channel first, that refuses what cannot be segmented.
+
+    A label among the keys must lie on the image's grid: same shape, same affine.
+
+    Raises:
+        InputError: the file is missing, truncated or no NIfTI; it is not 3D; it holds NaN, infinite or constant values; image and
+            label differ in shape or position.
+    """
+
+    def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, reader="NibabelReader", ensure_channel_first=True, image_only=True, allow_missing_keys=allow_missing_keys)
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        """Load and check each key."""
+        paths = {key: data[key] for key in self.key_iterator(data)}
+        for path in paths.values():
+            _check_header(path)
+        try:
+            loaded = super().__call__(data, reader)
+        except Exception as error:
+            raise InputError(
+                file=", ".join(str(path) for path in paths.values()),
+                found=f"data that cannot be read ({_innermost(error)})",
+                expected="complete NIfTI files",
+                remedy="copy or export the file again; it may be truncated",
+            ) from error
+        for key, path in paths.items():
+            _check_values(loaded[key], path, is_label=key == self.label_key)
+        images = [key for key in paths if key != self.label_key]
+        if self.label_key in paths and images:
+            _check_same_grid(loaded[images[0]], loaded[self.label_key], paths[images[0]], paths[self.label_key])
+        return loaded
+
+
+class LabelsToClassesd(MapTransform):
+    """Label values as they stand in the files to class ids 0..K; an unknown value stops the run.
+
+    Args:
+        keys: keys of label maps.
+        label_values: the file's value of class 1, 2, ... K.
+        background_values: values that count as background, besides 0.
+
+    Raises:
+        InputError: a value that the task does not name.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_values: Sequence[int],
+        background_values: Sequence[int] = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        background = [0, *(value for value in background_values if value != 0)]
+        self.known = [*background, *label_values]
+        classes = [0] * len(background) + list(range(1, len(label_values) + 1))
+        self.mapper = MapLabelValue(self.known, classes, dtype=torch.uint8)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Map each label key."""
+        mapped = dict(data)
+        for key in self.key_iterator(mapped):
+            label = mapped[key]
+            unknown = sorted(set(np.unique(np.asarray(label)).tolist()) - {float(value) for value in self.known})
+            if unknown:
+                raise InputError(
+                    file=_file_of(label, key),
+                    found=f"label value(s) {', '.join(f'{value:g}' for value in unknown[:8])}",
+                    expected=f"only {', '.join(map(str, sorted(self.known)))}",
+                    remedy="add them to label_values or background_values of the task file, or mend the label map",
+                )
+            mapped[key] = self.mapper(label)
+        return mapped
+
+
+class KeepBodyd(MapTransform):
+    """Set everything outside the patient (table, clothing, air) to the image's minimum.
+
+    Args:
+        keys: keys of images (1, H, W, D).
+        threshold: values above it are tissue, in the image's unit (HU for CT).
+    """
+
+    def __init__(self, keys: KeysCollection, threshold: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.threshold = threshold
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Blank the surroundings in each image."""
+        kept = dict(data)
+        for key in self.key_iterator(kept):
+            image = kept[key]
+            outside = torch.from_numpy(~body_mask(np.asarray(image[0]), self.threshold))[None]
+            kept[key] = image.masked_fill(outside, float(image.min()))
+        return kept
+
+
+def _check_header(path: str) -> None:
+    try:
+        shape = nib.load(path).shape
+    except FileNotFoundError as error:
+        raise InputError(file=path, found="no such file", expected="a NIfTI volume", remedy="correct the path") from error
+    except Exception as error:
+        remedy = "convert the volume to .nii or .nii.gz, or copy it again if it is damaged"
+        raise InputError(file=path, found=f"no NIfTI ({_innermost(error)})", expected="a NIfTI volume", remedy=remedy) from error
+    if len(shape) != 3 or min(shape) < 2:
+        remedy = "split a 4D file into its volumes, stack 2D files into one"
+        found = f"{len(shape)} dimensions {tuple(shape)}"
+        raise InputError(file=path, found=found, expected="a 3D volume, at least 2 voxels each way", remedy=remedy)
+
+
+def _check_values(volume: MetaTensor, path: str, is_label: bool) -> None:
+    lowest, highest = float(volume.min()), float(volume.max())
+    if not np.isfinite([lowest, highest]).all():
+        remedy = "export the volume again, or replace those values by the background's"
+        raise InputError(file=path, found="NaN or infinite values", expected="finite ones", remedy=remedy)
+    if not is_label and lowest == highest:
+        remedy = "leave this case out or export it again"
+        raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)
+
+
+def _check_same_grid(image: MetaTensor, label: MetaTensor, image_path: str, label_path: str) -> None:
+    if image.shape != label.shape:
+        found = f"a label of {tuple(label.shape[1:])} voxels"
+        expected = f"{tuple(image.shape[1:])} as in {image_path}"
+    elif not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
+        gap = float(np.abs(np.asarray(image.affine) - np.asarray(label.affine)).max())
+        found, expected = f"an affine that differs by up to {gap:.3g} mm", f"the affine of {image_path}"
+    else:
+        return
+    remedy = "resample the label to the image's grid, or copy the image's header if only that is wrong"
+    raise InputError(file=label_path, found=found, expected=expected, remedy=remedy)
+
+
+def _file_of(volume: Any, key: Hashable) -> str:
+    return str(getattr(volume, "meta", {}).get("filename_or_obj", f"'{key}'"))
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip(": ")

@@ -1,0 +1,1 @@
+"""The two trainers, one algorithm box each."""

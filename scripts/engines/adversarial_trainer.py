@@ -1,0 +1,123 @@
+"""What both stages' trainers share: several optimisers, frozen discriminators, autocast, gradients averaged over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.engines import Trainer
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+from torch import nn
+
+from scripts.engines.precision import autocast
+
+__all__ = ["AdversarialTrainer", "frozen"]
+
+Handlers = Sequence[Any] | None
+
+
+class AdversarialTrainer(Trainer):
+    """A MONAI trainer for steps with several optimisers. Subclasses write the algorithm box in ``_iteration``.
+
+    Args:
+        device: where the step runs.
+        max_epochs: number of epochs; an epoch is ``epoch_length`` iterations, for endless batches have no natural end.
+        epoch_length: iterations per epoch.
+        train_data_loader: an iterable of batches, see :class:`scripts.data.slices.UnpairedSliceBatches`.
+        train_handlers: ignite handlers.
+        precision: ``auto`` (bf16 where it is fast), ``bf16`` or ``float32``.
+        postprocessing: MONAI transforms of the output, for metrics of training batches.
+        key_train_metric: an ignite metric of training batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device | str,
+        max_epochs: int,
+        epoch_length: int,
+        train_data_loader: Iterable[dict[str, torch.Tensor]],
+        train_handlers: Handlers = None,
+        precision: str = "auto",
+        postprocessing: Callable[..., Any] | None = None,
+        key_train_metric: dict[str, Any] | None = None,
+    ) -> None:
+        self.precision = precision
+        super().__init__(
+            device=torch.device(device),
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            postprocessing=postprocessing,
+            key_metric=key_train_metric,
+            handlers=train_handlers,
+            decollate=False,
+        )
+
+    def run(self) -> None:  # type: ignore[override]
+        """Train from the state the trainer is in; a training resumed after its last iteration only completes."""
+        if self.state.iteration < self.state.max_epochs * self.state.epoch_length:
+            super().run()
+        else:
+            self.fire_event(Events.COMPLETED)
+
+    def autocast(self) -> torch.autocast:
+        """The precision context of forward passes and losses."""
+        return autocast(self.state.device, self.precision)
+
+    def step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        """Backward pass and update of what ``optimizer`` holds, and of nothing else's parameters."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        _average_gradients(optimizer)
+        optimizer.step()
+
+    def prepare(self, batch: dict[str, torch.Tensor], *keys: str) -> list[torch.Tensor]:
+        """The named tensors of a batch on the trainer's device."""
+        return [batch[key].to(self.state.device, non_blocking=True) for key in keys]
+
+    def finish(self, engine: Engine, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Store an iteration's output, detached, and fire the event that follows a model's update."""
+        engine.state.output = {key: value.detach() for key, value in output.items()}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def report_forward(self, engine: Engine, **tensors: torch.Tensor) -> None:
+        """Make intermediate tensors visible to handlers and fire ``FORWARD_COMPLETED``."""
+        engine.state.output = dict(tensors)
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+
+    def report_loss(self, engine: Engine, loss: torch.Tensor) -> None:
+        """Add the model's total loss to the output and fire ``LOSS_COMPLETED``."""
+        engine.state.output[CommonKeys.LOSS] = loss.detach()
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Gradients pass through these modules without reaching their parameters."""
+    parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _average_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Average gradients over processes; one all-reduce per step instead of a wrapper round each network's ``forward``."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

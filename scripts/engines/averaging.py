@@ -1,0 +1,27 @@
+"""The moving average of a network's weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["averaged_model"]
+
+
+def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a network's weights; buffers are copied.
+
+    Early on the decay is ``(1 + n) / (10 + n)``, so that the average does not remember the initial weights.
+
+    Args:
+        model: the network that is trained.
+        decay: share of the old average that is kept at each update, 0.999 for long trainings.
+    """
+
+    @torch.no_grad()
+    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int) -> None:
+        count = int(updates)
+        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + count) / (10 + count)))
+
+    return AveragedModel(model, multi_avg_fn=average)

@@ -1,0 +1,60 @@
+"""The history of translated images that the domain discriminator learns from."""
+
+from __future__ import annotations
+
+import torch
+
+from scripts.data.slices import iteration_generator
+
+__all__ = ["ImagePool"]
+
+
+class ImagePool:
+    """Return a new image or, half of the time, an earlier one in its place, so that D does not forget old mistakes of G.
+
+    Args:
+        size: images kept; 0 hands every new image through.
+        seed: seed of the choices; each query's draw depends on the iteration alone.
+
+    Source: Shrivastava et al., Learning from simulated and unsupervised images through adversarial training, 2017.
+    """
+
+    def __init__(self, *, size: int = 50, seed: int = 0) -> None:
+        self.size, self.seed = size, seed
+        self.images = torch.empty(0)
+        self.domains = torch.empty(0, dtype=torch.int64)
+
+    def query(self, images: torch.Tensor, domains: torch.Tensor, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Exchange some of the new images for kept ones.
+
+        Args:
+            images: (B, 1, H, W), detached.
+            domains: (B,) the domain each image pretends to be of.
+            iteration: seeds the choice.
+
+        Returns:
+            Images and domains of the same shapes.
+        """
+        if self.size == 0:
+            return images, domains
+        if len(self.images) < self.size:
+            room = self.size - len(self.images)
+            self.images = torch.cat([self.images.to(images), images[:room]])
+            self.domains = torch.cat([self.domains.to(domains), domains[:room]])
+            return images, domains
+        generator = iteration_generator(self.seed, iteration, stream=1)
+        exchanged = (torch.rand(len(images), generator=generator) < 0.5).nonzero().flatten()
+        places = torch.randperm(self.size, generator=generator)[: len(exchanged)]
+        images, domains = images.clone(), domains.clone()
+        kept_images, kept_domains = self.images[places].clone(), self.domains[places].clone()
+        self.images[places], self.domains[places] = images[exchanged], domains[exchanged]
+        images[exchanged], domains[exchanged] = kept_images, kept_domains
+        return images, domains
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The kept images and their domains."""
+        return {"images": self.images, "domains": self.domains}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Put the kept images back."""
+        self.images, self.domains = state["images"], state["domains"]

@@ -1,0 +1,31 @@
+"""Where bf16 autocast pays."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["autocast", "bf16_is_fast"]
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether the device has bf16 matrix units: any recent GPU, a CPU with AMX or AVX-512 bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device | str, precision: str = "auto") -> torch.autocast:
+    """The autocast context of a step.
+
+    Args:
+        device: where the step runs.
+        precision: ``bf16``, ``float32``, or ``auto``: bf16 where it is fast. Never fp16: squared adversarial losses overflow it.
+
+    Raises:
+        ValueError: another word.
+    """
+    device = torch.device(device)
+    if precision not in ("auto", "bf16", "float32"):
+        raise ValueError(f"precision: found {precision!r}, expected 'auto', 'bf16' or 'float32'")
+    enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -1,0 +1,118 @@
+"""Stage 1: the style transfer G against the domain discriminator D (paper, section 3.1, global alignment)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch.optim.swa_utils import AveragedModel
+
+from scripts.domains import SOURCE, TARGET
+from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
+from scripts.engines.image_pool import ImagePool
+from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
+from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
+from scripts.networks.style_transfer_generator import StyleTransferGenerator
+
+__all__ = ["StyleTransferTrainer"]
+
+
+class StyleTransferTrainer(AdversarialTrainer):
+    """Train G and D on unpaired slices of both domains (paper, section 3.2, stage one).
+
+    Each image goes through G once: content, reconstruction, translation, the translation's content and the cycle serve all
+    four losses, two encoder and three decoder passes instead of the nine that the terms would take one by one.
+
+    Args:
+        generator: G.
+        discriminator: D, one output map per domain.
+        generator_optimizer: optimiser of G.
+        discriminator_optimizer: optimiser of D.
+        image_pool: history of translations shown to D.
+        average: the moving average of G's weights, which is what is kept.
+        reconstruction_weight: lambda of L_rec_im, 20 in the paper.
+        cycle_weight: lambda of L_cyc, 20 in the paper.
+        content_weight: lambda of L_rec_c, 1 in the paper.
+        adversarial_weight: lambda of L_adv, 1 in the paper.
+        adversarial_kind: ``lsgan`` (default, the related code's), ``bce`` or ``hinge``.
+        arguments: see :class:`AdversarialTrainer`.
+
+    The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content``, ``adversarial``,
+    ``discriminator``, ``content_std`` (a content that shrinks meets the content loss for free: watch it).
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: StyleTransferGenerator,
+        discriminator: DomainDiscriminator,
+        generator_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        image_pool: ImagePool,
+        average: AveragedModel,
+        reconstruction_weight: float = 20.0,
+        cycle_weight: float = 20.0,
+        content_weight: float = 1.0,
+        adversarial_weight: float = 1.0,
+        adversarial_kind: str = "lsgan",
+        **arguments: Any,
+    ) -> None:
+        self.generator, self.discriminator = generator, discriminator
+        self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
+        self.image_pool = image_pool
+        self.loss_arguments = {
+            "reconstruction_weight": reconstruction_weight,
+            "cycle_weight": cycle_weight,
+            "content_weight": content_weight,
+            "adversarial_weight": adversarial_weight,
+            "kind": adversarial_kind,
+        }
+        self.average = average
+        super().__init__(**arguments)
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        source, target = self.prepare(batchdata, "image", "target_image")
+        image = torch.cat([source, target]).contiguous(memory_format=torch.channels_last)
+        domain = torch.tensor([SOURCE, TARGET], device=image.device).repeat_interleave(len(source))
+        other = domain.flip(0)
+
+        # G step: every x_i as itself, as x_ij in the other domain, and back again.
+        with frozen(self.discriminator), self.autocast():
+            translation, passes = self.translate(image, domain, other)
+            fake_logits = logits_of_domain(self.discriminator(translation), other)
+            self.report_forward(engine, translation=translation, **passes)
+            loss, parts = generator_translation_loss(image=image, fake_logits=fake_logits, **self.loss_arguments, **passes)
+        self.report_loss(engine, loss)
+        self.step(self.generator_optimizer, loss)
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self.average.update_parameters(self.generator)
+
+        # D step: real images of each domain against translations into it.
+        shown, shown_domain = self.image_pool.query(translation.detach(), other, engine.state.iteration)
+        with self.autocast():
+            discriminator_loss, discriminator_parts = domain_discriminator_loss(
+                real_logits=logits_of_domain(self.discriminator(image), domain),
+                fake_logits=logits_of_domain(self.discriminator(shown), shown_domain),
+                kind=self.loss_arguments["kind"],
+            )
+        self.step(self.discriminator_optimizer, discriminator_loss)
+
+        content_std = passes["content"].detach().float().std()
+        return self.finish(engine, {"loss": loss, **parts, **discriminator_parts, "content_std": content_std})
+
+    def translate(
+        self, image: torch.Tensor, domain: torch.Tensor, other: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """All passes of G that the losses share: x_ij; and c, x_ii, x_iji and the content of x_ij by name."""
+        content = self.generator.encode(image, domain)
+        both = self.generator.decode(torch.cat([content, content]), torch.cat([domain, other]))
+        reconstruction, translation = both.chunk(2)
+        content_of_translation = self.generator.encode(translation, other)
+        return translation, {
+            "content": content,
+            "reconstruction": reconstruction,
+            "content_of_translation": content_of_translation,
+            "cycle": self.generator.decode(content_of_translation, domain),
+        }

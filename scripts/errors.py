@@ -1,0 +1,55 @@
+"""Errors a user can cause, as one sentence that names the file, what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+__all__ = ["InputError", "find_input_error", "show_input_errors_as_sentences"]
+
+TRACEBACK_VARIABLE = "GLUA_TRACEBACK"
+
+
+class InputError(ValueError):
+    """Something is wrong with a file, a folder or a setting, and a person can mend it.
+
+    Args:
+        file: the file, folder or setting at fault.
+        found: what stands there.
+        expected: what should stand there.
+        remedy: what to do, in the imperative.
+    """
+
+    def __init__(self, *, file: object, found: str, expected: str, remedy: str) -> None:
+        self.file, self.found, self.expected, self.remedy = str(file), found, expected, remedy
+        super().__init__(f"{file}: found {found}, expected {expected}; {remedy}.")
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The :class:`InputError` in a chain of exceptions (MONAI wraps what a transform raises), or None."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def show_input_errors_as_sentences() -> None:
+    """End a command on an :class:`InputError` with its sentence alone, on standard error, and exit code 1.
+
+    Every other exception keeps its traceback; so do input errors when ``GLUA_TRACEBACK=1`` is set.
+    """
+    if os.environ.get(TRACEBACK_VARIABLE) == "1" or getattr(sys.excepthook, "glua", False):
+        return
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        input_error = find_input_error(error)
+        if input_error is None:
+            previous(kind, error, trace)
+        else:
+            print(f"error: {input_error}", file=sys.stderr)
+
+    hook.glua = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

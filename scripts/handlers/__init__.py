@@ -1,0 +1,1 @@
+"""Side effects of training and evaluation, as ignite handlers."""

@@ -1,0 +1,176 @@
+"""Nothing lost: the checkpoint a killed run continues from, and the weights a finished run leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.distributed import get_rank
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from scripts.data.writers import atomic_path, write_json
+from scripts.errors import InputError
+
+__all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights", "save_tensors"]
+
+
+class ResumePoint:
+    """Save everything a run needs to continue, every few epochs, and continue from it.
+
+    Args:
+        path: the checkpoint file; there is one, replaced as a whole.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``: networks, averages, optimisers, schedules, batches, trainer.
+        interval: epochs between two saves.
+        resume: continue from the file if there is one; otherwise start anew.
+        card: what the run trains, compared on resuming.
+
+    Raises:
+        InputError: on resuming, a checkpoint of another task or of networks of another size.
+    """
+
+    def __init__(
+        self, *, path: str, save_dict: Mapping[str, Any], interval: int, resume: bool = False, card: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path, self.save_dict, self.interval, self.resume = Path(path), dict(save_dict), interval, resume
+        self.card = dict(card or {})
+
+    def attach(self, engine: Engine) -> None:
+        """Load now if a run is to be resumed, and save from now on."""
+        if self.resume and self.path.exists():
+            self.load()
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
+
+    def save(self, engine: Engine) -> None:
+        """Replace the checkpoint, on the first process."""
+        if get_rank() == 0:
+            states = {name: item.state_dict() for name, item in self.save_dict.items()}
+            save_tensors(self.path, states | {"card": json.dumps(self.card)})
+
+    def load(self) -> None:
+        """Put every object back into the state it was saved in."""
+        states = _read(self.path)
+        _check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
+        if set(states) != set(self.save_dict):
+            raise _another_network(self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict)))
+        for name, item in self.save_dict.items():
+            try:
+                item.load_state_dict(states[name])
+            except (RuntimeError, ValueError) as error:
+                raise _another_network(self.path, f"a '{name}' that does not fit", "the state of this config's networks") from error
+
+
+class FinalWeights:
+    """At the end, write the averaged network to ``model.pt`` (a plain state dict) and its card to ``model.json``.
+
+    Args:
+        path: the weights file.
+        average: the moving average of the trained network.
+        card: what the weights are good for.
+        batches: gives all slices of the domain the network will meet; its batch-norm statistics are re-estimated on them. None to
+            keep the statistics of training.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        average: AveragedModel,
+        card: Mapping[str, Any],
+        batches: Callable[[], Iterable[torch.Tensor]] | None = None,
+    ) -> None:
+        self.path, self.average, self.card, self.batches = Path(path), average, dict(card), batches
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self, engine: Engine) -> None:
+        """Re-estimate, then write, on the first process."""
+        network = self.average.module
+        if self.batches is not None:
+            with torch.no_grad():
+                update_bn(self.batches(), network)
+        if get_rank() == 0:
+            save_tensors(self.path, network.state_dict())
+            write_json(self.path.with_suffix(".json"), self.card | {"iterations": engine.state.iteration})
+
+
+class WeightsLoader:
+    """Load weights into a network before an evaluator starts, after checking that they belong to this task.
+
+    Args:
+        path: a plain state dict; its card, if there is one, lies beside it with the suffix ``.json``.
+        network: what to load into.
+        card: this config's card.
+    """
+
+    def __init__(self, *, path: str, network: nn.Module, card: Mapping[str, Any]) -> None:
+        self.path, self.network, self.card = path, network, dict(card)
+
+    def attach(self, engine: Engine) -> None:
+        """Load now: nothing else should run with weights that do not fit."""
+        load_weights(self.path, self.network, self.card)
+
+
+def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:
+    """Load a plain state dict strictly.
+
+    Raises:
+        InputError: no file, no state dict, another task's, or a network of another size.
+    """
+    file = Path(path)
+    state = _read(file)
+    card_file = file.with_suffix(".json")
+    if card and card_file.exists():
+        _check_card(json.loads(card_file.read_text(encoding="utf-8")), card, file)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise _another_network(file, f"other parameters ({first[0].strip()})", "those of this config's network_def") from error
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """``torch.save``, atomically; through memory, because torch's own file writer hides a full disk behind a RuntimeError."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        remedy = "train first, or name the weights with --checkpoint"
+        raise InputError(file=path, found="no such file", expected="the weights of a finished training", remedy=remedy) from error
+    except Exception as error:
+        remedy = "name another file; this one is damaged or holds more than tensors"
+        raise InputError(file=path, found=f"no weights ({type(error).__name__})", expected="a PyTorch state dict", remedy=remedy) from error
+    if not isinstance(content, dict):
+        raise InputError(file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()")
+    return content
+
+
+def _check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    for key, value in expected.items():
+        if isinstance(value, Mapping):
+            _check_card(found.get(key, {}), value, path)
+        elif key in found and found[key] != value:
+            raise InputError(
+                file=path,
+                found=f"weights of another task or network ({key}: {found[key]})",
+                expected=f"{key}: {value}",
+                remedy="choose the weights that belong to this task, or the task file and network settings these weights were made with",
+            )
+
+
+def _another_network(path: Path, found: str, expected: str) -> InputError:
+    remedy = "use the task file and the network settings the run was trained with, or start a new run without --resume"
+    return InputError(file=path, found=found, expected=expected, remedy=remedy)

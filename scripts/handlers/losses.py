@@ -1,0 +1,130 @@
+"""The log of losses, the watch over them, and the progress bar."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from ignite.distributed import get_rank
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from scripts.data.writers import make_folder
+from scripts.errors import InputError
+
+__all__ = ["LossLog", "NotFiniteError", "TrainingProgress", "scalar_outputs"]
+
+
+class LossLog:
+    """Write every iteration's losses to a CSV file and stop the run at the first that is not finite.
+
+    Losses stay on the device until ``interval`` iterations are gathered (or an epoch ends), so that no step waits for them.
+    Attach it before any handler that saves a checkpoint: a bad iteration is then found before it is saved.
+
+    Args:
+        path: the CSV file: ``iteration`` and one column per loss.
+        interval: iterations between two looks.
+        keys: outputs to log; by default all that are single numbers.
+
+    Raises:
+        FloatingPointError: while running, naming the loss and the iteration.
+    """
+
+    def __init__(self, *, path: str, interval: int = 20, keys: Sequence[str] = ()) -> None:
+        self.path, self.interval, self.keys = Path(path), interval, list(keys)
+        self.pending: list[tuple[int, torch.Tensor]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.gather)
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.flush)
+
+    def start(self, engine: Engine) -> None:
+        """Keep the rows up to the iteration a run resumes from; begin anew otherwise."""
+        make_folder(self.path.parent)
+        self.pending = []
+        rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() and engine.state.iteration else []
+        kept = rows[:1] + [row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration]
+        self.path.write_text("".join(kept))
+
+    def gather(self, engine: Engine) -> None:
+        """Keep this iteration's losses."""
+        if not self.keys:
+            self.keys = [key for key, value in engine.state.output.items() if value.ndim == 0]
+        losses = torch.stack([engine.state.output[key].float() for key in self.keys])
+        self.pending.append((engine.state.iteration, losses))
+        if len(self.pending) >= self.interval:
+            self.flush(engine)
+
+    def flush(self, engine: Engine) -> None:
+        """Write what was gathered, after checking it."""
+        if not self.pending:
+            return
+        iterations, losses = zip(*self.pending, strict=True)
+        self.pending = []
+        rows = [(iteration, row) for iteration, row in zip(iterations, torch.stack(losses).tolist(), strict=True)]
+        for iteration, row in rows:
+            for key, value in zip(self.keys, row, strict=True):
+                if not math.isfinite(value):
+                    raise NotFiniteError(key, iteration, value)
+        if get_rank() == 0:
+            header = "" if os.path.getsize(self.path) else ",".join(["iteration", *self.keys]) + "\n"
+            lines = [",".join([str(iteration), *(f"{value:.6g}" for value in row)]) + "\n" for iteration, row in rows]
+            with self.path.open("a") as file:
+                file.write(header + "".join(lines))
+
+
+class NotFiniteError(InputError, FloatingPointError):
+    """A loss became NaN or infinite."""
+
+    def __init__(self, loss: str, iteration: int, value: float) -> None:
+        super().__init__(
+            file=f"loss '{loss}' at iteration {iteration}",
+            found=str(value),
+            expected="a finite number",
+            remedy="the last good checkpoint is kept: lower the learning rate or set precision to float32, and start with --resume",
+        )
+
+
+def scalar_outputs(output: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The single numbers among an iteration's outputs, as TensorBoard takes them."""
+    return {key: float(value) for key, value in output.items() if torch.is_tensor(value) and value.ndim == 0}
+
+
+class TrainingProgress:
+    """A bar over the whole run with the time left and the latest loss, on the first process alone.
+
+    Args:
+        description: shown before the bar.
+        interval: iterations between two readings of the loss (each makes a GPU wait).
+    """
+
+    def __init__(self, *, description: str, interval: int = 20) -> None:
+        self.description, self.interval = description, interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer or an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.advance)
+        engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self.close)
+
+    def open(self, engine: Engine) -> None:
+        """Draw the bar at the iteration the run starts from."""
+        total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 0)
+        self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.description, disable=get_rank() > 0, dynamic_ncols=True)
+
+    def advance(self, engine: Engine) -> None:
+        """Move by one."""
+        if engine.state.iteration % self.interval == 0 and isinstance(engine.state.output, dict) and "loss" in engine.state.output:
+            self.bar.set_postfix_str(f"loss {float(engine.state.output['loss']):.3f}", refresh=False)
+        self.bar.update()
+
+    def close(self, engine: Engine, error: BaseException | None = None) -> None:
+        """Leave the bar as it stands; an exception that ended the run is passed on."""
+        self.bar.close()
+        if error is not None:
+            raise error

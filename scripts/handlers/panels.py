@@ -1,0 +1,142 @@
+"""Pictures during training: a person sees at a glance whether anatomy stays and where the mask looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.distributed import get_rank
+from ignite.engine import Engine, Events
+
+from scripts.data.slices import UnpairedSliceBatches
+from scripts.domains import SOURCE, TARGET
+from scripts.figures import Translation, loss_curves, segmentation_panel, translation_panel
+from scripts.networks.masked_deeplab import MaskedDeepLab
+from scripts.networks.style_transfer_generator import StyleTransferGenerator
+
+__all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
+
+
+class _Panel:
+    """A picture every ``interval`` epochs, on the first process.
+
+    Args:
+        folder: where ``<kind>_<iteration>.png`` goes.
+        batches: gives the fixed slices to show.
+        interval: epochs between two pictures.
+        count: slices per domain.
+        label_names: for the legend.
+    """
+
+    kind = "panel"
+
+    def __init__(
+        self, *, folder: str, batches: UnpairedSliceBatches, interval: int, count: int = 3, label_names: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.batches, self.interval, self.count = Path(folder), batches, interval, count
+        self.label_names = list(label_names)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.show)
+
+    def show(self, engine: Engine) -> None:
+        """Draw one picture."""
+        if get_rank() == 0:
+            title = f"iteration {engine.state.iteration}"
+            with torch.inference_mode():
+                self.draw(self.folder / f"{self.kind}_{engine.state.iteration:06d}.png", title)
+
+    def draw(self, path: Path, title: str) -> None:
+        """Draw the networks' present output into ``path``."""
+        raise NotImplementedError
+
+
+class TranslationPanel(_Panel):
+    """Stage 1: slices of both domains, their translations with the labels' outlines, and the cycle back.
+
+    Args:
+        generator: G, usually its moving average.
+        domain_names: names of source and target.
+        arguments: see :class:`_Panel`.
+    """
+
+    kind = "translation"
+
+    def __init__(self, *, generator: StyleTransferGenerator, domain_names: Sequence[str], **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.generator, self.domain_names = generator, list(domain_names)
+
+    def draw(self, path: Path, title: str) -> None:
+        """Translate the sample both ways."""
+        sample, directions = self.batches.sample(self.count), []
+        for key, domain in (("image", SOURCE), ("target_image", TARGET)):
+            image, other = sample[key], TARGET + SOURCE - domain
+            own, foreign = (torch.full((len(image),), d, device=image.device) for d in (domain, other))
+            translated = self.generator.decode(self.generator.encode(image, own), foreign)
+            cycle = self.generator.decode(self.generator.encode(translated, foreign), own)
+            labels = _slices(sample["label"]) if key == "image" and "label" in sample else None
+            directions.append(
+                Translation(
+                    direction=f"{self.domain_names[domain]} to {self.domain_names[other]}",
+                    original=_slices(image),
+                    translated=_slices(translated),
+                    cycle=_slices(cycle),
+                    labels=labels,
+                )
+            )
+        translation_panel(directions, path, title=title, label_names=self.label_names)
+
+
+class SegmentationPanel(_Panel):
+    """Stage 2: slices of the domain to segment, the prediction over them, and the local mask as a heat map.
+
+    Args:
+        segmenter: S with D1, usually its moving average.
+        arguments: see :class:`_Panel`.
+    """
+
+    kind = "segmentation"
+
+    def __init__(self, *, segmenter: MaskedDeepLab, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.segmenter = segmenter
+
+    def draw(self, path: Path, title: str) -> None:
+        """Segment the sample with batch statistics' running averages, as inference does."""
+        sample = self.batches.sample(self.count)
+        image = sample.get("target_image", sample["image"])
+        training = self.segmenter.training
+        self.segmenter.eval()
+        prediction = self.segmenter(image).argmax(1, keepdim=True)
+        mask = self.segmenter.feature_mask(self.segmenter.forward_features(image))
+        self.segmenter.train(training)
+        segmentation_panel(_slices(image), _slices(prediction), _slices(mask), path, label_names=self.label_names, title=title)
+
+
+class LossCurves:
+    """Draw the curves of a loss log when a run ends.
+
+    Args:
+        log: the CSV file of :class:`scripts.handlers.losses.LossLog`.
+        path: the PNG file.
+    """
+
+    def __init__(self, *, log: str, path: str) -> None:
+        self.log, self.path = log, path
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self.draw)
+
+    def draw(self, engine: Engine) -> None:
+        """Draw, on the first process."""
+        if get_rank() == 0:
+            loss_curves(self.log, self.path)
+
+
+def _slices(batch: torch.Tensor) -> np.ndarray:
+    values = batch[:, 0].cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()

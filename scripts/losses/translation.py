@@ -1,0 +1,82 @@
+"""The objective of the synthesis stage (section 3.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from scripts.losses.adversarial import discriminator_loss, generator_loss
+
+__all__ = ["domain_discriminator_loss", "generator_translation_loss"]
+
+
+def generator_translation_loss(
+    *,
+    image: Tensor,
+    reconstruction: Tensor,
+    cycle: Tensor,
+    content: Tensor,
+    content_of_translation: Tensor,
+    fake_logits: Tensor,
+    reconstruction_weight: float,
+    cycle_weight: float,
+    content_weight: float,
+    adversarial_weight: float,
+    kind: str,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the generator minimises for a batch of images x of domain i, translated to domain j (section 3.2).
+
+    * ``reconstruction``: L_rec_im = |GD(GE(x, i), i) - x|.
+    * ``cycle``: L_cyc = |GD(GE(x_ij, j), i) - x| with the translation x_ij = GD(GE(x, i), j). The paper prints the
+      labels i, i, j, i, by which x_ij would never appear; its text has this order.
+    * ``content``: L_rec_c = |GE(x_ij, j) - c| with c = GE(x, i), gradients through both.
+    * ``adversarial``: L_adv, D(x_ij | j) called real.
+
+    Each is a mean over all values.
+
+    Args:
+        image: x, (B, C, H, W) in [-1, 1].
+        reconstruction: x decoded in its own domain, (B, C, H, W).
+        cycle: x after the round trip, (B, C, H, W).
+        content: GE(x, i), (B, F, h, w).
+        content_of_translation: GE(x_ij, j), (B, F, h, w).
+        fake_logits: raw logits D(x_ij | j), any shape.
+        reconstruction_weight: the paper's 20.
+        cycle_weight: the paper's 20.
+        content_weight: the paper's 1.
+        adversarial_weight: the paper's 1.
+        kind: one of ``ADVERSARIAL_KINDS``.
+
+    Returns:
+        The weighted total and its unweighted parts by name, float32 scalars.
+    """
+    parts = {
+        "reconstruction": F.l1_loss(reconstruction.float(), image.float()),
+        "cycle": F.l1_loss(cycle.float(), image.float()),
+        "content": F.l1_loss(content_of_translation.float(), content.float()),
+        "adversarial": generator_loss(fake_logits, kind),
+    }
+    total = (
+        reconstruction_weight * parts["reconstruction"]
+        + cycle_weight * parts["cycle"]
+        + content_weight * parts["content"]
+        + adversarial_weight * parts["adversarial"]
+    )
+    return total, parts
+
+
+def domain_discriminator_loss(
+    *, real_logits: Tensor, fake_logits: Tensor, kind: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What D minimises: real images x_j under label j against translations x_ij under label j (section 3.2).
+
+    Args:
+        real_logits: raw logits D(x_j | j), any shape.
+        fake_logits: raw logits D(x_ij | j) of detached translations, any shape.
+        kind: one of ``ADVERSARIAL_KINDS``.
+
+    Returns:
+        The loss, and the same by its name ``discriminator``.
+    """
+    total = discriminator_loss(real_logits, fake_logits, kind)
+    return total, {"discriminator": total}

@@ -1,0 +1,1 @@
+"""The networks of both stages (paper, section 3.1)."""

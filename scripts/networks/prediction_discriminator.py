@@ -1,0 +1,33 @@
+"""The prediction discriminator D2 of the segmentation stage (section 3.1)."""
+
+import itertools
+
+from torch import Tensor, nn
+
+__all__ = ["PredictionDiscriminator"]
+
+
+class PredictionDiscriminator(nn.Module):
+    """The paper's D2: is this map of class probabilities a prediction on the source or on the target (section 3.1)?
+
+    Five 4 x 4 convolutions of stride 2, LeakyReLU 0.2 between, no normalisation. The smallest map is 32 x 32.
+
+    Args:
+        num_classes: channels of the map, the background included.
+        channels: width of the first layer; doubled by each of the next three.
+
+    Source: Tsai et al., Learning to adapt structured output space for semantic segmentation, 2018 (its discriminator).
+    """
+
+    def __init__(self, *, num_classes: int, channels: int = 64) -> None:
+        super().__init__()
+        widths = [num_classes, channels, 2 * channels, 4 * channels, 8 * channels]
+        layers: list[nn.Module] = []
+        for width, next_width in itertools.pairwise(widths):
+            layers += [nn.Conv2d(width, next_width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers.append(nn.Conv2d(widths[-1], 1, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """Raw logits that a region was predicted on the source: (B, num_classes, H, W) to (B, 1, H // 32, W // 32)."""
+        return self.layers(probabilities)

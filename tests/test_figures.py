@@ -1,0 +1,209 @@
+"""Pictures: their orientation, their size in pixels, their colours, and that they appear whole."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from scripts.errors import InputError
+from scripts.figures import (
+    Translation,
+    case_figure,
+    image_to_data_uri,
+    loss_curves,
+    segmentation_panel,
+    translation_panel,
+)
+from scripts.montage import (
+    DOTS_PER_INCH,
+    NORMALISED,
+    STRUCTURE_COLOURS,
+    Panel,
+    slice_montage,
+    structure_colour,
+    upright,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n"
+NAMES = ["myocardium", "aorta"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    """The picture as (row, column, RGB) in [0, 1], after a check that it is a PNG file."""
+    assert path.read_bytes().startswith(PNG)
+    return imread(path)[..., :3]
+
+
+def in_pixels(inches: float) -> object:
+    return pytest.approx(inches * DOTS_PER_INCH, abs=1)
+
+
+def shows(path: Path, colour: str, tolerance: float = 0.02) -> bool:
+    return bool((np.abs(pixels(path) - to_rgb(colour)).max(axis=-1) < tolerance).any())
+
+
+@pytest.fixture
+def volume() -> tuple[np.ndarray, np.ndarray]:
+    """An image and its labels on a 24 x 20 x 9 grid: class 1 a box, class 2 a smaller one inside."""
+    labels = np.zeros((24, 20, 9), np.uint8)
+    labels[4:20, 4:16, 2:8], labels[8:14, 7:12, 3:6] = 1, 2
+    return labels * 100.0 + np.random.default_rng(0).normal(size=labels.shape), labels
+
+
+def test_upright_is_radiological() -> None:
+    # Axis 0 runs from left to right, axis 1 from posterior to anterior: the last voxel of both is right-anterior,
+    # and radiologists see anterior at the top and the patient's right on the left.
+    ras = np.zeros((4, 3))
+    ras[-1, -1] = 1.0  # right, anterior
+    ras[0, 0] = 2.0  # left, posterior
+    picture = upright(ras)
+    assert picture.shape == (3, 4)
+    assert picture[0, 0] == 1.0  # top left
+    assert picture[-1, -1] == 2.0  # bottom right
+
+
+def test_a_bright_voxel_at_right_anterior_is_drawn_at_the_top_left(tmp_path: Path) -> None:
+    ras = np.full((10, 10), -1.0)
+    ras[8:, 8:] = 1.0
+    slice_montage([[Panel(image=ras, limits=NORMALISED)]], tmp_path / "voxel.png")
+    picture = pixels(tmp_path / "voxel.png").mean(axis=-1)
+    margin = int(0.1 * DOTS_PER_INCH)
+    panel = picture[margin:-margin, margin:-margin]
+    assert panel[: len(panel) // 8, : len(panel) // 8].mean() > 0.95
+    assert panel[-len(panel) // 8 :, -len(panel) // 8 :].mean() < 0.05
+
+
+def test_colours_are_distinct() -> None:
+    colours = np.array([to_rgb(colour) for colour in STRUCTURE_COLOURS])
+    apart = np.abs(colours[:, None] - colours[None]).sum(axis=-1)
+    assert apart[~np.eye(len(colours), dtype=bool)].min() > 0.3
+    assert len({structure_colour(k) for k in range(1, 8)}) == 7
+    assert structure_colour(8) == structure_colour(1)
+
+
+def test_montage_has_the_expected_size(tmp_path: Path) -> None:
+    panel = Panel(image=np.zeros((8, 4)), limits=NORMALISED)
+    slice_montage([[panel] * 3] * 2, tmp_path / "grid.png", pixel_aspect=4.0)
+    # three panels of 2 inches, two gaps of 0.05, two margins of 0.1; a panel is 2 * (4 * 4) / 8 = 4 inches high
+    width, height = 3 * 2 + 2 * 0.05 + 2 * 0.1, 2 * 4 + 0.05 + 0.08 + 0.1
+    assert pixels(tmp_path / "grid.png").shape[:2] == (in_pixels(height), in_pixels(width))
+
+
+def test_legend_and_outlines_show_the_structures_colours(tmp_path: Path) -> None:
+    labels = np.zeros((16, 16), int)
+    labels[:, :] = 2  # fills the picture: its outline closes at the edge
+    panel = Panel(image=np.full((16, 16), -1.0), labels=labels, limits=NORMALISED)
+    slice_montage([[panel]], tmp_path / "outline.png")
+    assert shows(tmp_path / "outline.png", STRUCTURE_COLOURS[1])
+    assert not shows(tmp_path / "outline.png", STRUCTURE_COLOURS[0])
+    slice_montage([[panel]], tmp_path / "legend.png", label_names=NAMES)
+    assert shows(tmp_path / "legend.png", STRUCTURE_COLOURS[0])
+
+
+def test_case_figure(volume: tuple, tmp_path: Path) -> None:
+    image, labels = volume
+    case_figure(image, np.roll(labels, 2, 0), labels, (1.0, 1.2, 4.0), NAMES, "case 1", tmp_path / "case.png")
+    # labelled slices 2..7, all of one area: slice 2 is the first of the largest; the quarters are 3, 4 and 6 (rounded),
+    # of which 4 and 6 are the farthest: three rows
+    expected = 0.32 + 0.24 + 0.36 + 3 * 2 * (20 * 1.2) / 24 + 2 * 0.05
+    assert pixels(tmp_path / "case.png").shape[0] == in_pixels(expected)
+    for colour in STRUCTURE_COLOURS[:2]:
+        assert shows(tmp_path / "case.png", colour)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_case_figure_of_any_stacking_axis_and_without_labels(axis: int, volume: tuple, tmp_path: Path) -> None:
+    image, labels = volume
+    for name, truth in (("some", labels), ("none", np.zeros_like(labels))):
+        path = tmp_path / f"{name}.png"
+        case_figure(image, np.zeros_like(labels), truth, (1, 1, 4), NAMES, "", path, through_plane_axis=axis)
+        assert pixels(path).size
+
+
+def test_translation_panel_of_both_directions(tmp_path: Path) -> None:
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 12, 12))
+    labels = np.zeros((2, 12, 12), int)
+    labels[:, 3:9, 3:9] = 1
+    forward = Translation(
+        direction="MR → CT", original=slices, translated=-slices, reconstruction=slices, cycle=slices, labels=labels
+    )
+    backward = Translation(direction="CT → MR", original=-slices, translated=slices, reconstruction=-slices)
+    translation_panel([forward, backward], tmp_path / "both.png", label_names=NAMES)
+    height, width = pixels(tmp_path / "both.png").shape[:2]
+    # four rows; the second direction lacks the cycle, so three columns remain
+    assert width == in_pixels(0.3 + 3 * 2 + 2 * 0.05 + 0.1)
+    assert height == in_pixels(0.08 + 0.24 + 4 * 2 + 3 * 0.05 + 0.36)
+    assert shows(tmp_path / "both.png", STRUCTURE_COLOURS[0])
+
+
+def test_segmentation_panel_shows_the_mask_as_a_heat_map(tmp_path: Path) -> None:
+    image, labels = np.full((1, 16, 16), -1.0), np.zeros((1, 16, 16), int)
+    labels[:, 4:8, 4:8] = 2
+    for name, truth in (("without", None), ("with", labels)):
+        path = tmp_path / f"{name}.png"
+        segmentation_panel(image, labels, np.full((1, 4, 4), 0.5), path, label_names=NAMES, truth=truth)
+        assert shows(path, "#b73779")  # the middle of matplotlib's magma
+    assert pixels(tmp_path / "with.png").shape[1] - pixels(tmp_path / "without.png").shape[1] == in_pixels(2 + 0.05)
+
+
+def test_loss_curves(tmp_path: Path) -> None:
+    rows = [f"{i},{10 / (i + 1)},{'' if i % 2 else 0.5}," for i in range(60)]  # gaps, and a column without values
+    (tmp_path / "log.csv").write_text("\n".join(["iteration,total,adversarial,unused", *rows]))
+    loss_curves(tmp_path / "log.csv", tmp_path / "curves.png", title="stage 1")
+    # two columns have values: two panels of 2.9 inches beside each other
+    assert pixels(tmp_path / "curves.png").shape[1] == in_pixels(2 * 2.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "header ''"),
+        ("step,total\n1,2\n", "header 'step,total'"),
+        ("iteration,total\n", "0 rows"),
+        ("iteration,total\n1,high\n", "cannot be read"),
+        ("iteration,total\n1,2\n2\n", "cannot be read"),
+        ("iteration,total\n1,\n", "no values"),
+        ("iteration,total\n1,2,3\n", "2 names and rows of 3 cells"),
+    ],
+)
+def test_a_bad_log_gets_a_sentence(text: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(InputError, match=found):
+        loss_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    with pytest.raises(InputError, match="cannot be read"):
+        loss_curves(tmp_path / "missing.csv", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_a_full_disk_leaves_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_the_disk(_: object, path: Path, **__: object) -> None:
+        path.write_bytes(b"half of")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fill_the_disk)
+    with pytest.raises(InputError, match="No space left on device"):
+        slice_montage([[Panel(image=np.zeros((4, 4)))]], tmp_path / "eval" / "picture.png")
+    assert list((tmp_path / "eval").iterdir()) == []
+
+
+def test_data_uri_holds_the_file(tmp_path: Path) -> None:
+    slice_montage([[Panel(image=np.zeros((4, 4)))]], tmp_path / "picture.png")
+    head, content = image_to_data_uri(tmp_path / "picture.png").split(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(content) == (tmp_path / "picture.png").read_bytes()
+
+
+def test_bad_inputs_are_named(volume: tuple, tmp_path: Path) -> None:
+    image, labels = volume
+    with pytest.raises(ValueError, match=r"rows of one length: these have \[1, 2\]"):
+        slice_montage([[Panel(image=image[0])], [Panel(image=image[0])] * 2], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="rows of one length"):
+        translation_panel([], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="one 3D shape"):
+        case_figure(image[:5], labels, labels, (1, 1, 1), NAMES, "", tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,388 @@
+"""The packing room: the rule of what goes into a bundle, the task's values in it, and everything it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from bundle import pack
+from bundle.__main__ import main
+from bundle.pack import BUNDLES, ROOT, pack_bundle
+from scripts.errors import InputError
+
+BASE = """\
+# Inputs you may change
+task: base   # the task's name
+source_domain: mr
+target_domain: ct
+label_names: [left, right]  # in the order of the classes
+slice_size:
+  - 64  # rows
+  - 64
+
+source_intensity:  # how values become [-1, 1]
+  _target_: ScaleIntensityRanged
+  # the window
+  a_min: 0
+
+# Network
+network_def:
+  _target_: torch.nn.Linear
+  in_features: 2
+  out_features: "$len(@label_names) + 1"
+training:   ["$print('odd   spacing stays')"]
+"""
+
+TASK = """\
+# Three structures.
+task: toy
+source_domain: ct
+target_domain: mr
+label_names: [left, right, top]
+slice_size: [32, 48]
+source_intensity:
+  _target_: ScaleIntensityRanged
+  a_min: -125  # HU
+"""
+
+PACKED = """\
+# Inputs you may change
+task: toy   # the task's name
+source_domain: ct
+target_domain: mr
+label_names: [left, right, top]  # in the order of the classes
+slice_size: [32, 48]
+
+source_intensity:  # how values become [-1, 1]
+  _target_: ScaleIntensityRanged
+  a_min: -125  # HU
+
+# Network
+network_def:
+  _target_: torch.nn.Linear
+  in_features: 2
+  out_features: "$len(@label_names) + 1"
+training:   ["$print('odd   spacing stays')"]
+"""
+
+OVERLAY = "# on top of train.yaml\nslice_size: [64, 64]\ndevice: cuda\n"
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Path:
+    """A workshop in small: both slices, two tasks, code with its caches."""
+    root = tmp_path / "workshop"
+    files = {
+        "LICENSE": "licence",
+        "configs/logging.conf": "[loggers]",
+        "configs/tasks/toy.yaml": TASK,
+        "configs/tasks/other.yaml": TASK.replace("toy", "other"),
+        "scripts/__init__.py": "",
+        "scripts/data/slices.py": "x = 1",
+        "scripts/notes.txt": "not code",
+        "scripts/__pycache__/slices.cpython-311.pyc": "",
+        "tests/test_x.py": "",
+    }
+    for name in BUNDLES:
+        files[f"configs/{name}/metadata.json"] = (ROOT / "configs" / name / "metadata.json").read_text()
+        files[f"configs/{name}/train.yaml"] = files[f"configs/{name}/inference.yaml"] = BASE
+        files[f"configs/{name}/multi_gpu_train.yaml"] = OVERLAY
+        files[f"docs/{name}/README.md"] = f"# {name}"
+        files[f"docs/{name}/figures/road.png"] = "picture"
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return root
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Weights of the workshop's network for task toy: Linear(2 -> 3 structures + background)."""
+    path = tmp_path / "run" / "models" / "model.pt"
+    path.parent.mkdir(parents=True)
+    torch.save(torch.nn.Linear(2, 4).state_dict(), path)
+    path.with_name("model.json").write_text('{"task": "toy"}')
+    return path
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_bundle_is_what_the_rule_says(workshop: Path, tmp_path: Path, weights: Path, name: str) -> None:
+    packed = pack_bundle(name, task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+    assert packed.folder == tmp_path / "dist" / f"glua_toy_{name}"
+    assert files_of(packed.folder) == {
+        "LICENSE",
+        "configs/logging.conf",
+        "configs/metadata.json",
+        "configs/train.yaml",
+        "configs/inference.yaml",
+        "configs/multi_gpu_train.yaml",
+        "docs/README.md",
+        "docs/figures/road.png",
+        "models/model.pt",
+        "models/model.json",
+        "scripts/__init__.py",
+        "scripts/data/slices.py",
+    }
+    assert packed.has_weights
+    assert [path.name for path in (tmp_path / "dist").iterdir()] == [packed.folder.name], "nothing else is left"
+
+
+def test_only_the_tasks_values_change(workshop: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=workshop).folder
+    assert (folder / "configs" / "train.yaml").read_text() == PACKED
+    assert (folder / "configs" / "inference.yaml").read_text() == PACKED
+    overlay = (folder / "configs" / "multi_gpu_train.yaml").read_text()
+    assert overlay == OVERLAY.replace("[64, 64]", "[32, 48]"), "an overlay gets the keys it has and no others"
+    for same in ["LICENSE", "configs/logging.conf", "scripts/data/slices.py"]:
+        assert (folder / same).read_bytes() == (workshop / same).read_bytes()
+
+
+def test_labels_and_sizes_reach_the_metadata(workshop: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=workshop).folder
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    assert pred["channel_def"] == {"0": "background", "1": "left", "2": "right", "3": "top"}
+    assert pred["num_channels"] == 4
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 48] == pred["spatial_shape"]
+    assert metadata["description"].endswith("Packed for the task toy: ct to mr, structures left, right, top.")
+
+
+def test_synthesis_has_no_labels(workshop: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 1
+    assert metadata["description"].endswith("Packed for the task toy: ct to mr.")
+
+
+def test_an_earlier_pack_is_replaced_whole(workshop: Path, tmp_path: Path, weights: Path) -> None:
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
+    (folder / "stray.txt").write_text("from before")
+    again = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
+    assert not {"stray.txt", "models/model.pt"} & files_of(again.folder)
+    assert (again.folder / "models").is_dir()
+    assert not again.has_weights
+
+
+def test_links_of_the_workshop_become_files(workshop: Path, tmp_path: Path) -> None:
+    (workshop / "docs" / "synthesis" / "link.png").symlink_to(workshop / "LICENSE")
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert (folder / "docs" / "link.png").read_text() == "licence"
+
+
+def test_the_archive_is_the_folder_and_always_the_same(workshop: Path, tmp_path: Path) -> None:
+    first = pack_bundle("synthesis", task="toy", out=tmp_path / "a", archive=True, root=workshop)
+    for path in workshop.rglob("*.py"):
+        shutil.copy(path, path.with_suffix(".new"))
+        path.with_suffix(".new").rename(path)
+    second = pack_bundle("synthesis", task="toy", out=tmp_path / "b", archive=True, root=workshop)
+    assert first.archive is not None
+    assert second.archive is not None
+    assert first.archive.name == "glua_toy_synthesis.zip"
+    assert first.archive.read_bytes() == second.archive.read_bytes()
+    with zipfile.ZipFile(first.archive) as archive:
+        assert {f"glua_toy_synthesis/{name}" for name in files_of(first.folder)} == set(archive.namelist())
+        assert archive.read("glua_toy_synthesis/LICENSE") == b"licence"
+
+
+def test_a_key_that_a_config_lacks(workshop: Path, tmp_path: Path) -> None:
+    with (workshop / "configs" / "tasks" / "toy.yaml").open("a") as file:
+        file.write("slise_axis: 2\n")
+    with pytest.raises(
+        InputError, match=r"toy\.yaml: found the key 'slise_axis', which inference\.yaml does not define"
+    ):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
+    assert list((tmp_path / "dist").iterdir()) == [], "nothing half-written"
+
+
+@pytest.mark.parametrize("task", ["nope", "../synthesis/train", "", "toy.yaml"])
+def test_an_unknown_task(workshop: Path, tmp_path: Path, task: str) -> None:
+    with pytest.raises(InputError, match=r"found no such task, expected one of other, toy;"):
+        pack_bundle("synthesis", task=task, out=tmp_path, root=workshop)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "no YAML"), ("- 1\n", "no mapping"), ("", "no mapping")])
+def test_a_task_file_that_is_no_mapping(workshop: Path, tmp_path: Path, text: str, message: str) -> None:
+    (workshop / "configs" / "tasks" / "toy.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+
+
+def test_a_task_value_that_cannot_stand_alone(workshop: Path, tmp_path: Path) -> None:
+    text = TASK.replace("[32, 48]", "&size [32, 48]").replace("a_min: -125", "a_min: *size")
+    (workshop / "configs" / "tasks" / "toy.yaml").write_text(text.replace("slice_size", "other_size"))
+    for name in BUNDLES:
+        for config in ["train", "inference"]:
+            (workshop / "configs" / name / f"{config}.yaml").write_text("other_size: 1\n" + BASE)
+    # `source_intensity` stands after the anchor here as in the task: legible. Turned round it is not.
+    (workshop / "configs" / "synthesis" / "inference.yaml").write_text(BASE + "other_size: 1\n")
+    with pytest.raises(InputError, match=r"cannot be written into inference\.yaml by itself.*without anchors"):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_not_ours_is_not_replaced(workshop: Path, tmp_path: Path, kind: str) -> None:
+    foreign = tmp_path / "dist" / "glua_toy_synthesis"
+    foreign.parent.mkdir()
+    if kind == "file":
+        foreign.write_text("precious")
+    elif kind == "folder":
+        (foreign / "precious").mkdir(parents=True)
+    else:
+        foreign.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="found something that is no packed bundle"):
+        pack_bundle("synthesis", task="toy", out=foreign.parent, root=workshop)
+    assert list(foreign.parent.iterdir()) == [foreign]
+
+
+def test_no_space_left(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop).folder
+    before = files_of(earlier)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pack.shutil, "copyfile", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
+    assert list((tmp_path / "dist").iterdir()) == [earlier]
+    assert files_of(earlier) == before
+
+
+def test_the_earlier_pack_comes_back_if_the_new_one_cannot_take_its_place(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop).folder
+    rename = Path.rename
+
+    def refuse_the_new(self: Path, target: Path) -> Path:
+        if target == earlier and not self.name.endswith("earlier"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(InputError, match="Input/output error"):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
+    assert list((tmp_path / "dist").iterdir()) == [earlier]
+
+
+def test_a_place_that_cannot_be_written(workshop: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="a folder that cannot be written"):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "file" / "dist", root=workshop)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ('{"task": "toy"}', r"weights of another task.* \(task: toy\), expected task: other"),
+        ('{"domains": ["mr", "ct"]}', r"weights of another task.* \(domains: .*expected domains: \['ct', 'mr'\]"),
+    ],
+)
+def test_weights_of_another_task(workshop: Path, tmp_path: Path, weights: Path, card: str, message: str) -> None:
+    with (workshop / "configs" / "synthesis" / "inference.yaml").open("a") as file:
+        file.write('card: {domains: ["@source_domain", "@target_domain"]}\n')
+    weights.with_name("model.json").write_text(card)
+    with pytest.raises(InputError, match=message):
+        pack_bundle("synthesis", task="other", out=tmp_path / "dist", weights=weights, root=workshop)
+    assert list((tmp_path / "dist").iterdir()) == []
+
+
+def test_network_settings_come_from_the_weights_card(workshop: Path, tmp_path: Path, weights: Path) -> None:
+    torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
+    weights.with_name("model.json").write_text('{"network": {"width": 5, "kind": "abs", "rate": 1e-05, "mode": "off"}}')
+    for config in ["train", "inference"]:
+        text = (
+            BASE.replace("in_features: 2", 'in_features: "@width"')
+            + "width: 2  # inputs\nrate: 1\nmode: x\nkind: other\n"
+        )
+        (workshop / "configs" / "synthesis" / f"{config}.yaml").write_text(text)
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
+    for config in ["train", "inference"]:
+        assert (
+            (folder / "configs" / f"{config}.yaml")
+            .read_text()
+            .endswith("width: 5  # inputs\nrate: 1.0e-05\nmode: 'off'\nkind: abs\n")
+        )
+
+
+@pytest.mark.parametrize("card", ["[1]", "{"])
+def test_a_card_that_is_no_card(workshop: Path, tmp_path: Path, weights: Path, card: str) -> None:
+    weights.with_name("model.json").write_text(card)
+    with pytest.raises(InputError, match=r"model\.json: found no JSON object, expected the card of a run"):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+
+
+def test_weights_of_another_size(workshop: Path, tmp_path: Path, weights: Path) -> None:
+    torch.save(torch.nn.Linear(2, 7).state_dict(), weights)
+    with pytest.raises(InputError, match=r"model\.pt: found other parameters \(size mismatch for weight"):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+    assert list((tmp_path / "dist").iterdir()) == []
+
+
+class Harmful:
+    """Stands for anything that unpickling would have to execute."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "found no such file"),
+        (b"", "expected a PyTorch state dict"),
+        (b"not weights at all", "expected a PyTorch state dict"),
+        (Harmful(), r"no weights \(UnpicklingError\)"),
+        ({"model": {"weight": torch.zeros(1)}, "iteration": 3}, "found other parameters"),
+        ({}, "found other parameters"),
+        (torch.zeros(2), "found Tensor"),
+    ],
+)
+def test_weights_that_are_no_state_dict(workshop: Path, tmp_path: Path, content: object, message: str) -> None:
+    weights = tmp_path / "weights.pt"
+    if isinstance(content, bytes):
+        weights.write_bytes(content)
+    elif content is not None:
+        torch.save(content, weights)
+    with pytest.raises(InputError, match=message):
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+    assert list((tmp_path / "dist").iterdir()) == []
+
+
+def test_the_command_line_packs_and_tells(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights: Path
+) -> None:
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    monkeypatch.setattr(
+        "bundle.__main__.pack_bundle", lambda name, **chosen: pack_bundle(name, **chosen, root=workshop)
+    )
+    main(["pack", "segmentation", "--task", "toy", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert f"Packed {tmp_path / 'glua_toy_segmentation'}" in said
+    assert re.search("no weights.*MONAI Label ignores it.*until models/model.pt is there", said)
+    main(["pack", "segmentation", "--task", "toy", "--out", str(tmp_path), "--zip", "--weights", str(weights)])
+    said = capsys.readouterr().out
+    assert "glua_toy_segmentation.zip" in said
+    assert "no weights" not in said
+    with pytest.raises(SystemExit):
+        main(["pack", "neither", "--task", "toy"])
+
+
+@pytest.mark.slow
+def test_an_input_error_is_one_sentence_and_a_failure(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bundle", "pack", "segmentation", "--task", "nope", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: task 'nope': found no such task, expected one of")
+    assert "Traceback" not in done.stderr
