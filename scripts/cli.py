@@ -29,14 +29,24 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=0)
     phantom.set_defaults(run=_phantom)
 
-    datalist = commands.add_parser("datalist", help="turn a dataset.json with domains, or a plain folder, into datalists")
+    datalist = commands.add_parser(
+        "datalist", help="turn a dataset.json with domains, or a plain folder, into datalists"
+    )
     datalist.add_argument("--dataset", help="a dataset.json whose lists stand under domains.<name>")
     datalist.add_argument("--images", help="folder of NIfTI images, of one domain")
-    datalist.add_argument("--labels", help="folder of their label maps (may be the same); leave out for an unlabelled domain")
+    datalist.add_argument(
+        "--labels", help="folder of their label maps (may be the same); leave out for an unlabelled domain"
+    )
     datalist.add_argument("--domain", help="name of the domain in --images, such as mr or ct")
     datalist.add_argument("--validation", type=float, default=0.2, help="share of the cases in --images held out")
     datalist.add_argument("--out", type=Path, required=True, help="folder for <domain>.json")
     datalist.set_defaults(run=_datalist)
+
+    demo = commands.add_parser("demo", help="do the main job on built-in data and write report.html")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
+    demo.set_defaults(run=_demo)
     return parser
 
 
@@ -47,7 +57,9 @@ def _phantom(options: argparse.Namespace) -> None:
     write_phantom(options.out, cases=options.cases, seed=options.seed)
     for domain in ("mr", "ct"):
         folder = str(options.out / f"{domain}_train")
-        datalist = folder_datalist(folder, folder, name=domain, modality=domain.upper(), validation_fraction=options.validation)
+        datalist = folder_datalist(
+            folder, folder, name=domain, modality=domain.upper(), validation_fraction=options.validation
+        )
         write_datalist(options.out / f"{domain}.json", datalist)
     print(f"{options.out}: {options.cases} cases per domain, datalists mr.json and ct.json")
 
@@ -60,7 +72,9 @@ def _datalist(options: argparse.Namespace) -> None:
     elif options.images and options.domain:
         domain, share = options.domain, options.validation
         datalists = {
-            domain: folder_datalist(options.images, options.labels, name=domain, modality=domain.upper(), validation_fraction=share)
+            domain: folder_datalist(
+                options.images, options.labels, name=domain, modality=domain.upper(), validation_fraction=share
+            )
         }
     else:
         raise SystemExit("give --dataset, or --images and --domain (and --labels)")
@@ -68,3 +82,9 @@ def _datalist(options: argparse.Namespace) -> None:
         write_datalist(options.out / f"{name}.json", datalist)
         counts = ", ".join(f"{len(value)} {key}" for key, value in datalist.items() if isinstance(value, list))
         print(f"{options.out / name}.json: {counts}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from scripts.demo import run_demo
+
+    run_demo(options.out, seed=options.seed, resume=options.resume)

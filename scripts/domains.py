@@ -14,7 +14,7 @@ TARGET = 1
 """Domain label of the unlabelled modality."""
 
 REAL = 1.0
-"""What a discriminator should say of the distribution to imitate: real images (stage 1), source features and predictions (stage 2)."""
+"""Said of the distribution to imitate: real images (stage 1), source features and predictions (stage 2)."""
 
 FAKE = 0.0
-"""What a discriminator should say of the imitation: translated images (stage 1), target features and predictions (stage 2)."""
+"""Said of the imitation: translated images (stage 1), target features and predictions (stage 2)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch.nn import functional as F
@@ -18,15 +19,15 @@ __all__ = ["SliceWiseInferer", "SplitMaskd"]
 class SliceWiseInferer(Inferer):
     """Run a 2D network over the slices of a volume (paper, section 4: slices in, 3D metrics out).
 
-    The slices' batch keeps the channels_last layout and bf16 where that is fast; with test-time averaging, the outputs for
-    flipped and rescaled slices are averaged.
+    The slices' batch keeps the channels_last layout and bf16 where that is fast; with test-time averaging, the
+    outputs for flipped and rescaled slices are averaged.
 
     Args:
         slice_axis: the spatial axis to slice along, 0, 1 or 2.
         slice_batch_size: slices per forward pass.
         softmax: give class probabilities rather than the network's raw output.
-        flip_axes: in-plane axes (0, 1) to flip for test-time averaging; empty for none. Left and right organs differ: flipping
-            along the left-right axis asks the network about mirrored anatomy.
+        flip_axes: in-plane axes (0, 1) to flip for test-time averaging; empty for none. Left and right organs
+            differ: flipping along the left-right axis asks the network about mirrored anatomy.
         scales: zoom factors to average over; ``[1.0]`` for none.
         with_mask: append the local mask (MaskedDeepLab's, 0 to 1) as the last channel.
         precision: ``auto``, ``bf16`` or ``float32``.
@@ -45,10 +46,15 @@ class SliceWiseInferer(Inferer):
     ) -> None:
         super().__init__()
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
-        self.flip_axes, self.scales, self.with_mask, self.precision = tuple(flip_axes), tuple(scales), with_mask, precision
+        self.flip_axes, self.scales, self.with_mask, self.precision = (
+            tuple(flip_axes),
+            tuple(scales),
+            with_mask,
+            precision,
+        )
 
     @torch.inference_mode()
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Process one volume or several.
@@ -60,12 +66,14 @@ class SliceWiseInferer(Inferer):
             kwargs: passed on to the network.
 
         Returns:
-            (B, K, H, W, D) float32, one channel more with the mask.
+            (B, K, H, W, D) float32, one channel more with the mask; a MetaTensor, as only these can be inverted.
         """
-        return torch.stack([self._volume(volume, network, *args, **kwargs) for volume in inputs])
+        return MetaTensor(torch.stack([self._volume(volume, network, *args, **kwargs) for volume in inputs]))
 
-    def _volume(self, volume: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-        plain = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+    def _volume(
+        self, volume: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
         slices = plain.movedim(self.slice_axis + 1, 0)
         result = torch.empty(0)
         for start in range(0, len(slices), self.slice_batch_size):
@@ -77,14 +85,22 @@ class SliceWiseInferer(Inferer):
             result[:, start : start + len(batch)] = output.movedim(1, 0)
         return result.movedim(1, self.slice_axis + 1)
 
-    def _averaged(self, batch: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _averaged(
+        self, batch: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         flips = [(), *((axis,) for axis in self.flip_axes)]
         views = [(flip, scale) for flip in flips for scale in self.scales]
         outputs = [self._view(batch, flip, scale, network, *args, **kwargs) for flip, scale in views]
         return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
 
     def _view(
-        self, batch: torch.Tensor, flip: tuple[int, ...], scale: float, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+        self,
+        batch: torch.Tensor,
+        flip: tuple[int, ...],
+        scale: float,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
         size, axes = batch.shape[2:], [axis + 2 for axis in flip]
         view = batch.flip(axes) if axes else batch
@@ -95,7 +111,9 @@ class SliceWiseInferer(Inferer):
             output = output.softmax(1)
         if self.with_mask:
             mask = network.feature_mask(network.forward_features(view)).float()  # type: ignore[attr-defined]
-            output = torch.cat([output, F.interpolate(mask, size=output.shape[2:], mode="bilinear", align_corners=False)], 1)
+            output = torch.cat(
+                [output, F.interpolate(mask, size=output.shape[2:], mode="bilinear", align_corners=False)], 1
+            )
         if scale != 1.0:
             output = F.interpolate(output, size=size, mode="bilinear", align_corners=False)
         return output.flip(axes) if axes else output

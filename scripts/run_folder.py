@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,9 +22,19 @@ from monai.utils import set_determinism
 from scripts.data.writers import atomic_path, make_folder, write_json
 from scripts.errors import InputError, show_input_errors_as_sentences
 
-__all__ = ["RunFolder", "provenance", "unused_keys"]
+__all__ = ["RunFolder", "check_keys", "provenance", "unused_keys"]
 
-RESERVED_KEYS = {"imports", "bundle_root", "dataset_dir", "initialize", "finalize", "run", "training", "inference", "evaluating"}
+RESERVED_KEYS = {
+    "imports",
+    "bundle_root",
+    "dataset_dir",
+    "initialize",
+    "finalize",
+    "run",
+    "training",
+    "inference",
+    "evaluating",
+}
 TRACKING_KEYS = {"tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0"}
 PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel", "scipy")
 
@@ -89,7 +100,9 @@ def provenance() -> dict[str, Any]:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
@@ -106,20 +119,23 @@ def _strings(item: Any) -> list[str]:
 def _running_config() -> dict[str, Any]:
     """The raw config that is being resolved: the parser that builds this object is one of its callers.
 
-    MONAI gives components no handle to the config they stand in, and both the check of its keys and the record of the run need it.
+    MONAI gives components no handle to the config they stand in, and both the check of its keys and the record of
+    the run need it.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
             return {key: value for key, value in parser.get().items() if key != "_meta_"}
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return {}
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -1,7 +1,7 @@
 """Augmentation of whole batches of slices at once, on the device that holds them.
 
-MONAI's random transforms work sample by sample; one batched affine and a few batched intensity maps feed a step eight times
-faster, so that the data are never waited for.
+MONAI's random transforms work sample by sample; one batched affine and a few batched intensity maps feed a step
+eight times faster, so that the data are never waited for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class BatchAugmentation:
         rotation_degrees: rotations are uniform in +- this.
         scale: zoom factors are log-uniform in [1 / (1 + scale), 1 + scale].
         translation: shifts are uniform in +- this share of the image's size.
-        flip_axes: spatial axes (0, 1) to flip with probability 1/2; none by default, because left and right are labelled organs.
+        flip_axes: spatial axes (0, 1) to flip with probability 1/2; none by default, because left and right are
+            labelled organs.
         gamma: exponents are log-uniform in [1 / (1 + gamma), 1 + gamma], applied to the image mapped to [0, 1].
         contrast: factors are uniform in 1 +- this, about the image's mean.
         brightness: offsets are uniform in +- this.

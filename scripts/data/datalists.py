@@ -1,7 +1,8 @@
 """Datalists: which files belong to a domain, in MONAI's decathlon form.
 
-A datalist is a JSON file ``{"name", "modality", "labels", "training": [{"image", "label"}], "validation": [...]}``, one per
-domain. Paths in it are relative to its own folder or absolute. Entries without a label are legal in the target domain.
+A datalist is a JSON file ``{"name", "modality", "labels", "training": [{"image", "label"}], "validation": [...]}``,
+one per domain. Paths in it are relative to its own folder or absolute. Entries without a label are legal in the
+target domain.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from monai.data import load_decathlon_datalist
 from scripts.data.writers import write_json
 from scripts.errors import InputError
 
-__all__ = ["TranslatedDatalist", "case_name", "datalists_of_domains", "find_volumes", "folder_datalist", "read_datalist", "write_datalist"]
+__all__ = [
+    "TranslatedDatalist",
+    "case_name",
+    "datalists_of_domains",
+    "find_volumes",
+    "folder_datalist",
+    "read_datalist",
+    "write_datalist",
+]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -31,7 +40,8 @@ def read_datalist(path: str | None, section: str, needs_label: bool = False) -> 
     Args:
         path: the datalist's JSON file; None for no cases at all.
         section: the key of the list to read.
-        needs_label: whether each entry must have a label; otherwise labels are dropped, so that no later step can read them.
+        needs_label: whether each entry must have a label; otherwise labels are dropped, so that no later step can
+            read them.
 
     Raises:
         InputError: the file or a volume is missing, the section is missing or empty, a label is missing.
@@ -39,16 +49,9 @@ def read_datalist(path: str | None, section: str, needs_label: bool = False) -> 
     if path is None:
         return []
     listed = Path(path)
-    if not listed.is_file():
-        remedy = "write it with 'python -m scripts datalist', or name another one"
-        raise InputError(file=listed, found="no such file", expected="a datalist (JSON)", remedy=remedy)
-    try:
-        content = json.loads(listed.read_text(encoding="utf-8"))
-        sections = sorted(key for key, value in content.items() if isinstance(value, list))
-    except (ValueError, AttributeError) as error:
-        raise InputError(
-            file=listed, found=f"no JSON object ({error})", expected="a decathlon datalist", remedy="write it anew"
-        ) from error
+    remedy = "write it with 'python -m scripts datalist', or name another one"
+    content = _read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
+    sections = sorted(key for key, value in content.items() if isinstance(value, list))
     if not content.get(section):
         raise InputError(
             file=listed,
@@ -68,7 +71,8 @@ def find_volumes(where: str) -> list[Item]:
     """
     path = Path(where)
     if path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"training": []}
+        remedy = "name a volume, a folder of volumes or a datalist"
+        content = _read_json(path, expected="a datalist (JSON)", remedy=remedy)
         sections = [key for key, value in content.items() if isinstance(value, list) and value]
         return [item for section in sections or ["training"] for item in read_datalist(where, section)]
     if path.is_file():
@@ -76,16 +80,20 @@ def find_volumes(where: str) -> list[Item]:
     return [{"image": str(file)} for file in _nifti_files(path)]
 
 
-def folder_datalist(images: str, labels: str | None, *, name: str, modality: str, validation_fraction: float) -> dict[str, Any]:
+def folder_datalist(
+    images: str, labels: str | None, *, name: str, modality: str, validation_fraction: float
+) -> dict[str, Any]:
     """A datalist of a folder of images and a folder of labels (which may be the same folder).
 
-    Image and label are paired by the case's name: the file name without its suffix and without the words ``image``/``img`` and
-    ``label``/``seg``/``mask``. The last cases in natural order become the validation list.
+    Image and label are paired by the case's name: the file name without its suffix and without the words
+    ``image``/``img`` and ``label``/``seg``/``mask``. The last cases in natural order become the validation list.
 
     Raises:
         InputError: an empty folder, or an image without its label.
     """
-    label_of = {_case_name(file): file for file in _nifti_files(Path(labels), labels_only=images == labels)} if labels else {}
+    label_of = (
+        {_case_name(file): file for file in _nifti_files(Path(labels), labels_only=images == labels)} if labels else {}
+    )
     entries = []
     for image in _nifti_files(Path(images), images_only=images == labels):
         entry = {"image": str(image)}
@@ -105,24 +113,28 @@ def folder_datalist(images: str, labels: str | None, *, name: str, modality: str
 
 
 def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
-    """The datalists in a ``dataset.json`` whose lists stand under ``domains.<name>``, by domain name, with absolute paths.
+    """The datalists under ``domains.<name>`` of a ``dataset.json``, by domain name, with absolute paths.
 
     Raises:
         InputError: not such a file.
     """
-    path = Path(dataset)
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path, expected = Path(dataset), "a dataset.json with 'domains: {name: {modality, training, validation}}'"
+    remedy = "name such a file, or give --images and --labels of a plain folder"
+    content = _read_json(path, expected=expected, remedy=remedy)
     if not isinstance(content.get("domains"), dict):
-        raise InputError(
-            file=path,
-            found="no 'domains' in it" if path.is_file() else "no such file",
-            expected="a dataset.json with 'domains: {name: {modality, training, validation}}'",
-            remedy="name such a file, or give --images and --labels of a plain folder",
-        )
+        raise InputError(file=path, found="no 'domains' in it", expected=expected, remedy=remedy)
     datalists = {}
     for name, domain in content["domains"].items():
-        lists = {key: [_absolute(entry, path.parent) for entry in value] for key, value in domain.items() if isinstance(value, list)}
-        datalists[name] = {"name": name, "modality": domain.get("modality", name), "labels": content.get("labels", {})} | lists
+        lists = {
+            key: [_absolute(entry, path.parent) for entry in value]
+            for key, value in domain.items()
+            if isinstance(value, list)
+        }
+        datalists[name] = {
+            "name": name,
+            "modality": domain.get("modality", name),
+            "labels": content.get("labels", {}),
+        } | lists
     return datalists
 
 
@@ -134,7 +146,10 @@ def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) ->
     """
     if not datalist.get("training"):
         raise InputError(
-            file=path, found="no training case", expected="at least one", remedy="add cases or lower the validation share"
+            file=path,
+            found="no training case",
+            expected="at least one",
+            remedy="add cases or lower the validation share",
         )
     write_json(path, datalist)
 
@@ -168,12 +183,29 @@ class TranslatedDatalist:
         return {"image": str(image.resolve()), "label": item["label"]}
 
 
+def _read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        found = "no such file" if isinstance(error, FileNotFoundError) else f"that it cannot be read ({error.strerror})"
+        raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
+    except ValueError as error:
+        raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
+    if not isinstance(content, dict):
+        found = f"no JSON object but a {type(content).__name__}"
+        raise InputError(file=path, found=found, expected=expected, remedy=remedy)
+    return content
+
+
 def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> Item:
     item = {"image": str(entry["image"])}
     if needs_label:
         if "label" not in entry:
             raise InputError(
-                file=listed, found=f"no label for {item['image']}", expected="a label per case", remedy="add it to the datalist"
+                file=listed,
+                found=f"no label for {item['image']}",
+                expected="a label per case",
+                remedy="add it to the datalist",
             )
         item["label"] = str(entry["label"])
     for path in item.values():

@@ -1,8 +1,8 @@
 """Which part of a volume is looked at, decided by the image alone.
 
-Both domains must show the same anatomical section (method notes of the paper's relatives), and a target's labels may not
-decide which. Each class here maps an image (1, H, W, D) to a boolean mask whose bounding box is kept; it is handed to MONAI's
-invertible ``CropForegroundd`` as ``select_fn``.
+Both domains must show the same anatomical section (method notes of the paper's relatives), and a target's labels may
+not decide which. Each class here maps an image (1, H, W, D) to a boolean mask whose bounding box is kept; it is handed
+to MONAI's invertible ``CropForegroundd`` as ``select_fn``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NotBlank:
 
 
 class AroundForeground:
-    """Keep the slices within ``margin_mm`` of any labelled one: for the *labelled* domain only (it looks at a label map)."""
+    """Keep the slices within ``margin_mm`` of a labelled one: for the *labelled* domain, as it looks at a label map."""
 
     def __init__(self, *, margin_mm: float = 30.0, slice_axis: int = 2) -> None:
         self.margin_mm, self.slice_axis = margin_mm, slice_axis
@@ -55,9 +55,10 @@ class AroundForeground:
 class BelowLungs:
     """Keep the upper abdomen of a CT that may show chest to pelvis: a fixed range around the base of the lungs.
 
-    Lungs are low values inside the filled body. Their base is the lowest slice of the run of slices in which they fill more
-    than ``lung_share`` of the body's area (of several runs the one with most air: bowel gas makes smaller ones); the range goes from ``above_mm`` above to ``below_mm`` below it. A volume without lungs is taken to start at its top. In plane
-    the body's bounding box is kept. Expects axis 2 to run to superior (``orientation: RAS``).
+    Lungs are low values inside the filled body. Their base is the lowest slice of the run of slices in which they
+    fill more than ``lung_share`` of the body's area (of several runs the one with most air: bowel gas makes smaller
+    ones); the range goes from ``above_mm`` above to ``below_mm`` below it. A volume without lungs is taken to start
+    at its top. In plane the body's bounding box is kept. Expects axis 2 to run to superior (``orientation: RAS``).
 
     Args:
         threshold: values above it are tissue, in the image's own unit (HU).
@@ -66,7 +67,9 @@ class BelowLungs:
         below_mm: how far below.
     """
 
-    def __init__(self, *, threshold: float, lung_share: float = 0.15, above_mm: float = 80.0, below_mm: float = 240.0) -> None:
+    def __init__(
+        self, *, threshold: float, lung_share: float = 0.15, above_mm: float = 80.0, below_mm: float = 240.0
+    ) -> None:
         self.threshold, self.lung_share = threshold, lung_share
         self.above_mm, self.below_mm = above_mm, below_mm
 
@@ -78,7 +81,9 @@ class BelowLungs:
         share = lungs.sum((0, 1)) / np.maximum(body.sum((0, 1)), 1)
         spacing_mm = _slice_spacing_mm(image, 2)
         gap = max(round(GAP_MM / spacing_mm), 1)
-        runs, count = ndimage.label(ndimage.binary_closing(np.pad(share > self.lung_share, gap), iterations=gap)[gap:-gap])
+        runs, count = ndimage.label(
+            ndimage.binary_closing(np.pad(share > self.lung_share, gap), iterations=gap)[gap:-gap]
+        )
         chest = np.argmax(np.bincount(runs, weights=share)[1:]) + 1 if count else 0
         base = int(np.flatnonzero(runs == chest)[0]) if count else volume.shape[2] - 1
         first = max(base - round(self.below_mm / spacing_mm), 0)
@@ -103,7 +108,9 @@ def body_mask(volume: np.ndarray, threshold: float) -> np.ndarray:
     largest = KeepLargestConnectedComponent(is_onehot=False)(torch.from_numpy(tissue[None].astype(np.uint8)))
     body = np.asarray(largest[0]).astype(bool)
     for index in range(body.shape[2]):
-        body[..., index] = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(body[..., index], 3), iterations=3))[3:-3, 3:-3]
+        body[..., index] = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(body[..., index], 3), iterations=3))[
+            3:-3, 3:-3
+        ]
     return body
 
 

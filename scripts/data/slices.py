@@ -1,12 +1,14 @@
 """All slices of a domain in memory, and unpaired batches of both domains drawn from them.
 
-Every random choice of iteration ``i`` comes from a generator seeded by ``(seed, i, rank)``, so a resumed run continues with the
-very batches of an uninterrupted one, and no worker process or file access stands between the data and a step.
+Every random choice of iteration ``i`` comes from a generator seeded by ``(seed, i, rank)``, so a resumed run
+continues with the very batches of an uninterrupted one, and no worker process or file access stands between the data
+and a step.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,10 +37,12 @@ class SliceSet:
 
     Args:
         data: datalist entries with ``image`` and, in the labelled domain, ``label``.
-        transform: MONAI transforms from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D) of class ids.
+        transform: MONAI transforms from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D)
+            of class ids.
         slice_axis: the spatial axis to slice along.
         device: where the slices are kept.
-        cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None for no cache.
+        cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None
+            for no cache.
 
     Attributes:
         images: (N, 1, H, W) float32.
@@ -59,7 +63,12 @@ class SliceSet:
         cache_dir: str | None = None,
     ) -> None:
         if not data:
-            raise InputError(file="datalist", found="no case", expected="at least one volume", remedy="check the datalist's training list")
+            raise InputError(
+                file="datalist",
+                found="no case",
+                expected="at least one volume",
+                remedy="check the datalist's training list",
+            )
         self.data, self.transform = list(data), transform
         dataset = PersistentDataset(
             self.data,
@@ -69,7 +78,11 @@ class SliceSet:
             hash_transform=_settings_hash,
         )
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            cases = list(tqdm(pool.map(dataset.__getitem__, range(len(dataset))), total=len(dataset), desc="volumes", leave=False))
+            cases = list(
+                tqdm(
+                    pool.map(dataset.__getitem__, range(len(dataset))), total=len(dataset), desc="volumes", leave=False
+                )
+            )
         images = [_as_slices(case["image"], slice_axis) for case in cases]
         _check_one_size([stack.shape[-2:] for stack in images], self.data)
         shown = [stack.flatten(1).amax(1) > stack.flatten(1).amin(1) for stack in images]
@@ -85,7 +98,7 @@ class SliceSet:
 
 
 class UnpairedSliceBatches:
-    """Endless, augmented batches: ``image`` (B, 1, H, W), ``label`` (B, 1, H, W) if there is one, ``target_image`` (B, 1, H, W).
+    """Endless, augmented batches: ``image``, ``label`` if there is one, ``target_image``, each (B, 1, H, W).
 
     Args:
         source: slices of the labelled domain.
@@ -144,7 +157,7 @@ class UnpairedSliceBatches:
         return batch
 
     def target_slices(self) -> Iterator[torch.Tensor]:
-        """All slices of the domain the network will meet, in batches: for the re-estimation of batch-norm statistics."""
+        """All slices of the domain the network will meet, in batches, to re-estimate batch-norm statistics on."""
         slices = self.source if self.target is None else self.target
         yield from slices.images.split(self.batch_size)
 
@@ -190,5 +203,5 @@ def _content_hash(item: Item) -> bytes:
 
 
 def _settings_hash(transforms: Any) -> bytes:
-    code = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (sections, volumes))
+    code = "".join(inspect.getsource(module) for module in (sections, volumes))
     return b"-" + pickle_hashing([code, transforms])[:24]

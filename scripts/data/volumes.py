@@ -1,6 +1,7 @@
 """MONAI transforms of volumes that MONAI lacks: loading with checks, labels to classes, removal of the table.
 
-Everything else on a volume's road (orientation, resampling, intensity, cropping, inversion) is MONAI's own, listed in the YAML.
+Everything else on a volume's road (orientation, resampling, intensity, cropping, inversion) is MONAI's own, listed
+in the YAML.
 """
 
 from __future__ import annotations
@@ -29,12 +30,18 @@ class LoadVolumed(LoadImaged):
     A label among the keys must lie on the image's grid: same shape, same affine.
 
     Raises:
-        InputError: the file is missing, truncated or no NIfTI; it is not 3D; it holds NaN, infinite or constant values; image and
-            label differ in shape or position.
+        InputError: the file is missing, truncated or no NIfTI; it is not 3D; it holds NaN, infinite or constant
+            values; image and label differ in shape or position.
     """
 
     def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, reader="NibabelReader", ensure_channel_first=True, image_only=True, allow_missing_keys=allow_missing_keys)
+        super().__init__(
+            keys,
+            reader="NibabelReader",
+            ensure_channel_first=True,
+            image_only=True,
+            allow_missing_keys=allow_missing_keys,
+        )
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
@@ -127,10 +134,14 @@ def _check_header(path: str) -> None:
     try:
         shape = nib.load(path).shape
     except FileNotFoundError as error:
-        raise InputError(file=path, found="no such file", expected="a NIfTI volume", remedy="correct the path") from error
+        raise InputError(
+            file=path, found="no such file", expected="a NIfTI volume", remedy="correct the path"
+        ) from error
     except Exception as error:
         remedy = "convert the volume to .nii or .nii.gz, or copy it again if it is damaged"
-        raise InputError(file=path, found=f"no NIfTI ({_innermost(error)})", expected="a NIfTI volume", remedy=remedy) from error
+        raise InputError(
+            file=path, found=f"no NIfTI ({_innermost(error)})", expected="a NIfTI volume", remedy=remedy
+        ) from error
     if len(shape) != 3 or min(shape) < 2:
         remedy = "split a 4D file into its volumes, stack 2D files into one"
         found = f"{len(shape)} dimensions {tuple(shape)}"

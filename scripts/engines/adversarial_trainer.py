@@ -1,4 +1,4 @@
-"""What both stages' trainers share: several optimisers, frozen discriminators, autocast, gradients averaged over processes."""
+"""What both trainers share: several optimisers, frozen discriminators, autocast, averaged gradients."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class AdversarialTrainer(Trainer):
             decollate=False,
         )
 
-    def run(self) -> None:  # type: ignore[override]
+    def run(self) -> None:
         """Train from the state the trainer is in; a training resumed after its last iteration only completes."""
         if self.state.iteration < self.state.max_epochs * self.state.epoch_length:
             super().run()
@@ -112,7 +112,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def _average_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Average gradients over processes; one all-reduce per step instead of a wrapper round each network's ``forward``."""
+    """Average gradients over processes: one all-reduce per step, no wrapper round each network's ``forward``."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

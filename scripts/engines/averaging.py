@@ -8,6 +8,8 @@ from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["averaged_model"]
 
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of a network's weights; buffers are copied.
@@ -20,7 +22,7 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int) -> None:
+    def average(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
         count = int(updates)
         torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + count) / (10 + count)))
 

@@ -38,8 +38,8 @@ class DualAlignmentTrainer(AdversarialTrainer):
         d2_weight: lambda_d2, 0.01 in the paper; 0 switches D2 off.
         d1_kind: ``bce`` (default: with it the mask marks the domain gap), ``lsgan`` or ``hinge``.
         d2_kind: likewise.
-        adversarial_warmup: iterations over which both weights rise from 0; the source alone sets the batch-norm statistics
-            until then, the target alone after it.
+        adversarial_warmup: iterations over which both weights rise from 0; the source alone sets the batch-norm
+            statistics until then, the target alone after it.
         mask_source: mask the source's features too (an ablation; the paper masks the target's only).
         arguments: see :class:`AdversarialTrainer`.
 
@@ -113,7 +113,10 @@ class DualAlignmentTrainer(AdversarialTrainer):
         size = list(image.shape[-2:])
         if not self.mask_source:
             return {"features": features, "logits": self.segmenter.predict_unmasked(features, size)}
-        return {"features": features, "logits": self.segmenter.predict(features, self.segmenter.feature_mask(features), size)}
+        return {
+            "features": features,
+            "logits": self.segmenter.predict(features, self.segmenter.feature_mask(features), size),
+        }
 
     def target_pass(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """S on target slices: features, D1's verdict on them, the local mask and the logits of the masked features."""
@@ -124,19 +127,31 @@ class DualAlignmentTrainer(AdversarialTrainer):
         logits = segmenter.predict(features, mask, list(image.shape[-2:]))
         return {"features": features, "d1_logits": d1_logits, "mask": mask, "logits": logits}
 
-    def discriminator_steps(self, source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def discriminator_steps(
+        self, source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         """Update D1 on detached features and D2 on detached softmax maps; their losses as ``d1`` and ``d2``."""
         d1, d2, losses = self.segmenter.feature_discriminator, self.prediction_discriminator, {}
         steps = [
             ("d1", d1, self.d1_optimizer, self.d1_weight, self.d1_kind, source["features"], target["features"]),
-            ("d2", d2, self.d2_optimizer, self.d2_weight, self.d2_kind, source["logits"].softmax(1), target["logits"].softmax(1)),
+            (
+                "d2",
+                d2,
+                self.d2_optimizer,
+                self.d2_weight,
+                self.d2_kind,
+                source["logits"].softmax(1),
+                target["logits"].softmax(1),
+            ),
         ]
         for name, discriminator, optimizer, weight, kind, from_source, from_target in steps:
             if weight > 0:
                 with self.autocast():
                     logits = discriminator(torch.cat([from_source.detach(), from_target.detach()]))
                     source_logits, target_logits = logits.chunk(2)
-                    loss, _ = alignment_discriminator_loss(source_logits=source_logits, target_logits=target_logits, kind=kind)
+                    loss, _ = alignment_discriminator_loss(
+                        source_logits=source_logits, target_logits=target_logits, kind=kind
+                    )
                 self.step(optimizer, loss)
                 losses[name] = loss
         return losses
@@ -144,7 +159,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
 
 @contextmanager
 def _running_statistics(module: nn.Module, *, update: bool) -> Iterator[None]:
-    """Whether the batch-norm layers of ``module`` take this pass into their running statistics (batch statistics are used anyway)."""
+    """Whether batch-norm layers take this pass into their running statistics; they use batch statistics anyway."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     if not update:

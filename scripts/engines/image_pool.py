@@ -10,7 +10,7 @@ __all__ = ["ImagePool"]
 
 
 class ImagePool:
-    """Return a new image or, half of the time, an earlier one in its place, so that D does not forget old mistakes of G.
+    """Return a new image or, half of the time, an earlier one, so that D does not forget old mistakes of G.
 
     Args:
         size: images kept; 0 hands every new image through.

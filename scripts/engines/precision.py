@@ -19,7 +19,8 @@ def autocast(device: torch.device | str, precision: str = "auto") -> torch.autoc
 
     Args:
         device: where the step runs.
-        precision: ``bf16``, ``float32``, or ``auto``: bf16 where it is fast. Never fp16: squared adversarial losses overflow it.
+        precision: ``bf16``, ``float32``, or ``auto``: bf16 where it is fast. Never fp16: squared adversarial losses
+            overflow it.
 
     Raises:
         ValueError: another word.

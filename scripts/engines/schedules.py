@@ -1,4 +1,4 @@
-"""Learning-rate factors and weights as functions of the iteration, for ``torch.optim.lr_scheduler.LambdaLR`` and the trainers."""
+"""Learning-rate factors and weights as functions of the iteration, for ``LambdaLR`` and the trainers."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ __all__ = ["StyleTransferTrainer"]
 class StyleTransferTrainer(AdversarialTrainer):
     """Train G and D on unpaired slices of both domains (paper, section 3.2, stage one).
 
-    Each image goes through G once: content, reconstruction, translation, the translation's content and the cycle serve all
-    four losses, two encoder and three decoder passes instead of the nine that the terms would take one by one.
+    Each image goes through G once: content, reconstruction, translation, the translation's content and the cycle
+    serve all four losses, two encoder and three decoder passes instead of the nine that the terms would take one by
+    one.
 
     Args:
         generator: G.
@@ -62,7 +63,7 @@ class StyleTransferTrainer(AdversarialTrainer):
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.image_pool = image_pool
-        self.loss_arguments = {
+        self.loss_arguments: dict[str, Any] = {
             "reconstruction_weight": reconstruction_weight,
             "cycle_weight": cycle_weight,
             "content_weight": content_weight,
@@ -83,7 +84,9 @@ class StyleTransferTrainer(AdversarialTrainer):
             translation, passes = self.translate(image, domain, other)
             fake_logits = logits_of_domain(self.discriminator(translation), other)
             self.report_forward(engine, translation=translation, **passes)
-            loss, parts = generator_translation_loss(image=image, fake_logits=fake_logits, **self.loss_arguments, **passes)
+            loss, parts = generator_translation_loss(
+                image=image, fake_logits=fake_logits, **self.loss_arguments, **passes
+            )
         self.report_loss(engine, loss)
         self.step(self.generator_optimizer, loss)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
@@ -104,7 +107,7 @@ class StyleTransferTrainer(AdversarialTrainer):
 
     def translate(
         self, image: torch.Tensor, domain: torch.Tensor, other: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         """All passes of G that the losses share: x_ij; and c, x_ii, x_iji and the content of x_ij by name."""
         content = self.generator.encode(image, domain)
         both = self.generator.decode(torch.cat([content, content]), torch.cat([domain, other]))

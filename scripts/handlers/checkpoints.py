@@ -25,7 +25,8 @@ class ResumePoint:
 
     Args:
         path: the checkpoint file; there is one, replaced as a whole.
-        save_dict: name -> object with ``state_dict`` and ``load_state_dict``: networks, averages, optimisers, schedules, batches, trainer.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``: networks, averages, optimisers,
+            schedules, batches, trainer.
         interval: epochs between two saves.
         resume: continue from the file if there is one; otherwise start anew.
         card: what the run trains, compared on resuming.
@@ -35,7 +36,13 @@ class ResumePoint:
     """
 
     def __init__(
-        self, *, path: str, save_dict: Mapping[str, Any], interval: int, resume: bool = False, card: Mapping[str, Any] | None = None
+        self,
+        *,
+        path: str,
+        save_dict: Mapping[str, Any],
+        interval: int,
+        resume: bool = False,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.save_dict, self.interval, self.resume = Path(path), dict(save_dict), interval, resume
         self.card = dict(card or {})
@@ -57,12 +64,16 @@ class ResumePoint:
         states = _read(self.path)
         _check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
         if set(states) != set(self.save_dict):
-            raise _another_network(self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict)))
+            raise _another_network(
+                self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict))
+            )
         for name, item in self.save_dict.items():
             try:
                 item.load_state_dict(states[name])
             except (RuntimeError, ValueError) as error:
-                raise _another_network(self.path, f"a '{name}' that does not fit", "the state of this config's networks") from error
+                raise _another_network(
+                    self.path, f"a '{name}' that does not fit", "the state of this config's networks"
+                ) from error
 
 
 class FinalWeights:
@@ -72,8 +83,8 @@ class FinalWeights:
         path: the weights file.
         average: the moving average of the trained network.
         card: what the weights are good for.
-        batches: gives all slices of the domain the network will meet; its batch-norm statistics are re-estimated on them. None to
-            keep the statistics of training.
+        batches: gives all slices of the domain the network will meet; its batch-norm statistics are re-estimated on
+            them. None to keep the statistics of training.
     """
 
     def __init__(
@@ -133,11 +144,13 @@ def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None =
         network.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
-        raise _another_network(file, f"other parameters ({first[0].strip()})", "those of this config's network_def") from error
+        raise _another_network(
+            file, f"other parameters ({first[0].strip()})", "those of this config's network_def"
+        ) from error
 
 
 def save_tensors(path: Path, content: Any) -> None:
-    """``torch.save``, atomically; through memory, because torch's own file writer hides a full disk behind a RuntimeError."""
+    """``torch.save``, atomically; through memory, as torch's file writer hides a full disk in a RuntimeError."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic_path(path) as temporary:
@@ -149,12 +162,18 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         remedy = "train first, or name the weights with --checkpoint"
-        raise InputError(file=path, found="no such file", expected="the weights of a finished training", remedy=remedy) from error
+        raise InputError(
+            file=path, found="no such file", expected="the weights of a finished training", remedy=remedy
+        ) from error
     except Exception as error:
         remedy = "name another file; this one is damaged or holds more than tensors"
-        raise InputError(file=path, found=f"no weights ({type(error).__name__})", expected="a PyTorch state dict", remedy=remedy) from error
+        raise InputError(
+            file=path, found=f"no weights ({type(error).__name__})", expected="a PyTorch state dict", remedy=remedy
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()")
+        raise InputError(
+            file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()"
+        )
     return content
 
 
@@ -167,7 +186,7 @@ def _check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Pat
                 file=path,
                 found=f"weights of another task or network ({key}: {found[key]})",
                 expected=f"{key}: {value}",
-                remedy="choose the weights that belong to this task, or the task file and network settings these weights were made with",
+                remedy="choose weights of this task, or the task and network settings these were made with",
             )
 
 

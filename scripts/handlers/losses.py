@@ -21,8 +21,8 @@ __all__ = ["LossLog", "NotFiniteError", "TrainingProgress", "scalar_outputs"]
 class LossLog:
     """Write every iteration's losses to a CSV file and stop the run at the first that is not finite.
 
-    Losses stay on the device until ``interval`` iterations are gathered (or an epoch ends), so that no step waits for them.
-    Attach it before any handler that saves a checkpoint: a bad iteration is then found before it is saved.
+    Losses stay on the device until ``interval`` iterations are gathered (or an epoch ends), so that no step waits
+    for them. Attach it before any handler that saves a checkpoint: a bad iteration is then found before it is saved.
 
     Args:
         path: the CSV file: ``iteration`` and one column per loss.
@@ -48,7 +48,9 @@ class LossLog:
         make_folder(self.path.parent)
         self.pending = []
         rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() and engine.state.iteration else []
-        kept = rows[:1] + [row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration]
+        kept = rows[:1] + [
+            row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration
+        ]
         self.path.write_text("".join(kept))
 
     def gather(self, engine: Engine) -> None:
@@ -86,7 +88,7 @@ class NotFiniteError(InputError, FloatingPointError):
             file=f"loss '{loss}' at iteration {iteration}",
             found=str(value),
             expected="a finite number",
-            remedy="the last good checkpoint is kept: lower the learning rate or set precision to float32, and start with --resume",
+            remedy="the last good checkpoint is kept; lower the learning rate or use float32, and start with --resume",
         )
 
 
@@ -115,11 +117,21 @@ class TrainingProgress:
     def open(self, engine: Engine) -> None:
         """Draw the bar at the iteration the run starts from."""
         total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 0)
-        self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.description, disable=get_rank() > 0, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total,
+            initial=engine.state.iteration,
+            desc=self.description,
+            disable=get_rank() > 0,
+            dynamic_ncols=True,
+        )
 
     def advance(self, engine: Engine) -> None:
         """Move by one."""
-        if engine.state.iteration % self.interval == 0 and isinstance(engine.state.output, dict) and "loss" in engine.state.output:
+        if (
+            engine.state.iteration % self.interval == 0
+            and isinstance(engine.state.output, dict)
+            and "loss" in engine.state.output
+        ):
             self.bar.set_postfix_str(f"loss {float(engine.state.output['loss']):.3f}", refresh=False)
         self.bar.update()
 

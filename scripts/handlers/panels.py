@@ -33,7 +33,13 @@ class _Panel:
     kind = "panel"
 
     def __init__(
-        self, *, folder: str, batches: UnpairedSliceBatches, interval: int, count: int = 3, label_names: Sequence[str] = ()
+        self,
+        *,
+        folder: str,
+        batches: UnpairedSliceBatches,
+        interval: int,
+        count: int = 3,
+        label_names: Sequence[str] = (),
     ) -> None:
         self.folder, self.batches, self.interval, self.count = Path(folder), batches, interval, count
         self.label_names = list(label_names)
@@ -113,7 +119,9 @@ class SegmentationPanel(_Panel):
         prediction = self.segmenter(image).argmax(1, keepdim=True)
         mask = self.segmenter.feature_mask(self.segmenter.forward_features(image))
         self.segmenter.train(training)
-        segmentation_panel(_slices(image), _slices(prediction), _slices(mask), path, label_names=self.label_names, title=title)
+        segmentation_panel(
+            _slices(image), _slices(prediction), _slices(mask), path, label_names=self.label_names, title=title
+        )
 
 
 class LossCurves:

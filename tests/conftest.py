@@ -1,0 +1,188 @@
+"""A tiny data set of two domains, networks to match, and two ways to run a config: in this process and as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+TASK = "phantom_mr2ct"
+FILE_VALUES = [205, 420, 500, 820]
+"""MM-WHS's values of classes 1 to 4; 600 (right ventricle) counts as background."""
+
+MR_AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.5, 0, 40], [0, 0, 5.0, -20], [0, 0, 0, 1]])
+"""Stored as LPS."""
+
+CT_AFFINE = np.array([[0, 2.2, 0, -30], [2.2, 0, 0, -40], [0, 0, -4.0, 25], [0, 0, 0, 1]])
+"""Stored as AR and downwards: axis 0 runs to anterior, axis 1 to the right, axis 2 to inferior."""
+
+SMALL: dict[str, dict[str, Any]] = {
+    "synthesis": {
+        "slice_size": [32, 32],
+        "spacing_mm": [-1.0, -1.0, -1.0],
+        "generator_channels": 4,
+        "generator_blocks": 1,
+    },
+    "segmentation": {
+        "slice_size": [32, 32],
+        "spacing_mm": [-1.0, -1.0, -1.0],
+        "backbone_layers": [1, 1, 1, 1],
+        "backbone_width": 4,
+        "feature_channels": 16,
+        "atrous_rates": [1, 2],
+    },
+}
+"""Settings of tiny networks, for every config of a stage."""
+
+SMALL_TRAINING: dict[str, dict[str, Any]] = {
+    "synthesis": {"discriminator_channels": 4, "pool_size": 6},
+    "segmentation": {
+        "prediction_discriminator_channels": 4,
+        "learning_rate_warmup": 1,
+        "adversarial_warmup": 1,
+        "validate_interval": 0,
+    },
+}
+"""More of them, for the training configs."""
+
+SHORT: dict[str, Any] = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, "panel_interval": 1}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of standard error that report an input error."""
+        return [line for line in self.stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's own hook for exceptions does not outlive its test."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``mr.json`` and ``ct.json``: two training cases and a validation case of each domain."""
+    folder = tmp_path_factory.mktemp("data")
+    for domain in ("mr", "ct"):
+        cases = [write_case(folder, f"{domain}_{index}", is_ct=domain == "ct", seed=index) for index in range(3)]
+        content = {"name": domain, "modality": domain.upper(), "training": cases[:2], "validation": cases[2:]}
+        (folder / f"{domain}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def bad_data(data: Path, tmp_path: Path) -> Path:
+    """A copy of the data set for a test to damage."""
+    folder = tmp_path / "bad_data"
+    folder.mkdir()
+    for file in data.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    """Write voxels as NIfTI."""
+    nib.save(nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def write_case(folder: Path, name: str, *, is_ct: bool, seed: int) -> dict[str, str]:
+    """A body with ellipsoid structures, as ``<name>_image.nii.gz`` and ``<name>_label.nii.gz``; returns the datalist's entry."""
+    shape = (36, 40, 7) if is_ct else (40, 34, 6)
+    rng = np.random.default_rng([seed, is_ct])
+    label = np.zeros(shape, np.int16)
+    for value, centre in zip(
+        [*FILE_VALUES, 600], [(0.35, 0.35), (0.35, 0.65), (0.65, 0.35), (0.65, 0.65), (0.5, 0.5)], strict=True
+    ):
+        label[ellipsoid(shape, (*(np.array(centre) + rng.uniform(-0.04, 0.04, 2)), 0.5), (0.11, 0.11, 0.4))] = value
+    body = ellipsoid(shape, (0.5, 0.5, 0.5), (0.45, 0.45, 5.0))
+    if is_ct:
+        image = np.where(body, 40.0, -1000.0) + label / 3
+    else:
+        image = np.where(body, 200.0, 5.0) + np.where(label > 0, (1000 - label) / 4, 0.0)
+    image += rng.normal(0, 6, shape)
+    affine = CT_AFFINE if is_ct else MR_AFFINE
+    write_volume(folder / f"{name}_image.nii.gz", image.astype(np.int16), affine)
+    write_volume(folder / f"{name}_label.nii.gz", label, affine)
+    return {"image": f"{name}_image.nii.gz", "label": f"{name}_label.nii.gz"}
+
+
+def ellipsoid(shape: tuple[int, ...], centre: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
+    """Mask of an ellipsoid; centre and radii in shares of the volume's size."""
+    axes = np.meshgrid(*[(np.arange(size) + 0.5) / size for size in shape], indexing="ij")
+    return sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True)) <= 1
+
+
+def config_files(stage: str, config: str, *overlays: Path | str, task: str = TASK) -> list[str]:
+    """A base config, its task file, and what is laid over them."""
+    files = [CONFIGS / stage / f"{config}.yaml", CONFIGS / "tasks" / f"{task}.yaml", *overlays]
+    return [str(file) for file in files]
+
+
+def small_settings(stage: str, config: str, **more: Any) -> dict[str, Any]:
+    """The settings of a tiny network on the CPU; of a training of two iterations, for a training config."""
+    settings: dict[str, Any] = {"device": "cpu", "precision": "float32", **SMALL[stage]}
+    if config == "train":
+        settings |= SMALL_TRAINING[stage] | SHORT
+    return settings | {key: str(value) if isinstance(value, Path) else value for key, value in more.items()}
+
+
+def run_config(run_id: str, stage: str, config: str, *overlays: Path | str, **settings: Any) -> None:
+    """Run a config in this process, as ``python -m monai.bundle run`` does."""
+    monai.bundle.run(
+        run_id=run_id, config_file=config_files(stage, config, *overlays), **small_settings(stage, config, **settings)
+    )
+
+
+def bundle_command(run_id: str, stage: str, config: str, *overlays: Path | str, **settings: Any) -> list[str]:
+    """The same as a command line."""
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id]
+    command += ["--config_file", str(config_files(stage, config, *overlays))]
+    for key, value in small_settings(stage, config, **settings).items():
+        command += [f"--{key}", str(value)]
+    return command
+
+
+def run_command(command: list[str], **environment: str) -> Finished:
+    """Run a command in the project's folder to its end."""
+    done = subprocess.run(
+        command, cwd=ROOT, env=command_environment(**environment), capture_output=True, text=True, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def command_environment(**more: str) -> dict[str, str]:
+    """The environment of a command: one thread, and no key of a config given twice."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1"} | more
+
+
+def listed_files(folder: Path) -> Iterator[str]:
+    """Every file below a folder, hidden ones too, relative to it."""
+    return (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())

@@ -1,0 +1,174 @@
+"""Augmentation of batches: exact turns, shifts and flips derived by hand, and the properties a training relies on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scripts.data import augmentation
+from scripts.data.augmentation import BatchAugmentation
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(count: int = 3, height: int = 8, width: int = 8, seed: int = 1) -> torch.Tensor:
+    return torch.rand(count, 1, height, width, generator=generator(seed)) * 2 - 1
+
+
+@pytest.fixture
+def _extreme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every uniform draw gives its upper end."""
+    monkeypatch.setattr(
+        augmentation, "_uniform", lambda count, half_width, generator: torch.full((count,), float(half_width))
+    )
+
+
+def test_all_off_is_the_identity() -> None:
+    image, label = batch(), torch.randint(5, (3, 1, 8, 8), dtype=torch.uint8)
+    changed, moved = BatchAugmentation()(image, label, generator())
+    assert torch.equal(changed, image)
+    assert moved is not None
+    assert torch.equal(moved, label)
+
+
+def test_no_label_no_label() -> None:
+    assert BatchAugmentation(rotation_degrees=10.0)(batch(), None, generator())[1] is None
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_a_quarter_turn_is_exact() -> None:
+    image, label = batch(), torch.randint(5, (3, 1, 8, 8), dtype=torch.uint8)
+    changed, moved = BatchAugmentation(rotation_degrees=90.0)(image, label, generator())
+    # Output (x, y) reads input (-y, x): output row i, column j is input row j, column n - 1 - i.
+    torch.testing.assert_close(changed, image.rot90(1, (2, 3)), atol=1e-5, rtol=0)
+    assert torch.equal(moved, label.rot90(1, (2, 3)))
+    assert moved.dtype == torch.uint8
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_a_quarter_turn_of_a_frame_that_is_not_square_keeps_shapes() -> None:
+    # A centred square of 8 x 8 in a frame of 8 x 16 turns onto itself, neither stretched nor squeezed.
+    image = torch.full((1, 1, 8, 16), -1.0)
+    image[..., 4:12] = batch(1)
+    changed, _ = BatchAugmentation(rotation_degrees=90.0)(image, None, generator())
+    torch.testing.assert_close(changed[..., 4:12], image[..., 4:12].rot90(1, (2, 3)), atol=1e-5, rtol=0)
+    # What turned in from outside the frame is background.
+    for outside in (changed[..., :4], changed[..., 12:]):
+        torch.testing.assert_close(outside, torch.full_like(outside, -1.0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_any_angle_is_kept_in_a_frame_that_is_not_square() -> None:
+    # A bright pixel 10 to the right of the centre of a 41 x 61 frame; at an angle a it goes to
+    # (10 cos a, -10 sin a), y downwards, since the output reads the input turned the other way.
+    image = torch.full((1, 1, 41, 61), -1.0)
+    image[0, 0, 19:22, 39:42] = 1.0
+    changed, _ = BatchAugmentation(rotation_degrees=30.0)(image, None, generator())
+    weights = changed[0, 0] + 1
+    rows, columns = torch.meshgrid(torch.arange(41.0) - 20, torch.arange(61.0) - 30, indexing="ij")
+    centre = ((weights * columns).sum() / weights.sum(), (weights * rows).sum() / weights.sum())
+    assert float(centre[0]) == pytest.approx(10 * math.cos(math.radians(30)), abs=0.1)
+    assert float(centre[1]) == pytest.approx(-10 * math.sin(math.radians(30)), abs=0.1)
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_a_shift_is_its_share_of_the_frame() -> None:
+    image, label = batch(2, 8, 16), torch.randint(5, (2, 1, 8, 16), dtype=torch.uint8)
+    changed, moved = BatchAugmentation(translation=0.25)(image, label, generator())
+    # A quarter of 16 columns is 4, of 8 rows 2; the content goes up and to the left, and background comes in.
+    torch.testing.assert_close(changed[..., :6, :12], image[..., 2:, 4:], atol=1e-5, rtol=0)
+    assert (changed[..., 6:, :] == -1).all()
+    assert (changed[..., 12:] == -1).all()
+    assert torch.equal(moved[..., :6, :12], label[..., 2:, 4:])
+    assert not moved[..., 12:].any()
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_a_zoom_of_two_shows_the_middle_twice_as_large() -> None:
+    # A ramp along the columns: at twice the size, neighbouring columns differ by half as much.
+    ramp = torch.linspace(-0.8, 0.8, 9).expand(1, 1, 9, 9)
+    changed, _ = BatchAugmentation(scale=1.0)(ramp, None, generator())
+    torch.testing.assert_close(changed[0, 0, 4], ramp[0, 0, 4] / 2, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("axis", "dimension"), [(0, 2), (1, 3)])
+def test_flips_are_exact_and_half_of_the_time(axis: int, dimension: int) -> None:
+    image = batch(64)
+    changed, _ = BatchAugmentation(flip_axes=(axis,))(image, None, generator())
+    flipped = torch.isclose(changed, image.flip(dimension), atol=1e-5).all(3).all(2)[:, 0]
+    same = torch.isclose(changed, image, atol=1e-5).all(3).all(2)[:, 0]
+    assert bool((flipped ^ same).all())
+    # 64 fair coins lie within 4 standard deviations of 4 of 32.
+    assert 16 <= int(flipped.sum()) <= 48
+
+
+def test_the_label_moves_with_the_image() -> None:
+    # Where a structure is bright and the rest dark, the label's outline follows it everywhere, up to border pixels.
+    label = torch.zeros(8, 1, 48, 64, dtype=torch.uint8)
+    label[:, :, 15:35, 22:44] = 3
+    image = label.float() / 1.5 - 1
+    augment = BatchAugmentation(rotation_degrees=40.0, scale=0.3, translation=0.1, flip_axes=(0, 1))
+    changed, moved = augment(image, label, generator())
+    assert set(moved.unique().tolist()) == {0, 3}
+    disagree = (changed > 0) != (moved == 3)
+    assert float(disagree.float().mean()) < 0.01
+    assert not torch.equal(moved, label)
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_gamma_contrast_and_brightness_by_hand() -> None:
+    image = torch.tensor([-1.0, 0.0, 0.0, 1.0]).view(1, 1, 2, 2)
+    # Exponent 2 on the image in [0, 1]: 0, 1/4, 1/4, 1.
+    changed, _ = BatchAugmentation(gamma=1.0)(image, None, generator())
+    assert changed.flatten().tolist() == pytest.approx([-1.0, -0.5, -0.5, 1.0])
+    # Twice the distance from the mean, 0; clipped to [-1, 1].
+    half = image / 4
+    changed, _ = BatchAugmentation(contrast=1.0)(half, None, generator())
+    assert changed.flatten().tolist() == pytest.approx([-0.5, 0.0, 0.0, 0.5])
+    changed, _ = BatchAugmentation(brightness=0.25)(image, None, generator())
+    assert changed.flatten().tolist() == pytest.approx([-0.75, 0.25, 0.25, 1.0])
+
+
+ALL = BatchAugmentation(
+    rotation_degrees=30.0, scale=0.2, translation=0.1, flip_axes=(0,), gamma=0.5, contrast=0.5, brightness=0.5, noise=0.5
+)  # fmt: skip
+
+
+def test_the_range_is_kept() -> None:
+    changed, _ = ALL(batch(16), None, generator())
+    assert float(changed.min()) >= -1
+    assert float(changed.max()) <= 1
+
+
+def test_the_same_generator_gives_the_same_batch() -> None:
+    first, second, other = (ALL(batch(), None, generator(seed))[0] for seed in (3, 3, 4))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_every_sample_has_its_own_draw() -> None:
+    same = batch(1).expand(4, -1, -1, -1)
+    changed, _ = ALL(same, None, generator())
+    for i in range(4):
+        for j in range(i):
+            assert not torch.allclose(changed[i], changed[j], atol=1e-2)
+
+
+def test_noise_has_the_strength_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda count, generator: torch.ones(count))
+    changed, _ = BatchAugmentation(noise=0.1)(torch.zeros(2, 1, 64, 64), None, generator())
+    # The standard error of a standard deviation from 8192 values is 0.1 / sqrt(2 * 8192) = 0.0008.
+    assert float(changed.std()) == pytest.approx(0.1, abs=0.004)
+    assert float(changed.mean()) == pytest.approx(0.0, abs=0.005)
+
+
+def test_the_inputs_are_not_changed() -> None:
+    image, label = batch(), torch.randint(5, (3, 1, 8, 8), dtype=torch.uint8)
+    before = image.clone(), label.clone()
+    ALL(image, label, generator())
+    assert torch.equal(image, before[0])
+    assert torch.equal(label, before[1])

@@ -1,0 +1,221 @@
+"""Datalists: sections, pairing of images and labels, and every way a list can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_volume
+
+from scripts.cli import main
+from scripts.data.datalists import (
+    TranslatedDatalist,
+    case_name,
+    datalists_of_domains,
+    find_volumes,
+    folder_datalist,
+    read_datalist,
+    write_datalist,
+)
+from scripts.errors import InputError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def names_of(entries: list[dict[str, str]], key: str = "image") -> list[str]:
+    return [Path(entry[key]).name for entry in entries]
+
+
+def write_list(path: Path, **sections: object) -> str:
+    path.write_text(json.dumps({"name": "toy", **sections}))
+    return str(path)
+
+
+def test_a_section_is_read_with_paths_relative_to_the_list(data: Path) -> None:
+    training = read_datalist(str(data / "mr.json"), "training", needs_label=True)
+    assert [sorted(item) for item in training] == [["image", "label"]] * 2
+    assert [item["image"] for item in training] == [str(data / f"mr_{index}_image.nii.gz") for index in (0, 1)]
+    assert names_of(read_datalist(str(data / "mr.json"), "validation")) == ["mr_2_image.nii.gz"]
+
+
+def test_labels_that_are_not_needed_are_dropped(data: Path) -> None:
+    assert all("label" not in item for item in read_datalist(str(data / "ct.json"), "training"))
+
+
+def test_no_list_means_no_cases() -> None:
+    assert read_datalist(None, "training") == []
+
+
+def test_absolute_paths_are_legal(data: Path, tmp_path: Path) -> None:
+    image = str(data / "mr_0_image.nii.gz")
+    listed = write_list(tmp_path / "list.json", training=[{"image": image}])
+    assert read_datalist(listed, "training") == [{"image": image}]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (None, r"list.json: found no such file, expected a decathlon datalist"),
+        ("{", r"list.json: found no JSON \("),
+        ("[]", r"list.json: found no JSON object"),
+        ('{"training": []}', r"no case under 'training' \(there are: training\)"),
+        ('{"validation": [{"image": "a.nii.gz"}]}', r"no case under 'training' \(there are: validation\)"),
+        ('{"name": "toy"}', r"there are: no lists"),
+        ('{"training": [{"image": "gone.nii.gz", "label": "gone.nii.gz"}]}', r"gone.nii.gz: found no such file.*list.json"),
+        ('{"training": [{"image": "gone.nii.gz"}]}', r"found no label for .*gone.nii.gz"),
+    ],
+)  # fmt: skip
+def test_a_wrong_list_gets_a_sentence(tmp_path: Path, content: str | None, match: str) -> None:
+    if content is not None:
+        (tmp_path / "list.json").write_text(content)
+    with pytest.raises(InputError, match=match):
+        read_datalist(str(tmp_path / "list.json"), "training", needs_label=True)
+
+
+def test_one_volume_can_be_named(tmp_path: Path) -> None:
+    file = touch(tmp_path, "a.nii.gz") / "a.nii.gz"
+    assert find_volumes(str(file)) == [{"image": str(file)}]
+
+
+def test_a_folder_gives_its_volumes_in_natural_order(tmp_path: Path) -> None:
+    touch(tmp_path, "c10.nii.gz", "c9.nii", "notes.txt", ".hidden.nii.gz")
+    assert names_of(find_volumes(str(tmp_path))) == ["c9.nii", "c10.nii.gz"]
+
+
+def test_a_datalist_gives_all_of_its_sections(data: Path) -> None:
+    found = find_volumes(str(data / "ct.json"))
+    assert names_of(found) == [f"ct_{index}_image.nii.gz" for index in range(3)]
+    assert all("label" not in item for item in found)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: touch(folder, "notes.txt"), "no NIfTI file in it"),
+    ],
+)
+def test_a_folder_without_volumes_gets_a_sentence(tmp_path: Path, make: object, match: str) -> None:
+    make(tmp_path / "volumes")
+    with pytest.raises(InputError, match=match):
+        find_volumes(str(tmp_path / "volumes"))
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_a_wrong_datalist_of_volumes_gets_a_sentence(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "list.json").write_text(content)
+    with pytest.raises(InputError, match=r"list\.json: found no"):
+        find_volumes(str(tmp_path / "list.json"))
+
+
+def test_images_and_labels_of_two_folders_are_paired_by_case(tmp_path: Path) -> None:
+    images = touch(tmp_path / "images", "case_2.nii.gz", "case_10.nii.gz", "case_1.nii.gz", "case_3.nii.gz")
+    labels = touch(tmp_path / "labels", *(f"case_{index}_label.nii.gz" for index in (1, 2, 3, 10)))
+    found = folder_datalist(str(images), str(labels), name="mr", modality="MR", validation_fraction=0.25)
+    # Natural order puts 10 last; a quarter of 4 cases is 1.
+    assert names_of(found["training"]) == ["case_1.nii.gz", "case_2.nii.gz", "case_3.nii.gz"]
+    assert names_of(found["training"], "label") == [f"case_{index}_label.nii.gz" for index in (1, 2, 3)]
+    assert names_of(found["validation"], "label") == ["case_10_label.nii.gz"]
+    assert (found["name"], found["modality"]) == ("mr", "MR")
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("mr_train_1001_image.nii.gz", "mr_train_1001_label.nii.gz"),  # MM-WHS
+        ("img0001.nii.gz", "label0001.nii.gz"),  # BTCV
+        ("patient1_LGE.nii.gz", "patient1_LGE_manual.nii.gz"),  # MS-CMRSeg
+        ("Case-7.nii", "Case-7-seg.nii.gz"),
+    ],
+)
+def test_one_folder_may_hold_images_and_labels(tmp_path: Path, image: str, label: str) -> None:
+    folder = str(touch(tmp_path / "both", image, label))
+    found = folder_datalist(folder, folder, name="a", modality="A", validation_fraction=0.0)
+    assert (names_of(found["training"]), names_of(found["training"], "label")) == ([image], [label])
+    assert found["validation"] == []
+
+
+def test_a_folder_without_labels_makes_an_unlabelled_list(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "images", "a.nii.gz", "b.nii.gz")
+    found = folder_datalist(str(folder), None, name="ct", modality="CT", validation_fraction=0.5)
+    assert [sorted(item) for item in found["training"] + found["validation"]] == [["image"], ["image"]]
+
+
+def test_an_image_without_its_label_gets_a_sentence(tmp_path: Path) -> None:
+    folder = str(touch(tmp_path / "both", "a_image.nii.gz", "b_image.nii.gz", "a_label.nii.gz"))
+    with pytest.raises(InputError, match="b_image.nii.gz: found no label for case 'b'"):
+        folder_datalist(folder, folder, name="a", modality="A", validation_fraction=0.0)
+
+
+def test_domains_of_a_dataset_become_datalists(tmp_path: Path) -> None:
+    domain = {"modality": "CT", "training": [{"image": "ct/1.nii.gz", "label": "ct/1_seg.nii.gz"}], "validation": []}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"1": "liver"}, "domains": {"ct": domain, "mr": {}}}))
+    found = datalists_of_domains(str(tmp_path / "dataset.json"))
+    assert sorted(found) == ["ct", "mr"]
+    assert found["ct"]["training"] == [
+        {"image": str(tmp_path / "ct" / "1.nii.gz"), "label": str(tmp_path / "ct" / "1_seg.nii.gz")}
+    ]
+    assert (found["ct"]["modality"], found["ct"]["labels"]) == ("CT", {"1": "liver"})
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"training": []}'])
+def test_a_dataset_without_domains_gets_a_sentence(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(InputError, match=r"dataset\.json: found no .*expected a dataset.json with 'domains"):
+        datalists_of_domains(str(tmp_path / "dataset.json"))
+
+
+def test_a_domain_without_a_training_case_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no training case"):
+        write_datalist(tmp_path / "a.json", {"training": [], "validation": [{"image": "a.nii.gz"}]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_translated_list_pairs_translations_with_the_sources_labels(data: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        write_volume(tmp_path / f"mr_{index}_image_translated.nii.gz", np.zeros((2, 2, 2), np.int16))
+    path = TranslatedDatalist(datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="translated").write()
+    assert path == tmp_path / "datalist.json"
+    (case,) = read_datalist(str(path), "validation", needs_label=True)
+    assert case == {
+        "image": str(tmp_path / "mr_2_image_translated.nii.gz"),
+        "label": str(data / "mr_2_label.nii.gz"),
+    }
+    assert len(read_datalist(str(path), "training", needs_label=True)) == 2
+    assert json.loads(path.read_text())["name"] == "mr"
+
+
+def test_the_translated_list_leaves_unlabelled_cases_out(data: Path, tmp_path: Path) -> None:
+    labelled = {key: str(data / f"mr_0_{key}.nii.gz") for key in ("image", "label")}
+    listed = write_list(tmp_path / "s.json", training=[labelled, {"image": str(data / "mr_1_image.nii.gz")}])
+    path = TranslatedDatalist(datalist=listed, folder=str(tmp_path), postfix="t").write()
+    assert [entry["label"] for entry in json.loads(path.read_text())["training"]] == [labelled["label"]]
+
+
+def test_case_name() -> None:
+    assert [case_name(name) for name in ("/a/b.c_image.nii.gz", "x.nii")] == ["b.c_image", "x"]
+
+
+def test_the_command_writes_a_list_per_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = touch(tmp_path / "in", *(f"{i}_{kind}.nii.gz" for i in range(5) for kind in ("image", "label")))
+    main(["datalist", "--images", str(folder), "--labels", str(folder), "--domain", "ct", "--out", str(tmp_path)])
+    assert "4 training, 1 validation" in capsys.readouterr().out
+    assert len(read_datalist(str(tmp_path / "ct.json"), "training", needs_label=True)) == 4
+    dataset = tmp_path / "dataset.json"
+    dataset.write_text(json.dumps({"domains": {"mr": {"training": [{"image": "in/0_image.nii.gz"}]}}}))
+    main(["datalist", "--dataset", str(dataset), "--out", str(tmp_path / "lists")])
+    assert read_datalist(str(tmp_path / "lists" / "mr.json"), "training") == [{"image": str(folder / "0_image.nii.gz")}]
+
+
+def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="give --dataset, or --images and --domain"):
+        main(["datalist", "--images", str(tmp_path), "--out", str(tmp_path)])

@@ -1,0 +1,181 @@
+"""Loading of volumes with its checks, label values to classes, and removal of what is not the patient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import FILE_VALUES, MR_AFFINE, write_volume
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from scripts.data.volumes import KeepBodyd, LabelsToClassesd, LoadVolumed
+from scripts.errors import InputError, find_input_error
+
+RAMP = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+
+
+def load(**paths: Path) -> dict[str, MetaTensor]:
+    return LoadVolumed(keys=list(paths))({key: str(path) for key, path in paths.items()})
+
+
+def test_a_volume_comes_channel_first_with_its_affine(tmp_path: Path) -> None:
+    image = load(image=write_volume(tmp_path / "a.nii.gz", RAMP, MR_AFFINE))["image"]
+    assert image.shape == (1, 4, 5, 6)
+    np.testing.assert_array_equal(np.asarray(image[0]), RAMP)
+    np.testing.assert_allclose(np.asarray(image.affine), MR_AFFINE)
+    assert image.meta["filename_or_obj"] == str(tmp_path / "a.nii.gz")
+
+
+def test_a_label_on_the_images_grid_is_taken(tmp_path: Path) -> None:
+    # Headers written by different tools differ in the last digits: a hundredth of a millimetre is the same place.
+    case = load(
+        image=write_volume(tmp_path / "a.nii.gz", RAMP, MR_AFFINE),
+        label=write_volume(tmp_path / "b.nii", np.zeros_like(RAMP), MR_AFFINE + 0.005),
+    )
+    assert case["label"].shape == (1, 4, 5, 6)
+
+
+def test_a_missing_key_may_be_allowed(tmp_path: Path) -> None:
+    path = str(write_volume(tmp_path / "a.nii.gz", RAMP))
+    assert sorted(LoadVolumed(["image", "label"], allow_missing_keys=True)({"image": path})) == ["image"]
+    with pytest.raises(KeyError):
+        LoadVolumed(["image", "label"])({"image": path})
+
+
+def write_damaged(path: Path, kind: str) -> Path:
+    """A file that is wrong in the way named."""
+    with_nan, with_infinity = RAMP.astype(np.float32), RAMP.astype(np.float32)
+    with_nan[1, 2, 3], with_infinity[3, 2, 1] = np.nan, np.inf
+    voxels = {
+        "NaN": with_nan,
+        "infinite": with_infinity,
+        "constant": np.full((4, 5, 6), 7, np.int16),
+        "4D": np.stack([RAMP, RAMP], -1),
+        "2D": RAMP[..., 0],
+        "one slice": RAMP[..., :1],
+    }
+    if kind in voxels:
+        return write_volume(path, voxels[kind])
+    if kind == "text":
+        path.write_text("not an image")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        whole = write_volume(path, np.random.default_rng(0).integers(0, 999, (20, 20, 20)).astype(np.int16))
+        path.write_bytes(whole.read_bytes()[:-4000])
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        ("missing", "found no such file, expected a NIfTI volume; correct the path"),
+        ("text", "found no NIfTI .*expected a NIfTI volume; convert the volume"),
+        ("empty", "found no NIfTI"),
+        ("folder", "found no"),
+        ("truncated", "found data that cannot be read .*expected complete NIfTI files; copy or export"),
+        ("4D", r"found 4 dimensions \(4, 5, 6, 2\), expected a 3D volume.*; split a 4D file"),
+        ("2D", r"found 2 dimensions \(4, 5\), expected a 3D volume.*stack 2D files"),
+        ("one slice", r"found 3 dimensions \(4, 5, 1\), expected .*at least 2 voxels each way"),
+        ("NaN", "found NaN or infinite values, expected finite ones; export"),
+        ("infinite", "found NaN or infinite values, expected finite ones; export"),
+        ("constant", r"found one value everywhere \(7\), expected an image; leave this case out"),
+    ],
+)
+def test_what_cannot_be_segmented_gets_a_sentence(tmp_path: Path, kind: str, match: str, suffix: str) -> None:
+    path = write_damaged(tmp_path / f"bad{suffix}", kind)
+    with pytest.raises(InputError, match=match) as caught:
+        load(image=path)
+    assert str(path) in caught.value.file
+
+
+def test_an_empty_label_map_is_no_constant_image(tmp_path: Path) -> None:
+    image = write_volume(tmp_path / "a.nii", RAMP)
+    label = write_volume(tmp_path / "b.nii", np.zeros_like(RAMP))
+    assert not load(image=image, label=label)["label"].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift_mm", "match"),
+    [
+        ((4, 5, 7), 0.0, r"found a label of \(4, 5, 7\) voxels, expected \(4, 5, 6\) as in .*image.nii; resample"),
+        ((4, 5, 6), 3.0, r"found an affine that differs by up to 3 mm, expected the affine of .*image.nii; resample"),
+    ],
+)
+def test_a_label_on_another_grid_gets_a_sentence(
+    tmp_path: Path, shape: tuple[int, ...], shift_mm: float, match: str
+) -> None:
+    affine = MR_AFFINE.copy()
+    affine[0, 3] += shift_mm
+    image = write_volume(tmp_path / "image.nii", RAMP, MR_AFFINE)
+    label = write_volume(tmp_path / "label.nii", np.zeros(shape, np.int16), affine)
+    with pytest.raises(InputError, match=match) as caught:
+        load(image=image, label=label)
+    assert caught.value.file == str(label)
+
+
+def test_the_error_survives_the_composition(tmp_path: Path) -> None:
+    path = write_damaged(tmp_path / "bad.nii", "NaN")
+    with pytest.raises(RuntimeError, match="applying transform") as caught:
+        Compose([LoadVolumed("image")])({"image": str(path)})
+    assert str(find_input_error(caught.value)).startswith(f"{path}: found NaN")
+
+
+def test_values_of_the_file_become_classes() -> None:
+    label = torch.tensor([0, 205, 420, 500, 820, 600, 550, 205]).view(1, 2, 2, 2)
+    mapped = LabelsToClassesd("label", label_values=FILE_VALUES, background_values=[550, 600])({"label": label})
+    assert mapped["label"].flatten().tolist() == [0, 1, 2, 3, 4, 0, 0, 1]
+    assert mapped["label"].dtype == torch.uint8
+    assert label.max() == 820  # the input is untouched
+
+
+def test_values_that_are_classes_of_another_number_do_not_chain() -> None:
+    # 1 becomes 2 and 2 becomes 1: no value may pass through two mappings.
+    label = torch.tensor([0, 1, 2, 3]).view(1, 1, 2, 2)
+    mapped = LabelsToClassesd("label", label_values=[2, 1], background_values=[0, 3])({"label": label})
+    assert mapped["label"].flatten().tolist() == [0, 2, 1, 0]
+
+
+def test_an_unknown_value_gets_a_sentence_with_file_value_and_list(tmp_path: Path) -> None:
+    voxels = np.zeros((4, 5, 6), np.int16)
+    voxels[0, 0, :3] = [205, 421, 1]
+    path = write_volume(tmp_path / "label.nii.gz", voxels)
+    transform = LabelsToClassesd("label", label_values=FILE_VALUES, background_values=[600])
+    with pytest.raises(InputError, match=r"label value\(s\) 1, 421, expected only 0, 205, 420, 500, 600, 820") as caught:
+        transform(load(label=path))
+    assert caught.value.file == str(path)
+
+
+def test_a_missing_label_may_be_allowed() -> None:
+    transform = LabelsToClassesd("label", label_values=[1], allow_missing_keys=True)
+    assert transform({"image": 0}) == {"image": 0}
+
+
+def test_table_and_air_become_the_images_minimum() -> None:
+    image = torch.full((1, 32, 32, 3), -1000.0)
+    image[:, 6:26, 4:22] = 30.0
+    image[:, 14:17, 10:13] = -950.0  # air within: kept
+    image[:, 2:30, 28:31] = 300.0  # the table
+    volume = MetaTensor(image, affine=torch.eye(4))
+    kept = KeepBodyd("image", threshold=-300.0)({"image": volume})["image"]
+    assert isinstance(kept, MetaTensor)
+    assert (kept[:, :, 26:] == -1000.0).all()
+    assert kept[0, 15, 11, 1] == -950.0
+    assert kept[0, 10, 10, 1] == 30.0
+    assert image[0, 10, 29, 0] == 300.0  # the input is untouched
+
+
+def test_big_endian_and_scaled_files_are_read(tmp_path: Path) -> None:
+    # Values on disk times 2 minus 1024, big-endian: what a scanner's export may look like.
+    file = nib.Nifti1Image(RAMP.astype(">i2"), np.eye(4), nib.Nifti1Header(endianness=">"))
+    file.header.set_slope_inter(2, -1024)
+    nib.save(file, tmp_path / "a.nii")
+    image = load(image=tmp_path / "a.nii")["image"]
+    np.testing.assert_allclose(np.asarray(image[0]), nib.load(tmp_path / "a.nii").get_fdata())

@@ -1,0 +1,179 @@
+"""Files that appear whole or not at all, on a full disk too."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import stat
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import CT_AFFINE, ROOT, listed_files, run_command
+from monai.data import MetaTensor
+from monai.transforms import SaveImaged
+
+from scripts.data.writers import AtomicNibabelWriter, atomic_path, make_folder, write_json
+from scripts.errors import InputError, find_input_error
+from scripts.handlers.checkpoints import save_tensors
+
+
+def saver(folder: Path) -> SaveImaged:
+    return SaveImaged(
+        "pred",
+        writer=AtomicNibabelWriter,
+        output_dir=str(folder),
+        output_postfix="seg",
+        output_dtype=np.int16,
+        separate_folder=False,
+        resample=False,
+        print_log=False,
+    )
+
+
+def prediction(seed: int = 0) -> dict[str, MetaTensor]:
+    voxels = torch.randint(0, 900, (1, 12, 10, 8), generator=torch.Generator().manual_seed(seed)).float()
+    return {
+        "pred": MetaTensor(voxels, affine=torch.from_numpy(CT_AFFINE), meta={"filename_or_obj": "somewhere/case.nii.gz"})
+    }
+
+
+def test_a_file_appears_under_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.nii.gz"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(listed_files(tmp_path)) == ["new/folder/a.nii.gz"]
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise KeyError("in the middle")
+    assert list(listed_files(tmp_path)) == []
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert list(listed_files(tmp_path)) == ["a.txt"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("")
+    with atomic_path(tmp_path / "ours.txt") as temporary:
+        temporary.write_text("")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain.txt", "ours.txt")]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("function", ["os.replace", "pathlib.Path.write_text"])
+def test_a_full_disk_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a.json").write_text('{"old": 1}')
+    monkeypatch.setattr(function, full)
+    with pytest.raises(
+        InputError, match=r"a\.json: found that it could not be written \(No space left on device\), expected a folder"
+    ):
+        write_json(tmp_path / "a.json", {"new": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+    assert list(listed_files(tmp_path)) == ["a.json"]
+
+
+@pytest.mark.parametrize("below", ["", "sub/folder"])
+def test_a_path_below_a_file_gets_a_sentence(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    folder = tmp_path / "file" / below
+    with pytest.raises(InputError, match="found a folder that cannot be written .*expected a writable folder; choose"):
+        make_folder(folder)
+    with pytest.raises(InputError, match="cannot be written"), atomic_path(folder / "a.txt"):
+        pytest.fail("the block must not start")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_make_folder_leaves_nothing_in_it(tmp_path: Path) -> None:
+    assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_json_is_read_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "Grenzfläche", "values": [1, 2.5, None]})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {
+        "name": "Grenzfläche",
+        "values": [1, 2.5, None],
+    }
+
+
+def test_a_volume_is_saved_with_affine_and_type(tmp_path: Path) -> None:
+    saver(tmp_path)(prediction())
+    file = nib.load(tmp_path / "case_seg.nii.gz")
+    np.testing.assert_allclose(file.affine, CT_AFFINE, atol=1e-6)
+    assert file.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(np.asarray(file.dataobj), np.asarray(prediction()["pred"][0]))
+    assert list(listed_files(tmp_path)) == ["case_seg.nii.gz"]
+
+
+def test_a_volume_that_finds_the_disk_full_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver(tmp_path)(prediction(0))
+    before = (tmp_path / "case_seg.nii.gz").read_bytes()
+
+    def full(image: nib.Nifti1Image, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(nib, "save", full)
+    with pytest.raises(Exception, match=r".") as caught:
+        saver(tmp_path)(prediction(1))
+    assert "No space left on device" in str(find_input_error(caught.value))
+    assert (tmp_path / "case_seg.nii.gz").read_bytes() == before
+    assert list(listed_files(tmp_path)) == ["case_seg.nii.gz"]
+
+
+WRITE_UNDER_A_LIMIT = """
+import resource, signal, sys
+sys.path.insert(0, "tests")
+from pathlib import Path
+import torch
+from scripts.errors import show_input_errors_as_sentences
+from scripts.handlers.checkpoints import save_tensors
+from test_writers import prediction, saver
+
+show_input_errors_as_sentences()
+folder = Path(sys.argv[2])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+if sys.argv[1] == "volume":
+    saver(folder)(prediction())
+else:
+    save_tensors(folder / "model.pt", {"weight": torch.rand(1000)})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="the system has no limit on file sizes")
+@pytest.mark.parametrize(("what", "name"), [("volume", "case_seg.nii.gz"), ("weights", "model.pt")])
+def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path: Path, what: str, name: str) -> None:
+    # The kernel itself refuses to let a file grow beyond 500 bytes, in the middle of writing.
+    done = run_command([sys.executable, "-c", WRITE_UNDER_A_LIMIT, what, str(tmp_path)], PYTHONPATH=str(ROOT))
+    assert done.code == 1, done.stderr
+    (sentence,) = done.errors
+    assert sentence.startswith(f"error: {tmp_path / name}: found that it could not be written (File too large)")
+    assert list(listed_files(tmp_path)) == []
+
+
+def test_tensors_are_saved_for_safe_loading(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "a.pt", {"weight": torch.arange(3.0)})
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["weight"].tolist() == [0, 1, 2]
