@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
     demo.set_defaults(run=_demo)
+
+    bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
+    bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -88,3 +93,9 @@ def _demo(options: argparse.Namespace) -> None:
     from scripts.demo import run_demo
 
     run_demo(options.out, seed=options.seed, resume=options.resume)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from scripts.bench.report import run_bench
+
+    run_bench(options.out, quick=options.quick)

@@ -61,7 +61,7 @@ class SliceWiseInferer(Inferer):
 
         Args:
             inputs: (B, C, H, W, D).
-            network: a module from (N, C, H, W) to (N, K, H, W).
+            network: a module from (N, C, H, W) to (N, K, H, W); with the mask, a MaskedDeepLab.
             args: passed on to the network.
             kwargs: passed on to the network.
 
@@ -106,17 +106,24 @@ class SliceWiseInferer(Inferer):
         view = batch.flip(axes) if axes else batch
         if scale != 1.0:
             view = F.interpolate(view, scale_factor=scale, mode="bilinear", align_corners=False)
-        output = network(view, *args, **kwargs).float()
-        if self.softmax:
-            output = output.softmax(1)
-        if self.with_mask:
-            mask = network.feature_mask(network.forward_features(view)).float()  # type: ignore[attr-defined]
-            output = torch.cat(
-                [output, F.interpolate(mask, size=output.shape[2:], mode="bilinear", align_corners=False)], 1
-            )
+        output = self._forward(view, network, *args, **kwargs)
         if scale != 1.0:
             output = F.interpolate(output, size=size, mode="bilinear", align_corners=False)
         return output.flip(axes) if axes else output
+
+    def _forward(
+        self, view: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        if not self.with_mask:
+            output = network(view, *args, **kwargs).float()
+            return output.softmax(1) if self.softmax else output
+        # The network's forward in its parts, so that features serve the prediction and the mask.
+        size = list(view.shape[2:])
+        features = network.forward_features(view)  # type: ignore[attr-defined]
+        mask = network.feature_mask(features)  # type: ignore[attr-defined]
+        output = network.predict(features, mask, size).float()  # type: ignore[attr-defined]
+        wide_mask = F.interpolate(mask.float(), size=size, mode="bilinear", align_corners=False)
+        return torch.cat([output.softmax(1) if self.softmax else output, wide_mask], 1)
 
 
 class SplitMaskd(MapTransform):

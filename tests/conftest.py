@@ -1,4 +1,4 @@
-"""A tiny data set of two domains, networks to match, and two ways to run a config: in this process and as a user would."""
+"""A tiny data set of two domains, networks to match, and two ways to run a config: here, and as a user would."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SMALL_TRAINING: dict[str, dict[str, Any]] = {
         "prediction_discriminator_channels": 4,
         "learning_rate_warmup": 1,
         "adversarial_warmup": 1,
-        "validate_interval": 0,
+        "val_interval": 0,
     },
 }
 """More of them, for the training configs."""
@@ -114,7 +114,7 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray | None = Non
 
 
 def write_case(folder: Path, name: str, *, is_ct: bool, seed: int) -> dict[str, str]:
-    """A body with ellipsoid structures, as ``<name>_image.nii.gz`` and ``<name>_label.nii.gz``; returns the datalist's entry."""
+    """A body with ellipsoid structures, as ``<name>_image.nii.gz`` and ``..._label...``; gives the datalist's entry."""
     shape = (36, 40, 7) if is_ct else (40, 34, 6)
     rng = np.random.default_rng([seed, is_ct])
     label = np.zeros(shape, np.int16)

@@ -134,8 +134,15 @@ def test_gamma_contrast_and_brightness_by_hand() -> None:
 
 
 ALL = BatchAugmentation(
-    rotation_degrees=30.0, scale=0.2, translation=0.1, flip_axes=(0,), gamma=0.5, contrast=0.5, brightness=0.5, noise=0.5
-)  # fmt: skip
+    rotation_degrees=30.0,
+    scale=0.2,
+    translation=0.1,
+    flip_axes=(0,),
+    gamma=0.5,
+    contrast=0.5,
+    brightness=0.5,
+    noise=0.5,
+)
 
 
 def test_the_range_is_kept() -> None:

@@ -78,6 +78,17 @@ def test_adain_second_derivatives_equal_those_of_automatic_differentiation() -> 
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_a_gradient_penalty_passes_through_an_instance_norm_without_parameters() -> None:
+    x = torch.randn(2, 3, 5, 4, requires_grad=True)
+
+    def penalty(function: object) -> Tensor:
+        (first,) = torch.autograd.grad(function(x).sin().sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    ours, theirs = penalty(InstanceNorm(num_features=3)), penalty(F.instance_norm)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_adain_keeps_dtype_and_layout_forward_and_backward(
@@ -188,6 +199,26 @@ def test_encoder_and_decoder_have_mappings_of_their_own_and_all_parameters_learn
     image, domain = torch.rand(2, 1, 16, 16), torch.tensor([SOURCE, TARGET])
     generator.decode(generator.encode(image, domain), domain).square().sum().backward()
     assert_every_parameter_gets_a_gradient(generator)
+
+
+def test_reflected_convolutions_equal_torchs_and_narrow_features_stay_narrow() -> None:
+    network = StyleTransferGenerator(channels=4, num_blocks=1)
+    layers = [network.encoder.stem, network.encoder.blocks[0].conv1, network.decoder.to_image]
+    for layer in layers:
+        plain = nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            padding="same",
+            padding_mode="reflect",
+            bias=layer.bias is not None,
+        )
+        plain.load_state_dict(layer.state_dict())
+        x = torch.randn(2, layer.in_channels, 8, 12)
+        torch.testing.assert_close(layer(x), plain(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            # Padding copies values: in bf16 it changes none of those that the convolution takes from float32.
+            assert torch.equal(layer(x.bfloat16()), plain(x.bfloat16()))
 
 
 def test_reconstruction_of_a_constant_is_learned() -> None:

@@ -1,4 +1,4 @@
-"""Which part of a volume is looked at: blank ends, the surroundings of structures, the upper abdomen below the lungs."""
+"""Which part of a volume is looked at: no blank ends, around structures, the upper abdomen below the lungs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def kept_slices(mask: torch.Tensor, axis: int = 2) -> list[int]:
 
 
 def as_volume(voxels: np.ndarray, spacing_mm: float = 1.0) -> MetaTensor:
-    return MetaTensor(torch.from_numpy(voxels.astype(np.float32))[None], affine=torch.diag(torch.tensor([2, 2, spacing_mm, 1.0])))
+    affine = torch.diag(torch.tensor([2, 2, spacing_mm, 1.0]))
+    return MetaTensor(torch.from_numpy(voxels.astype(np.float32))[None], affine=affine)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

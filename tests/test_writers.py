@@ -16,31 +16,26 @@ import pytest
 import torch
 from conftest import CT_AFFINE, ROOT, listed_files, run_command
 from monai.data import MetaTensor
-from monai.transforms import SaveImaged
 
-from scripts.data.writers import AtomicNibabelWriter, atomic_path, make_folder, write_json
-from scripts.errors import InputError, find_input_error
-from scripts.handlers.checkpoints import save_tensors
+from scripts.data.writers import SaveVolumed, atomic_path, make_folder, save_tensors, write_json
+from scripts.errors import InputError
 
 
-def saver(folder: Path) -> SaveImaged:
-    return SaveImaged(
-        "pred",
-        writer=AtomicNibabelWriter,
-        output_dir=str(folder),
-        output_postfix="seg",
-        output_dtype=np.int16,
-        separate_folder=False,
-        resample=False,
-        print_log=False,
-    )
+def saver(folder: Path) -> SaveVolumed:
+    return SaveVolumed("pred", output_dir=str(folder), output_postfix="seg", output_dtype=np.int16)
 
 
 def prediction(seed: int = 0) -> dict[str, MetaTensor]:
     voxels = torch.randint(0, 900, (1, 12, 10, 8), generator=torch.Generator().manual_seed(seed)).float()
-    return {
-        "pred": MetaTensor(voxels, affine=torch.from_numpy(CT_AFFINE), meta={"filename_or_obj": "somewhere/case.nii.gz"})
-    }
+    meta = {"filename_or_obj": "somewhere/case.nii.gz"}
+    return {"pred": MetaTensor(voxels, affine=torch.from_numpy(CT_AFFINE), meta=meta)}
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    """Begin to write, and fail."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
 
 
 def test_a_file_appears_under_its_name_alone(tmp_path: Path) -> None:
@@ -55,17 +50,15 @@ def test_a_file_appears_under_its_name_alone(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise KeyError("in the middle")
+    with pytest.raises(KeyError):
+        write_half(tmp_path / "a.txt", KeyError("in the middle"))
     assert list(listed_files(tmp_path)) == []
 
 
 def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half(tmp_path / "a.txt", KeyboardInterrupt())
     assert (tmp_path / "a.txt").read_text() == "old"
     assert list(listed_files(tmp_path)) == ["a.txt"]
 
@@ -97,7 +90,7 @@ def test_a_full_disk_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_path_below_a_file_gets_a_sentence(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / below
-    with pytest.raises(InputError, match="found a folder that cannot be written .*expected a writable folder; choose"):
+    with pytest.raises(InputError, match=r"found a folder that cannot be written .*expected a writable folder"):
         make_folder(folder)
     with pytest.raises(InputError, match="cannot be written"), atomic_path(folder / "a.txt"):
         pytest.fail("the block must not start")
@@ -126,6 +119,15 @@ def test_a_volume_is_saved_with_affine_and_type(tmp_path: Path) -> None:
     assert list(listed_files(tmp_path)) == ["case_seg.nii.gz"]
 
 
+def test_channels_become_the_last_axis(tmp_path: Path) -> None:
+    one = prediction()["pred"]
+    both = {"pred": MetaTensor(torch.cat([one, one + 1]), meta=one.meta)}
+    SaveVolumed("pred", output_dir=str(tmp_path), output_postfix="two")(both)
+    file = nib.load(tmp_path / "case_two.nii.gz")
+    assert (file.shape, file.get_data_dtype()) == ((12, 10, 8, 2), np.float32)
+    np.testing.assert_array_equal(np.asarray(file.dataobj)[..., 1], np.asarray(one[0]) + 1)
+
+
 def test_a_volume_that_finds_the_disk_full_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saver(tmp_path)(prediction(0))
     before = (tmp_path / "case_seg.nii.gz").read_bytes()
@@ -135,9 +137,8 @@ def test_a_volume_that_finds_the_disk_full_leaves_the_old_one(tmp_path: Path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(nib, "save", full)
-    with pytest.raises(Exception, match=r".") as caught:
+    with pytest.raises(InputError, match=r"case_seg\.nii\.gz: found .*No space left on device"):
         saver(tmp_path)(prediction(1))
-    assert "No space left on device" in str(find_input_error(caught.value))
     assert (tmp_path / "case_seg.nii.gz").read_bytes() == before
     assert list(listed_files(tmp_path)) == ["case_seg.nii.gz"]
 
@@ -147,8 +148,8 @@ import resource, signal, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 import torch
+from scripts.data.writers import save_tensors
 from scripts.errors import show_input_errors_as_sentences
-from scripts.handlers.checkpoints import save_tensors
 from test_writers import prediction, saver
 
 show_input_errors_as_sentences()

@@ -21,12 +21,13 @@ from ignite.distributed import get_rank
 from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Transform
+from monai.utils import convert_to_tensor
 from tqdm import tqdm
 
 from scripts.data import sections, volumes
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.datalists import Item
-from scripts.data.writers import make_folder
+from scripts.data.writers import make_folder, save_tensors
 from scripts.errors import InputError
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "iteration_generator"]
@@ -70,7 +71,7 @@ class SliceSet:
                 remedy="check the datalist's training list",
             )
         self.data, self.transform = list(data), transform
-        dataset = PersistentDataset(
+        dataset = _VolumeCache(
             self.data,
             transform,
             cache_dir=make_folder(cache_dir) if cache_dir else None,
@@ -86,6 +87,13 @@ class SliceSet:
         images = [_as_slices(case["image"], slice_axis) for case in cases]
         _check_one_size([stack.shape[-2:] for stack in images], self.data)
         shown = [stack.flatten(1).amax(1) > stack.flatten(1).amin(1) for stack in images]
+        if not any(bool(keep.any()) for keep in shown):
+            raise InputError(
+                file=self.data[0]["image"],
+                found="blank slices alone, in this volume and every other of its list",
+                expected="an image that shows something after preprocessing",
+                remedy="check the intensity range, the section and the orientation of the task file",
+            )
         self.images = torch.cat([stack[keep] for stack, keep in zip(images, shown, strict=True)]).float().to(device)
         self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
         self.labels: torch.Tensor | None = None
@@ -177,6 +185,23 @@ def iteration_generator(seed: int, iteration: int, stream: int = 0) -> torch.Gen
     """The CPU random generator of one iteration on this process; ``stream`` separates uses within it."""
     state = np.random.SeedSequence([seed, iteration, get_rank(), stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
+
+
+class _VolumeCache(PersistentDataset):
+    """MONAI's cache of transformed volumes, with files that are whole or not there at all.
+
+    MONAI moves them from the system's temporary folder: bit by bit, where that is on another disk.
+    """
+
+    def _cachecheck(self, item_transformed: Item) -> Any:
+        if self.cache_dir is None:
+            return self._pre_transform(dict(item_transformed))
+        path = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
+        if path.is_file():
+            return torch.load(path, weights_only=True)
+        case = convert_to_tensor(self._pre_transform(dict(item_transformed)), convert_numeric=False, track_meta=False)
+        save_tensors(path, case)
+        return case
 
 
 def _as_slices(volume: torch.Tensor, slice_axis: int) -> torch.Tensor:

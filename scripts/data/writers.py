@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from monai.config import DtypeLike, KeysCollection
 from monai.data import NibabelWriter
+from monai.data.folder_layout import FolderLayout
+from monai.transforms import MapTransform
 
 from scripts.errors import InputError
 
-__all__ = ["AtomicNibabelWriter", "atomic_path", "make_folder", "write_json"]
+__all__ = ["SaveVolumed", "atomic_path", "make_folder", "save_tensors", "write_json"]
 
 
 @contextmanager
@@ -73,13 +79,48 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-class AtomicNibabelWriter(NibabelWriter):
-    """MONAI's NIfTI writer, for ``SaveImaged(writer=...)``, by way of :func:`atomic_path`."""
+def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
+    """``torch.save``, atomically; through memory, as torch's file writer hides a full disk in a RuntimeError."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
-    def write(self, filename: str | os.PathLike[str], verbose: bool = False, **obj_kwargs: Any) -> None:
-        """Write the image set by ``set_data_array`` and ``set_metadata`` to ``filename``."""
-        with atomic_path(filename) as temporary:
-            super().write(temporary, verbose=verbose, **obj_kwargs)
+
+class SaveVolumed(MapTransform):
+    """Write volumes as ``<case>_<output_postfix>.nii.gz`` with MONAI's NIfTI writer, each whole or not at all.
+
+    MONAI's ``SaveImaged`` takes any failure for a missing writer: a full disk would end in advice on packages.
+
+    Args:
+        keys: keys of volumes (C, H, W, D) with the name of the file they come from in their metadata.
+        output_dir: folder to write into.
+        output_postfix: what is put behind the case's name.
+        output_dtype: type of the voxels on disk.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        output_postfix: str,
+        output_dtype: DtypeLike = np.float32,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.layout = FolderLayout(output_dir, postfix=output_postfix, extension=".nii.gz", makedirs=False)
+        self.output_dtype = output_dtype
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write each key; several channels become the last axis of the file."""
+        for key in self.key_iterator(data):
+            volume = data[key]
+            writer = NibabelWriter(output_dtype=self.output_dtype)
+            writer.set_data_array(volume, channel_dim=0)
+            writer.set_metadata(volume.meta, resample=False)
+            with atomic_path(self.layout.filename(subject=volume.meta["filename_or_obj"])) as temporary:
+                writer.write(temporary)
+        return dict(data)
 
 
 def _umask() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from scripts.engines.precision import autocast
+from scripts.errors import InputError
 
 __all__ = ["AdversarialTrainer", "frozen"]
 
@@ -65,6 +66,25 @@ class AdversarialTrainer(Trainer):
             super().run()
         else:
             self.fire_event(Events.COMPLETED)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue at the iteration of a saved state.
+
+        Raises:
+            InputError: the state is of a run of another length, which the schedules of learning rates depend on.
+        """
+        saved, own = (
+            f"{length['max_epochs']} epochs of {length['epoch_length']} iterations"
+            for length in (state_dict, {"max_epochs": self.state.max_epochs, "epoch_length": self.state.epoch_length})
+        )
+        if saved != own:
+            raise InputError(
+                file="the checkpoint to resume from",
+                found=f"a run of {saved}",
+                expected=f"{own}, as in the settings given",
+                remedy="resume with the length the run was started with, or start a new one in another --bundle_root",
+            )
+        super().load_state_dict(state_dict)
 
     def autocast(self) -> torch.autocast:
         """The precision context of forward passes and losses."""

@@ -43,8 +43,10 @@ class ImagePool:
             self.domains = torch.cat([self.domains.to(domains), domains[:room]])
             return images, domains
         generator = iteration_generator(self.seed, iteration, stream=1)
-        exchanged = (torch.rand(len(images), generator=generator) < 0.5).nonzero().flatten()
+        exchanged = (torch.rand(len(images), generator=generator) < 0.5).nonzero().flatten()[: self.size]
         places = torch.randperm(self.size, generator=generator)[: len(exchanged)]
+        # A resumed pool comes from the host.
+        self.images, self.domains = self.images.to(images), self.domains.to(domains)
         images, domains = images.clone(), domains.clone()
         kept_images, kept_domains = self.images[places].clone(), self.domains[places].clone()
         self.images[places], self.domains[places] = images[exchanged], domains[exchanged]

@@ -95,10 +95,10 @@ class StyleTransferTrainer(AdversarialTrainer):
         # D step: real images of each domain against translations into it.
         shown, shown_domain = self.image_pool.query(translation.detach(), other, engine.state.iteration)
         with self.autocast():
+            logits = self.discriminator(torch.cat([image, shown]))
+            real_logits, fake_logits = logits_of_domain(logits, torch.cat([domain, shown_domain])).chunk(2)
             discriminator_loss, discriminator_parts = domain_discriminator_loss(
-                real_logits=logits_of_domain(self.discriminator(image), domain),
-                fake_logits=logits_of_domain(self.discriminator(shown), shown_domain),
-                kind=self.loss_arguments["kind"],
+                real_logits=real_logits, fake_logits=fake_logits, kind=self.loss_arguments["kind"]
             )
         self.step(self.discriminator_optimizer, discriminator_loss)
 

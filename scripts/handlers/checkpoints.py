@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,10 +13,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from scripts.data.writers import atomic_path, write_json
+from scripts.data.writers import save_tensors, write_json
 from scripts.errors import InputError
 
-__all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights", "save_tensors"]
+__all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights"]
 
 
 class ResumePoint:
@@ -70,6 +69,8 @@ class ResumePoint:
         for name, item in self.save_dict.items():
             try:
                 item.load_state_dict(states[name])
+            except InputError:
+                raise
             except (RuntimeError, ValueError) as error:
                 raise _another_network(
                     self.path, f"a '{name}' that does not fit", "the state of this config's networks"
@@ -139,7 +140,7 @@ def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None =
     state = _read(file)
     card_file = file.with_suffix(".json")
     if card and card_file.exists():
-        _check_card(json.loads(card_file.read_text(encoding="utf-8")), card, file)
+        _check_card(_read_card(card_file), card, file)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -147,14 +148,6 @@ def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None =
         raise _another_network(
             file, f"other parameters ({first[0].strip()})", "those of this config's network_def"
         ) from error
-
-
-def save_tensors(path: Path, content: Any) -> None:
-    """``torch.save``, atomically; through memory, as torch's file writer hides a full disk in a RuntimeError."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -175,6 +168,14 @@ def _read(path: Path) -> dict[str, Any]:
             file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()"
         )
     return content
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        remedy = "take the card that was written beside the weights, or remove it to load them unchecked"
+        raise InputError(file=path, found=f"no JSON object ({error})", expected="a card", remedy=remedy) from error
 
 
 def _check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -12,7 +12,7 @@ from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from scripts.data.writers import make_folder
+from scripts.data.writers import atomic_path
 from scripts.errors import InputError
 
 __all__ = ["LossLog", "NotFiniteError", "TrainingProgress", "scalar_outputs"]
@@ -45,13 +45,13 @@ class LossLog:
 
     def start(self, engine: Engine) -> None:
         """Keep the rows up to the iteration a run resumes from; begin anew otherwise."""
-        make_folder(self.path.parent)
         self.pending = []
         rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() and engine.state.iteration else []
         kept = rows[:1] + [
             row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration
         ]
-        self.path.write_text("".join(kept))
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(kept))
 
     def gather(self, engine: Engine) -> None:
         """Keep this iteration's losses."""
@@ -107,6 +107,7 @@ class TrainingProgress:
 
     def __init__(self, *, description: str, interval: int = 20) -> None:
         self.description, self.interval = description, interval
+        self.bar = tqdm(disable=True)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or an evaluator."""

@@ -30,7 +30,7 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float =
     """
     scale = scale.float().expand(x.shape[0], -1)
     shift = shift.float().expand(x.shape[0], -1)
-    if not torch.jit.is_scripting() and torch.is_grad_enabled() and not torch.jit.is_tracing():
+    if not torch.jit.is_scripting() and not torch.jit.is_tracing():
         return _AdaptiveInstanceNorm.apply(x, scale, shift, eps)
     return _normalise(x, scale, shift, eps)
 
@@ -113,11 +113,14 @@ class _AdaptiveInstanceNorm(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean, inverse_std = context.saved_tensors
         if torch.is_grad_enabled():  # a second derivative will be asked for, which what is written in place has not
+            wanted = context.needs_input_grad[:3]
+            inputs = [tensor for tensor, is_wanted in zip((x, scale, shift), wanted, strict=True) if is_wanted]
             normalised = _normalise(x, scale, shift, context.eps)
-            return *torch.autograd.grad(normalised, (x, scale, shift), gradient, create_graph=True), None
+            found = iter(torch.autograd.grad(normalised, inputs, gradient, create_graph=True))
+            return *(next(found) if is_wanted else None for is_wanted in wanted), None
         x_gradient, scale_gradients, shift_gradients = torch.empty_like(x), [], []
         pixels = x.shape[2] * x.shape[3]
         for part, x_part, g_part, *statistics in _parts(x_gradient, x, gradient, scale, mean, inverse_std):

@@ -87,7 +87,7 @@ class _Encoder(nn.Module):
         self.mapping = StyleMapping(
             num_features=[channels, 2 * channels] + [wide] * (1 + 2 * num_blocks), hidden_channels=style_channels
         )
-        self.stem = _reflect_convolution(in_channels, channels, kernel_size=7)
+        self.stem = _ReflectConvolution(in_channels, channels, kernel_size=7)
         self.down1 = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
         self.down2 = nn.Conv2d(2 * channels, wide, 3, stride=2, padding=1, bias=False)
         self.blocks = nn.ModuleList([_ResidualBlock(wide) for _ in range(num_blocks)])
@@ -112,7 +112,7 @@ class _Decoder(nn.Module):
         self.blocks = nn.ModuleList([_ResidualBlock(wide) for _ in range(num_blocks)])
         self.up1 = FoldedUpsampleConv(in_channels=wide, out_channels=2 * channels)
         self.up2 = FoldedUpsampleConv(in_channels=2 * channels, out_channels=channels)
-        self.to_image = _reflect_convolution(channels, out_channels, kernel_size=7, bias=True)
+        self.to_image = _ReflectConvolution(channels, out_channels, kernel_size=7, bias=True)
 
     def forward(self, content: Tensor, domain: Tensor) -> Tensor:
         styles = self.mapping(domain)
@@ -127,18 +127,30 @@ class _Decoder(nn.Module):
 class _ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = _reflect_convolution(channels, channels, kernel_size=3)
-        self.conv2 = _reflect_convolution(channels, channels, kernel_size=3)
+        self.conv1 = _ReflectConvolution(channels, channels, kernel_size=3)
+        self.conv2 = _ReflectConvolution(channels, channels, kernel_size=3)
 
     def forward(self, x: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
         residual = F.relu(adaptive_instance_norm(self.conv1(x), first[0], first[1]))
         return x + adaptive_instance_norm(self.conv2(residual), second[0], second[1])
 
 
-def _reflect_convolution(in_channels: int, out_channels: int, kernel_size: int, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(
-        in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode="reflect", bias=bias
-    )
+class _ReflectConvolution(nn.Conv2d):
+    """A convolution of odd kernel and stride 1 that pads by reflection in the dtype of its input."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = False) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode="reflect", bias=bias
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
+        # CPU autocast would widen the features to float32, only for the convolution to narrow them again.
+        with torch.autocast(x.device.type, enabled=False):
+            margin = self.kernel_size[0] // 2
+            padded = F.pad(x, [margin, margin, margin, margin], mode="reflect")
+        return F.conv2d(padded, self.weight, self.bias)
 
 
 def _initialise(module: nn.Module) -> None:

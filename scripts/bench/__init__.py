@@ -1,0 +1,1 @@
+"""How fast the project is, each part against its plain form, in one run."""

@@ -1,0 +1,152 @@
+"""Variants of one job timed in turn, and what a section of the benchmark hands back."""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+__all__ = ["Measurement", "Ratio", "Timings", "channels_last", "convolution_peak", "round_robin"]
+
+Network = TypeVar("Network", bound=nn.Module)
+Variants = Mapping[str, Callable[[], object]]
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # what the kernel takes as "forget the highest resident set so far"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """One line of the benchmark's table.
+
+    Attributes:
+        name: what is compared with what.
+        value: how many times as fast the project is; for a share, the share.
+        target: what is to be reached, None where it is for information.
+        is_share: a share of the time, which should lie below its target.
+    """
+
+    name: str
+    value: float
+    target: float | None = None
+    is_share: bool = False
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the target is met; None where there is none."""
+        if self.target is None:
+            return None
+        return self.value < self.target if self.is_share else self.value >= self.target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """What :func:`round_robin` found: wall-clock seconds and peak memory in MiB by variant."""
+
+    seconds: dict[str, float]
+    peak_memory_mib: dict[str, float]
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """How many times as long ``slow`` takes as ``fast``."""
+        return self.seconds[slow] / self.seconds[fast]
+
+    def share(self, part: str, rest: str) -> float:
+        """The share of ``part`` in an iteration that consists of both."""
+        return self.seconds[part] / (self.seconds[part] + self.seconds[rest])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One section of the benchmark.
+
+    Attributes:
+        size: the size at which it was measured.
+        timings: seconds and memory of each variant.
+        ratios: what is read from them.
+        notes: other findings, such as why a variant is missing.
+    """
+
+    size: str
+    timings: Timings
+    ratios: list[Ratio]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The section as JSON has it."""
+        ratios = [asdict(ratio) | {"reached": ratio.reached} for ratio in self.ratios]
+        return {"size": self.size, **asdict(self.timings), "ratios": ratios, "notes": list(self.notes)}
+
+
+def round_robin(variants: Variants, *, rounds: int, device: torch.device) -> Timings:
+    """Time each variant once per round, one after the other, so that what else the machine does hits all alike.
+
+    A first round warms up; the peak memory is taken in it. It is the device's, or on a CPU the whole process's.
+
+    Args:
+        variants: the calls by name.
+        rounds: timed rounds, whose median counts.
+        device: waited for before the clock is read.
+    """
+    memory: dict[str, float] = {}
+    for name, call in variants.items():
+        _forget_peak_memory(device)
+        call()
+        memory[name] = _peak_memory_mib(device)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, call in variants.items():
+            start = _now(device)
+            call()
+            seconds[name].append(_now(device) - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return Timings(seconds=medians, peak_memory_mib=memory)
+
+
+def channels_last(network: Network) -> Network:
+    """The network, its weights moved to the memory layout in which the trainings and the inference hold them."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def convolution_peak(device: torch.device, *, rounds: int = 5) -> dict[str, float]:
+    """GFLOP/s of a 3 x 3 convolution of 256 channels in float32 and in bf16: what bounds any gain from bf16."""
+    batch, channels, size = 8, 256, 32
+    convolution = channels_last(nn.Conv2d(channels, channels, 3, padding=1).to(device))
+    image = torch.rand(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    narrow = copy.deepcopy(convolution).bfloat16()
+    narrow_image = image.bfloat16()
+    with torch.inference_mode():
+        timings = round_robin(
+            {"float32": lambda: convolution(image), "bf16": lambda: narrow(narrow_image)}, rounds=rounds, device=device
+        )
+    operations = 2 * batch * channels * channels * 9 * size * size
+    return {name: operations / seconds / 1e9 for name, seconds in timings.seconds.items()}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _forget_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access(_CLEAR_REFS, os.W_OK):  # elsewhere it is the highest so far
+        _CLEAR_REFS.write_text(_RESET_PEAK)
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,394 @@
+"""Bad input gets a sentence: file, what was found, what was expected, what to do; and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import CONFIGS, bundle_command, listed_files, run_command, run_config, write_volume
+
+from scripts.errors import InputError, find_input_error, show_input_errors_as_sentences
+
+BASES = {
+    "synthesis/train": "training",
+    "synthesis/inference": "inference",
+    "segmentation/train": "training",
+    "segmentation/inference": "inference",
+    "segmentation/evaluate": "evaluating",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with finished trainings: ``synthesis/models`` and ``segmentation/models``."""
+    root = tmp_path_factory.mktemp("trained")
+    run_config("training", "synthesis", "train", bundle_root=root / "synthesis", dataset_dir=data)
+    run_config(
+        "training",
+        "segmentation",
+        "train",
+        CONFIGS / "methods" / "none.yaml",
+        bundle_root=root / "segmentation",
+        dataset_dir=data,
+        mask_mode="abs",
+    )
+    return root
+
+
+def run_base(base: str, *overlays: Path, **settings: Any) -> None:
+    stage, config = base.split("/")
+    if base == "segmentation/train":
+        settings = {"labelled_datalist": Path(settings["dataset_dir"]) / "mr.json"} | settings
+    run_config(BASES[base], stage, config, *overlays, **settings)
+
+
+def refused(work: Callable[..., Any], *arguments: Any, **settings: Any) -> InputError:
+    """The input error that ends some work, with all four parts, on one line."""
+    with pytest.raises(Exception, match=r"(?s).*") as caught:
+        work(*arguments, **settings)
+    error = find_input_error(caught.value)
+    assert error is not None, repr(caught.value)
+    assert all([error.file, error.found, error.expected, error.remedy])
+    assert "\n" not in str(error)
+    return error
+
+
+def assert_nothing_half_written(folder: Path) -> None:
+    """No temporary file, no weights of a training that did not finish, no volume that cannot be read."""
+    if folder.is_dir():
+        for name in listed_files(folder):
+            assert not Path(name).name.startswith("."), name
+            assert Path(name).name != "model.pt", name
+            if name.endswith(".nii.gz"):
+                nib.load(folder / name).get_fdata()
+
+
+def replace_volume(path: Path, kind: str) -> None:
+    """Put something that cannot be used in the place of a volume."""
+    file = nib.load(path)
+    voxels, affine = np.asarray(file.dataobj), file.affine
+    with_nan, with_infinity, unknown = voxels.astype(np.float32), voxels.astype(np.float32), voxels.copy()
+    with_nan[3, 4, 2], with_infinity[3, 4, 2], unknown[10, 10, 2] = np.nan, np.inf, 77
+    if kind == "missing":
+        path.unlink()
+    elif kind == "text":
+        path.write_text("not an image")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        volumes = {
+            "4D": (np.stack([voxels] * 2, -1), affine),
+            "2D": (voxels[..., 3], affine),
+            "NaN": (with_nan, affine),
+            "infinite": (with_infinity, affine),
+            "constant": (np.full_like(voxels, 3), affine),
+            "other shape": (voxels[:-1], affine),
+            "other place": (voxels, affine + np.eye(4) * [0, 0.5, 0, 0]),
+            "unknown value": (unknown, affine),
+        }
+        write_volume(path, *volumes[kind])
+
+
+IMAGES = {
+    "missing": "no such file",
+    "text": "no NIfTI",
+    "truncated": "data that cannot be read",
+    "4D": "4 dimensions (36, 40, 7, 2)",
+    "2D": "2 dimensions (36, 40)",
+    "NaN": "NaN or infinite values",
+    "infinite": "NaN or infinite values",
+    "constant": "one value everywhere (3)",
+}
+LABELS = {
+    "missing": "no such file",
+    "truncated": "data that cannot be read",
+    "other shape": "voxels",
+    "other place": "an affine that differs by up to 0.5 mm",
+    "unknown value": "label value(s) 77",
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("base", ["synthesis/train", "segmentation/inference"])
+def test_images_that_cannot_be_used(base: str, kind: str, bad_data: Path, trained: Path, tmp_path: Path) -> None:
+    bad = bad_data / "ct_1_image.nii.gz"
+    replace_volume(bad, kind)
+    settings: dict[str, Any] = {"dataset_dir": bad_data, "bundle_root": tmp_path / "run"}
+    if base == "segmentation/inference":
+        settings |= {"dataset_dir": bad_data / "ct.json", "ckpt_dir": trained / "segmentation" / "models"}
+    error = refused(run_base, base, **settings)
+    assert error.file == str(bad)
+    assert IMAGES[kind] in error.found
+    assert_nothing_half_written(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("base", ["segmentation/train", "segmentation/evaluate"])
+def test_labels_that_cannot_be_used(base: str, kind: str, bad_data: Path, trained: Path, tmp_path: Path) -> None:
+    domain = "mr" if base == "segmentation/train" else "ct"
+    bad = bad_data / f"{domain}_1_label.nii.gz"
+    replace_volume(bad, kind)
+    settings: dict[str, Any] = {"dataset_dir": bad_data, "bundle_root": tmp_path / "run"}
+    if base == "segmentation/evaluate":
+        settings |= {"ckpt_dir": trained / "segmentation" / "models", "section": "training"}
+    error = refused(run_base, base, **settings)
+    assert str(bad) in error.file
+    assert LABELS[kind] in error.found
+    if kind == "unknown value":
+        assert error.expected == "only 0, 205, 420, 500, 550, 600, 820, 850"
+    assert_nothing_half_written(tmp_path / "run")
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_data_that_are_not_there(base: str, trained: Path, tmp_path: Path) -> None:
+    settings = {"bundle_root": tmp_path / "run", "ckpt_dir": trained / base.split("/")[0] / "models"}
+    error = refused(run_base, base, dataset_dir=tmp_path / "nowhere", **settings)
+    assert error.file.startswith(str(tmp_path / "nowhere"))
+    assert error.found in ("no such file", "no such folder")
+    assert_nothing_half_written(tmp_path / "run")
+
+
+def test_an_empty_folder(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    settings = {"bundle_root": tmp_path / "run", "ckpt_dir": trained / "segmentation" / "models"}
+    error = refused(run_base, "segmentation/inference", dataset_dir=tmp_path / "empty", **settings)
+    assert (error.file, error.found) == (str(tmp_path / "empty"), "no NIfTI file in it")
+
+
+@pytest.mark.parametrize("domain", ["mr", "ct"])
+def test_a_domain_without_a_training_case(domain: str, bad_data: Path, tmp_path: Path) -> None:
+    (bad_data / f"{domain}.json").write_text(json.dumps({"training": [], "validation": []}))
+    error = refused(run_base, "synthesis/train", dataset_dir=bad_data, bundle_root=tmp_path / "run")
+    assert error.file == str(bad_data / f"{domain}.json")
+    assert error.found == "no case under 'training' (there are: training, validation)"
+
+
+def test_a_source_without_labels(bad_data: Path, tmp_path: Path) -> None:
+    (bad_data / "mr.json").write_text(json.dumps({"training": [{"image": "mr_0_image.nii.gz"}]}))
+    error = refused(run_base, "segmentation/train", dataset_dir=bad_data, bundle_root=tmp_path / "run")
+    assert "no label for" in error.found
+
+
+@pytest.mark.parametrize(
+    ("base", "weights", "settings", "found"),
+    [
+        ("segmentation/inference", "synthesis", {}, "stage: synthesis"),
+        ("synthesis/inference", "segmentation", {}, "stage: segmentation"),
+        ("segmentation/inference", "segmentation", {"dataset_name": "cardiac"}, "dataset_name: phantom"),
+        ("segmentation/evaluate", "segmentation", {"label_names": ["a", "b", "c", "d"]}, "label_names: ["),
+        ("segmentation/inference", "segmentation", {"backbone_width": 6}, "backbone_width: 4"),
+        ("segmentation/inference", "segmentation", {"mask_mode": "off"}, "mask_mode: abs"),
+        ("synthesis/inference", "synthesis", {"generator_channels": 6}, "generator_channels: 4"),
+    ],
+)
+def test_weights_of_another_task_or_size(
+    base: str, weights: str, settings: dict[str, Any], found: str, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder = trained / weights / "models"
+    places = {"dataset_dir": data, "bundle_root": tmp_path / "run", "ckpt_dir": folder}
+    error = refused(run_base, base, **places | settings)
+    assert error.file == str(folder / "model.pt")
+    assert found in error.found
+    assert not list((tmp_path / "run").rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("base", ["synthesis/inference", "segmentation/inference", "segmentation/evaluate"])
+def test_the_wrong_direction(base: str, data: Path, trained: Path, tmp_path: Path) -> None:
+    folder = trained / base.split("/")[0] / "models"
+    back = CONFIGS / "tasks" / "phantom_ct2mr.yaml"
+    error = refused(run_base, base, back, dataset_dir=data, bundle_root=tmp_path / "run", ckpt_dir=folder)
+    assert error.found == "weights of another task or network (domains: ['mr', 'ct'])"
+    assert error.expected == "domains: ['ct', 'mr']"
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_key_that_no_config_knows(base: str, data: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "task.yaml"
+    overlay.write_text("slice_sise: [32, 32]\n")
+    error = refused(run_base, base, overlay, dataset_dir=data, bundle_root=tmp_path / "run")
+    assert (error.file, error.expected) == ("key 'slice_sise'", "'slice_size', perhaps")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_like_no_other_on_the_command_line(data: Path, tmp_path: Path) -> None:
+    error = refused(run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path / "run", zzz=3)
+    assert (error.file, error.expected) == ("key 'zzz'", "a key that the base config defines")
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_folder_that_cannot_be_written(base: str, data: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    settings = {"bundle_root": tmp_path / "file" / "run", "ckpt_dir": trained / base.split("/")[0] / "models"}
+    error = refused(run_base, base, dataset_dir=data, **settings)
+    assert error.file.startswith(str(tmp_path / "file" / "run"))
+    assert "a folder that cannot be written (Not a directory)" in error.found
+    assert "--bundle_root" in error.remedy
+    assert list(listed_files(tmp_path)) == ["file"]
+
+
+def full_disk(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("base", "function"),
+    [
+        ("synthesis/inference", "nibabel.save"),
+        ("segmentation/inference", "nibabel.save"),
+        ("segmentation/evaluate", "nibabel.save"),
+        ("synthesis/train", "pathlib.Path.write_bytes"),
+        ("segmentation/train", "pathlib.Path.write_bytes"),
+        ("segmentation/train", "pathlib.Path.write_text"),
+    ],
+)
+def test_no_space_left(
+    base: str, function: str, data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"dataset_dir": data, "bundle_root": tmp_path / "run"}
+    if base.split("/")[1] != "train":
+        settings["ckpt_dir"] = trained / base.split("/")[0] / "models"
+    monkeypatch.setattr(function, full_disk)
+    error = refused(run_base, base, **settings)
+    assert error.found == "that it could not be written (No space left on device)"
+    assert error.expected == "a folder with room for the file"
+    assert_nothing_half_written(tmp_path / "run")
+
+
+def test_no_space_left_keeps_the_last_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"dataset_dir": data, "bundle_root": tmp_path, "checkpoint_interval": 1}
+    run_base("synthesis/train", **settings)
+    checkpoint = tmp_path / "models" / "resume" / "checkpoint.pt"
+    before = checkpoint.read_bytes()
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
+    error = refused(run_base, "synthesis/train", **settings, seed=1)
+    assert error.file == str(checkpoint)
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"max_epochs": 3}, {"iterations_per_epoch": 4}])
+def test_a_run_resumed_with_another_length(change: dict[str, int], data: Path, tmp_path: Path) -> None:
+    # The schedules of learning rates belong to one length: continued under another, they would end in the middle.
+    settings: dict[str, Any] = {"dataset_dir": data, "bundle_root": tmp_path, "checkpoint_interval": 1}
+    run_base("synthesis/train", **settings)
+    error = refused(run_base, "synthesis/train", **settings | change, resume=True)
+    assert error.found == "a run of 1 epochs of 2 iterations"
+    assert "another --bundle_root" in error.remedy
+
+
+@pytest.mark.parametrize("base", ["synthesis/train", "segmentation/train"])
+def test_a_loss_that_is_not_finite(base: str, data: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset_dir": data, "bundle_root": tmp_path, "checkpoint_interval": 1}
+    run_base(base, **settings)
+    checkpoint = tmp_path / "models" / "resume" / "checkpoint.pt"
+    before = checkpoint.read_bytes()
+    # A rate at which anything blows up, a few iterations after the checkpoint.
+    blow_up = {"iterations_per_epoch": 30, "learning_rate": 1e30, "resume": False, "learning_rate_warmup": 0}
+    if base == "synthesis/train":
+        del blow_up["learning_rate_warmup"]
+    error = refused(run_base, base, **settings | blow_up)
+    assert error.file.startswith("loss '")
+    assert " at iteration " in error.file
+    assert error.found in ("nan", "inf", "-inf")
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_batch_of_no_slices_gets_a_sentence(data: Path, tmp_path: Path) -> None:
+    # An intensity range that no voxel lies in: everything is blank after preprocessing.
+    window = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 9e5, "a_max": 1e6, "b_min": -1, "b_max": 1}
+    error = refused(
+        run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path, target_intensity=window | {"clip": True}
+    )
+    assert "blank slices alone" in error.found
+
+
+def test_the_hook_prints_one_sentence_and_leaves_other_errors_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: seen.append(error))
+    monkeypatch.delenv("GLUA_TRACEBACK", raising=False)
+    show_input_errors_as_sentences()
+    show_input_errors_as_sentences()
+    inner = InputError(file="a.nii", found="b", expected="c", remedy="d")
+    outer = RuntimeError("applying transform")
+    outer.__cause__ = inner
+    sys.excepthook(RuntimeError, outer, None)
+    assert capsys.readouterr().err == "error: a.nii: found b, expected c; d.\n"
+    other = KeyError("a bug")
+    sys.excepthook(KeyError, other, None)
+    assert seen == [other]
+
+
+def test_the_hook_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLUA_TRACEBACK", "1")
+    before = sys.excepthook
+    show_input_errors_as_sentences()
+    assert sys.excepthook is before
+
+
+def test_an_error_raised_while_handling_another_is_found() -> None:
+    def work() -> None:
+        try:
+            raise InputError(file="a", found="b", expected="c", remedy="d")
+        except InputError:
+            raise KeyError from None
+
+    # `from None` hides a cause from the reader of a traceback, not from the search.
+    assert refused(work).file == "a"
+    assert find_input_error(KeyError()) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["truncated", "unknown key", "unwritable", "full"])
+def test_the_command_ends_with_one_sentence_and_a_code(
+    case: str, bad_data: Path, trained: Path, tmp_path: Path
+) -> None:
+    root, prefix = tmp_path / "run", []
+    command = bundle_command("training", "synthesis", "train", dataset_dir=bad_data, bundle_root=root)
+    if case == "truncated":
+        replace_volume(bad_data / "ct_1_image.nii.gz", "truncated")
+        models = trained / "segmentation" / "models"
+        settings = {"dataset_dir": bad_data / "ct_1_image.nii.gz", "bundle_root": root, "ckpt_dir": models}
+        command = bundle_command("inference", "segmentation", "inference", **settings)
+        expected = f"{bad_data / 'ct_1_image.nii.gz'}: found data that cannot be read"
+    elif case == "unknown key":
+        command += ["--batch_sise", "4"]
+        expected = "key 'batch_sise': found that no part of this config uses it, expected 'batch_size', perhaps"
+    elif case == "unwritable":
+        (tmp_path / "file").write_text("in the way")
+        settings = {"dataset_dir": bad_data, "bundle_root": tmp_path / "file" / "run"}
+        command = bundle_command("training", "synthesis", "train", **settings)
+        expected = f"{tmp_path / 'file' / 'run'}: found a folder that cannot be written (Not a directory)"
+    else:
+        # The system itself ends every write beyond 40 kB: a cached volume is the first that large.
+        prefix = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash"]
+        expected = f"{root / 'cache'}"
+    done = run_command([*prefix, *command])
+    assert done.code == 1, done.stderr
+    (sentence,) = done.errors
+    assert sentence.startswith(f"error: {expected}")
+    assert "Traceback" not in done.stderr
+    assert_nothing_half_written(root)
+    if case in ("unknown key", "unwritable"):
+        assert not root.exists()
+
+
+@pytest.mark.slow
+def test_our_own_commands_end_with_a_sentence_too(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    command = ["datalist", "--images", str(tmp_path / "empty"), "--domain", "ct", "--out", str(tmp_path / "out")]
+    done = run_command([sys.executable, "-m", "scripts", *command])
+    assert done.code == 1
+    assert done.stderr == (
+        f"error: {tmp_path / 'empty'}: found no NIfTI file in it, expected a folder with .nii or .nii.gz files; "
+        "name the folder that holds the volumes.\n"
+    )
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,258 @@
+"""Checkpoints and loss logs: what is saved, what is refused, and how a loss that is not finite ends a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Finished, listed_files
+from ignite.engine import Engine
+from torch import nn
+from torch.optim import SGD
+
+from scripts.data.writers import save_tensors
+from scripts.engines.averaging import averaged_model
+from scripts.errors import InputError
+from scripts.handlers.checkpoints import FinalWeights, ResumePoint, WeightsLoader, load_weights
+from scripts.handlers.losses import LossLog, NotFiniteError, TrainingProgress, scalar_outputs
+
+CARD = {"stage": "segmentation", "domains": ["mr", "ct"], "network": {"width": 64, "layers": [3, 4]}}
+
+
+def train(
+    step: Callable[[Engine, Any], dict[str, torch.Tensor]],
+    *handlers: Any,
+    iterations: int = 4,
+    epochs: int = 1,
+    start: int = 0,
+) -> Engine:
+    """Run an engine of nothing but ``step`` under some handlers."""
+    engine = Engine(step)
+    for handler in handlers:
+        handler.attach(engine)
+    engine.load_state_dict({"iteration": start, "epoch_length": iterations, "max_epochs": epochs})
+    engine.run(range(iterations), max_epochs=epochs, epoch_length=iterations)
+    return engine
+
+
+def losses_of(iteration: int) -> dict[str, torch.Tensor]:
+    return {"loss": torch.tensor(1.0 / iteration), "dice": torch.tensor(2.0 * iteration), "pred": torch.zeros(2, 2)}
+
+
+def finite(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+    return losses_of(engine.state.iteration)
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize("interval", [1, 3, 100])
+def test_every_iteration_is_logged_whatever_the_interval(tmp_path: Path, interval: int) -> None:
+    train(finite, LossLog(path=str(tmp_path / "logs" / "a.csv"), interval=interval), iterations=4, epochs=2)
+    header, *values = rows(tmp_path / "logs" / "a.csv")
+    assert header == ["iteration", "loss", "dice"]
+    assert [int(row[0]) for row in values] == list(range(1, 9))
+    assert [float(row[2]) for row in values] == [2.0 * i for i in range(1, 9)]
+
+
+def test_a_new_run_begins_a_new_log(tmp_path: Path) -> None:
+    for _ in range(2):
+        train(finite, LossLog(path=str(tmp_path / "a.csv")))
+    assert len(rows(tmp_path / "a.csv")) == 5
+
+
+def test_a_resumed_run_keeps_what_came_before_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    train(finite, LossLog(path=str(path)), iterations=4, epochs=2)
+    whole = path.read_text()
+    # Killed in the middle of row 7, after a checkpoint at iteration 4.
+    path.write_text(whole[: whole.index("\n7,") + 3])
+    train(finite, LossLog(path=str(path)), iterations=4, epochs=2, start=4)
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("interval", [1, 100])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(tmp_path: Path, bad: float, interval: int) -> None:
+    def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+        output = losses_of(engine.state.iteration)
+        return output | {"dice": torch.tensor(bad)} if engine.state.iteration == 3 else output
+
+    with pytest.raises(NotFiniteError, match=r"loss 'dice' at iteration 3: found .*expected a finite") as caught:
+        train(step, LossLog(path=str(tmp_path / "a.csv"), interval=interval), TrainingProgress(description="a"))
+    assert isinstance(caught.value, FloatingPointError)
+    assert "checkpoint is kept" in str(caught.value)
+    assert "--resume" in str(caught.value)
+
+
+def test_a_bad_loss_never_reaches_the_checkpoint(tmp_path: Path) -> None:
+    network = nn.Linear(1, 1)
+
+    def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+        nn.init.constant_(network.weight, engine.state.iteration)
+        # NaN in the last iteration of the second epoch, the very one that would be saved.
+        return {"loss": torch.tensor(float("nan") if engine.state.iteration == 4 else 1.0)}
+
+    point = ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"network": network}, interval=1)
+    with pytest.raises(NotFiniteError, match="iteration 4"):
+        train(step, LossLog(path=str(tmp_path / "a.csv")), point, iterations=2, epochs=2)
+    kept = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert kept["network"]["weight"].item() == 2.0
+
+
+def test_single_numbers_among_the_outputs() -> None:
+    assert scalar_outputs(losses_of(2)) == {"loss": 0.5, "dice": 4.0}
+
+
+def test_a_bar_is_closed_and_exceptions_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    train(finite, TrainingProgress(description="toy", interval=1))
+    assert "toy: 100%" in capsys.readouterr().err
+
+    def fail(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+        raise KeyError("in the step")
+
+    with pytest.raises(KeyError, match="in the step"):
+        train(fail, TrainingProgress(description="toy"))
+
+
+def resume_point(path: Path, network: nn.Module, card: dict[str, Any] | None = None, **more: Any) -> ResumePoint:
+    save_dict = {"network": network, "optimizer": SGD(network.parameters(), lr=0.1)}
+    return ResumePoint(path=str(path), save_dict=save_dict, interval=2, card=card or CARD, **more)
+
+
+def test_a_checkpoint_is_one_file_saved_every_few_epochs(tmp_path: Path) -> None:
+    network = nn.Linear(2, 1)
+
+    def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+        nn.init.constant_(network.weight, engine.state.iteration)
+        return {"loss": torch.tensor(0.0)}
+
+    train(step, resume_point(tmp_path / "deep" / "c.pt", network), iterations=3, epochs=5)
+    assert list(listed_files(tmp_path)) == ["deep/c.pt"]
+    # Epoch 4 of 3 iterations is the last even one.
+    other = nn.Linear(2, 1)
+    resume_point(tmp_path / "deep" / "c.pt", other, resume=True).attach(Engine(step))
+    assert other.weight.tolist() == [[12.0, 12.0]]
+
+
+def test_nothing_is_loaded_unless_asked_for(tmp_path: Path) -> None:
+    saved, fresh = nn.Linear(2, 1), nn.Linear(2, 1)
+    resume_point(tmp_path / "c.pt", saved).save(Engine(finite))
+    before = fresh.weight.clone()
+    resume_point(tmp_path / "c.pt", fresh).attach(Engine(finite))
+    assert torch.equal(fresh.weight, before)
+    # Nor is it an error to ask where there is nothing yet: a run killed before its first checkpoint starts anew.
+    resume_point(tmp_path / "none.pt", fresh, resume=True).attach(Engine(finite))
+    assert torch.equal(fresh.weight, before)
+
+
+def test_a_checkpoint_of_another_task_gets_a_sentence(tmp_path: Path) -> None:
+    resume_point(tmp_path / "c.pt", nn.Linear(2, 1)).save(Engine(finite))
+    other = CARD | {"domains": ["ct", "mr"]}
+    with pytest.raises(InputError, match=r"domains: \['mr', 'ct'\]\), expected domains: \['ct', 'mr'\]; choose"):
+        resume_point(tmp_path / "c.pt", nn.Linear(2, 1), other, resume=True).attach(Engine(finite))
+
+
+def test_a_checkpoint_of_another_size_gets_a_sentence(tmp_path: Path) -> None:
+    resume_point(tmp_path / "c.pt", nn.Linear(2, 1)).save(Engine(finite))
+    with pytest.raises(InputError, match="found a 'network' that does not fit, expected the state of this config"):
+        resume_point(tmp_path / "c.pt", nn.Linear(3, 1), resume=True).attach(Engine(finite))
+    other = CARD | {"network": {"width": 32, "layers": [3, 4]}}
+    with pytest.raises(InputError, match=r"\(width: 64\), expected width: 32"):
+        resume_point(tmp_path / "c.pt", nn.Linear(2, 1), other, resume=True).attach(Engine(finite))
+
+
+def test_a_checkpoint_of_other_parts_gets_a_sentence(tmp_path: Path) -> None:
+    ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"generator": nn.Linear(2, 1)}, interval=1, card=CARD).save(
+        Engine(finite)
+    )
+    with pytest.raises(InputError, match="found states of generator, expected network, optimizer"):
+        resume_point(tmp_path / "c.pt", nn.Linear(2, 1), resume=True).attach(Engine(finite))
+
+
+def test_final_weights_are_a_plain_state_dict_with_a_card(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    average = averaged_model(network, 0.9)
+    slices = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    handler = FinalWeights(path=str(tmp_path / "model.pt"), average=average, card=CARD, batches=lambda: slices.split(3))
+    train(finite, handler)
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert sorted(state) == sorted(network.state_dict())
+    # The statistics are those of the slices given: the mean over both batches.
+    expected = network[0](slices).mean((0, 2, 3))
+    torch.testing.assert_close(state["1.running_mean"], expected.detach(), atol=1e-4, rtol=1e-4)
+    assert json.loads((tmp_path / "model.json").read_text()) == CARD | {"iterations": 4}
+    assert sorted(listed_files(tmp_path)) == ["model.json", "model.pt"]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Weights of a small network, with their card."""
+    save_tensors(tmp_path / "model.pt", nn.Linear(2, 1).state_dict())
+    (tmp_path / "model.json").write_text(json.dumps(CARD | {"iterations": 7}))
+    return tmp_path / "model.pt"
+
+
+def test_weights_are_loaded_before_anything_runs(weights: Path) -> None:
+    network = nn.Linear(2, 1)
+    WeightsLoader(path=str(weights), network=network, card=CARD).attach(Engine(finite))
+    assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
+
+
+def test_weights_need_no_card(weights: Path) -> None:
+    weights.with_suffix(".json").unlink()
+    load_weights(str(weights), nn.Linear(2, 1), CARD)
+
+
+def write_bad_weights(path: Path, kind: str) -> None:
+    if kind == "no weights":
+        path.write_text("text")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    elif kind == "a tensor":
+        torch.save(torch.zeros(2), path)
+    elif kind == "pickled":
+        torch.save({"weight": Finished(0, "", "")}, path)
+    elif kind == "missing":
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        ("missing", "found no such file, expected the weights of a finished training; train first"),
+        ("no weights", "found no weights .*expected a PyTorch state dict; name another file"),
+        ("truncated", "found no weights .*expected a PyTorch state dict; name another file"),
+        ("pickled", "found no weights .*holds more than tensors"),
+        ("a tensor", "found Tensor, expected a state dict"),
+    ],
+)
+def test_what_is_no_state_dict_gets_a_sentence(weights: Path, kind: str, match: str) -> None:
+    write_bad_weights(weights, kind)
+    with pytest.raises(InputError, match=match) as caught:
+        load_weights(str(weights), nn.Linear(2, 1), CARD)
+    assert caught.value.file == str(weights)
+
+
+def test_a_damaged_card_gets_a_sentence(weights: Path) -> None:
+    weights.with_suffix(".json").write_text("{")
+    with pytest.raises(InputError, match=r"model\.json: found"):
+        load_weights(str(weights), nn.Linear(2, 1), CARD)
+
+
+def test_weights_of_another_task_get_a_sentence(weights: Path) -> None:
+    with pytest.raises(InputError, match=r"\(stage: segmentation\), expected stage: synthesis"):
+        load_weights(str(weights), nn.Linear(2, 1), CARD | {"stage": "synthesis"})
+
+
+@pytest.mark.parametrize("network", [nn.Linear(3, 1), nn.Sequential(nn.Linear(2, 1))])
+def test_weights_of_another_size_get_a_sentence(weights: Path, network: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"found other parameters \(.+\), expected those of this config's network_def"):
+        load_weights(str(weights), network, CARD)

@@ -1,0 +1,108 @@
+"""The demo's steps and its report, without the minutes of training."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from scripts import demo
+from scripts.data.writers import write_json
+from scripts.figures import image_to_data_uri
+from scripts.montage import Panel, slice_montage
+
+NAMES = ["myocardium", "left atrium", "left ventricle", "ascending aorta"]
+
+
+def summary(dice_percent: float) -> dict:
+    structure = {
+        "dice_percent": {"mean": dice_percent},
+        "asd_mm": {"mean": 2.0},
+        "asd_voxel": {"mean": 1.0},
+        "failures": 1,
+    }
+    return {
+        "mean_over_structures": {"dice_percent": dice_percent, "asd_mm": 2.0, "asd_voxel": 1.0},
+        "structures": dict.fromkeys(NAMES, structure),
+    }
+
+
+def fake_outputs(out: Path) -> None:
+    """What the steps would leave, with Dice 40 % without adaptation and 70 % with GLUA."""
+    import numpy as np
+
+    picture = [[Panel(image=np.eye(8))]]
+    for folder, name in (("synthesis", "translation_000002"), ("glua", "segmentation_000002"), ("glua", "losses")):
+        slice_montage(picture, out / folder / "pictures" / f"{name}.png")
+    for method, dice_percent in (("none", 40.0), ("glua", 70.0)):
+        write_json(out / method / "eval" / "summary.json", summary(dice_percent))
+        for word in ("worst", "median"):
+            slice_montage(picture, out / method / "eval" / f"{word}_case.png")
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The demo's commands by step; none of them is run."""
+    recorded: dict[str, list[str]] = {}
+
+    def run(self: demo.Steps, name: str, command: list[str]) -> None:
+        recorded[name] = command
+        self.seconds[name] = 1.0
+        if name == "phantom":
+            write_json(tmp_path / "data" / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
+        if name.startswith("inference"):
+            fake_outputs(tmp_path)
+
+    monkeypatch.setattr(demo.Steps, "run", run)
+    demo.run_demo(tmp_path, seed=3)
+    return recorded
+
+
+def test_every_step_names_files_that_exist(commands: dict[str, list[str]]) -> None:
+    for command in commands.values():
+        if "--config_file" in command:
+            files = ast.literal_eval("[" + command[command.index("--config_file") + 1].strip("[]") + "]")
+            assert all((ROOT / file).is_file() for file in files), files
+
+
+def test_only_glua_sees_translated_images_and_the_target(commands: dict[str, list[str]]) -> None:
+    none, glua = (commands[f"segmentation training, {title}"] for title in ("no adaptation", "GLUA"))
+    assert "--labelled_datalist" in glua
+    assert "--labelled_datalist" not in none
+    assert any("configs/methods/none.yaml" in word for word in none)
+
+
+def test_unseen_volumes_come_without_labels(commands: dict[str, list[str]], tmp_path: Path) -> None:
+    assert json.loads((tmp_path / "data" / "unseen.json").read_text())["validation"] == [{"image": "a.nii.gz"}]
+
+
+def test_summary_holds_methods_gain_seconds_and_provenance(commands: dict[str, list[str]], tmp_path: Path) -> None:
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["gain_in_mean_dice"] == 30.0
+    assert set(content["methods"]) == {"none", "glua"}
+    assert set(content["methods"]["glua"]["structures"]) == set(NAMES)
+    assert content["seed"] == 3
+    assert set(content["seconds"]) == set(commands)
+    assert {"packages", "commit", "device", "time"} <= set(content)
+
+
+def test_report_is_one_file_with_its_pictures(commands: dict[str, list[str]], tmp_path: Path) -> None:
+    page = (tmp_path / "report.html").read_text()
+    assert "+30.0 points" in page
+    assert "40.0 % to 70.0 %" in page
+    assert page.count("<img") == 6
+    assert image_to_data_uri(tmp_path / "glua" / "eval" / "worst_case.png") in page
+    assert 'src="/' not in page
+
+
+def test_a_failing_step_ends_the_demo_and_is_not_remembered(tmp_path: Path) -> None:
+    steps = demo.Steps(tmp_path, resume=False)
+    with pytest.raises(SystemExit) as ended:
+        steps.run("bad", ["-c", "raise SystemExit(7)"])
+    assert ended.value.code == 7
+    steps.run("good", ["-c", "pass"])
+    assert list(demo.Steps(tmp_path, resume=True).seconds) == ["good"]
+    assert demo.Steps(tmp_path, resume=False).seconds == {}

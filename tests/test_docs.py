@@ -1,0 +1,187 @@
+"""The pages: their commands run, their links lead somewhere, and what they name is there.
+
+A block marked ``bash`` is run unless ``<!-- long -->`` stands before it. A block marked ``yaml`` whose first line is a
+comment with a path is written there first. ``$EXTRA``, which the pages leave to the reader, makes trainings short.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+
+EXTRA = "--max_epochs 1 --iterations_per_epoch 2 --batch_size 2 --device cpu"
+
+ROAD = {
+    "docs/how-to/own-data.md": ["data/phantom/ct.json", "data/lists/mr.json"],
+    "docs/how-to/synthesis.md": [
+        "runs/phantom/synthesis/models/model.pt",
+        "runs/phantom/synthesis/pictures/losses.png",
+        "runs/phantom/synthesis/translated/mr_train_1002_image_translated.nii.gz",
+        "runs/phantom/synthesis/translated/datalist.json",
+    ],
+    "docs/how-to/segmentation.md": [
+        "runs/phantom/segmentation/models/model.json",
+        "runs/phantom/segmentation/logs/losses.csv",
+        "runs/phantom/segmentation/provenance.json",
+    ],
+    "docs/how-to/inference.md": [
+        "predictions/ct_train_1002_image_seg.nii.gz",
+        "predictions/ct_train_1002_image_mask.nii.gz",
+        "runs/phantom/segmentation/eval/metrics.csv",
+        "runs/phantom/segmentation/eval/summary.json",
+        "runs/phantom/segmentation/eval/median_case.png",
+        "runs/phantom/segmentation/eval/predictions/ct_train_1002_image_seg.nii.gz",
+    ],
+    "docs/how-to/packing.md": [
+        "dist/glua_phantom_mr2ct_synthesis/models/model.pt",
+        "dist/glua_phantom_mr2ct_segmentation.zip",
+        "predictions_of_the_bundle/ct_train_1002_image_seg.nii.gz",
+    ],
+    "docs/how-to/resuming.md": ["runs/phantom/synthesis/models/model.pt"],
+    "README.md": [
+        "my_data/ct.json",
+        *[f"runs/heart/segmentation/predictions/ct_{case}_seg.nii.gz" for case in range(3)],
+    ],
+}
+"""Pages with commands, in the order in which one builds on the other, and files each says it writes."""
+
+OTHER_OPTIONS = {
+    "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file"},
+    "torchrun": {"standalone", "nnodes", "nproc_per_node"},
+    "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"},
+    "bundle": {"task", "weights", "zip"},
+    "others": {"conf", "logdir"},  # MONAI Label's and TensorBoard's
+}
+
+
+class Reader:
+    """Someone who follows the pages in a fresh copy of the project, with volumes of their own in ``my_data``."""
+
+    def __init__(self, folder: Path, volumes: Path) -> None:
+        self.folder, self.done = folder, set[str]()
+        for name in ["bundle", "configs", "docs", "scripts"]:
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "LICENSE", folder)
+        for file in volumes.glob("*.nii.gz"):
+            case, kind = file.name.removesuffix(".nii.gz").rsplit("_", 1)
+            place = folder / "my_data" / case.split("_")[0] / f"{kind}s" / f"{case}.nii.gz"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+
+    def follow(self, page: str) -> None:
+        """Do what a page says, after the pages it builds on."""
+        order = list(ROAD)
+        for name in [page] if page == "README.md" else order[: order.index(page) + 1]:
+            if name not in self.done:
+                self.done.add(name)
+                self._do(name)
+
+    def _do(self, page: str) -> None:
+        for path, content in yaml_files(TEXTS[page]).items():
+            (self.folder / path).write_text(content, encoding="utf-8")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "\n".join(commands(TEXTS[page]))],
+            cwd=self.folder,
+            env=os.environ
+            | {"EXTRA": EXTRA, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{page}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def commands(text: str) -> list[str]:
+    """The bash blocks of a page that are not marked as long."""
+    blocks = re.findall(r"(<!-- long -->\n)?```bash\n(.*?)```", text, re.DOTALL)
+    return [block for long, block in blocks if not long]
+
+
+def yaml_files(text: str) -> dict[str, str]:
+    """Path and content of the YAML files that a page shows whole."""
+    blocks = re.findall(r"```yaml\n(# (\S+\.yaml)\n.*?)```", text, re.DOTALL)
+    return {path: content for content, path in blocks}
+
+
+def prose(text: str) -> str:
+    """A page without its blocks."""
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def unpacked(name: str, page: str) -> list[str]:
+    """Where a file of a packed bundle stands here: a card speaks of its own bundle, other pages of either."""
+    card = re.fullmatch(r"docs/(\w+)/README\.md", page)
+    folder, _, rest = name.partition("/")
+    return [f"{folder}/{bundle}/{rest}" for bundle in ([card[1]] if card else ["synthesis", "segmentation"])]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Reader:
+    return Reader(tmp_path_factory.mktemp("reader"), data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ROAD)
+def test_a_reader_gets_what_the_page_says(reader: Reader, page: str) -> None:
+    reader.follow(page)
+    missing = [name for name in ROAD[page] if not (reader.folder / name).is_file()]
+    assert not missing
+
+
+def test_every_page_with_commands_is_followed() -> None:
+    how_to = {name for name in TEXTS if name == "README.md" or name.startswith("docs/how-to/")}
+    assert {name for name in how_to if commands(TEXTS[name])} == set(ROAD)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", prose(TEXTS[page])):
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_that_are_named_exist(page: str) -> None:
+    shown = {path for text in TEXTS.values() for path in yaml_files(text)}
+    for name in re.findall(r"`((?:\.ci|bundle|configs|docs|scripts|tests)/[\w./-]+)`", prose(TEXTS[page])):
+        assert any((ROOT / path).exists() for path in [name, *unpacked(name, page)]) or name in shown, name
+
+
+def test_the_overview_names_every_file_once() -> None:
+    code = [path for folder in ["scripts", "bundle"] for path in (ROOT / folder).rglob("*.py")]
+    names = [path.relative_to(ROOT).as_posix() for path in [*code, *(ROOT / "configs").rglob("*.yaml")]]
+    counts = {name: TEXTS["docs/overview.md"].count(f"`{name}`") for name in sorted(names)}
+    assert {name: count for name, count in counts.items() if count != 1} == {}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_settings_that_are_named_exist(page: str) -> None:
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / "configs").rglob("*.yaml")]
+    known = set().union(*configs, *OTHER_OPTIONS.values())
+    named = set(re.findall(r"(?<![\w-])--(\w+)", TEXTS[page]))
+    assert named <= known
+
+
+def test_code_that_the_method_page_names_exists() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py"))
+    code += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.yaml"))
+    words = re.findall(r"`(?:\w+\.)?([A-Za-z]\w*_\w+|[A-Z]\w*[a-z]\w*[A-Z]\w*)`", TEXTS["docs/method.md"])
+    assert [word for word in words if not re.search(rf"\b{word}\b", code)] == []
