@@ -64,7 +64,7 @@ def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False)
     data, synthesis, cache = out / "data", out / "synthesis", f"--cache_dir={out / 'cache'}"
     settings = ["--dataset_dir", str(data), "--logging_file", "configs/logging.conf"]
     training = [*settings, cache, "--seed", str(seed), *(["--resume", "True"] if resume else [])]
-    small_g, small_s = "configs/sizes/synthesis_small.yaml", "configs/sizes/segmentation_small.yaml"
+    small_g, tiny_s = "configs/sizes/synthesis_small.yaml", "configs/sizes/segmentation_tiny.yaml"
 
     phantom = ["--cases", str(cases), "--validation", "0.25", "--seed", str(seed)]
     steps.run("phantom", ["-m", "scripts", "phantom", "--out", str(data), *phantom])
@@ -76,14 +76,14 @@ def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False)
     labelled = ["--labelled_datalist", str(synthesis / "translated" / "datalist.json")]
     for method, title in METHODS.items():
         run = out / method
-        train = ["configs/segmentation/train.yaml", TASK, small_s, "configs/demo/segmentation.yaml"]
+        train = ["configs/segmentation/train.yaml", TASK, tiny_s, "configs/demo/segmentation.yaml"]
         if method == "glua":
             steps.run(f"segmentation training, {title}", _bundle("training", train, run, *training, *labelled))
         else:
             train.append(f"configs/methods/{method}.yaml")
             steps.run(f"segmentation training, {title}", _bundle("training", train, run, *training))
         mask = ["--mask_mode", "abs" if method == "glua" else "off"]
-        evaluate = ["configs/segmentation/evaluate.yaml", TASK, small_s]
+        evaluate = ["configs/segmentation/evaluate.yaml", TASK, tiny_s]
         steps.run(f"evaluation, {title}", _bundle("evaluating", evaluate, run, *settings, *mask))
     unseen = [
         "--dataset_dir",
@@ -93,7 +93,7 @@ def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False)
         "--logging_file",
         "configs/logging.conf",
     ]
-    infer = ["configs/segmentation/inference.yaml", TASK, small_s]
+    infer = ["configs/segmentation/inference.yaml", TASK, tiny_s]
     steps.run("inference, GLUA", _bundle("inference", infer, out / "glua", *unseen))
     _summarise(out, seed, steps.seconds)
 

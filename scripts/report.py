@@ -17,10 +17,10 @@ __all__ = ["write_report"]
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>GLUA: the demo</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;width:100%;margin:1rem 0}th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}tr.best td{font-weight:600}img{max-width:100%;display:block;margin:.6rem auto}
-figure{margin:1.5rem 0}figcaption{color:#555;font-size:.92rem}.gain{font-size:2.6rem;font-weight:700;color:#0072b2;margin:0}
-small{color:#777}.pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem}@media(max-width:45rem){.pair{grid-template-columns:1fr}}
+table{border-collapse:collapse;width:100%;margin:1rem 0}
+th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}
+img{max-width:100%;display:block;margin:.6rem auto}figure{margin:1.5rem 0}figcaption{color:#555;font-size:.92rem}
+.gain{font-size:2.6rem;font-weight:700;color:#0072b2;margin:0}small{color:#777}
 </style><h1>Labels of one modality, a segmenter for the other</h1>
 <p>A generated cardiac phantom: labelled MR volumes, unlabelled CT volumes of other subjects. The style transfer rendered the
 labelled MR in CT style, a segmenter was trained on it against two discriminators, and CT volumes that no training saw were

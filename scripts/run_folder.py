@@ -55,7 +55,7 @@ class RunFolder:
         self.config = _running_config()
 
     def open(self) -> RunFolder:
-        """Check the settings, make the folder, and write ``config.yaml`` and ``provenance.json`` into it.
+        """Before anything else is built: check the settings, make the folder, seed every generator.
 
         Raises:
             InputError: a key that no part of the config uses, a folder that cannot be written.
@@ -64,6 +64,10 @@ class RunFolder:
         check_keys(self.config, self.spare_keys)
         make_folder(self.root)
         set_determinism(self.seed)
+        return self
+
+    def record(self) -> RunFolder:
+        """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device)."""
         with atomic_path(self.root / "config.yaml") as temporary:
             ConfigParser.export_config_file(self.config, str(temporary), fmt="yaml", sort_keys=False)
         write_json(self.root / "provenance.json", provenance() | {"seed": self.seed, "card": self.card})

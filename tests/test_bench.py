@@ -36,7 +36,8 @@ def batch(size: int) -> dict[str, torch.Tensor]:
 
 def iterate(trainer: Any, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     trainer.state.iteration += 1
-    return trainer._iteration(trainer, data)
+    (output,) = trainer._iteration(trainer, data)
+    return output
 
 
 def test_the_quick_run_returns_and_writes_every_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

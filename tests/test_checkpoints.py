@@ -25,7 +25,7 @@ CARD = {"stage": "segmentation", "domains": ["mr", "ct"], "network": {"width": 6
 
 
 def train(
-    step: Callable[[Engine, Any], dict[str, torch.Tensor]],
+    step: Callable[[Engine, Any], list[dict[str, torch.Tensor]]],
     *handlers: Any,
     iterations: int = 4,
     epochs: int = 1,
@@ -44,8 +44,8 @@ def losses_of(iteration: int) -> dict[str, torch.Tensor]:
     return {"loss": torch.tensor(1.0 / iteration), "dice": torch.tensor(2.0 * iteration), "pred": torch.zeros(2, 2)}
 
 
-def finite(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
-    return losses_of(engine.state.iteration)
+def finite(engine: Engine, batch: Any) -> list[dict[str, torch.Tensor]]:
+    return [losses_of(engine.state.iteration)]
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -81,9 +81,9 @@ def test_a_resumed_run_keeps_what_came_before_its_checkpoint(tmp_path: Path) -> 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("interval", [1, 100])
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(tmp_path: Path, bad: float, interval: int) -> None:
-    def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+    def step(engine: Engine, batch: Any) -> list[dict[str, torch.Tensor]]:
         output = losses_of(engine.state.iteration)
-        return output | {"dice": torch.tensor(bad)} if engine.state.iteration == 3 else output
+        return [output | {"dice": torch.tensor(bad)} if engine.state.iteration == 3 else output]
 
     with pytest.raises(NotFiniteError, match=r"loss 'dice' at iteration 3: found .*expected a finite") as caught:
         train(step, LossLog(path=str(tmp_path / "a.csv"), interval=interval), TrainingProgress(description="a"))
@@ -95,10 +95,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(tmp_path: Path, ba
 def test_a_bad_loss_never_reaches_the_checkpoint(tmp_path: Path) -> None:
     network = nn.Linear(1, 1)
 
-    def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+    def step(engine: Engine, batch: Any) -> list[dict[str, torch.Tensor]]:
         nn.init.constant_(network.weight, engine.state.iteration)
         # NaN in the last iteration of the second epoch, the very one that would be saved.
-        return {"loss": torch.tensor(float("nan") if engine.state.iteration == 4 else 1.0)}
+        return [{"loss": torch.tensor(float("nan") if engine.state.iteration == 4 else 1.0)}]
 
     point = ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"network": network}, interval=1)
     with pytest.raises(NotFiniteError, match="iteration 4"):
@@ -108,14 +108,14 @@ def test_a_bad_loss_never_reaches_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_single_numbers_among_the_outputs() -> None:
-    assert scalar_outputs(losses_of(2)) == {"loss": 0.5, "dice": 4.0}
+    assert scalar_outputs([losses_of(2)]) == {"loss": 0.5, "dice": 4.0}
 
 
 def test_a_bar_is_closed_and_exceptions_pass(capsys: pytest.CaptureFixture[str]) -> None:
     train(finite, TrainingProgress(description="toy", interval=1))
     assert "toy: 100%" in capsys.readouterr().err
 
-    def fail(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+    def fail(engine: Engine, batch: Any) -> list[dict[str, torch.Tensor]]:
         raise KeyError("in the step")
 
     with pytest.raises(KeyError, match="in the step"):
@@ -130,9 +130,9 @@ def resume_point(path: Path, network: nn.Module, card: dict[str, Any] | None = N
 def test_a_checkpoint_is_one_file_saved_every_few_epochs(tmp_path: Path) -> None:
     network = nn.Linear(2, 1)
 
-    def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+    def step(engine: Engine, batch: Any) -> list[dict[str, torch.Tensor]]:
         nn.init.constant_(network.weight, engine.state.iteration)
-        return {"loss": torch.tensor(0.0)}
+        return [{"loss": torch.tensor(0.0)}]
 
     train(step, resume_point(tmp_path / "deep" / "c.pt", network), iterations=3, epochs=5)
     assert list(listed_files(tmp_path)) == ["deep/c.pt"]

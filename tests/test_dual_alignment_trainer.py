@@ -53,7 +53,7 @@ def test_d1_is_changed_by_its_own_optimiser_alone() -> None:
 def test_the_segmenters_total_is_weighted() -> None:
     trainer = dual_trainer(d1_weight=0.5, d2_weight=0.25)
     trainer.run()
-    output = trainer.state.output
+    output = trainer.state.output[0]
     expected = output["cross_entropy"] + output["dice"] + 0.5 * output["alignment_d1"] + 0.25 * output["alignment_d2"]
     torch.testing.assert_close(output["loss"], expected)
     assert {"d1", "d2", "mask_mean", "mask_std"} <= set(output)
@@ -63,7 +63,7 @@ def test_the_adversarial_weights_rise_from_nothing() -> None:
     trainer = dual_trainer(iterations=4, d1_weight=0.5, d2_weight=0.5, adversarial_warmup=2)
 
     def adversarial_share() -> float:
-        output = trainer.state.output
+        output = trainer.state.output[0]
         plain = output["cross_entropy"] + output["dice"]
         return float((output["loss"] - plain) / (0.5 * output["alignment_d1"] + 0.5 * output["alignment_d2"]))
 
@@ -85,8 +85,8 @@ def test_a_weight_of_nothing_switches_a_discriminator_off(
 ) -> None:
     trainer = dual_trainer(d1_weight=d1, d2_weight=d2)
     trainer.run()
-    assert present <= set(trainer.state.output)
-    assert not absent & set(trainer.state.output)
+    assert present <= set(trainer.state.output[0])
+    assert not absent & set(trainer.state.output[0])
 
 
 def running_means(segmenter: nn.Module) -> list[torch.Tensor]:
@@ -153,7 +153,7 @@ def test_without_a_target_it_is_a_plain_supervised_trainer() -> None:
         loss.backward()
         optimizer.step()
     trainer.run()
-    assert sorted(trainer.state.output) == ["cross_entropy", "dice", "image", "label", "loss", "pred"]
+    assert sorted(trainer.state.output[0]) == ["cross_entropy", "dice", "image", "label", "loss", "pred"]
     for ours, theirs in zip(trainer.segmenter.segmenter_parameters(), plain.segmenter_parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     assert same(trainer.segmenter.feature_discriminator.parameters(), d1_before)
@@ -179,4 +179,4 @@ def test_the_sources_features_are_masked_on_request_alone() -> None:
 def test_every_kind_of_game_can_be_played(kind: str, norm: str) -> None:
     trainer = dual_trainer(d1_kind=kind, d2_kind=kind, norm=norm)
     trainer.run()
-    assert all(bool(torch.isfinite(value.float()).all()) for value in trainer.state.output.values())
+    assert all(bool(torch.isfinite(value.float()).all()) for value in trainer.state.output[0].values())

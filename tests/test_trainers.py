@@ -146,7 +146,7 @@ def test_the_generator_learns_from_every_loss() -> None:
 def test_the_papers_weights_are_in_the_total() -> None:
     trainer = style_trainer()
     trainer.run()
-    output = trainer.state.output
+    output = trainer.state.output[0]
     expected = 20 * output["reconstruction"] + 20 * output["cycle"] + output["content"] + output["adversarial"]
     torch.testing.assert_close(output["loss"], expected)
     assert sorted(output) == [
@@ -165,7 +165,7 @@ def test_other_weights_are_in_the_total() -> None:
         reconstruction_weight=1.0, cycle_weight=2.0, content_weight=3.0, adversarial_weight=4.0, adversarial_kind="bce"
     )
     trainer.run()
-    output = trainer.state.output
+    output = trainer.state.output[0]
     expected = output["reconstruction"] + 2 * output["cycle"] + 3 * output["content"] + 4 * output["adversarial"]
     torch.testing.assert_close(output["loss"], expected)
 
@@ -217,8 +217,8 @@ def test_handlers_see_what_they_need(make: Callable[..., Any], keys: list[str]) 
     loss = at(trainer, IterationEvents.LOSS_COMPLETED, lambda: float(trainer.state.output["loss"]))
     trainer.run()
     assert set(keys) <= forward[0]
-    assert loss == [float(trainer.state.output["loss"])]
-    assert not any(value.requires_grad for value in trainer.state.output.values())
+    assert loss == [float(trainer.state.output[0]["loss"])]
+    assert not any(value.requires_grad for value in trainer.state.output[0].values())
 
 
 @pytest.mark.parametrize("make", [style_trainer, dual_trainer])
@@ -230,7 +230,7 @@ def test_precision_is_what_was_asked_for(make: Callable[..., Any]) -> None:
             product = torch.ones(2, 2) @ torch.ones(2, 2)
         assert product.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
         trainer.run()
-        losses[precision] = float(trainer.state.output["loss"])
+        losses[precision] = float(trainer.state.output[0]["loss"])
     # bf16 keeps 8 bits: near, not equal.
     assert losses["bf16"] != losses["float32"]
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05)

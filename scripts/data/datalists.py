@@ -95,7 +95,7 @@ def folder_datalist(
         {_case_name(file): file for file in _nifti_files(Path(labels), labels_only=images == labels)} if labels else {}
     )
     entries = []
-    for image in _nifti_files(Path(images), images_only=images == labels):
+    for image in _nifti_files(Path(images), images_only=labels in (None, images)):
         entry = {"image": str(image)}
         if labels:
             if _case_name(image) not in label_of:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +32,6 @@ class AdversarialTrainer(Trainer):
         train_data_loader: an iterable of batches, see :class:`scripts.data.slices.UnpairedSliceBatches`.
         train_handlers: ignite handlers.
         precision: ``auto`` (bf16 where it is fast), ``bf16`` or ``float32``.
-        postprocessing: MONAI transforms of the output, for metrics of training batches.
-        key_train_metric: an ignite metric of training batches.
     """
 
     def __init__(
@@ -45,8 +43,6 @@ class AdversarialTrainer(Trainer):
         train_data_loader: Iterable[dict[str, torch.Tensor]],
         train_handlers: Handlers = None,
         precision: str = "auto",
-        postprocessing: Callable[..., Any] | None = None,
-        key_train_metric: dict[str, Any] | None = None,
     ) -> None:
         self.precision = precision
         super().__init__(
@@ -54,8 +50,6 @@ class AdversarialTrainer(Trainer):
             max_epochs=max_epochs,
             data_loader=train_data_loader,
             epoch_length=epoch_length,
-            postprocessing=postprocessing,
-            key_metric=key_train_metric,
             handlers=train_handlers,
             decollate=False,
         )
@@ -68,22 +62,19 @@ class AdversarialTrainer(Trainer):
             self.fire_event(Events.COMPLETED)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue at the iteration of a saved state.
+        """Continue from a checkpoint of a run of the same length: the schedules depend on it.
 
         Raises:
-            InputError: the state is of a run of another length, which the schedules of learning rates depend on.
+            InputError: the checkpoint's run has another length.
         """
-        saved, own = (
-            f"{length['max_epochs']} epochs of {length['epoch_length']} iterations"
-            for length in (state_dict, {"max_epochs": self.state.max_epochs, "epoch_length": self.state.epoch_length})
-        )
-        if saved != own:
-            raise InputError(
-                file="the checkpoint to resume from",
-                found=f"a run of {saved}",
-                expected=f"{own}, as in the settings given",
-                remedy="resume with the length the run was started with, or start a new one in another --bundle_root",
-            )
+        for key in ("max_epochs", "epoch_length"):
+            if state_dict[key] != getattr(self.state, key):
+                raise InputError(
+                    file="the checkpoint to resume from",
+                    found=f"{key} {state_dict[key]}",
+                    expected=str(getattr(self.state, key)),
+                    remedy="keep the length of the run; a longer training is a new run, without --resume",
+                )
         super().load_state_dict(state_dict)
 
     def autocast(self) -> torch.autocast:
@@ -101,9 +92,12 @@ class AdversarialTrainer(Trainer):
         """The named tensors of a batch on the trainer's device."""
         return [batch[key].to(self.state.device, non_blocking=True) for key in keys]
 
-    def finish(self, engine: Engine, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Store an iteration's output, detached, and fire the event that follows a model's update."""
-        engine.state.output = {key: value.detach() for key, value in output.items()}
+    def finish(self, engine: Engine, output: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """Store an iteration's output, detached, and fire the event that follows a model's update.
+
+        The output is a list with one dictionary: MONAI's handlers, MLflow's among them, look for a list of samples.
+        """
+        engine.state.output = [{key: value.detach() for key, value in output.items()}]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 

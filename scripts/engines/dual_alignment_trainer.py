@@ -71,7 +71,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
         self.average = average
         super().__init__(**arguments)
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         image, label = self.prepare(batchdata, "image", "label")
         aligned = "target_image" in batchdata and (self.d1_weight > 0 or self.d2_weight > 0)
         ramp = linear_ramp(engine.state.iteration - 1, self.adversarial_warmup)

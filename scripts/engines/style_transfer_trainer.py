@@ -73,7 +73,7 @@ class StyleTransferTrainer(AdversarialTrainer):
         self.average = average
         super().__init__(**arguments)
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         source, target = self.prepare(batchdata, "image", "target_image")
         image = torch.cat([source, target]).contiguous(memory_format=torch.channels_last)
         domain = torch.tensor([SOURCE, TARGET], device=image.device).repeat_interleave(len(source))

@@ -55,9 +55,10 @@ class LossLog:
 
     def gather(self, engine: Engine) -> None:
         """Keep this iteration's losses."""
+        output = engine.state.output[0]
         if not self.keys:
-            self.keys = [key for key, value in engine.state.output.items() if value.ndim == 0]
-        losses = torch.stack([engine.state.output[key].float() for key in self.keys])
+            self.keys = [key for key, value in output.items() if value.ndim == 0]
+        losses = torch.stack([output[key].float() for key in self.keys])
         self.pending.append((engine.state.iteration, losses))
         if len(self.pending) >= self.interval:
             self.flush(engine)
@@ -92,9 +93,9 @@ class NotFiniteError(InputError, FloatingPointError):
         )
 
 
-def scalar_outputs(output: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
     """The single numbers among an iteration's outputs, as TensorBoard takes them."""
-    return {key: float(value) for key, value in output.items() if torch.is_tensor(value) and value.ndim == 0}
+    return {key: float(value) for key, value in output[0].items() if value.ndim == 0}
 
 
 class TrainingProgress:
@@ -128,12 +129,8 @@ class TrainingProgress:
 
     def advance(self, engine: Engine) -> None:
         """Move by one."""
-        if (
-            engine.state.iteration % self.interval == 0
-            and isinstance(engine.state.output, dict)
-            and "loss" in engine.state.output
-        ):
-            self.bar.set_postfix_str(f"loss {float(engine.state.output['loss']):.3f}", refresh=False)
+        if engine.state.iteration % self.interval == 0 and "loss" in engine.state.output[0]:
+            self.bar.set_postfix_str(f"loss {float(engine.state.output[0]['loss']):.3f}", refresh=False)
         self.bar.update()
 
     def close(self, engine: Engine, error: BaseException | None = None) -> None:
