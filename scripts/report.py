@@ -22,9 +22,9 @@ th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid #ddd}th:firs
 img{max-width:100%;display:block;margin:.6rem auto}figure{margin:1.5rem 0}figcaption{color:#555;font-size:.92rem}
 .gain{font-size:2.6rem;font-weight:700;color:#0072b2;margin:0}small{color:#777}
 </style><h1>Labels of one modality, a segmenter for the other</h1>
-<p>A generated cardiac phantom: labelled MR volumes, unlabelled CT volumes of other subjects. The style transfer rendered the
-labelled MR in CT style, a segmenter was trained on it against two discriminators, and CT volumes that no training saw were
-segmented. Their labels were used for this table alone.</p>
+<p>A generated cardiac phantom: labelled MR volumes, unlabelled CT volumes of other subjects. The style transfer
+rendered the labelled MR in CT style, a segmenter was trained on it against two discriminators, and CT volumes
+that no training saw were segmented. Their labels were used for this table alone.</p>
 <p class="gain">$gain points</p><p>of mean Dice gained over no adaptation ($before % to $after %).</p>
 <h2>Dice in % (average symmetric surface distance in mm)</h2>$table$failures
 <h2>What it looks like</h2>$pictures

@@ -16,7 +16,7 @@ import torch
 from monai.config import DtypeLike, KeysCollection
 from monai.data import NibabelWriter
 from monai.data.folder_layout import FolderLayout
-from monai.transforms import MapTransform
+from monai.transforms import SaveImaged
 
 from scripts.errors import InputError
 
@@ -87,10 +87,11 @@ def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-class SaveVolumed(MapTransform):
+class SaveVolumed(SaveImaged):
     """Write volumes as ``<case>_<output_postfix>.nii.gz`` with MONAI's NIfTI writer, each whole or not at all.
 
-    MONAI's ``SaveImaged`` takes any failure for a missing writer: a full disk would end in advice on packages.
+    It is a ``SaveImaged``, so that servers which save predictions themselves know it and leave it out. The parent itself
+    takes any failure for a missing writer: a full disk would end in advice on packages.
 
     Args:
         keys: keys of volumes (C, H, W, D) with the name of the file they come from in their metadata.
@@ -107,7 +108,7 @@ class SaveVolumed(MapTransform):
         output_dtype: DtypeLike = np.float32,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, output_dir=output_dir, print_log=False, allow_missing_keys=allow_missing_keys)
         self.layout = FolderLayout(output_dir, postfix=output_postfix, extension=".nii.gz", makedirs=False)
         self.output_dtype = output_dtype
 
