@@ -90,8 +90,8 @@ def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
 class SaveVolumed(SaveImaged):
     """Write volumes as ``<case>_<output_postfix>.nii.gz`` with MONAI's NIfTI writer, each whole or not at all.
 
-    It is a ``SaveImaged``, so that servers which save predictions themselves know it and leave it out. The parent itself
-    takes any failure for a missing writer: a full disk would end in advice on packages.
+    It is a ``SaveImaged``, so that servers which save predictions themselves know it and leave it out. The parent takes
+    any failure for a missing writer: a full disk would end in advice on packages.
 
     Args:
         keys: keys of volumes (C, H, W, D) with the name of the file they come from in their metadata.

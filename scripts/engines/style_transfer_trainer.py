@@ -23,7 +23,7 @@ class StyleTransferTrainer(AdversarialTrainer):
     """Train G and D on unpaired slices of both domains (paper, section 3.2, stage one).
 
     Each image goes through G once: content, reconstruction, translation, the translation's content and the cycle
-    serve all four losses, two encoder and three decoder passes instead of the nine that the terms would take one by
+    serve all four losses, two encoder and three decoder passes instead of the eleven that the terms would take one by
     one.
 
     Args:
