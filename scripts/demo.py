@@ -18,7 +18,7 @@ from scripts.data.writers import make_folder, write_json
 from scripts.report import write_report
 from scripts.run_folder import provenance
 
-__all__ = ["run_demo"]
+__all__ = ["Steps", "run_demo"]
 
 TASK = "configs/tasks/phantom_mr2ct.yaml"
 METHODS = {"none": "no adaptation", "glua": "GLUA"}

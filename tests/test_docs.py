@@ -57,7 +57,7 @@ ROAD = {
 """Pages with commands, in the order in which one builds on the other, and files each says it writes."""
 
 OTHER_OPTIONS = {
-    "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file"},
+    "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"},
     "bundle": {"task", "weights", "zip"},
