@@ -42,7 +42,9 @@ Status = Literal["ok", "missing_in_prediction", "missing_in_truth", "absent_in_b
 _Points = NDArray[np.int64]
 _Distances = NDArray[np.float64]
 
-_LEAF_SIZE = 32  # surface points lie densely: fewer, fuller leaves answer faster than scipy's 16
+# Surface points lie densely and evenly: fewer, fuller leaves answer faster than scipy's 16, and cutting boxes in the
+# middle is as good as at the median, at half the time to build.
+_TREE_SETTINGS: dict[str, Any] = {"leafsize": 32, "balanced_tree": False, "compact_nodes": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +312,6 @@ def _surface_points(ids: NDArray[Any], num_classes: int) -> list[_Points]:
 def _nearest_distances(predicted: _Points, true: _Points, spacing_mm: Sequence[float]) -> tuple[_Distances, _Distances]:
     here, there = predicted * np.asarray(spacing_mm), true * np.asarray(spacing_mm)
     return (
-        cKDTree(there, leafsize=_LEAF_SIZE).query(here)[0],
-        cKDTree(here, leafsize=_LEAF_SIZE).query(there)[0],
+        cKDTree(there, **_TREE_SETTINGS).query(here)[0],
+        cKDTree(here, **_TREE_SETTINGS).query(there)[0],
     )

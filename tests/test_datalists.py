@@ -116,6 +116,25 @@ def test_a_wrong_datalist_of_volumes_gets_a_sentence(tmp_path: Path, content: st
         find_volumes(str(tmp_path / "list.json"))
 
 
+def test_two_images_of_one_name_are_refused_where_results_are_named_after_them(tmp_path: Path) -> None:
+    entries = [{"image": str(touch(tmp_path / case, "image.nii.gz") / "image.nii.gz")} for case in ("case1", "case2")]
+    listed = write_list(tmp_path / "list.json", training=entries[:1], validation=entries)
+    message = r"list\.json: found one case name for two images, .*case1.*image\.nii\.gz and .*case2.*rename one"
+    with pytest.raises(InputError, match=message):
+        find_volumes(listed)
+    with pytest.raises(InputError, match=message):
+        read_datalist(listed, "validation", distinct_names=True)
+    # Training names nothing after its cases, and one image may stand in two lists.
+    assert read_datalist(listed, "validation") == entries
+    assert find_volumes(write_list(tmp_path / "twice.json", training=entries[:1], validation=entries[:1]))
+
+
+def test_a_compressed_and_a_plain_image_of_one_name_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "a.nii.gz")
+    with pytest.raises(InputError, match=r"a\.nii and .*a\.nii\.gz"):
+        find_volumes(str(tmp_path))
+
+
 def test_images_and_labels_of_two_folders_are_paired_by_case(tmp_path: Path) -> None:
     images = touch(tmp_path / "images", "case_2.nii.gz", "case_10.nii.gz", "case_1.nii.gz", "case_3.nii.gz")
     labels = touch(tmp_path / "labels", *(f"case_{index}_label.nii.gz" for index in (1, 2, 3, 10)))

@@ -34,7 +34,9 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 Item = dict[str, str]
 
 
-def read_datalist(path: str | None, section: str, needs_label: bool = False) -> list[Item]:
+def read_datalist(
+    path: str | None, section: str, needs_label: bool = False, distinct_names: bool = False
+) -> list[Item]:
     """The entries of one section (``training``, ``validation`` ...) of a datalist, as absolute, existing paths.
 
     Args:
@@ -42,9 +44,11 @@ def read_datalist(path: str | None, section: str, needs_label: bool = False) -> 
         section: the key of the list to read.
         needs_label: whether each entry must have a label; otherwise labels are dropped, so that no later step can
             read them.
+        distinct_names: whether each image's file name must be its own, as reports and outputs are named after it.
 
     Raises:
-        InputError: the file or a volume is missing, the section is missing or empty, a label is missing.
+        InputError: the file or a volume is missing, the section is missing or empty, a label is missing, or a name
+            stands for two images.
     """
     if path is None:
         return []
@@ -60,24 +64,26 @@ def read_datalist(path: str | None, section: str, needs_label: bool = False) -> 
             remedy="add cases to that list, or choose another list",
         )
     entries = load_decathlon_datalist(str(listed), is_segmentation=True, data_list_key=section)
-    return [_existing_item(entry, listed, needs_label) for entry in entries]
+    items = [_existing_item(entry, listed, needs_label) for entry in entries]
+    return _distinctly_named(items, listed) if distinct_names else items
 
 
 def find_volumes(where: str) -> list[Item]:
     """The images to segment that a person named: a NIfTI file, a folder of them, or a datalist (all of its sections).
 
     Raises:
-        InputError: nothing is there, or no NIfTI file is in it.
+        InputError: nothing is there, no NIfTI file is in it, or two images have one name: their results would too.
     """
     path = Path(where)
     if path.suffix == ".json":
         remedy = "name a volume, a folder of volumes or a datalist"
         content = _read_json(path, expected="a datalist (JSON)", remedy=remedy)
         sections = [key for key, value in content.items() if isinstance(value, list) and value]
-        return [item for section in sections or ["training"] for item in read_datalist(where, section)]
+        items = [item for section in sections or ["training"] for item in read_datalist(where, section)]
+        return _distinctly_named(items, path)
     if path.is_file():
         return [{"image": str(path.resolve())}]
-    return [{"image": str(file)} for file in _nifti_files(path)]
+    return _distinctly_named([{"image": str(file)} for file in _nifti_files(path)], path)
 
 
 def folder_datalist(
@@ -213,6 +219,21 @@ def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) ->
             remedy = "correct the path in the datalist, or put the file there"
             raise InputError(file=path, found="no such file", expected=f"the volume that {listed} lists", remedy=remedy)
     return item
+
+
+def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
+    """The same items, if no two *different* images share a case name."""
+    image_of: dict[str, str] = {}
+    for item in items:
+        other = image_of.setdefault(case_name(item["image"]), item["image"])
+        if other != item["image"]:
+            raise InputError(
+                file=where,
+                found=f"one case name for two images, {other} and {item['image']}",
+                expected="a file name of its own for each image, as results are named after it",
+                remedy="rename one of them (a link with another name will do), or run them one by one",
+            )
+    return items
 
 
 def _nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
