@@ -145,6 +145,30 @@ ALL = BatchAugmentation(
 )
 
 
+def test_an_intensity_curve_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = torch.tensor([[0.5, 0.25, 0.25, 0.0]])
+    monkeypatch.setattr(augmentation, "_random_shares", lambda count, parts, generator: shares)
+    # On the scale from 0 to 1 the knots 0, 1/4, 1/2, 3/4, 1 go to 0, 0.5, 0.75, 1, 1; 1/8 lies half-way up the first.
+    image = torch.tensor([0.0, 0.125, 0.25, 0.5, 0.75, 1.0]).view(1, 1, 1, 6) * 2 - 1
+    changed, _ = BatchAugmentation(intensity_curve=1.0)(image, None, generator())
+    expected = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
+    torch.testing.assert_close((changed.flatten() + 1) / 2, expected)
+    # At strength 0.5 every rise lies half-way between its share and 1/4: 0.375, 0.25, 0.25, 0.125.
+    changed, _ = BatchAugmentation(intensity_curve=0.5)(image, None, generator())
+    torch.testing.assert_close((changed.flatten() + 1) / 2, torch.tensor([0.0, 0.1875, 0.375, 0.625, 0.875, 1.0]))
+
+
+def test_intensity_curves_rise_keep_both_ends_and_differ() -> None:
+    ramp = torch.linspace(-1, 1, 101).view(1, 1, 1, -1).repeat(50, 1, 1, 1)
+    changed = BatchAugmentation(intensity_curve=1.0)(ramp, None, generator())[0].flatten(1)
+    assert bool((changed.diff(dim=1) >= -1e-6).all())
+    torch.testing.assert_close(changed[:, [0, -1]], torch.tensor([[-1.0, 1.0]]).expand(50, 2))
+    # A quarter of the range lies on one piece; its rise is Beta(1, 3): 0.25 on average, 0.19 its standard deviation.
+    rise = (changed[:, 50] - changed[:, 25]) / 2
+    assert 0.1 < rise.std() < 0.3
+    assert 0.15 < rise.mean() < 0.35
+
+
 def test_the_range_is_kept() -> None:
     changed, _ = ALL(batch(16), None, generator())
     assert float(changed.min()) >= -1

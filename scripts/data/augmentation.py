@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 __all__ = ["BatchAugmentation"]
 
+CURVE_PIECES = 4
+"""Straight pieces of a random intensity curve: few enough that whole tissues change places on the grey scale."""
+
 
 class BatchAugmentation:
     """Random affine and intensity changes, each sample of a batch with its own draw. All off by default.
@@ -23,6 +26,9 @@ class BatchAugmentation:
         translation: shifts are uniform in +- this share of the image's size.
         flip_axes: spatial axes (0, 1) to flip with probability 1/2; none by default, because left and right are
             labelled organs.
+        intensity_curve: strength in [0, 1] of random intensity curves: each rises through ``CURVE_PIECES`` straight
+            pieces from -1 to 1, at 1 in any way, so that contrasts between tissues grow or nearly vanish while their
+            order stays. In the spirit of the Bezier maps of SLAug (AAAI 2023), which the paper's first author wrote.
         gamma: exponents are log-uniform in [1 / (1 + gamma), 1 + gamma], applied to the image mapped to [0, 1].
         contrast: factors are uniform in 1 +- this, about the image's mean.
         brightness: offsets are uniform in +- this.
@@ -36,6 +42,7 @@ class BatchAugmentation:
         scale: float = 0.0,
         translation: float = 0.0,
         flip_axes: tuple[int, ...] = (),
+        intensity_curve: float = 0.0,
         gamma: float = 0.0,
         contrast: float = 0.0,
         brightness: float = 0.0,
@@ -43,6 +50,7 @@ class BatchAugmentation:
     ) -> None:
         self.rotation_degrees, self.scale, self.translation = rotation_degrees, scale, translation
         self.flip_axes = tuple(flip_axes)
+        self.intensity_curve = intensity_curve
         self.gamma, self.contrast, self.brightness, self.noise = gamma, contrast, brightness, noise
 
     def __call__(
@@ -82,6 +90,10 @@ class BatchAugmentation:
 
     def _change_intensity(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         batch, device = image.shape[0], image.device
+        if self.intensity_curve:
+            even = torch.full((batch, CURVE_PIECES), 1.0 / CURVE_PIECES)
+            rises = torch.lerp(even, _random_shares(batch, CURVE_PIECES, generator), self.intensity_curve)
+            image = _through_curves(image, rises.to(device))
         if self.gamma:
             exponent = torch.exp(_uniform(batch, math.log1p(self.gamma), generator)).to(device).view(-1, 1, 1, 1)
             image = ((image + 1) / 2).clamp_min(0).pow(exponent) * 2 - 1
@@ -98,3 +110,19 @@ class BatchAugmentation:
 
 def _uniform(count: int, half_width: float, generator: torch.Generator) -> torch.Tensor:
     return (torch.rand(count, generator=generator) * 2 - 1) * half_width
+
+
+def _random_shares(count: int, parts: int, generator: torch.Generator) -> torch.Tensor:
+    """``count`` uniformly random splits of 1 into ``parts``: normalised exponential draws, (count, parts)."""
+    draws = -torch.log1p(-torch.rand(count, parts, generator=generator))
+    return F.normalize(draws, p=1.0, dim=1)
+
+
+def _through_curves(image: torch.Tensor, rises: torch.Tensor) -> torch.Tensor:
+    """Map (B, 1, H, W) in [-1, 1] through one rising curve per sample, whose even pieces rise by ``rises`` (B, P)."""
+    pieces = rises.shape[1]
+    place = (image.flatten(1) + 1) / 2 * pieces
+    piece = place.long().clamp(0, pieces - 1)
+    starts = F.pad(rises.cumsum(1)[:, :-1], (1, 0))
+    value = starts.gather(1, piece) + (place - piece) * rises.gather(1, piece)
+    return value.view_as(image) * 2 - 1

@@ -111,9 +111,9 @@ class UnpairedSliceBatches:
     Args:
         source: slices of the labelled domain.
         batch_size: slices per domain.
-        augmentation: applied to the source's slices (and labels).
+        augmentation: applied to the slices of both domains, and to the labels.
         target: slices of the unlabelled domain, or None for training on the labelled domain alone.
-        target_augmentation: applied to the target's slices.
+        source_augmentation: applied to the source's slices (and labels) after that.
         seed: seed of every choice.
 
     Attributes:
@@ -127,12 +127,11 @@ class UnpairedSliceBatches:
         batch_size: int,
         augmentation: BatchAugmentation,
         target: SliceSet | None = None,
-        target_augmentation: BatchAugmentation | None = None,
+        source_augmentation: BatchAugmentation | None = None,
         seed: int = 0,
     ) -> None:
         self.source, self.target, self.batch_size = source, target, batch_size
-        self.augmentation = augmentation
-        self.target_augmentation = target_augmentation or augmentation
+        self.augmentation, self.source_augmentation = augmentation, source_augmentation
         self.seed, self.iteration = seed, 0
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -147,10 +146,12 @@ class UnpairedSliceBatches:
         chosen = self._draw(self.source, generator)
         labels = None if self.source.labels is None else self.source.labels[chosen]
         image, label = self.augmentation(self.source.images[chosen], labels, generator)
+        if self.source_augmentation is not None:
+            image, label = self.source_augmentation(image, label, generator)
         batch = {"image": image} if label is None else {"image": image, "label": label}
         if self.target is not None:
             chosen = self._draw(self.target, generator)
-            batch["target_image"], _ = self.target_augmentation(self.target.images[chosen], None, generator)
+            batch["target_image"], _ = self.augmentation(self.target.images[chosen], None, generator)
         return batch
 
     def sample(self, count: int) -> dict[str, torch.Tensor]:
