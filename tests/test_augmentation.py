@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from scripts.data import augmentation
-from scripts.data.augmentation import BatchAugmentation
+from scripts.data.augmentation import CURVE_PIECES, BatchAugmentation
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -156,6 +157,17 @@ def test_an_intensity_curve_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # At strength 0.5 every rise lies half-way between its share and 1/4: 0.375, 0.25, 0.25, 0.125.
     changed, _ = BatchAugmentation(intensity_curve=0.5)(image, None, generator())
     torch.testing.assert_close((changed.flatten() + 1) / 2, torch.tensor([0.0, 0.1875, 0.375, 0.625, 0.875, 1.0]))
+
+
+def test_intensity_curves_equal_numpys_interpolation() -> None:
+    image, strength = batch(5), 0.7
+    shares = augmentation._random_shares(5, CURVE_PIECES, generator(3))
+    changed, _ = BatchAugmentation(intensity_curve=strength)(image, None, generator(3))
+    for sample, result, share in zip(image, changed, shares.numpy(), strict=True):
+        rises = (1 - strength) / CURVE_PIECES + strength * share
+        knots = np.concatenate([[0.0], np.cumsum(rises)]) * 2 - 1
+        expected = np.interp(sample.numpy(), np.linspace(-1, 1, CURVE_PIECES + 1), knots)
+        np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
 
 
 def test_intensity_curves_rise_keep_both_ends_and_differ() -> None:

@@ -201,6 +201,26 @@ def test_weights_of_another_task_or_size(
 
 
 @pytest.mark.parametrize("base", ["synthesis/inference", "segmentation/inference", "segmentation/evaluate"])
+def test_two_images_of_one_name(base: str, bad_data: Path, trained: Path, tmp_path: Path) -> None:
+    domain = "mr" if base == "synthesis/inference" else "ct"
+    listed = bad_data / f"{domain}.json"
+    (bad_data / "again").mkdir()
+    content = json.loads(listed.read_text())
+    case = content["validation"][0]
+    image = Path(case["image"])
+    again = bad_data / "again" / image.name
+    again.write_bytes((bad_data / image.name).read_bytes())
+    content["validation"].append(case | {"image": str(again)})
+    listed.write_text(json.dumps(content))
+    settings = {"bundle_root": tmp_path / "run", "ckpt_dir": trained / base.split("/")[0] / "models"}
+    where = listed if base == "segmentation/inference" else bad_data
+    error = refused(run_base, base, dataset_dir=where, **settings)
+    assert error.file == str(listed)
+    assert error.found.startswith("one case name for two images, ")
+    assert not list((tmp_path / "run").rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("base", ["synthesis/inference", "segmentation/inference", "segmentation/evaluate"])
 def test_the_wrong_direction(base: str, data: Path, trained: Path, tmp_path: Path) -> None:
     folder = trained / base.split("/")[0] / "models"
     back = CONFIGS / "tasks" / "phantom_ct2mr.yaml"

@@ -208,7 +208,9 @@ def test_weights_are_loaded_before_anything_runs(weights: Path) -> None:
 
 def test_weights_need_no_card(weights: Path) -> None:
     weights.with_suffix(".json").unlink()
-    load_weights(str(weights), nn.Linear(2, 1), CARD)
+    network = nn.Linear(2, 1)
+    load_weights(str(weights), network, CARD)
+    assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
 
 
 def write_bad_weights(path: Path, kind: str) -> None:

@@ -135,6 +135,20 @@ def test_a_compressed_and_a_plain_image_of_one_name_are_refused(tmp_path: Path) 
         find_volumes(str(tmp_path))
 
 
+def test_label_maps_beside_the_images_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "ct_train_1001_image.nii.gz", "ct_train_1001_label.nii.gz", "case2.nii", "case2_seg.nii")
+    assert names_of(find_volumes(str(tmp_path))) == ["case2.nii", "ct_train_1001_image.nii.gz"]
+
+
+def test_links_keep_their_own_names(tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for case in ("case1", "case2"):
+        (links / f"{case}.nii.gz").symlink_to(touch(tmp_path / case, "image.nii.gz") / "image.nii.gz")
+    assert names_of(find_volumes(str(links))) == ["case1.nii.gz", "case2.nii.gz"]
+    assert names_of(find_volumes(str(links / "case2.nii.gz"))) == ["case2.nii.gz"]
+
+
 def test_images_and_labels_of_two_folders_are_paired_by_case(tmp_path: Path) -> None:
     images = touch(tmp_path / "images", "case_2.nii.gz", "case_10.nii.gz", "case_1.nii.gz", "case_3.nii.gz")
     labels = touch(tmp_path / "labels", *(f"case_{index}_label.nii.gz" for index in (1, 2, 3, 10)))

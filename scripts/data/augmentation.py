@@ -11,7 +11,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-__all__ = ["BatchAugmentation"]
+__all__ = ["CURVE_PIECES", "BatchAugmentation"]
 
 CURVE_PIECES = 4
 """Straight pieces of a random intensity curve: few enough that whole tissues change places on the grey scale."""
@@ -28,7 +28,8 @@ class BatchAugmentation:
             labelled organs.
         intensity_curve: strength in [0, 1] of random intensity curves: each rises through ``CURVE_PIECES`` straight
             pieces from -1 to 1, at 1 in any way, so that contrasts between tissues grow or nearly vanish while their
-            order stays. In the spirit of the Bezier maps of SLAug (AAAI 2023), which the paper's first author wrote.
+            order stays. In the spirit of the Bezier maps of SLAug (AAAI 2023), which the paper's first author wrote;
+            MONAI's ``RandHistogramShift`` moves each knot only between its neighbours, one sample at a time.
         gamma: exponents are log-uniform in [1 / (1 + gamma), 1 + gamma], applied to the image mapped to [0, 1].
         contrast: factors are uniform in 1 +- this, about the image's mean.
         brightness: offsets are uniform in +- this.

@@ -71,6 +71,8 @@ def read_datalist(
 def find_volumes(where: str) -> list[Item]:
     """The images to segment that a person named: a NIfTI file, a folder of them, or a datalist (all of its sections).
 
+    Of a folder, label maps are left out; their names tell them (``label``, ``seg``, ``mask``).
+
     Raises:
         InputError: nothing is there, no NIfTI file is in it, or two images have one name: their results would too.
     """
@@ -82,8 +84,8 @@ def find_volumes(where: str) -> list[Item]:
         items = [item for section in sections or ["training"] for item in read_datalist(where, section)]
         return _distinctly_named(items, path)
     if path.is_file():
-        return [{"image": str(path.resolve())}]
-    return _distinctly_named([{"image": str(file)} for file in _nifti_files(path)], path)
+        return [{"image": str(path.absolute())}]
+    return _distinctly_named([{"image": str(file)} for file in _nifti_files(path, images_only=True)], path)
 
 
 def folder_datalist(
@@ -231,14 +233,15 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
                 file=where,
                 found=f"one case name for two images, {other} and {item['image']}",
                 expected="a file name of its own for each image, as results are named after it",
-                remedy="rename one of them (a link with another name will do), or run them one by one",
+                remedy="rename one of them (a link with another name will do)",
             )
     return items
 
 
 def _nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
     files = sorted(folder.iterdir(), key=_natural) if folder.is_dir() else []
-    files = [f.resolve() for f in files if f.name.endswith(NIFTI_SUFFIXES) and not f.name.startswith(".")]
+    # Absolute, not resolved: a link keeps its own name, after which results are named.
+    files = [f.absolute() for f in files if f.name.endswith(NIFTI_SUFFIXES) and not f.name.startswith(".")]
     if images_only or labels_only:
         files = [f for f in files if _is_label(f) == labels_only]
     if not files:
