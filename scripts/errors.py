@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
-__all__ = ["InputError", "find_input_error", "show_input_errors_as_sentences"]
+__all__ = ["InputError", "check_choice", "find_input_error", "show_input_errors_as_sentences"]
 
 TRACEBACK_VARIABLE = "GLUA_TRACEBACK"
 
@@ -24,6 +25,22 @@ class InputError(ValueError):
     def __init__(self, *, file: object, found: str, expected: str, remedy: str) -> None:
         self.file, self.found, self.expected, self.remedy = str(file), found, expected, remedy
         super().__init__(f"{file}: found {found}, expected {expected}; {remedy}.")
+
+
+def check_choice(setting: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a setting that is none of its words.
+
+    Raises:
+        InputError: naming the setting, its value and the words it may have.
+    """
+    if value not in choices:
+        quotes = "; YAML reads a bare off as false: write it in quotes" if value is False and "off" in choices else ""
+        raise InputError(
+            file=f"setting '{setting}'",
+            found=repr(value),
+            expected=f"one of {', '.join(map(str, choices))}",
+            remedy=f"correct it in the task file, the method file or the command line{quotes}",
+        )
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

@@ -45,6 +45,7 @@ class SliceWiseInferer(Inferer):
         precision: str = "auto",
     ) -> None:
         super().__init__()
+        autocast("cpu", precision)  # a wrong word is refused now, not at the first volume
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
         self.flip_axes, self.scales, self.with_mask, self.precision = (
             tuple(flip_axes),

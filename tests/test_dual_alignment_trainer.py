@@ -13,6 +13,7 @@ from test_trainers import at, copies, dual_trainer, make_batches, same
 from torch import nn
 from torch.optim import SGD
 
+from scripts.errors import InputError
 from scripts.losses.segmentation import supervised_loss
 
 
@@ -83,10 +84,21 @@ def test_the_adversarial_weights_rise_from_nothing() -> None:
 def test_a_weight_of_nothing_switches_a_discriminator_off(
     d1: float, d2: float, present: set[str], absent: set[str]
 ) -> None:
-    trainer = dual_trainer(d1_weight=d1, d2_weight=d2)
+    trainer = dual_trainer(d1_weight=d1, d2_weight=d2, mask_mode="abs" if d1 else "off")
     trainer.run()
     assert present <= set(trainer.state.output[0])
     assert not absent & set(trainer.state.output[0])
+
+
+def test_a_mask_whose_discriminator_never_learns_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'d1_weight': found 0 with mask_mode abs.* give --mask_mode off as well"):
+        dual_trainer(d1_weight=0.0)
+
+
+@pytest.mark.parametrize("setting", ["d1_kind", "d2_kind"])
+def test_an_unknown_kind_is_refused_before_any_step(setting: str) -> None:
+    with pytest.raises(InputError, match=f"setting '{setting}': found 'wgan', expected one of bce, lsgan, hinge"):
+        dual_trainer(**{setting: "wgan"})
 
 
 def running_means(segmenter: nn.Module) -> list[torch.Tensor]:

@@ -67,7 +67,11 @@ def style_trainer(iterations: int = 1, batches: Iterable[Batch] | None = None, *
 
 
 def dual_trainer(
-    iterations: int = 1, batches: Iterable[Batch] | None = None, norm: str = "none", **changes: Any
+    iterations: int = 1,
+    batches: Iterable[Batch] | None = None,
+    norm: str = "none",
+    mask_mode: str = "abs",
+    **changes: Any,
 ) -> DualAlignmentTrainer:
     torch.manual_seed(0)
     segmenter = MaskedDeepLab(
@@ -77,6 +81,7 @@ def dual_trainer(
         feature_channels=16,
         atrous_rates=(1,),
         feature_discriminator_norm=norm,
+        mask_mode=mask_mode,
     )
     d2 = PredictionDiscriminator(num_classes=3, channels=4)
     parts = {
@@ -237,7 +242,7 @@ def test_precision_is_what_was_asked_for(make: Callable[..., Any]) -> None:
 
 
 def test_another_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="precision: found 'fp16', expected 'auto', 'bf16' or 'float32'"):
+    with pytest.raises(ValueError, match="setting 'precision': found 'fp16', expected one of auto, bf16, float32"):
         style_trainer(precision="fp16").autocast()
 
 

@@ -20,7 +20,7 @@ from monai.transforms import SaveImaged
 
 from scripts.errors import InputError
 
-__all__ = ["SaveVolumed", "atomic_path", "make_folder", "save_tensors", "write_json"]
+__all__ = ["SaveVolumed", "append_text", "atomic_path", "make_folder", "save_tensors", "write_json"]
 
 
 @contextmanager
@@ -43,14 +43,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(
-            file=path,
-            found=f"that it could not be written ({error.strerror or error})",
-            expected="a folder with room for the file",
-            remedy="free some space or choose another output folder; nothing half-written was left",
-        ) from error
+        raise _not_written(path, error, "nothing half-written was left") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Add whole lines to a log; readers of it skip a last line without an end.
+
+    Raises:
+        InputError: the file cannot be written, or the device is full.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _not_written(path, error, "what was written before is kept") from error
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
@@ -122,6 +130,15 @@ class SaveVolumed(SaveImaged):
             with atomic_path(self.layout.filename(subject=volume.meta["filename_or_obj"])) as temporary:
                 writer.write(temporary)
         return dict(data)
+
+
+def _not_written(path: str | os.PathLike[str], error: OSError, comfort: str) -> InputError:
+    return InputError(
+        file=path,
+        found=f"that it could not be written ({error.strerror or error})",
+        expected="a folder with room for the file",
+        remedy=f"free some space or choose another output folder; {comfort}",
+    )
 
 
 def _umask() -> int:

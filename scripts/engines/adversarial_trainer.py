@@ -45,6 +45,7 @@ class AdversarialTrainer(Trainer):
         precision: str = "auto",
     ) -> None:
         self.precision = precision
+        autocast(device, precision)  # a wrong word is refused now, not at the first step
         super().__init__(
             device=torch.device(device),
             max_epochs=max_epochs,

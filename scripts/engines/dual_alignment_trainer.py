@@ -14,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.schedules import linear_ramp
+from scripts.errors import InputError, check_choice
+from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_loss
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
@@ -43,6 +45,9 @@ class DualAlignmentTrainer(AdversarialTrainer):
         mask_source: mask the source's features too (an ablation; the paper masks the target's only).
         arguments: see :class:`AdversarialTrainer`.
 
+    Raises:
+        InputError: another word for a kind, or a mask whose D1 would never learn.
+
     The output of an iteration: ``loss`` (S's total), ``cross_entropy``, ``dice``, and with a target ``alignment_d1``,
     ``alignment_d2``, ``d1``, ``d2``, ``mask_mean``, ``mask_std``; and ``image``, ``label``, ``pred``.
     """
@@ -64,6 +69,9 @@ class DualAlignmentTrainer(AdversarialTrainer):
         mask_source: bool = False,
         **arguments: Any,
     ) -> None:
+        for setting, kind in (("d1_kind", d1_kind), ("d2_kind", d2_kind)):
+            check_choice(setting, kind, ADVERSARIAL_KINDS)
+        _check_mask_is_trained(segmenter.mask_mode, d1_weight)
         self.segmenter, self.prediction_discriminator = segmenter, prediction_discriminator
         self.segmenter_optimizer, self.d1_optimizer, self.d2_optimizer = segmenter_optimizer, d1_optimizer, d2_optimizer
         self.d1_weight, self.d2_weight, self.d1_kind, self.d2_kind = d1_weight, d2_weight, d1_kind, d2_kind
@@ -155,6 +163,16 @@ class DualAlignmentTrainer(AdversarialTrainer):
                 self.step(optimizer, loss)
                 losses[name] = loss
         return losses
+
+
+def _check_mask_is_trained(mask_mode: str, d1_weight: float) -> None:
+    if mask_mode != "off" and d1_weight == 0:
+        raise InputError(
+            file="setting 'd1_weight'",
+            found=f"0 with mask_mode {mask_mode}: D1 would stay random, and its mask with it",
+            expected="a positive weight, or no mask",
+            remedy="give --mask_mode off as well",
+        )
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from scripts.errors import check_choice
+
 __all__ = ["autocast", "bf16_is_fast"]
 
 
@@ -23,10 +25,9 @@ def autocast(device: torch.device | str, precision: str = "auto") -> torch.autoc
             overflow it.
 
     Raises:
-        ValueError: another word.
+        InputError: another word.
     """
     device = torch.device(device)
-    if precision not in ("auto", "bf16", "float32"):
-        raise ValueError(f"precision: found {precision!r}, expected 'auto', 'bf16' or 'float32'")
+    check_choice("precision", precision, ("auto", "bf16", "float32"))
     enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

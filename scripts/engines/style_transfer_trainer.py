@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from scripts.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.image_pool import ImagePool
+from scripts.errors import check_choice
+from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
@@ -40,6 +42,9 @@ class StyleTransferTrainer(AdversarialTrainer):
         adversarial_kind: ``lsgan`` (default, the related code's), ``bce`` or ``hinge``.
         arguments: see :class:`AdversarialTrainer`.
 
+    Raises:
+        InputError: another word for the kind.
+
     The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content``, ``adversarial``,
     ``discriminator``, ``content_std`` (a content that shrinks meets the content loss for free: watch it).
     """
@@ -60,6 +65,7 @@ class StyleTransferTrainer(AdversarialTrainer):
         adversarial_kind: str = "lsgan",
         **arguments: Any,
     ) -> None:
+        check_choice("adversarial_kind", adversarial_kind, ADVERSARIAL_KINDS)
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.image_pool = image_pool

@@ -12,7 +12,7 @@ from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from scripts.data.writers import atomic_path
+from scripts.data.writers import append_text, atomic_path
 from scripts.errors import InputError
 
 __all__ = ["LossLog", "NotFiniteError", "TrainingProgress", "scalar_outputs"]
@@ -30,7 +30,8 @@ class LossLog:
         keys: outputs to log; by default all that are single numbers.
 
     Raises:
-        FloatingPointError: while running, naming the loss and the iteration.
+        NotFiniteError: while running, naming the loss and the iteration.
+        InputError: the log cannot be written.
     """
 
     def __init__(self, *, path: str, interval: int = 20, keys: Sequence[str] = ()) -> None:
@@ -77,8 +78,7 @@ class LossLog:
         if get_rank() == 0:
             header = "" if os.path.getsize(self.path) else ",".join(["iteration", *self.keys]) + "\n"
             lines = [",".join([str(iteration), *(f"{value:.6g}" for value in row)]) + "\n" for iteration, row in rows]
-            with self.path.open("a") as file:
-                file.write(header + "".join(lines))
+            append_text(self.path, header + "".join(lines))
 
 
 class NotFiniteError(InputError, FloatingPointError):

@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
-from scripts.errors import InputError
+from scripts.errors import InputError, check_choice
 
 __all__ = ["build_dilated_resnet"]
 
@@ -41,11 +41,9 @@ def build_dilated_resnet(
             shared out over ``in_channels``, so that a grey image gets the response that its RGB copy had.
 
     Raises:
-        ValueError: for another ``output_stride``.
-        InputError: the weights cannot be read, or their names or shapes are not this network's.
+        InputError: another ``output_stride``; weights that cannot be read, or whose names or shapes do not fit.
     """
-    if output_stride not in DILATIONS:
-        raise ValueError(f"output_stride must be one of {sorted(DILATIONS)}, got {output_stride}")
+    check_choice("output_stride", output_stride, sorted(DILATIONS))
     resnet = ResNet(
         block="bottleneck",
         layers=list(layers),

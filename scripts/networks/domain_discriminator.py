@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from scripts.errors import check_choice
 from scripts.networks.adain import InstanceNorm
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.spectral_conv import SpectralConv2d
@@ -25,7 +26,7 @@ class DomainDiscriminator(nn.Module):
         norm: "instance" (not affine, the related code's), "none", or "spectral" (every weight of spectral norm 1).
 
     Raises:
-        ValueError: for another ``norm``.
+        InputError: for another ``norm``.
 
     Source: github.com/Kaiseem/AD-GAN, models/discriminator.py; Isola et al., Image-to-image translation with
     conditional adversarial networks, 2017.
@@ -33,8 +34,7 @@ class DomainDiscriminator(nn.Module):
 
     def __init__(self, *, in_channels: int = 1, channels: int = 64, norm: str = "instance") -> None:
         super().__init__()
-        if norm not in DOMAIN_DISCRIMINATOR_NORMS:
-            raise ValueError(f"norm must be one of {DOMAIN_DISCRIMINATOR_NORMS}, got {norm!r}")
+        check_choice("norm", norm, DOMAIN_DISCRIMINATOR_NORMS)
         convolution = SpectralConv2d if norm == "spectral" else nn.Conv2d
         layers: list[nn.Module] = [convolution(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for factor, stride in ((1, 2), (2, 2), (4, 1)):

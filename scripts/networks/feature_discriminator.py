@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from scripts.errors import check_choice
 from scripts.networks.adain import InstanceNorm
 from scripts.networks.spectral_conv import SpectralConv2d
 
@@ -25,15 +26,14 @@ class FeatureDiscriminator(nn.Module):
             "spectral" (every weight of spectral norm 1, which keeps the logits and so the mask from saturating).
 
     Raises:
-        ValueError: for another ``norm``.
+        InputError: for another ``norm``.
 
     Source: github.com/Kaiseem/DAR-UNet, models/discriminator.py.
     """
 
     def __init__(self, *, in_channels: int = 256, channels: Sequence[int] = (128, 64, 32), norm: str = "none") -> None:
         super().__init__()
-        if norm not in FEATURE_DISCRIMINATOR_NORMS:
-            raise ValueError(f"norm must be one of {FEATURE_DISCRIMINATOR_NORMS}, got {norm!r}")
+        check_choice("feature_discriminator_norm", norm, FEATURE_DISCRIMINATOR_NORMS)
         convolution = SpectralConv2d if norm == "spectral" else nn.Conv2d
         layers: list[nn.Module] = []
         width = in_channels

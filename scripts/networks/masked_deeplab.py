@@ -10,6 +10,8 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scripts.errors import check_choice
+from scripts.networks.atrous_conv import AtrousConv2d
 from scripts.networks.dilated_resnet import build_dilated_resnet
 from scripts.networks.feature_discriminator import FeatureDiscriminator
 from scripts.networks.local_mask import MASK_MODES, local_mask
@@ -43,8 +45,7 @@ class MaskedDeepLab(nn.Module):
         backbone_weights: path of a ResNet state dict in torchvision's names to start from.
 
     Raises:
-        ValueError: for another ``mask_mode`` or ``output_stride``.
-        InputError: ``backbone_weights`` cannot be read or do not fit.
+        InputError: another ``mask_mode`` or ``output_stride``; ``backbone_weights`` cannot be read or do not fit.
     """
 
     def __init__(
@@ -64,8 +65,7 @@ class MaskedDeepLab(nn.Module):
         backbone_weights: Optional[str | Path] = None,
     ) -> None:
         super().__init__()
-        if mask_mode not in MASK_MODES:
-            raise ValueError(f"mask_mode must be one of {MASK_MODES}, got {mask_mode!r}")
+        check_choice("mask_mode", mask_mode, MASK_MODES)
         self.mask_mode = mask_mode
         self.mask_detach = mask_detach
         backbone = build_dilated_resnet(
@@ -145,21 +145,22 @@ class _AtrousPyramid(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList([_convolution(in_channels, out_channels, kernel_size=1)])
         for rate in rates:
-            self.branches.append(_convolution(in_channels, out_channels, kernel_size=3, dilation=rate))
+            branch = _convolution(in_channels, out_channels, kernel_size=3)
+            branch.conv = AtrousConv2d(in_channels, out_channels, dilation=rate)
+            self.branches.append(branch)
         self.project = _convolution(out_channels * len(self.branches), out_channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(torch.cat([branch(x) for branch in self.branches], dim=1))
 
 
-def _convolution(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> Convolution:
+def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> Convolution:
     """Convolution, batch norm, ReLU."""
     return Convolution(
         spatial_dims=2,
         in_channels=in_channels,
         out_channels=out_channels,
         kernel_size=kernel_size,
-        dilation=dilation,
         act="RELU",
         norm="BATCH",
         bias=False,
