@@ -170,6 +170,31 @@ def test_intensity_curves_equal_numpys_interpolation() -> None:
         np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
 
 
+def test_structures_have_curves_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One sample, background and two structures. Class k's curve rises on its k-th piece alone: it maps everything up
+    # to knot k / 4 to 0 and everything from knot (k + 1) / 4 on to 1.
+    monkeypatch.setattr(augmentation, "_random_shares", lambda count, parts, generator: torch.eye(count, parts))
+    image = torch.tensor([0.125, 0.375, 0.625, 0.875]).repeat(3, 1).view(1, 1, 3, 4) * 2 - 1
+    label = torch.arange(3, dtype=torch.uint8).view(1, 1, 3, 1).expand(1, 1, 3, 4)
+    augment = BatchAugmentation(intensity_curve=1.0, structure_curves=1.0, num_structures=2)
+    changed, _ = augment(image, label, generator())
+    expected = torch.tensor([[0.5, 1.0, 1.0, 1.0], [0.0, 0.5, 1.0, 1.0], [0.0, 0.0, 0.5, 1.0]])
+    torch.testing.assert_close((changed[0, 0] + 1) / 2, expected)
+    # Without a label there are no structures: the first curve serves all.
+    changed, _ = augment(image, None, generator())
+    torch.testing.assert_close((changed[0, 0] + 1) / 2, expected[:1].expand(3, 4))
+
+
+def test_a_share_of_the_samples_has_structure_curves() -> None:
+    augment = BatchAugmentation(intensity_curve=1.0, structure_curves=0.5, num_structures=1)
+    # Two equal halves, one of them a structure: they differ afterwards exactly where the curves do.
+    image, label = torch.full((400, 1, 1, 2), 0.3), torch.tensor([0, 1], dtype=torch.uint8).repeat(400, 1, 1, 1)
+    changed, _ = augment(image, label, generator())
+    apart = (changed[..., 0] - changed[..., 1]).abs() > 1e-6
+    # 400 fair coins: 200 with a standard deviation of 10.
+    assert 160 < int(apart.sum()) < 240
+
+
 def test_intensity_curves_rise_keep_both_ends_and_differ() -> None:
     ramp = torch.linspace(-1, 1, 101).view(1, 1, 1, -1).repeat(50, 1, 1, 1)
     changed = BatchAugmentation(intensity_curve=1.0)(ramp, None, generator())[0].flatten(1)

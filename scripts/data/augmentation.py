@@ -30,6 +30,10 @@ class BatchAugmentation:
             pieces from -1 to 1, at 1 in any way, so that contrasts between tissues grow or nearly vanish while their
             order stays. In the spirit of the Bezier maps of SLAug (AAAI 2023), which the paper's first author wrote;
             MONAI's ``RandHistogramShift`` moves each knot only between its neighbours, one sample at a time.
+        structure_curves: share of the labelled samples in which every structure, and the background, goes through a
+            curve of its own instead of all through one: what is bright beside what then says nothing (SLAug's *local*
+            variant).
+        num_structures: classes 1..K that a label may hold, for ``structure_curves``.
         gamma: exponents are log-uniform in [1 / (1 + gamma), 1 + gamma], applied to the image mapped to [0, 1].
         contrast: factors are uniform in 1 +- this, about the image's mean.
         brightness: offsets are uniform in +- this.
@@ -44,6 +48,8 @@ class BatchAugmentation:
         translation: float = 0.0,
         flip_axes: tuple[int, ...] = (),
         intensity_curve: float = 0.0,
+        structure_curves: float = 0.0,
+        num_structures: int = 0,
         gamma: float = 0.0,
         contrast: float = 0.0,
         brightness: float = 0.0,
@@ -51,7 +57,11 @@ class BatchAugmentation:
     ) -> None:
         self.rotation_degrees, self.scale, self.translation = rotation_degrees, scale, translation
         self.flip_axes = tuple(flip_axes)
-        self.intensity_curve = intensity_curve
+        self.intensity_curve, self.structure_curves, self.num_structures = (
+            intensity_curve,
+            structure_curves,
+            num_structures,
+        )
         self.gamma, self.contrast, self.brightness, self.noise = gamma, contrast, brightness, noise
 
     def __call__(
@@ -73,6 +83,8 @@ class BatchAugmentation:
             image = F.grid_sample(image + 1, grid, mode="bilinear", align_corners=False) - 1
             if label is not None:
                 label = F.grid_sample(label.float(), grid, mode="nearest", align_corners=False).to(label.dtype)
+        if self.intensity_curve:
+            image = self._bend(image, label, generator)
         return self._change_intensity(image, generator), label
 
     def _transforms(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -89,12 +101,20 @@ class BatchAugmentation:
         shift = torch.stack([_uniform(batch, 2 * self.translation, generator) for _ in range(2)], 1)
         return torch.cat([matrix, shift[:, :, None]], 2).to(image.device)
 
+    def _bend(self, image: torch.Tensor, label: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
+        """Send each sample through one curve, or each of its structures through one of its own."""
+        batch = len(image)
+        curves = 1 if label is None or not self.structure_curves else self.num_structures + 1
+        shares = _random_shares(batch * curves, CURVE_PIECES, generator)
+        rises = torch.lerp(torch.full_like(shares, 1.0 / CURVE_PIECES), shares, self.intensity_curve)
+        curve_of = torch.zeros_like(image, dtype=torch.int64)
+        if label is not None and curves > 1:
+            apart = (torch.rand(batch, generator=generator) < self.structure_curves).to(image.device)
+            curve_of = label.long() * apart.view(-1, 1, 1, 1)
+        return _through_curves(image, rises.view(batch, curves, CURVE_PIECES).to(image.device), curve_of)
+
     def _change_intensity(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         batch, device = image.shape[0], image.device
-        if self.intensity_curve:
-            even = torch.full((batch, CURVE_PIECES), 1.0 / CURVE_PIECES)
-            rises = torch.lerp(even, _random_shares(batch, CURVE_PIECES, generator), self.intensity_curve)
-            image = _through_curves(image, rises.to(device))
         if self.gamma:
             exponent = torch.exp(_uniform(batch, math.log1p(self.gamma), generator)).to(device).view(-1, 1, 1, 1)
             image = ((image + 1) / 2).clamp_min(0).pow(exponent) * 2 - 1
@@ -119,11 +139,18 @@ def _random_shares(count: int, parts: int, generator: torch.Generator) -> torch.
     return F.normalize(draws, p=1.0, dim=1)
 
 
-def _through_curves(image: torch.Tensor, rises: torch.Tensor) -> torch.Tensor:
-    """Map (B, 1, H, W) in [-1, 1] through one rising curve per sample, whose even pieces rise by ``rises`` (B, P)."""
-    pieces = rises.shape[1]
+def _through_curves(image: torch.Tensor, rises: torch.Tensor, curve_of: torch.Tensor) -> torch.Tensor:
+    """Map (B, 1, H, W) in [-1, 1] through rising curves.
+
+    Args:
+        image: the samples.
+        rises: (B, N, P), by how much each of the P even pieces of a sample's N curves rises; they sum to 1.
+        curve_of: (B, 1, H, W) int64, which of its sample's curves each pixel takes.
+    """
+    pieces = rises.shape[2]
     place = (image.flatten(1) + 1) / 2 * pieces
     piece = place.long().clamp(0, pieces - 1)
-    starts = F.pad(rises.cumsum(1)[:, :-1], (1, 0))
-    value = starts.gather(1, piece) + (place - piece) * rises.gather(1, piece)
+    starts = F.pad(rises.cumsum(2)[..., :-1], (1, 0))
+    index = curve_of.flatten(1) * pieces + piece
+    value = starts.flatten(1).gather(1, index) + (place - piece) * rises.flatten(1).gather(1, index)
     return value.view_as(image) * 2 - 1
