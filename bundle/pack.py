@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from bundle.task_values import read_task, write_metadata, write_values
-from bundle.weights import copy_weights, read_network_settings
+from bundle.weights import copy_weights, read_settings
 from scripts.data.writers import atomic_path, make_folder
 from scripts.errors import InputError
 
@@ -76,9 +78,12 @@ def pack_bundle(
     with _whole_folder(target) as building:
         _copy_slice(root, name, building)
         _write_into_configs(building, text, origin=tasks / f"{task}.yaml")
+        if weights is not None:
+            settings = read_settings(weights)
+            _write_into_configs(building, settings, origin=weights)
+            values |= yaml.safe_load(settings) or {}
         write_metadata(building / "configs" / "metadata.json", name, values)
         if weights is not None:
-            _write_into_configs(building, read_network_settings(weights), origin=weights)
             copy_weights(weights, task, building)
     return PackedBundle(target, _write_archive(target) if archive else None, has_weights=weights is not None)
 

@@ -14,22 +14,23 @@ from monai.bundle import ConfigParser
 from scripts.errors import InputError
 from scripts.handlers.checkpoints import load_weights
 
-__all__ = ["copy_weights", "read_network_settings"]
+__all__ = ["copy_weights", "read_settings"]
 
 
-def read_network_settings(weights: Path) -> str:
-    """The network settings that a run noted on the card beside its weights, as a YAML mapping of config keys.
+def read_settings(weights: Path) -> str:
+    """The settings of grid and network on the card that a run left beside its weights, as a YAML mapping.
 
     Args:
         weights: a plain state dict; its card, if there is one, lies beside it with the suffix ``.json``.
 
     Returns:
-        The ``network`` part of the card, one key a line; nothing without a card.
+        The ``grid`` and ``network`` parts of the card, one key a line; nothing without a card.
 
     Raises:
         InputError: the card is no JSON object.
     """
-    settings = _read_card(weights).get("network", {})
+    card = _read_card(weights)
+    settings = {**card.get("grid", {}), **card.get("network", {})}
     return "".join(f"{key}: {_in_one_line(value)}\n" for key, value in settings.items())
 
 

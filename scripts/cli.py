@@ -56,9 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _phantom(options: argparse.Namespace) -> None:
-    from scripts.data.datalists import folder_datalist, write_datalist
+    from scripts.data.datalists import folder_datalist, training_share, write_datalist
     from scripts.data.phantom import write_phantom
 
+    training_share(options.cases, options.validation)  # before anything is written
     write_phantom(options.out, cases=options.cases, seed=options.seed)
     for domain in ("mr", "ct"):
         folder = str(options.out / f"{domain}_train")

@@ -28,20 +28,30 @@ class Steps:
     """Run commands one after another, time them, and remember which are done.
 
     Args:
-        folder: where ``steps.json`` is kept.
-        resume: skip the steps that are done.
+        folder: where ``steps.json`` is kept: the seconds of each step that was started, null until it is done.
+        resume: skip the steps that are done; otherwise all are forgotten.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
         self.file = make_folder(folder) / "steps.json"
-        self.resume = resume
-        self.seconds: dict[str, float] = json.loads(self.file.read_text()) if resume and self.file.exists() else {}
+        started = json.loads(self.file.read_text()) if resume and self.file.exists() else {}
+        self.seconds: dict[str, float] = {name: seconds for name, seconds in started.items() if seconds is not None}
+        self.interrupted = started.keys() - self.seconds.keys()
+        write_json(self.file, started)
 
-    def run(self, name: str, command: Sequence[str]) -> None:
-        """Run one step in a process of its own; a failure ends the demo with the step's own exit code."""
+    def run(self, name: str, command: Sequence[str], *resumed: str) -> None:
+        """Run one step in a process of its own; a failure ends the demo with the step's own exit code.
+
+        Args:
+            name: what it is called.
+            command: what Python is to run.
+            resumed: further arguments if this demo started the step before and did not end it.
+        """
         if name in self.seconds:
             print(f"== {name}: done before", flush=True)
             return
+        command = [*command, *(resumed if name in self.interrupted else ())]
+        write_json(self.file, {**self.seconds, name: None})
         print(f"== {name}\n   {shlex.join(['python', *command])}", flush=True)
         start = time.perf_counter()
         code = subprocess.run([sys.executable, *command], check=False).returncode
@@ -63,13 +73,13 @@ def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False)
     steps = Steps(out, resume)
     data, synthesis, cache = out / "data", out / "synthesis", f"--cache_dir={out / 'cache'}"
     settings = ["--dataset_dir", str(data), "--logging_file", "configs/logging.conf"]
-    training = [*settings, cache, "--seed", str(seed), *(["--resume", "True"] if resume else [])]
+    training, again = [*settings, cache, "--seed", str(seed)], ("--resume", "True")
     small_g, tiny_s = "configs/sizes/synthesis_small.yaml", "configs/sizes/segmentation_tiny.yaml"
 
     phantom = ["--cases", str(cases), "--validation", "0.25", "--seed", str(seed)]
     steps.run("phantom", ["-m", "scripts", "phantom", "--out", str(data), *phantom])
     train = ["configs/synthesis/train.yaml", TASK, small_g, "configs/demo/synthesis.yaml"]
-    steps.run("synthesis training", _bundle("training", train, synthesis, *training))
+    steps.run("synthesis training", _bundle("training", train, synthesis, *training), *again)
     steps.run(
         "translation", _bundle("inference", ["configs/synthesis/inference.yaml", TASK, small_g], synthesis, *settings)
     )
@@ -78,10 +88,10 @@ def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False)
         run = out / method
         train = ["configs/segmentation/train.yaml", TASK, tiny_s, "configs/demo/segmentation.yaml"]
         if method == "glua":
-            steps.run(f"segmentation training, {title}", _bundle("training", train, run, *training, *labelled))
+            steps.run(f"segmentation training, {title}", _bundle("training", train, run, *training, *labelled), *again)
         else:
             train.append(f"configs/methods/{method}.yaml")
-            steps.run(f"segmentation training, {title}", _bundle("training", train, run, *training))
+            steps.run(f"segmentation training, {title}", _bundle("training", train, run, *training), *again)
         mask = ["--mask_mode", "abs" if method == "glua" else "off"]
         evaluate = ["configs/segmentation/evaluate.yaml", TASK, tiny_s]
         steps.run(f"evaluation, {title}", _bundle("evaluating", evaluate, run, *settings, *mask))

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+
+from scripts.errors import InputError, find_input_error
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -181,6 +183,43 @@ def run_command(command: list[str], **environment: str) -> Finished:
 def command_environment(**more: str) -> dict[str, str]:
     """The environment of a command: one thread, and no key of a config given twice."""
     return os.environ | {"OMP_NUM_THREADS": "1", "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1"} | more
+
+
+BASES = {
+    "synthesis/train": "training",
+    "synthesis/inference": "inference",
+    "segmentation/train": "training",
+    "segmentation/inference": "inference",
+    "segmentation/evaluate": "evaluating",
+}
+"""Every base config, and the run id of its work."""
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with finished trainings: ``synthesis/models`` and ``segmentation/models``."""
+    root = tmp_path_factory.mktemp("trained")
+    run_config("training", "synthesis", "train", bundle_root=root / "synthesis", dataset_dir=data)
+    run_base("segmentation/train", bundle_root=root / "segmentation", dataset_dir=data)
+    return root
+
+
+def run_base(base: str, *overlays: Path, **settings: Any) -> None:
+    stage, config = base.split("/")
+    if base == "segmentation/train":
+        settings = {"labelled_datalist": Path(settings["dataset_dir"]) / "mr.json"} | settings
+    run_config(BASES[base], stage, config, *overlays, **settings)
+
+
+def refused(work: Callable[..., Any], *arguments: Any, **settings: Any) -> InputError:
+    """The input error that ends some work, with all four parts, on one line."""
+    with pytest.raises(Exception, match=r"(?s).*") as caught:
+        work(*arguments, **settings)
+    error = find_input_error(caught.value)
+    assert error is not None, repr(caught.value)
+    assert all([error.file, error.found, error.expected, error.remedy])
+    assert "\n" not in str(error)
+    return error
 
 
 def listed_files(folder: Path) -> Iterator[str]:

@@ -6,59 +6,13 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import CONFIGS, bundle_command, listed_files, run_command, run_config, write_volume
-
-from scripts.errors import InputError, find_input_error
-
-BASES = {
-    "synthesis/train": "training",
-    "synthesis/inference": "inference",
-    "segmentation/train": "training",
-    "segmentation/inference": "inference",
-    "segmentation/evaluate": "evaluating",
-}
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with finished trainings: ``synthesis/models`` and ``segmentation/models``."""
-    root = tmp_path_factory.mktemp("trained")
-    run_config("training", "synthesis", "train", bundle_root=root / "synthesis", dataset_dir=data)
-    run_config(
-        "training",
-        "segmentation",
-        "train",
-        CONFIGS / "methods" / "none.yaml",
-        bundle_root=root / "segmentation",
-        dataset_dir=data,
-        mask_mode="abs",
-    )
-    return root
-
-
-def run_base(base: str, *overlays: Path, **settings: Any) -> None:
-    stage, config = base.split("/")
-    if base == "segmentation/train":
-        settings = {"labelled_datalist": Path(settings["dataset_dir"]) / "mr.json"} | settings
-    run_config(BASES[base], stage, config, *overlays, **settings)
-
-
-def refused(work: Callable[..., Any], *arguments: Any, **settings: Any) -> InputError:
-    """The input error that ends some work, with all four parts, on one line."""
-    with pytest.raises(Exception, match=r"(?s).*") as caught:
-        work(*arguments, **settings)
-    error = find_input_error(caught.value)
-    assert error is not None, repr(caught.value)
-    assert all([error.file, error.found, error.expected, error.remedy])
-    assert "\n" not in str(error)
-    return error
+from conftest import BASES, bundle_command, listed_files, refused, run_base, run_command, write_volume
 
 
 def assert_nothing_half_written(folder: Path) -> None:
@@ -177,29 +131,6 @@ def test_a_source_without_labels(bad_data: Path, tmp_path: Path) -> None:
     assert "no label for" in error.found
 
 
-@pytest.mark.parametrize(
-    ("base", "weights", "settings", "found"),
-    [
-        ("segmentation/inference", "synthesis", {}, "stage: synthesis"),
-        ("synthesis/inference", "segmentation", {}, "stage: segmentation"),
-        ("segmentation/inference", "segmentation", {"dataset_name": "cardiac"}, "dataset_name: phantom"),
-        ("segmentation/evaluate", "segmentation", {"label_names": ["a", "b", "c", "d"]}, "label_names: ["),
-        ("segmentation/inference", "segmentation", {"backbone_width": 6}, "backbone_width: 4"),
-        ("segmentation/inference", "segmentation", {"mask_mode": "off"}, "mask_mode: abs"),
-        ("synthesis/inference", "synthesis", {"generator_channels": 6}, "generator_channels: 4"),
-    ],
-)
-def test_weights_of_another_task_or_size(
-    base: str, weights: str, settings: dict[str, Any], found: str, data: Path, trained: Path, tmp_path: Path
-) -> None:
-    folder = trained / weights / "models"
-    places = {"dataset_dir": data, "bundle_root": tmp_path / "run", "ckpt_dir": folder}
-    error = refused(run_base, base, **places | settings)
-    assert error.file == str(folder / "model.pt")
-    assert found in error.found
-    assert not list((tmp_path / "run").rglob("*.nii.gz"))
-
-
 @pytest.mark.parametrize("base", ["synthesis/inference", "segmentation/inference", "segmentation/evaluate"])
 def test_two_images_of_one_name(base: str, bad_data: Path, trained: Path, tmp_path: Path) -> None:
     domain = "mr" if base == "synthesis/inference" else "ct"
@@ -218,29 +149,6 @@ def test_two_images_of_one_name(base: str, bad_data: Path, trained: Path, tmp_pa
     assert error.file == str(listed)
     assert error.found.startswith("one case name for two images, ")
     assert not list((tmp_path / "run").rglob("*.nii.gz"))
-
-
-@pytest.mark.parametrize("base", ["synthesis/inference", "segmentation/inference", "segmentation/evaluate"])
-def test_the_wrong_direction(base: str, data: Path, trained: Path, tmp_path: Path) -> None:
-    folder = trained / base.split("/")[0] / "models"
-    back = CONFIGS / "tasks" / "phantom_ct2mr.yaml"
-    error = refused(run_base, base, back, dataset_dir=data, bundle_root=tmp_path / "run", ckpt_dir=folder)
-    assert error.found == "weights of another task or network (domains: ['mr', 'ct'])"
-    assert error.expected == "domains: ['ct', 'mr']"
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_a_key_that_no_config_knows(base: str, data: Path, tmp_path: Path) -> None:
-    overlay = tmp_path / "task.yaml"
-    overlay.write_text("slice_sise: [32, 32]\n")
-    error = refused(run_base, base, overlay, dataset_dir=data, bundle_root=tmp_path / "run")
-    assert (error.file, error.expected) == ("key 'slice_sise'", "'slice_size', perhaps")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_key_like_no_other_on_the_command_line(data: Path, tmp_path: Path) -> None:
-    error = refused(run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path / "run", zzz=3)
-    assert (error.file, error.expected) == ("key 'zzz'", "a key that the base config defines")
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -282,6 +190,14 @@ def test_no_space_left(
     assert_nothing_half_written(tmp_path / "run")
 
 
+def test_no_space_left_for_the_log_of_losses(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.data.writers.open", full_disk, raising=False)
+    error = refused(run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path)
+    assert error.file == str(tmp_path / "logs" / "losses.csv")
+    assert error.found == "that it could not be written (No space left on device)"
+    assert "what was written before is kept" in error.remedy
+
+
 def test_no_space_left_keeps_the_last_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"dataset_dir": data, "bundle_root": tmp_path, "checkpoint_interval": 1}
     run_base("synthesis/train", **settings)
@@ -290,17 +206,9 @@ def test_no_space_left_keeps_the_last_checkpoint(data: Path, tmp_path: Path, mon
     monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     error = refused(run_base, "synthesis/train", **settings, seed=1)
     assert error.file == str(checkpoint)
-    assert checkpoint.read_bytes() == before
-
-
-@pytest.mark.parametrize("change", [{"max_epochs": 3}, {"iterations_per_epoch": 4}])
-def test_a_run_resumed_with_another_length(change: dict[str, int], data: Path, tmp_path: Path) -> None:
-    # The schedules of learning rates belong to one length: continued under another, they would end in the middle.
-    settings: dict[str, Any] = {"dataset_dir": data, "bundle_root": tmp_path, "checkpoint_interval": 1}
-    run_base("synthesis/train", **settings)
-    error = refused(run_base, "synthesis/train", **settings | change, resume=True)
-    assert error.found in ("max_epochs 1", "epoch_length 2")
-    assert "without --resume" in error.remedy
+    # A new run sets what an earlier one left aside, whole.
+    assert checkpoint.with_name("earlier_checkpoint.pt").read_bytes() == before
+    assert not checkpoint.exists()
 
 
 @pytest.mark.parametrize("base", ["synthesis/train", "segmentation/train"])
@@ -317,7 +225,9 @@ def test_a_loss_that_is_not_finite(base: str, data: Path, tmp_path: Path) -> Non
     assert error.file.startswith("loss '")
     assert " at iteration " in error.file
     assert error.found in ("nan", "inf", "-inf")
-    assert checkpoint.read_bytes() == before
+    # That was a new run: the checkpoint of the first one stands beside it, whole.
+    assert not checkpoint.exists()
+    assert checkpoint.with_name("earlier_checkpoint.pt").read_bytes() == before
 
 
 def test_a_batch_of_no_slices_gets_a_sentence(data: Path, tmp_path: Path) -> None:

@@ -234,6 +234,38 @@ def test_the_translated_list_leaves_unlabelled_cases_out(data: Path, tmp_path: P
     assert [entry["label"] for entry in json.loads(path.read_text())["training"]] == [labelled["label"]]
 
 
+def test_a_list_beside_its_files_can_be_moved_with_them(tmp_path: Path) -> None:
+    inside, outside = touch(tmp_path / "set" / "images", "a.nii.gz"), touch(tmp_path / "labels", "a.nii.gz")
+    datalist = folder_datalist(str(inside), str(outside), name="ct", modality="CT", validation_fraction=0.0)
+    write_datalist(tmp_path / "set" / "ct.json", datalist)
+    (entry,) = json.loads((tmp_path / "set" / "ct.json").read_text())["training"]
+    assert entry == {"image": "images/a.nii.gz", "label": str(outside / "a.nii.gz")}
+    (tmp_path / "set").rename(tmp_path / "moved")
+    (item,) = read_datalist(str(tmp_path / "moved" / "ct.json"), "training", needs_label=True)
+    assert item["image"] == str(tmp_path / "moved" / "images" / "a.nii.gz")
+
+
+def test_nnunets_channel_is_no_part_of_a_cases_name(tmp_path: Path) -> None:
+    images = touch(tmp_path / "imagesTr", "liver_007_0000.nii.gz", "liver_010_0000.nii.gz")
+    labels = touch(tmp_path / "labelsTr", "liver_007.nii.gz", "liver_010.nii.gz")
+    found = folder_datalist(str(images), str(labels), name="ct", modality="CT", validation_fraction=0.0)
+    assert [Path(item["label"]).name for item in found["training"]] == ["liver_007.nii.gz", "liver_010.nii.gz"]
+
+
+def test_a_phantom_that_leaves_no_training_case_is_not_written(tmp_path: Path) -> None:
+    command = ["phantom", "--out", str(tmp_path / "out"), "--cases", "1", "--validation", "0.6"]
+    with pytest.raises(InputError, match=r"--validation: found 0\.6, which leaves none of 1 case"):
+        main(command)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_section_is_no_case_where_that_is_allowed(data: Path, tmp_path: Path) -> None:
+    content = json.loads((data / "mr.json").read_text())
+    for lacking in ({}, {"validation": []}):
+        (tmp_path / "mr.json").write_text(json.dumps({"training": content["training"], **lacking}))
+        assert read_datalist(str(tmp_path / "mr.json"), "validation", needs_label=True, may_be_empty=True) == []
+
+
 def test_case_name() -> None:
     assert [case_name(name) for name in ("/a/b.c_image.nii.gz", "x.nii")] == ["b.c_image", "x"]
 

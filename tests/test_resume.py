@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -109,12 +110,12 @@ def test_resuming_a_finished_run_changes_nothing(stage: str, whole: Path, data: 
 
 
 OTHERS: list[tuple[dict[str, Any], str]] = [
-    ({"source_domain": "ct", "target_domain": "mr"}, r"domains: \['mr', 'ct'\]\), expected domains: \['ct', 'mr'\]"),
-    ({"dataset_name": "other"}, r"dataset_name: phantom\), expected dataset_name: other"),
+    ({"source_domain": "ct", "target_domain": "mr"}, r"domains: \['mr', 'ct'\], expected domains: \['ct', 'mr'\]"),
+    ({"dataset_name": "other"}, "dataset_name: phantom, expected dataset_name: other"),
 ]
 SIZES: dict[str, tuple[dict[str, Any], str]] = {
-    "synthesis": ({"generator_channels": 6}, r"generator_channels: 4\), expected generator_channels: 6"),
-    "segmentation": ({"backbone_width": 6}, r"backbone_width: 4\), expected backbone_width: 6"),
+    "synthesis": ({"generator_channels": 6}, "generator_channels: 4, expected generator_channels: 6"),
+    "segmentation": ({"backbone_width": 6}, "backbone_width: 4, expected backbone_width: 6"),
 }
 
 
@@ -129,6 +130,23 @@ def test_a_checkpoint_of_another_task_or_size_is_refused_and_kept(stage: str, wh
             raise error
         assert error.file == str(whole / CHECKPOINT)
     assert (whole / CHECKPOINT).read_bytes() == before
+
+
+def test_a_new_run_in_a_used_folder_does_not_become_the_old_one(
+    stage: str, whole: Path, data: Path, tmp_path: Path
+) -> None:
+    # An earlier run, of another seed, left its checkpoint; a new one is killed before it saved its own first.
+    shutil.copytree(whole, tmp_path / "run")
+    old = (whole / CHECKPOINT).read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UnpairedSliceBatches, "batch", lambda self, index: [][0])
+        with pytest.raises(IndexError):
+            run_config("training", stage, "train", **settings(stage, data, tmp_path / "run", seed=1))
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+    assert (tmp_path / "run" / CHECKPOINT).with_name("earlier_checkpoint.pt").read_bytes() == old
+    run_config("training", stage, "train", **settings(stage, data, tmp_path / "run", seed=1, resume=True))
+    run_config("training", stage, "train", **settings(stage, data, tmp_path / "fresh", seed=1))
+    assert_same_result(tmp_path / "fresh", tmp_path / "run")
 
 
 def test_the_same_seed_gives_the_same_result(stage: str, whole: Path, data: Path, tmp_path: Path) -> None:

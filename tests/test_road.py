@@ -118,7 +118,7 @@ def test_every_labelled_volume_is_translated_on_its_own_grid(road: Path, data: P
     assert [len(listed[section]) for section in ("training", "validation")] == [2, 1]
     for index, entry in enumerate([*listed["training"], *listed["validation"]]):
         assert entry["label"] == str(data / f"mr_{index}_label.nii.gz")
-        image = nib.load(entry["image"])
+        image = nib.load(folder / entry["image"])
         assert image.shape == MR_SHAPE
         np.testing.assert_allclose(image.affine, MR_AFFINE, atol=1e-4)
         assert image.get_data_dtype() == np.int16
@@ -230,6 +230,32 @@ def test_every_method_trains(method: str, data: Path, tmp_path: Path) -> None:
         card["network"]["mask_mode"]
         == ConfigParser.load_config_files(config_files("segmentation", "train", overlay))["mask_mode"]
     )
+
+
+@pytest.mark.parametrize("val_interval", [0, 1])
+def test_a_labelled_domain_without_held_out_cases_trains(val_interval: int, data: Path, tmp_path: Path) -> None:
+    training = [
+        {key: str(data / file) for key, file in case.items()}
+        for case in json.loads((data / "mr.json").read_text())["training"]
+    ]
+    labelled = tmp_path / "labelled.json"
+    labelled.write_text(json.dumps({"training": training}))
+    places = {"bundle_root": tmp_path / "run", "dataset_dir": data, "labelled_datalist": labelled}
+    run_config("training", "segmentation", "train", **places, val_interval=val_interval)
+    assert (tmp_path / "run" / "models" / "model.pt").is_file()
+
+
+def test_a_server_may_set_length_and_cases_by_monais_names(data: Path, tmp_path: Path) -> None:
+    # What MONAI Label overrides when it trains a bundle.
+    cases = [{key: str(data / f"mr_{case}_{key}.nii.gz") for key in ("image", "label")} for case in (0, 1)]
+    overrides = {
+        "train#trainer#max_epochs": 1,
+        "train#dataset#data": cases,
+        "validate#dataset#data": cases[:1],
+        "val_interval": 1,
+    }
+    run_config("training", "segmentation", "train", bundle_root=tmp_path, dataset_dir=data, **overrides)
+    assert json.loads((tmp_path / "models" / "model.json").read_text())["iterations"] == 2
 
 
 def test_adaptation_reads_no_target_label(road: Path, data: Path, tmp_path: Path) -> None:

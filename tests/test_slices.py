@@ -15,7 +15,7 @@ from monai.transforms import Compose, LoadImaged, MapTransform, ScaleIntensityRa
 from scripts.data import slices
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.datalists import read_datalist
-from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
+from scripts.data.slices import SliceSet, UnpairedSliceBatches, device_with_room, iteration_generator
 from scripts.errors import InputError
 
 
@@ -63,6 +63,16 @@ def fake_set(count: int, offset: float, labels: bool) -> SliceSet:
     made.images = (offset + torch.arange(count) / 100).view(-1, 1, 1, 1).expand(count, 1, 8, 8).contiguous()
     made.labels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 1, 8, 8) if labels else None
     return made
+
+
+@pytest.mark.parametrize(("free_bytes", "place"), [(1000, "cuda"), (999, "cpu")])
+def test_slices_stay_on_the_host_where_a_gpu_has_no_room(
+    free_bytes: int, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Half of 1000 bytes are just enough for 500.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 4000))
+    assert device_with_room(torch.device("cuda"), 500) == torch.device(place)
+    assert device_with_room(torch.device("cpu"), 10**9) == torch.device("cpu")
 
 
 def test_all_slices_are_held_in_order(tmp_path: Path) -> None:

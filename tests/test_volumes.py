@@ -22,6 +22,16 @@ def load(**paths: Path) -> dict[str, MetaTensor]:
     return LoadVolumed(keys=list(paths))({key: str(path) for key, path in paths.items()})
 
 
+def test_an_axis_of_one_time_point_is_no_fourth_dimension(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(size=(5, 6, 7, 1)).astype(np.float32)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    path = write_volume(tmp_path / "image.nii.gz", voxels, affine)
+    image = LoadVolumed(keys="image")({"image": str(path)})["image"]
+    assert image.shape == (1, 5, 6, 7)
+    np.testing.assert_array_equal(np.asarray(image[0]), voxels[..., 0])
+    np.testing.assert_array_equal(np.asarray(image.affine), affine)
+
+
 def test_a_volume_comes_channel_first_with_its_affine(tmp_path: Path) -> None:
     image = load(image=write_volume(tmp_path / "a.nii.gz", RAMP, MR_AFFINE))["image"]
     assert image.shape == (1, 4, 5, 6)

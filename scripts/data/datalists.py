@@ -26,6 +26,7 @@ __all__ = [
     "find_volumes",
     "folder_datalist",
     "read_datalist",
+    "training_share",
     "write_datalist",
 ]
 
@@ -35,7 +36,11 @@ Item = dict[str, str]
 
 
 def read_datalist(
-    path: str | None, section: str, needs_label: bool = False, distinct_names: bool = False
+    path: str | None,
+    section: str,
+    needs_label: bool = False,
+    distinct_names: bool = False,
+    may_be_empty: bool = False,
 ) -> list[Item]:
     """The entries of one section (``training``, ``validation`` ...) of a datalist, as absolute, existing paths.
 
@@ -45,6 +50,7 @@ def read_datalist(
         needs_label: whether each entry must have a label; otherwise labels are dropped, so that no later step can
             read them.
         distinct_names: whether each image's file name must be its own, as reports and outputs are named after it.
+        may_be_empty: whether a section that is missing or empty is no case rather than an error.
 
     Raises:
         InputError: the file or a volume is missing, the section is missing or empty, a label is missing, or a name
@@ -56,6 +62,8 @@ def read_datalist(
     remedy = "write it with 'python -m scripts datalist', or name another one"
     content = _read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
     sections = sorted(key for key, value in content.items() if isinstance(value, list))
+    if not content.get(section) and may_be_empty:
+        return []
     if not content.get(section):
         raise InputError(
             file=listed,
@@ -93,8 +101,9 @@ def folder_datalist(
 ) -> dict[str, Any]:
     """A datalist of a folder of images and a folder of labels (which may be the same folder).
 
-    Image and label are paired by the case's name: the file name without its suffix and without the words
-    ``image``/``img`` and ``label``/``seg``/``mask``. The last cases in natural order become the validation list.
+    Image and label are paired by the case's name: the file name without its suffix, without the words
+    ``image``/``img`` and ``label``/``seg``/``mask``, and without nnU-Net's channel ``_0000``. The last cases in
+    natural order become the validation list.
 
     Raises:
         InputError: an empty folder, or an image without its label.
@@ -115,9 +124,25 @@ def folder_datalist(
                 )
             entry["label"] = str(label_of[_case_name(image)])
         entries.append(entry)
-    held_out = round(len(entries) * validation_fraction)
-    kept = len(entries) - held_out
+    kept = training_share(len(entries), validation_fraction)
     return {"name": name, "modality": modality, "training": entries[:kept], "validation": entries[kept:]}
+
+
+def training_share(cases: int, validation_fraction: float) -> int:
+    """How many of a folder's cases are for training.
+
+    Raises:
+        InputError: none is left.
+    """
+    kept = cases - round(cases * validation_fraction)
+    if kept < 1:
+        raise InputError(
+            file="setting --validation",
+            found=f"{validation_fraction:g}, which leaves none of {cases} case(s) for training",
+            expected="at least one training case",
+            remedy="lower it, or give more cases",
+        )
+    return kept
 
 
 def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
@@ -149,6 +174,8 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
 def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) -> None:
     """Write a datalist, atomically, after checking that it lists at least one training case.
 
+    Paths of files below its folder are written relative to it, so that the folder can be moved as a whole.
+
     Raises:
         InputError: no training case.
     """
@@ -159,7 +186,13 @@ def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) ->
             expected="at least one",
             remedy="add cases or lower the validation share",
         )
-    write_json(path, datalist)
+    folder = Path(path).absolute().parent
+    lists = {
+        section: [{key: _relative(file, folder) for key, file in entry.items()} for entry in value]
+        for section, value in datalist.items()
+        if isinstance(value, list)
+    }
+    write_json(path, {**datalist, **lists})
 
 
 class TranslatedDatalist:
@@ -267,7 +300,13 @@ def _is_label(path: Path) -> bool:
 
 
 def _case_name(path: Path) -> str:
-    return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", _stem(path))
+    name = _stem(path).removesuffix("_0000")
+    return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", name)
+
+
+def _relative(file: str, folder: Path) -> str:
+    path = Path(file).absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def _absolute(entry: Mapping[str, str], folder: Path) -> Item:

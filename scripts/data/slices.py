@@ -12,6 +12,7 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ from scripts.data.datalists import Item
 from scripts.data.writers import make_folder, save_tensors
 from scripts.errors import InputError
 
-__all__ = ["SliceSet", "UnpairedSliceBatches", "iteration_generator"]
+__all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
+
+GPU_SHARE = 0.5
+"""Share of a GPU's free memory that the slices of one domain may take; the networks need the rest."""
 
 
 class SliceSet:
@@ -41,7 +45,7 @@ class SliceSet:
         transform: MONAI transforms from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D)
             of class ids.
         slice_axis: the spatial axis to slice along.
-        device: where the slices are kept.
+        device: where the slices are kept; the host, where they would take more than half of a GPU's free memory.
         cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None
             for no cache.
 
@@ -94,7 +98,9 @@ class SliceSet:
                 expected="an image that shows something after preprocessing",
                 remedy="check the intensity range, the section and the orientation of the task file",
             )
-        self.images = torch.cat([stack[keep] for stack, keep in zip(images, shown, strict=True)]).float().to(device)
+        together = torch.cat([stack[keep] for stack, keep in zip(images, shown, strict=True)]).float()
+        device = device_with_room(torch.device(device), together.nbytes)
+        self.images = together.to(device)
         self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
         self.labels: torch.Tensor | None = None
         if all("label" in case for case in cases):
@@ -182,6 +188,13 @@ class UnpairedSliceBatches:
         return torch.randint(len(slices), (self.batch_size,), generator=generator)
 
 
+def device_with_room(device: torch.device, needed_bytes: int) -> torch.device:
+    """The device, or the host where ``needed_bytes`` are more than ``GPU_SHARE`` of a GPU's free memory."""
+    if device.type != "cuda" or needed_bytes <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
+
+
 def iteration_generator(seed: int, iteration: int, stream: int = 0) -> torch.Generator:
     """The CPU random generator of one iteration on this process; ``stream`` separates uses within it."""
     state = np.random.SeedSequence([seed, iteration, get_rank(), stream]).generate_state(1, np.uint64)[0]
@@ -230,4 +243,5 @@ def _content_hash(item: Item) -> bytes:
 
 def _settings_hash(transforms: Any) -> bytes:
     code = "".join(inspect.getsource(module) for module in (sections, volumes))
-    return b"-" + pickle_hashing([code, transforms])[:24]
+    versions = [version(package) for package in ("monai", "nibabel", "scipy", "torch")]
+    return b"-" + pickle_hashing([code, versions, transforms])[:24]

@@ -142,6 +142,8 @@ def _check_header(path: str) -> None:
         raise InputError(
             file=path, found=f"no NIfTI ({_innermost(error)})", expected="a NIfTI volume", remedy=remedy
         ) from error
+    while len(shape) > 3 and shape[-1] == 1:  # some tools write an axis of one time point
+        shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 2:
         remedy = "split a 4D file into its volumes, stack 2D files into one"
         found = f"{len(shape)} dimensions {tuple(shape)}"

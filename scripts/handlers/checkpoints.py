@@ -29,9 +29,10 @@ class ResumePoint:
         interval: epochs between two saves.
         resume: continue from the file if there is one; otherwise start anew.
         card: what the run trains, compared on resuming.
+        settings: what else decides the result, compared on resuming: rates and weights are part of no network.
 
     Raises:
-        InputError: on resuming, a checkpoint of another task or of networks of another size.
+        InputError: on resuming, a checkpoint of another task, of other settings or of networks of another size.
     """
 
     def __init__(
@@ -42,26 +43,35 @@ class ResumePoint:
         interval: int,
         resume: bool = False,
         card: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.save_dict, self.interval, self.resume = Path(path), dict(save_dict), interval, resume
-        self.card = dict(card or {})
+        self.card, self.settings = dict(card or {}), dict(settings or {})
 
     def attach(self, engine: Engine) -> None:
-        """Load now if a run is to be resumed, and save from now on."""
-        if self.resume and self.path.exists():
+        """Load now if a run is to be resumed, and save from now on.
+
+        A new run sets the checkpoint of an earlier one aside, under the name ``earlier_...``: killed before its own
+        first one, it would otherwise be continued as the earlier run.
+        """
+        if self.path.exists() and self.resume:
             self.load()
+        elif self.path.exists() and get_rank() == 0:
+            self.path.replace(self.path.with_name(f"earlier_{self.path.name}"))
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
 
     def save(self, engine: Engine) -> None:
         """Replace the checkpoint, on the first process."""
         if get_rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
-            save_tensors(self.path, states | {"card": json.dumps(self.card)})
+            described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings)}
+            save_tensors(self.path, states | described)
 
     def load(self) -> None:
         """Put every object back into the state it was saved in."""
         states = _read(self.path)
         _check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
+        _check_settings(json.loads(states.pop("settings", "{}")), self.settings, self.path)
         if set(states) != set(self.save_dict):
             raise _another_network(
                 self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict))
@@ -107,7 +117,7 @@ class FinalWeights:
         network = self.average.module
         if self.batches is not None:
             with torch.no_grad():
-                update_bn(self.batches(), network)
+                update_bn(self.batches(), network, device=next(network.parameters()).device)
         if get_rank() == 0:
             save_tensors(self.path, network.state_dict())
             write_json(self.path.with_suffix(".json"), self.card | {"iterations": engine.state.iteration})
@@ -180,14 +190,26 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 def _check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     for key, value in expected.items():
-        if isinstance(value, Mapping):
-            _check_card(found.get(key, {}), value, path)
-        elif key in found and found[key] != value:
+        known = found.get(key)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            _check_card(known, value, path)
+        elif key in found and known != value:
             raise InputError(
                 file=path,
-                found=f"weights of another task or network ({key}: {found[key]})",
+                found=f"weights made with {key}: {known}",
                 expected=f"{key}: {value}",
-                remedy="choose weights of this task, or the task and network settings these were made with",
+                remedy="choose weights of this task, or the task, size and network settings these were made with",
+            )
+
+
+def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    for key in sorted(found.keys() & expected.keys()):
+        if found[key] != expected[key]:
+            raise InputError(
+                file=path,
+                found=f"a run with {key}: {found[key]}",
+                expected=f"{key}: {expected[key]}, as it is now",
+                remedy="give the settings that the run was started with, or start a new one without --resume",
             )
 
 
