@@ -319,6 +319,16 @@ def test_network_settings_come_from_the_weights_card(workshop: Path, tmp_path: P
         )
 
 
+def test_the_grid_comes_from_the_weights_card_too(workshop: Path, tmp_path: Path, weights: Path) -> None:
+    # Trained at a smaller size than the task's: the bundle has to do the same.
+    weights.with_name("model.json").write_text('{"grid": {"slice_size": [16, 24]}}')
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
+    for config in ["train", "inference"]:
+        assert "\nslice_size: [16, 24]\n" in (folder / "configs" / f"{config}.yaml").read_text()
+    ports = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]
+    assert ports["inputs"]["image"]["spatial_shape"] == [16, 24] == ports["outputs"]["pred"]["spatial_shape"]
+
+
 @pytest.mark.parametrize("card", ["[1]", "{"])
 def test_a_card_that_is_no_card(workshop: Path, tmp_path: Path, weights: Path, card: str) -> None:
     weights.with_name("model.json").write_text(card)

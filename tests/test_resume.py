@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 RUN = {"max_epochs": 6, "iterations_per_epoch": 4, "checkpoint_interval": 1, "panel_interval": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
     "synthesis": RUN,
-    # A warm-up that ends in the middle, so that either side of it is continued.
-    "segmentation": RUN | {"adversarial_warmup": 12, "learning_rate_warmup": 3, "val_interval": 2},
+    # A warm-up that ends in the middle, so that either side of it is continued; and bf16 in one of the stages.
+    "segmentation": RUN | {"adversarial_warmup": 12, "learning_rate_warmup": 3, "val_interval": 2, "precision": "bf16"},
 }
 CHECKPOINT = Path("models", "resume", "checkpoint.pt")
 
