@@ -138,9 +138,13 @@ def test_a_new_run_in_a_used_folder_does_not_become_the_old_one(
     # An earlier run, of another seed, left its checkpoint; a new one is killed before it saved its own first.
     shutil.copytree(whole, tmp_path / "run")
     old = (whole / CHECKPOINT).read_bytes()
+
+    def interrupt(self: UnpairedSliceBatches, index: int) -> None:
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(UnpairedSliceBatches, "batch", lambda self, index: [][0])
-        with pytest.raises(IndexError):
+        patch.setattr(UnpairedSliceBatches, "batch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
             run_config("training", stage, "train", **settings(stage, data, tmp_path / "run", seed=1))
     assert not (tmp_path / "run" / CHECKPOINT).exists()
     assert (tmp_path / "run" / CHECKPOINT).with_name("earlier_checkpoint.pt").read_bytes() == old
