@@ -39,8 +39,9 @@ BUNDLE_PROPERTIES = {"train#inferer", "validate#inferer"}
 
 FREE_TO_CHANGE = re.compile(
     r"resume|device|bundle_root|is_not_rank0|run_name|.+_(dir|datalist|interval|uri|name|config)"
+    r"|card|run_folder|resume_point|validate|train#(handlers|dataset|target_dataset)(#.+)?"
 )
-"""Settings that say where and how often, not what comes out."""
+"""Settings that say where and how often, not what comes out; the data are compared by their content."""
 
 
 def check_keys(parser: ConfigParser, spare: Iterable[str] = ()) -> None:
@@ -87,12 +88,8 @@ def raw_settings(keys: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
 
 
 def settings_of_result() -> dict[str, Any]:
-    """The plain top-level settings of the running config that decide what a training ends with."""
-    return {
-        key: value
-        for key, value in config_of(running_parser()).items()
-        if not isinstance(value, Mapping) and key not in RESERVED_KEYS and not FREE_TO_CHANGE.fullmatch(key)
-    }
+    """What of the running config decides the result of a training, each setting by its path, ``section#key``."""
+    return dict(_flat(config_of(running_parser()), ""))
 
 
 def running_parser() -> ConfigParser:
@@ -108,6 +105,17 @@ def running_parser() -> ConfigParser:
             return parser
         frame = frame.f_back
     raise RuntimeError("no config is being parsed here: this component has to stand in a bundle's config")
+
+
+def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        path = f"{prefix}{key}"
+        if path in RESERVED_KEYS or FREE_TO_CHANGE.fullmatch(path):
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}#")
+        else:
+            yield path, value
 
 
 def _unused(section: Mapping[str, Any], prefix: str, used: set[str]) -> Iterator[str]:

@@ -123,9 +123,9 @@ def test_a_run_resumed_with_another_length(change: dict[str, int], data: Path, t
     error = refused(run_base, "synthesis/train", **settings | change, resume=True)
     assert error.found in ("a run with max_epochs: 1", "a run with iterations_per_epoch: 2")
     assert "without --resume" in error.remedy
-    # By MONAI's own name of the trainer's length it is the trainer that refuses.
+    # By MONAI's own name of the trainer's length too.
     error = refused(run_base, "synthesis/train", **settings, resume=True, **{"train#trainer#max_epochs": 3})
-    assert error.found == "max_epochs 1"
+    assert error.found == "a run with train#trainer#max_epochs: @max_epochs"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,7 @@ def test_a_run_resumed_with_another_length(change: dict[str, int], data: Path, t
         ({"learning_rate": 1e-3}, "a run with learning_rate: 0.0002"),
         ({"cycle_weight": 1.0}, "a run with cycle_weight: 20.0"),
         ({"seed": 1}, "a run with seed: 0"),
+        ({"generator_optimizer#weight_decay": 0.1}, "a run with generator_optimizer#weight_decay: 0.0001"),
         ({"precision": "bf16"}, "a run with precision: float32"),
     ],
 )

@@ -252,6 +252,20 @@ def test_nnunets_channel_is_no_part_of_a_cases_name(tmp_path: Path) -> None:
     assert [Path(item["label"]).name for item in found["training"]] == ["liver_007.nii.gz", "liver_010.nii.gz"]
 
 
+def test_only_an_images_name_loses_the_channel(tmp_path: Path) -> None:
+    # A case whose own name ends in _0000.
+    images = touch(tmp_path / "imagesTr", "liver_0000_0000.nii.gz")
+    labels = touch(tmp_path / "labelsTr", "liver_0000.nii.gz")
+    found = folder_datalist(str(images), str(labels), name="ct", modality="CT", validation_fraction=0.0)
+    assert Path(found["training"][0]["label"]).name == "liver_0000.nii.gz"
+
+
+def test_two_labels_of_one_case_get_a_sentence(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "all", "case1_image.nii.gz", "case1_label.nii.gz", "case1_seg.nii.gz")
+    with pytest.raises(InputError, match=r"two labels for case 'case1', case1_label\.nii\.gz and case1_seg"):
+        folder_datalist(str(folder), str(folder), name="ct", modality="CT", validation_fraction=0.0)
+
+
 def test_a_phantom_that_leaves_no_training_case_is_not_written(tmp_path: Path) -> None:
     command = ["phantom", "--out", str(tmp_path / "out"), "--cases", "1", "--validation", "0.6"]
     with pytest.raises(InputError, match=r"--validation: found 0\.6, which leaves none of 1 case"):

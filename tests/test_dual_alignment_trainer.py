@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from monai.engines.utils import IterationEvents
-from test_trainers import at, copies, dual_trainer, make_batches, same
+from monai.handlers import CheckpointLoader
+from test_trainers import after_update, at, copies, dual_trainer, make_batches, same
 from torch import nn
 from torch.optim import SGD
 
@@ -22,16 +22,15 @@ def test_the_segmenters_step_leaves_both_discriminators_alone() -> None:
     segmenter, d1, d2 = trainer.segmenter, trainer.segmenter.feature_discriminator, trainer.prediction_discriminator
     adversaries = [*d1.parameters(), *d2.parameters()]
     before, own = copies(adversaries), copies(segmenter.segmenter_parameters())
-    seen = at(
-        trainer,
-        IterationEvents.BACKWARD_COMPLETED,
+    seen = after_update(
+        trainer.segmenter_optimizer,
         lambda: (
             same(adversaries, before),
             all(parameter.grad is None for parameter in adversaries),
             same(segmenter.segmenter_parameters(), own),
         ),
     )
-    after_step = at(trainer, IterationEvents.BACKWARD_COMPLETED, lambda: copies(segmenter.segmenter_parameters()))
+    after_step = after_update(trainer.segmenter_optimizer, lambda: copies(segmenter.segmenter_parameters()))
     trainer.run()
     assert seen == [(True, True, False)]
     # The discriminators' steps then change them, and nothing of the segmenter.
@@ -91,8 +90,27 @@ def test_a_weight_of_nothing_switches_a_discriminator_off(
 
 
 def test_a_mask_whose_discriminator_never_learns_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'d1_weight': found 0 with mask_mode abs.* give --mask_mode off as well"):
+    with pytest.raises(InputError, match=r"'d1_weight': found 0 with a mask.* give --mask_mode off as well"):
         dual_trainer(d1_weight=0.0)
+
+
+def test_a_mask_without_target_slices_is_refused_unless_a_trained_one_is_loaded() -> None:
+    class NoTarget(list):  # what UnpairedSliceBatches says of itself
+        target = None
+
+    batches = NoTarget(make_batches(1))
+    with pytest.raises(InputError, match=r"'target_datalist': found none, but a mask.* give --mask_mode off as well"):
+        dual_trainer(batches=batches)
+    dual_trainer(batches=batches, mask_mode="off")
+    # Fine-tuning: a checkpoint brings a D1 that was trained.
+    dual_trainer(batches=batches, train_handlers=[CheckpointLoader("model.pt", {"model": nn.Linear(1, 1)})])
+
+
+def test_the_average_ends_with_the_last_update_of_d1() -> None:
+    trainer = dual_trainer(iterations=1)
+    trainer.run()
+    averaged = trainer.average.module.feature_discriminator.parameters()
+    assert same(averaged, copies(trainer.segmenter.feature_discriminator.parameters()))
 
 
 @pytest.mark.parametrize("setting", ["d1_kind", "d2_kind"])

@@ -222,8 +222,6 @@ def test_an_evaluation_leaves_tables_predictions_and_pictures(road: Path, data: 
 @pytest.mark.parametrize("method", sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml")))
 def test_every_method_trains(method: str, data: Path, tmp_path: Path) -> None:
     overlay = CONFIGS / "methods" / f"{method}.yaml"
-    if method == "on_source":
-        pytest.skip("a choice of images for inference, not of a training")
     run_config("training", "segmentation", "train", overlay, bundle_root=tmp_path, dataset_dir=data)
     card = json.loads((tmp_path / "models" / "model.json").read_text())
     assert (

@@ -73,8 +73,10 @@ def test_settings_are_read_as_they_were_written() -> None:
         plain={"_target_": "scripts.settings.settings_of_result"},
     )
     assert found.get_parsed_content("raw") == {"mr": CONFIG["noise"], "ct": 0.1}
-    # Of all the keys only the rate is plain and decides the result.
-    assert found.get_parsed_content("plain") == {"rate": 0.1}
+    plain = found.get_parsed_content("plain")
+    assert (plain["rate"], plain["noise#std"]) == (0.1, "@rate")
+    # Not what decides no result: places, intervals, lists of cases (compared by content), the card.
+    assert not {"resume", "log_dir", "run", "train#dataset", "card#stage"} & set(plain)
 
 
 def test_outside_a_config_there_is_nothing_to_check() -> None:

@@ -110,12 +110,18 @@ def at(trainer: Any, event: Any, look: Callable[[], Any]) -> list[Any]:
     return seen
 
 
+def after_update(optimizer: torch.optim.Optimizer, look: Callable[[], Any]) -> list[Any]:
+    """What ``look`` says after each update of an optimiser."""
+    seen: list[Any] = []
+    optimizer.register_step_post_hook(lambda *_: seen.append(look()))
+    return seen
+
+
 def test_the_generators_step_leaves_the_discriminator_alone() -> None:
     trainer = style_trainer()
     before = copies(trainer.discriminator.parameters()), copies(trainer.generator.parameters())
-    seen = at(
-        trainer,
-        IterationEvents.BACKWARD_COMPLETED,
+    seen = after_update(
+        trainer.generator_optimizer,
         lambda: (
             same(trainer.discriminator.parameters(), before[0]),
             all(parameter.grad is None for parameter in trainer.discriminator.parameters()),
@@ -130,11 +136,11 @@ def test_the_generators_step_leaves_the_discriminator_alone() -> None:
 def test_the_discriminators_step_leaves_the_generator_alone() -> None:
     trainer = style_trainer()
     discriminator = copies(trainer.discriminator.parameters())
-    after_step: list[list[torch.Tensor]] = at(
-        trainer, IterationEvents.BACKWARD_COMPLETED, lambda: copies(trainer.generator.parameters())
+    after_step: list[list[torch.Tensor]] = after_update(
+        trainer.generator_optimizer, lambda: copies(trainer.generator.parameters())
     )
-    gradients = at(
-        trainer, IterationEvents.BACKWARD_COMPLETED, lambda: copies(p.grad for p in trainer.generator.parameters())
+    gradients = after_update(
+        trainer.generator_optimizer, lambda: copies(p.grad for p in trainer.generator.parameters())
     )
     trainer.run()
     assert same(trainer.generator.parameters(), after_step[0])
@@ -214,6 +220,27 @@ def test_events_fire_in_order(make: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "optimizer"), [(style_trainer, "generator_optimizer"), (dual_trainer, "segmenter_optimizer")]
+)
+def test_a_handler_can_change_gradients_before_the_update(make: Callable[..., Any], optimizer: str) -> None:
+    # As MONAI's trainers have it: after the backward pass and before the step, where gradients are clipped.
+    trainer = make()
+    parameters = [p for group in getattr(trainer, optimizer).param_groups for p in group["params"]]
+    before = copies(parameters)
+
+    def clip_to_nothing() -> bool:
+        had = any(bool(p.grad.any()) for p in parameters)
+        for parameter in parameters:
+            parameter.grad.zero_()
+        return had and same(parameters, before)
+
+    seen = at(trainer, IterationEvents.BACKWARD_COMPLETED, clip_to_nothing)
+    trainer.run()
+    assert seen == [True]
+    assert same(parameters, before)
+
+
+@pytest.mark.parametrize(
     ("make", "keys"), [(style_trainer, ["translation", "content"]), (dual_trainer, ["image", "label", "pred"])]
 )
 def test_handlers_see_what_they_need(make: Callable[..., Any], keys: list[str]) -> None:
@@ -265,7 +292,7 @@ def test_frozen_parameters_are_given_back_as_they_were() -> None:
 def test_the_average_follows_every_step() -> None:
     trainer = style_trainer(iterations=3)
     weight = next(iter(trainer.generator.parameters()))
-    path = at(trainer, IterationEvents.BACKWARD_COMPLETED, lambda: weight.detach().clone())
+    path = after_update(trainer.generator_optimizer, lambda: weight.detach().clone())
     trainer.run()
     # The first update copies; after n updates the decay is min(0.9, (1 + n) / (10 + n)): 2/11, then 3/12.
     expected = path[0]

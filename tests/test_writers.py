@@ -115,6 +115,7 @@ def test_a_volume_is_saved_with_affine_and_type(tmp_path: Path) -> None:
     file = nib.load(tmp_path / "case_seg.nii.gz")
     np.testing.assert_allclose(file.affine, CT_AFFINE, atol=1e-6)
     assert file.get_data_dtype() == np.int16
+    assert file.header.get_xyzt_units()[0] == "mm"
     np.testing.assert_array_equal(np.asarray(file.dataobj), np.asarray(prediction()["pred"][0]))
     assert list(listed_files(tmp_path)) == ["case_seg.nii.gz"]
 

@@ -108,21 +108,21 @@ def folder_datalist(
     Raises:
         InputError: an empty folder, or an image without its label.
     """
-    label_of = (
-        {_case_name(file): file for file in _nifti_files(Path(labels), labels_only=images == labels)} if labels else {}
-    )
+    label_of = _labels_by_case(Path(labels), labels_only=images == labels) if labels else {}
     entries = []
     for image in _nifti_files(Path(images), images_only=labels in (None, images)):
         entry = {"image": str(image)}
         if labels:
-            if _case_name(image) not in label_of:
+            # nnU-Net puts the channel behind an image's name alone.
+            case = next((name for name in _case_names(image) if name in label_of), None)
+            if case is None:
                 raise InputError(
                     file=image,
                     found=f"no label for case '{_case_name(image)}' in {labels}",
                     expected="one label per image, with the same case name",
                     remedy="add the label, or leave --labels out for an unlabelled domain",
                 )
-            entry["label"] = str(label_of[_case_name(image)])
+            entry["label"] = str(label_of[case])
         entries.append(entry)
     kept = training_share(len(entries), validation_fraction)
     return {"name": name, "modality": modality, "training": entries[:kept], "validation": entries[kept:]}
@@ -300,8 +300,27 @@ def _is_label(path: Path) -> bool:
 
 
 def _case_name(path: Path) -> str:
-    name = _stem(path).removesuffix("_0000")
-    return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", name)
+    return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", _stem(path))
+
+
+def _case_names(image: Path) -> list[str]:
+    """What the label of an image may be called: the image's own case name, and the same without nnU-Net's channel."""
+    name = _case_name(image)
+    return [name, name.removesuffix("_0000")]
+
+
+def _labels_by_case(folder: Path, labels_only: bool) -> dict[str, Path]:
+    label_of: dict[str, Path] = {}
+    for file in _nifti_files(folder, labels_only=labels_only):
+        other = label_of.setdefault(_case_name(file), file)
+        if other != file:
+            raise InputError(
+                file=folder,
+                found=f"two labels for case '{_case_name(file)}', {other.name} and {file.name}",
+                expected="one label per image",
+                remedy="move one of them elsewhere",
+            )
+    return label_of
 
 
 def _relative(file: str, folder: Path) -> str:

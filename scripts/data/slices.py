@@ -33,8 +33,8 @@ from scripts.errors import InputError
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
 
-GPU_SHARE = 0.5
-"""Share of a GPU's free memory that the slices of one domain may take; the networks need the rest."""
+GPU_SHARE = 0.25
+"""Share of a GPU's free memory that one domain's slices may take: there are two, and the networks need the rest."""
 
 
 class SliceSet:
@@ -45,13 +45,15 @@ class SliceSet:
         transform: MONAI transforms from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D)
             of class ids.
         slice_axis: the spatial axis to slice along.
-        device: where the slices are kept; the host, where they would take more than half of a GPU's free memory.
+        device: where the slices are kept; the host, where they would take more than ``GPU_SHARE`` of a GPU's
+            free memory.
         cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None
             for no cache.
 
     Attributes:
         images: (N, 1, H, W) float32.
         labels: (N, 1, H, W) uint8, or None.
+        content: hash of both.
         case_of: (N,) index into ``data``.
 
     Raises:
@@ -99,13 +101,17 @@ class SliceSet:
                 remedy="check the intensity range, the section and the orientation of the task file",
             )
         together = torch.cat([stack[keep] for stack, keep in zip(images, shown, strict=True)]).float()
+        digest = hashlib.sha256(together.numpy())
         device = device_with_room(torch.device(device), together.nbytes)
         self.images = together.to(device)
         self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
         self.labels: torch.Tensor | None = None
         if all("label" in case for case in cases):
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
-            self.labels = torch.cat(stacks).to(torch.uint8).to(device)
+            labels = torch.cat(stacks).to(torch.uint8)
+            digest.update(labels.numpy())
+            self.labels = labels.to(device)
+        self.content = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -172,17 +178,33 @@ class UnpairedSliceBatches:
         return batch
 
     def target_slices(self) -> Iterator[torch.Tensor]:
-        """All slices of the domain the network will meet, in batches, to re-estimate batch-norm statistics on."""
+        """All slices of the domain the network will meet, in mixed batches, to re-estimate batch-norm statistics on."""
         slices = self.source if self.target is None else self.target
-        yield from slices.images.split(self.batch_size)
+        order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(self.seed))
+        for chosen in order.split(self.batch_size):
+            yield slices.images[chosen]
 
-    def state_dict(self) -> dict[str, int]:
-        """What a resumed run needs: how many batches were given."""
-        return {"iteration": self.iteration}
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: how many batches were given, and of which slices."""
+        return {"iteration": self.iteration, "content": self._content()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batch that ``state`` was taken at."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the batch that ``state`` was taken at.
+
+        Raises:
+            InputError: the slices are others.
+        """
+        if state["content"] != self._content():
+            raise InputError(
+                file="the training cases",
+                found="other volumes, or another preprocessing of them, than the run was started with",
+                expected="the same content",
+                remedy="give the data that the run was started with, or start a new one without --resume",
+            )
         self.iteration = state["iteration"]
+
+    def _content(self) -> list[str]:
+        return [slices.content for slices in (self.source, self.target) if slices is not None]
 
     def _draw(self, slices: SliceSet, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(len(slices), (self.batch_size,), generator=generator)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
@@ -128,8 +129,16 @@ class SaveVolumed(SaveImaged):
             writer.set_data_array(volume, channel_dim=0)
             writer.set_metadata(volume.meta, resample=False)
             with atomic_path(self.layout.filename(subject=volume.meta["filename_or_obj"])) as temporary:
-                writer.write(temporary)
+                writer.write(temporary, header=_header_in_mm(self.output_dtype))
         return dict(data)
+
+
+def _header_in_mm(dtype: DtypeLike) -> nib.Nifti1Header:
+    """A header that names the unit of its spacing, which MONAI's writer leaves unknown."""
+    header = nib.Nifti1Header()
+    header.set_xyzt_units("mm")
+    header.set_data_dtype(dtype)
+    return header
 
 
 def _not_written(path: str | os.PathLike[str], error: OSError, comfort: str) -> InputError:

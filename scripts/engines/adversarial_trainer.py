@@ -82,11 +82,19 @@ class AdversarialTrainer(Trainer):
         """The precision context of forward passes and losses."""
         return autocast(self.state.device, self.precision)
 
-    def step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        """Backward pass and update of what ``optimizer`` holds, and of nothing else's parameters."""
+    def step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, engine: Engine | None = None) -> None:
+        """Backward pass and update of what ``optimizer`` holds, and of nothing else's parameters.
+
+        Args:
+            optimizer: of the parameters to update.
+            loss: what to minimise.
+            engine: fires ``BACKWARD_COMPLETED`` between the two, where handlers may look at gradients or clip them.
+        """
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         _average_gradients(optimizer)
+        if engine is not None:
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         optimizer.step()
 
     def prepare(self, batch: dict[str, torch.Tensor], *keys: str) -> list[torch.Tensor]:

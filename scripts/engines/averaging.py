@@ -23,7 +23,8 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def average(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
-        count = int(updates)
+        count = int(result.n_averaged)  # on the host; reading ``updates`` would make a GPU wait
         torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + count) / (10 + count)))
 
-    return AveragedModel(model, multi_avg_fn=average)
+    result = AveragedModel(model, multi_avg_fn=average)
+    return result

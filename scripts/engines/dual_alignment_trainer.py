@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from ignite.engine import Engine
-from monai.engines.utils import IterationEvents
+from monai.handlers import CheckpointLoader
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -71,7 +71,8 @@ class DualAlignmentTrainer(AdversarialTrainer):
     ) -> None:
         for setting, kind in (("d1_kind", d1_kind), ("d2_kind", d2_kind)):
             check_choice(setting, kind, ADVERSARIAL_KINDS)
-        _check_mask_is_trained(segmenter.mask_mode, d1_weight)
+        if segmenter.mask_mode != "off":
+            _check_mask_will_learn(d1_weight, arguments)
         self.segmenter, self.prediction_discriminator = segmenter, prediction_discriminator
         self.segmenter_optimizer, self.d1_optimizer, self.d2_optimizer = segmenter_optimizer, d1_optimizer, d2_optimizer
         self.d1_weight, self.d2_weight, self.d1_kind, self.d2_kind = d1_weight, d2_weight, d1_kind, d2_kind
@@ -105,14 +106,13 @@ class DualAlignmentTrainer(AdversarialTrainer):
                 loss, parts = loss + adversarial, parts | adversarial_parts
         self.report_forward(engine, image=image, label=label, pred=source["logits"])
         self.report_loss(engine, loss)
-        self.step(self.segmenter_optimizer, loss)
-        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        self.average.update_parameters(segmenter)
+        self.step(self.segmenter_optimizer, loss, engine)
 
         # D steps: source is what the target should look like.
         if aligned:
             parts |= self.discriminator_steps(source, target)
             parts |= {"mask_mean": target["mask"].mean(), "mask_std": target["mask"].std()}
+        self.average.update_parameters(segmenter)
         return self.finish(engine, {"image": image, "label": label, "pred": source["logits"], "loss": loss, **parts})
 
     def source_pass(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -165,14 +165,20 @@ class DualAlignmentTrainer(AdversarialTrainer):
         return losses
 
 
-def _check_mask_is_trained(mask_mode: str, d1_weight: float) -> None:
-    if mask_mode != "off" and d1_weight == 0:
-        raise InputError(
-            file="setting 'd1_weight'",
-            found=f"0 with mask_mode {mask_mode}: D1 would stay random, and its mask with it",
-            expected="a positive weight, or no mask",
-            remedy="give --mask_mode off as well",
-        )
+def _check_mask_will_learn(d1_weight: float, arguments: Mapping[str, Any]) -> None:
+    """Refuse a training from scratch that masks and never trains D1; fine-tuning loads a D1 that was trained."""
+    has_target = getattr(arguments["train_data_loader"], "target", True) is not None
+    is_fine_tuning = any(isinstance(handler, CheckpointLoader) for handler in arguments.get("train_handlers") or ())
+    if is_fine_tuning or (d1_weight > 0 and has_target):
+        return
+    raise InputError(
+        file="setting 'd1_weight'" if has_target else "setting 'target_datalist'",
+        found="0 with a mask: D1 would stay random, and its mask with it"
+        if has_target
+        else "none, but a mask: D1 would stay random, and its mask with it",
+        expected="target slices and a positive d1_weight, or no mask",
+        remedy="give --mask_mode off as well",
+    )
 
 
 @contextmanager

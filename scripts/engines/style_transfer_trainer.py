@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from monai.engines.utils import IterationEvents
 from torch.optim.swa_utils import AveragedModel
 
 from scripts.domains import SOURCE, TARGET
@@ -94,8 +93,7 @@ class StyleTransferTrainer(AdversarialTrainer):
                 image=image, fake_logits=fake_logits, **self.loss_arguments, **passes
             )
         self.report_loss(engine, loss)
-        self.step(self.generator_optimizer, loss)
-        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self.step(self.generator_optimizer, loss, engine)
         self.average.update_parameters(self.generator)
 
         # D step: real images of each domain against translations into it.

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from scripts.data.writers import save_tensors, write_json
 from scripts.errors import InputError
+from scripts.handlers.losses import check_finite_losses, check_finite_weights
 
 __all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights"]
 
@@ -22,8 +23,11 @@ __all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights"]
 class ResumePoint:
     """Save everything a run needs to continue, every few epochs, and continue from it.
 
+    Losses tell of the weights before a step, so a new checkpoint is *unproven* until the iteration after it had finite
+    losses, or the run ended with finite weights; only then does it take the earlier one's place.
+
     Args:
-        path: the checkpoint file; there is one, replaced as a whole.
+        path: the checkpoint file; there is one, replaced as a whole. An unproven one lies beside it for a moment.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``: networks, averages, optimisers,
             schedules, batches, trainer.
         interval: epochs between two saves.
@@ -47,6 +51,7 @@ class ResumePoint:
     ) -> None:
         self.path, self.save_dict, self.interval, self.resume = Path(path), dict(save_dict), interval, resume
         self.card, self.settings = dict(card or {}), dict(settings or {})
+        self.unproven = self.path.with_name(f"unproven_{self.path.name}")
 
     def attach(self, engine: Engine) -> None:
         """Load now if a run is to be resumed, and save from now on.
@@ -54,18 +59,34 @@ class ResumePoint:
         A new run sets the checkpoint of an earlier one aside, under the name ``earlier_...``: killed before its own
         first one, it would otherwise be continued as the earlier run.
         """
+        if get_rank() == 0:
+            self.unproven.unlink(missing_ok=True)
         if self.path.exists() and self.resume:
             self.load()
         elif self.path.exists() and get_rank() == 0:
             self.path.replace(self.path.with_name(f"earlier_{self.path.name}"))
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.prove)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save_unproven)
+        engine.add_event_handler(Events.COMPLETED, self.prove)
 
-    def save(self, engine: Engine) -> None:
-        """Replace the checkpoint, on the first process."""
+    def save_unproven(self, engine: Engine) -> None:
+        """Write a checkpoint beside the one that counts, on the first process."""
         if get_rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
+            check_finite_weights(states, engine.state.iteration)
             described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings)}
-            save_tensors(self.path, states | described)
+            save_tensors(self.unproven, states | described)
+
+    def prove(self, engine: Engine) -> None:
+        """Let an unproven checkpoint count: the iteration just done, which started from it, had finite losses."""
+        if get_rank() == 0 and self.unproven.exists():
+            check_finite_losses(engine.state.output, engine.state.iteration)
+            self.unproven.replace(self.path)
+
+    def save(self, engine: Engine) -> None:
+        """Replace the checkpoint at once."""
+        self.save_unproven(engine)
+        self.unproven.replace(self.path)
 
     def load(self) -> None:
         """Put every object back into the state it was saved in."""
@@ -119,6 +140,7 @@ class FinalWeights:
             with torch.no_grad():
                 update_bn(self.batches(), network, device=next(network.parameters()).device)
         if get_rank() == 0:
+            check_finite_weights(network.state_dict(), engine.state.iteration)
             save_tensors(self.path, network.state_dict())
             write_json(self.path.with_suffix(".json"), self.card | {"iterations": engine.state.iteration})
 

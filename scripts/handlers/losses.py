@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.distributed import get_rank
@@ -15,7 +16,14 @@ from tqdm import tqdm
 from scripts.data.writers import append_text, atomic_path
 from scripts.errors import InputError
 
-__all__ = ["LossLog", "NotFiniteError", "TrainingProgress", "scalar_outputs"]
+__all__ = [
+    "LossLog",
+    "NotFiniteError",
+    "TrainingProgress",
+    "check_finite_losses",
+    "check_finite_weights",
+    "scalar_outputs",
+]
 
 
 class LossLog:
@@ -72,9 +80,7 @@ class LossLog:
         self.pending = []
         rows = [(iteration, row) for iteration, row in zip(iterations, torch.stack(losses).tolist(), strict=True)]
         for iteration, row in rows:
-            for key, value in zip(self.keys, row, strict=True):
-                if not math.isfinite(value):
-                    raise NotFiniteError(key, iteration, value)
+            _check_finite(dict(zip(self.keys, row, strict=True)), iteration)
         if get_rank() == 0:
             header = "" if os.path.getsize(self.path) else ",".join(["iteration", *self.keys]) + "\n"
             lines = [",".join([str(iteration), *(f"{value:.6g}" for value in row)]) + "\n" for iteration, row in rows]
@@ -82,15 +88,43 @@ class LossLog:
 
 
 class NotFiniteError(InputError, FloatingPointError):
-    """A loss became NaN or infinite."""
+    """A loss or a weight became NaN or infinite."""
 
-    def __init__(self, loss: str, iteration: int, value: float) -> None:
+    def __init__(self, what: str, iteration: int, value: float) -> None:
         super().__init__(
-            file=f"loss '{loss}' at iteration {iteration}",
+            file=f"{what} at iteration {iteration}",
             found=str(value),
             expected="a finite number",
-            remedy="the last good checkpoint is kept; lower the learning rate or use float32, and start with --resume",
+            remedy="start a new run with a lower learning rate or in float32; this one's last good checkpoint is kept",
         )
+
+
+def check_finite_losses(output: Sequence[Mapping[str, torch.Tensor]], iteration: int) -> None:
+    """Look at the single numbers among an iteration's outputs.
+
+    Raises:
+        NotFiniteError: naming the first that is NaN or infinite.
+    """
+    _check_finite(scalar_outputs(output), iteration)
+
+
+def check_finite_weights(state: Mapping[str, Any], iteration: int) -> None:
+    """Look at every tensor of a state, nested ones too.
+
+    Raises:
+        NotFiniteError: naming the first tensor with a value that is NaN or infinite.
+    """
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            check_finite_weights({f"{name}.{key}": part for key, part in value.items()}, iteration)
+        elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NotFiniteError(f"weights '{name}'", iteration, float(value[~value.isfinite()].flatten()[0]))
+
+
+def _check_finite(losses: Mapping[str, float], iteration: int) -> None:
+    for key, value in losses.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(f"loss '{key}'", iteration, value)
 
 
 def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
+from torch import nn
 
 from scripts.data.slices import UnpairedSliceBatches
 from scripts.domains import SOURCE, TARGET
@@ -55,6 +56,11 @@ class _Panel:
             with torch.inference_mode():
                 self.draw(self.folder / f"{self.kind}_{engine.state.iteration:06d}.png", title)
 
+    def sample_for(self, network: nn.Module) -> dict[str, torch.Tensor]:
+        """The slices to show, where the network is: those that did not fit there are kept on the host."""
+        device = next(network.parameters()).device
+        return {key: slices.to(device) for key, slices in self.batches.sample(self.count).items()}
+
     def draw(self, path: Path, title: str) -> None:
         """Draw the networks' present output into ``path``."""
         raise NotImplementedError
@@ -77,7 +83,7 @@ class TranslationPanel(_Panel):
 
     def draw(self, path: Path, title: str) -> None:
         """Translate the sample both ways."""
-        sample, directions = self.batches.sample(self.count), []
+        sample, directions = self.sample_for(self.generator), []
         for key, domain in (("image", SOURCE), ("target_image", TARGET)):
             image, other = sample[key], TARGET + SOURCE - domain
             own, foreign = (torch.full((len(image),), d, device=image.device) for d in (domain, other))
@@ -112,7 +118,7 @@ class SegmentationPanel(_Panel):
 
     def draw(self, path: Path, title: str) -> None:
         """Segment the sample with batch statistics' running averages, as inference does."""
-        sample = self.batches.sample(self.count)
+        sample = self.sample_for(self.segmenter)
         image = sample.get("target_image", sample["image"])
         training = self.segmenter.training
         self.segmenter.eval()
