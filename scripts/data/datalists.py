@@ -25,6 +25,9 @@ __all__ = [
     "datalists_of_domains",
     "find_volumes",
     "folder_datalist",
+    "natural_order",
+    "nifti_files",
+    "pairing_name",
     "read_datalist",
     "write_datalist",
 ]
@@ -85,7 +88,7 @@ def find_volumes(where: str) -> list[Item]:
         return _distinctly_named(items, path)
     if path.is_file():
         return [{"image": str(path.absolute())}]
-    return _distinctly_named([{"image": str(file)} for file in _nifti_files(path, images_only=True)], path)
+    return _distinctly_named([{"image": str(file)} for file in nifti_files(path, images_only=True)], path)
 
 
 def folder_datalist(
@@ -100,20 +103,20 @@ def folder_datalist(
         InputError: an empty folder, or an image without its label.
     """
     label_of = (
-        {_case_name(file): file for file in _nifti_files(Path(labels), labels_only=images == labels)} if labels else {}
+        {pairing_name(file): file for file in nifti_files(Path(labels), labels_only=images == labels)} if labels else {}
     )
     entries = []
-    for image in _nifti_files(Path(images), images_only=labels in (None, images)):
+    for image in nifti_files(Path(images), images_only=labels in (None, images)):
         entry = {"image": str(image)}
         if labels:
-            if _case_name(image) not in label_of:
+            if pairing_name(image) not in label_of:
                 raise InputError(
                     file=image,
-                    found=f"no label for case '{_case_name(image)}' in {labels}",
+                    found=f"no label for case '{pairing_name(image)}' in {labels}",
                     expected="one label per image, with the same case name",
                     remedy="add the label, or leave --labels out for an unlabelled domain",
                 )
-            entry["label"] = str(label_of[_case_name(image)])
+            entry["label"] = str(label_of[pairing_name(image)])
         entries.append(entry)
     held_out = round(len(entries) * validation_fraction)
     kept = len(entries) - held_out
@@ -238,8 +241,13 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
     return items
 
 
-def _nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
-    files = sorted(folder.iterdir(), key=_natural) if folder.is_dir() else []
+def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
+    """The NIfTI files of a folder in natural order, as absolute paths; hidden ones are left out.
+
+    Raises:
+        InputError: there is none.
+    """
+    files = sorted(folder.iterdir(), key=natural_order) if folder.is_dir() else []
     # Absolute, not resolved: a link keeps its own name, after which results are named.
     files = [f.absolute() for f in files if f.name.endswith(NIFTI_SUFFIXES) and not f.name.startswith(".")]
     if images_only or labels_only:
@@ -254,7 +262,8 @@ def _nifti_files(folder: Path, images_only: bool = False, labels_only: bool = Fa
     return files
 
 
-def _natural(path: Path) -> list[int | str]:
+def natural_order(path: Path) -> list[int | str]:
+    """Sorting key of a file by its name, numbers by their value: ``case2`` before ``case10``."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
@@ -266,7 +275,8 @@ def _is_label(path: Path) -> bool:
     return bool(re.search(r"(^|[^a-z])(label|labels|seg|mask|manual)([^a-z]|$)", _stem(path)))
 
 
-def _case_name(path: Path) -> str:
+def pairing_name(path: Path) -> str:
+    """The case's name that an image and its label share: the file's, without ``image``, ``label`` and the like."""
     return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", _stem(path))
 
 

@@ -1,0 +1,256 @@
+"""A folder of DICOM slices as one volume, its geometry taken from the slices' positions.
+
+ITK (GDCM) decodes the files, compressed transfer syntaxes included. Spacing and order come from ImagePositionPatient
+alone: SliceThickness, SpacingBetweenSlices and file names do not tell them. Series UIDs are missing or differ from
+file to file in public releases, so a folder is one series if its slices fit together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.data.datalists import natural_order
+from scripts.data.volumes import innermost_message
+from scripts.errors import InputError
+from scripts.prepare.values import smallest_dtype
+
+__all__ = ["Series", "dicom_files", "read_series"]
+
+PREAMBLE, MAGIC = 128, b"DICM"
+GAP_TOLERANCE_MM = 0.05
+"""Rounding of positions that are written with few digits ..."""
+GAP_TOLERANCE = 0.02
+"""... or, for thick slices, this share of the spacing."""
+TILT_TOLERANCE_DEGREES = 0.5
+SHIFT_TOLERANCE_MM = 0.5
+COSINE_TOLERANCE = 1e-3
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+SERIES_UID, MODALITY, ECHO_TIME, SAMPLES = "0020|000e", "0008|0060", "0018|0081", "0028|0002"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A volume from DICOM slices.
+
+    Attributes:
+        image: (X, Y, Z), rescaled to the modality's unit, slices in ascending position along their normal.
+        affine: (4, 4), from voxel index to RAS+ position in mm.
+        files: the slices' files in natural order of their names.
+        order: for each slice of ``image``, the index of its file in ``files``.
+    """
+
+    image: np.ndarray
+    affine: np.ndarray
+    files: tuple[Path, ...]
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    file: Path
+    pixels: np.ndarray  # (rows, columns)
+    position: np.ndarray  # (3,), LPS, mm, centre of the first pixel
+    axes: np.ndarray  # (2, 3): direction of a row, direction of a column
+    spacing_mm: tuple[float, float]  # between rows, between columns
+    uid: str
+    modality: str
+    echo_time: str
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """The DICOM files that lie directly in a folder, in natural order of their names, which need no suffix."""
+    files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_order)
+    return [file for file in files if not file.name.startswith(".") and file.name != "DICOMDIR" and _is_dicom(file)]
+
+
+def read_series(folder: Path) -> Series:
+    """Read the one series in a folder.
+
+    Args:
+        folder: holds the slices of one series and no others.
+
+    Raises:
+        InputError: no or unreadable files, several series, a missing position, unequal gaps, a tilted gantry.
+    """
+    files = dicom_files(folder)
+    if len(files) < 2:
+        raise InputError(
+            file=folder,
+            found=f"{len(files)} DICOM files",
+            expected="the slices of one series, at least 2",
+            remedy="name the folder that holds the slices themselves",
+        )
+    slices = [_read_slice(file) for file in files]
+    _check_one_series(folder, slices)
+    normal = np.cross(*slices[0].axes)
+    order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
+    ordered = [slices[index] for index in order]
+    step = _step_mm(folder, ordered, normal)
+    # (rows, columns) of each slice are (y, x).
+    image = np.stack([piece.pixels.T for piece in ordered], axis=-1)
+    return Series(_compact(image), _affine(ordered[0], step), tuple(files), tuple(order))
+
+
+def _is_dicom(file: Path) -> bool:
+    with file.open("rb") as opened:
+        if opened.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC:
+            return True
+    import itk
+
+    return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
+
+
+def _read_slice(file: Path) -> _Slice:
+    import itk
+
+    decoder = itk.GDCMImageIO.New()
+    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(ImageIO=decoder, FileName=str(file))
+    try:
+        reader.Update()
+        pixels = itk.array_from_image(reader.GetOutput())
+    except RuntimeError as error:
+        raise InputError(
+            file=file,
+            found=f"DICOM data that cannot be decoded ({innermost_message(error)[:120]})",
+            expected="a complete slice",
+            remedy="download or copy the file again",
+        ) from error
+    if len(pixels) != 1:
+        raise InputError(
+            file=file,
+            found=f"a multi-frame file of {len(pixels)} frames",
+            expected="one file per slice",
+            remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
+        )
+    tags = decoder.GetMetaDataDictionary()
+    axes = np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3)
+    rows_mm, columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
+    position = np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3))
+    uid, modality, echo_time = (_text(tags, key) for key in (SERIES_UID, MODALITY, ECHO_TIME))
+    return _Slice(file, pixels[0], position, axes, (rows_mm, columns_mm), uid, modality, echo_time)
+
+
+def _text(tags: Any, key: str) -> str:
+    return str(tags[key]).strip(" \0") if tags.HasKey(key) else ""
+
+
+def _numbers(file: Path, tags: Any, key: str, name: str, count: int) -> list[float]:
+    text = _text(tags, key)
+    try:
+        numbers = [float(part) for part in text.split("\\")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise InputError(
+            file=file,
+            found=f"{name} '{text}'" if text else f"no {name}",
+            expected=f"{count} numbers: without them the slice's place is unknown",
+            remedy="export the series again with its geometry, or give the volume as NIfTI",
+        )
+    return numbers
+
+
+def _check_one_series(folder: Path, slices: Sequence[_Slice]) -> None:
+    first = slices[0]
+    for other in slices[1:]:
+        differences = {
+            "size": (first.pixels.shape, other.pixels.shape, first.pixels.shape == other.pixels.shape),
+            "modality": (first.modality, other.modality, first.modality == other.modality),
+            "echo time": (first.echo_time, other.echo_time, first.echo_time == other.echo_time),
+            "pixel spacing": (first.spacing_mm, other.spacing_mm, np.allclose(first.spacing_mm, other.spacing_mm)),
+            "orientation": (
+                first.axes.round(3).tolist(),
+                other.axes.round(3).tolist(),
+                np.allclose(first.axes, other.axes, atol=COSINE_TOLERANCE),
+            ),
+        }
+        for what, (ours, theirs, is_equal) in differences.items():
+            if not is_equal:
+                _raise_mixed(folder, f"{what} {ours} in {first.file.name} and {theirs} in {other.file.name}")
+    series = [uid for uid, count in Counter(piece.uid for piece in slices).most_common() if count > 1]
+    # A UID of its own in each file says nothing; two that are shared by several files are two series.
+    if len(series) > 1:
+        _raise_mixed(folder, f"{len(series)} series UIDs, {series[0]} and {series[1]}")
+
+
+def _raise_mixed(folder: Path, found: str) -> None:
+    raise InputError(
+        file=folder,
+        found=f"several series: {found}",
+        expected="the slices of one series",
+        remedy="put each series into a folder of its own",
+    )
+
+
+def _step_mm(folder: Path, ordered: Sequence[_Slice], normal: np.ndarray) -> np.ndarray:
+    """The vector from one slice to the next, in mm, checked to be the same everywhere and along the normal."""
+    positions = np.array([piece.position for piece in ordered])
+    along = (positions @ normal).tolist()
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    spacing = (along[-1] - along[0]) / (len(along) - 1)
+    gaps = np.diff(along)
+    tolerance = max(GAP_TOLERANCE_MM, GAP_TOLERANCE * spacing)
+    if gaps.min() < GAP_TOLERANCE_MM:
+        index = int(gaps.argmin())
+        names = f"{ordered[index].file.name} and {ordered[index + 1].file.name}"
+        _raise_mixed(folder, f"{names} lie at the same position ({along[index]:.2f} mm)")
+    if np.abs(gaps - np.median(gaps)).max() > tolerance:
+        index = int(np.abs(gaps - np.median(gaps)).argmax())
+        raise InputError(
+            file=folder,
+            found=f"slices {gaps[index]:.2f} mm apart between {ordered[index].file.name} and "
+            f"{ordered[index + 1].file.name}, {np.median(gaps):.2f} mm elsewhere",
+            expected="one slice spacing",
+            remedy="look for missing slices, or resample the series to equal spacing and give it as NIfTI",
+        )
+    _check_stacked(folder, positions, normal, step, spacing)
+    return spacing * normal
+
+
+def _check_stacked(folder: Path, positions: np.ndarray, normal: np.ndarray, step: np.ndarray, spacing: float) -> None:
+    """Refuse slices that are shifted against each other in plane: steadily (a tilted gantry) or singly."""
+    sideways = step - (step @ normal) * normal
+    tilt = float(np.degrees(np.arctan2(np.linalg.norm(sideways), spacing)))
+    if tilt > TILT_TOLERANCE_DEGREES:
+        raise InputError(
+            file=folder,
+            found=f"a gantry tilt of {tilt:.1f} degrees: the slices are shifted against each other",
+            expected="slices stacked along their normal",
+            remedy="convert the series with a tool that corrects the tilt (dcm2niix does) and prepare it as 'folder'",
+        )
+    offsets = positions - positions[0]
+    shift_mm = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
+    if shift_mm > SHIFT_TOLERANCE_MM + np.linalg.norm(sideways) * len(positions):
+        raise InputError(
+            file=folder,
+            found=f"a slice that is shifted in plane by {shift_mm:.2f} mm against the first",
+            expected="slices stacked along their normal",
+            remedy="look whether the folder holds slices of another series",
+        )
+
+
+def _affine(first: _Slice, step_mm: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    between_rows_mm, between_columns_mm = first.spacing_mm
+    affine[:3, 0] = first.axes[0] * between_columns_mm
+    affine[:3, 1] = first.axes[1] * between_rows_mm
+    affine[:3, 2] = step_mm
+    affine[:3, 3] = first.position
+    return LPS_TO_RAS @ affine
+
+
+def _compact(image: np.ndarray) -> np.ndarray:
+    """The same values as int16 where they are whole numbers of its range, as nearly all rescaled pixels are."""
+    whole = image.astype(np.int32)
+    if not np.array_equal(whole, image):
+        return image
+    dtype = smallest_dtype([-1, int(whole.min()), int(whole.max())])
+    return whole.astype(dtype) if dtype == np.int16 else image
