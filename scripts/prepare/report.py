@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from scripts.run_folder import provenance
 __all__ = ["REPORT", "print_report", "write_datalists", "write_report"]
 
 REPORT = "prepare.json"
+DECODERS = ("itk", "scikit-image")
 SHOWN_NOTES = 8
 """Notes per domain on the screen; the report has all."""
 SECTIONS = ("training", "validation", "test")
@@ -69,7 +72,7 @@ def write_report(
         "domains": {domain: _domain_report(rules, records, domain, lists) for domain, lists in datalists.items()},
         "cases": len(records),
         "kept_from_before": skipped,
-        "made_with": provenance(),
+        "made_with": _versions(),
     }
     write_json(path, {**reports, rules.dataset: report})
     return report
@@ -117,6 +120,15 @@ def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[s
         "absent": sorted(published - {case.number for case in cases if case.number is not None}),
         "notes": {case.name: records[case]["notes"] for case in cases if records[case]["notes"]},
     }
+
+
+def _versions() -> dict[str, Any]:
+    """Versions, commit and time, with those of the decoders, which NIfTI data can do without."""
+    made_with = provenance()
+    for name in DECODERS:
+        with suppress(PackageNotFoundError):
+            made_with["packages"][name] = version(name)
+    return made_with
 
 
 def _label_names(rules: Rules) -> dict[str, str]:

@@ -115,23 +115,32 @@ def _prepare_all(order: Order, rules: Rules, cases: Sequence[Case], keys: dict[C
         futures: dict[Future[dict[str, Any]], Case] = {
             pool.submit(prepare_case, order.out, case, rules, keys[case]): case for case in cases
         }
-        for future in tqdm(as_completed(futures), total=len(futures), desc=order.dataset, unit="case"):
-            try:
-                records[futures[future]] = future.result()
-            except InputError as error:
-                failures.append(error)
-                tqdm.write(f"error: {error}", file=sys.stderr)
+        with tqdm(as_completed(futures), total=len(futures), desc=order.dataset, unit="case") as progress:
+            for future in progress:
+                try:
+                    records[futures[future]] = future.result()
+                except InputError as error:
+                    failures.append(error)
+                    progress.set_postfix(failed=len(failures))
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
-        raise InputError(
-            file=order.source,
-            found=f"{len(failures)} of {len(cases)} cases that cannot be prepared, each named above",
-            expected="whole cases",
-            remedy="mend or remove them and give the same command again: the others are done and are kept, "
-            "and no datalist was written",
-        )
+        raise _summary(order, failures, len(cases))
     return records
+
+
+def _summary(order: Order, failures: Sequence[InputError], cases: int) -> InputError:
+    """The one failure, or the number of them after a sentence for each."""
+    if len(failures) == 1:
+        return failures[0]
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return InputError(
+        file=order.source,
+        found=f"{len(failures)} of {cases} cases that cannot be prepared, each named above",
+        expected="whole cases",
+        remedy="mend or remove them and give the same command again: what is done is kept, and no datalist was written",
+    )
 
 
 def _cores() -> int:
