@@ -285,3 +285,20 @@ def test_a_header_with_a_scale_is_applied(tmp_path: Path) -> None:
     written = nib.load(tmp_path / "out" / "ct" / "ct_0002_image.nii.gz")
     assert np.array_equal(np.asarray(written.dataobj), stored * 8.0 - 1000.0)
     assert written.get_data_dtype() == np.float32
+
+
+def test_an_image_that_needs_no_change_is_copied_byte_by_byte(tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [2, 3])
+    path = source / "RawData" / "Training" / "img" / "img0002.nii.gz"
+    image = nib.load(path)
+    image.set_qform(CT_AFFINE, code=1)
+    image.set_sform(CT_AFFINE, code=1)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    run("btcv", source, tmp_path / "out")
+    written = [tmp_path / "out" / "ct" / f"ct_000{number}_image.nii.gz" for number in (2, 3)]
+    assert written[0].read_bytes() == path.read_bytes()
+    # The other has an sform alone and is written anew, with both.
+    assert written[1].read_bytes() != path.with_name("img0003.nii.gz").read_bytes()
+    assert_is_truth(tmp_path / "out", "ct", "ct_0002", 2, [1, 2, 3, 4, 0, 0, 0, 0])
+    assert_is_truth(tmp_path / "out", "ct", "ct_0003", 3, [1, 2, 3, 4, 0, 0, 0, 0])

@@ -12,7 +12,7 @@ import numpy as np
 
 from scripts.errors import InputError
 
-__all__ = ["Case", "FindOptions", "Reading", "not_this_data_set", "visible_files"]
+__all__ = ["Case", "FindOptions", "Reading", "available_cores", "not_this_data_set", "visible_files"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Reading:
         label: (X, Y, Z) on the image's grid, the release's own values; None if the case has no label.
         label_file: file or folder that errors about label values name.
         notes: what was done or met that a reader of the report should know.
+        image_file: a file that holds this very image as it would be written, to copy rather than pack it anew.
     """
 
     image: np.ndarray
@@ -32,6 +33,7 @@ class Reading:
     label: np.ndarray | None = None
     label_file: Path | None = None
     notes: tuple[str, ...] = ()
+    image_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class FindOptions:
     labels: Path | None = None
     validation: float = 0.2
     trust_image: bool = False
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:

@@ -85,7 +85,8 @@ def _read_masks(folder: Path, series: Series) -> np.ndarray:
             expected=f"{len(series.files)}, one per DICOM file beside it",
             remedy="download the case again; masks and slices belong together by their order alone",
         )
-    return np.stack([_read_mask(files[index], series.image.shape[:2]) for index in series.order], axis=-1)
+    # (slice, row, column) is (z, y, x).
+    return np.stack([_read_mask(files[index], series.image.shape[:2]) for index in series.order]).T
 
 
 def _read_mask(file: Path, size: tuple[int, ...]) -> np.ndarray:
@@ -98,14 +99,14 @@ def _read_mask(file: Path, size: tuple[int, ...]) -> np.ndarray:
             expected="a complete PNG",
             remedy="download the file again",
         ) from error
-    if mask.T.shape != tuple(size):
+    if mask.shape != tuple(size[::-1]):
         raise InputError(
             file=file,
             found=f"a mask of shape {mask.shape}",
             expected=f"{tuple(size[::-1])} (rows, columns) and one channel, as its DICOM slice",
             remedy="use the release's own masks, not resized or coloured copies",
         )
-    return mask.T
+    return mask
 
 
 def _mask_files(folder: Path) -> list[Path]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import numpy as np
 from scripts.data.datalists import natural_order
 from scripts.data.volumes import innermost_message
 from scripts.errors import InputError
-from scripts.prepare.values import smallest_dtype
+from scripts.prepare.case import available_cores
 
 __all__ = ["Series", "dicom_files", "read_series"]
 
@@ -30,6 +32,9 @@ GAP_TOLERANCE = 0.02
 TILT_TOLERANCE_DEGREES = 0.5
 SHIFT_TOLERANCE_MM = 0.5
 COSINE_TOLERANCE = 1e-3
+FILES_PER_WORKER = 8
+LOADING = Lock()
+"""ITK loads its modules when they are first used, which threads may not do at once."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -64,6 +69,14 @@ class _Slice:
     modality: str
     echo_time: str
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        return self.pixels.shape
+
+    @property
+    def orientation(self) -> list[float]:
+        return self.axes.round(3).ravel().tolist()
+
 
 def dicom_files(folder: Path) -> list[Path]:
     """The DICOM files that lie directly in a folder, in natural order of their names, which need no suffix."""
@@ -88,54 +101,88 @@ def read_series(folder: Path) -> Series:
             expected="the slices of one series, at least 2",
             remedy="name the folder that holds the slices themselves",
         )
-    slices = [_read_slice(file) for file in files]
+    slices = _read_slices(files)
     _check_one_series(folder, slices)
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
     ordered = [slices[index] for index in order]
     step = _step_mm(folder, ordered, normal)
-    # (rows, columns) of each slice are (y, x).
-    image = np.stack([piece.pixels.T for piece in ordered], axis=-1)
-    return Series(_compact(image), _affine(ordered[0], step), tuple(files), tuple(order))
+    # (slice, row, column) is (z, y, x).
+    image = np.stack([piece.pixels for piece in ordered]).T
+    return Series(image, _affine(ordered[0], step), tuple(files), tuple(order))
 
 
 def _is_dicom(file: Path) -> bool:
     with file.open("rb") as opened:
         if opened.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC:
             return True
-    import itk
+    with LOADING:
+        import itk
 
-    return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
+        return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
 
 
-def _read_slice(file: Path) -> _Slice:
-    import itk
+def _read_slices(files: Sequence[Path]) -> list[_Slice]:
+    """The slices of the files in their order, decoded side by side."""
+    workers = max(1, min(available_cores(), len(files) // FILES_PER_WORKER))
+    shares = [files[start::workers] for start in range(workers)]
+    slices: dict[Path, _Slice] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for share in pool.map(_SliceReader.read_all, shares):
+            slices |= {piece.file: piece for piece in share}
+    return [slices[file] for file in files]
 
-    decoder = itk.GDCMImageIO.New()
-    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(ImageIO=decoder, FileName=str(file))
-    try:
-        reader.Update()
-        pixels = itk.array_from_image(reader.GetOutput())
-    except RuntimeError as error:
-        raise InputError(
-            file=file,
-            found=f"DICOM data that cannot be decoded ({innermost_message(error)[:120]})",
-            expected="a complete slice",
-            remedy="download or copy the file again",
-        ) from error
-    if len(pixels) != 1:
-        raise InputError(
-            file=file,
-            found=f"a multi-frame file of {len(pixels)} frames",
-            expected="one file per slice",
-            remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
-        )
-    tags = decoder.GetMetaDataDictionary()
-    axes = np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3)
-    rows_mm, columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
-    position = np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3))
-    uid, modality, echo_time = (_text(tags, key) for key in (SERIES_UID, MODALITY, ECHO_TIME))
-    return _Slice(file, pixels[0], position, axes, (rows_mm, columns_mm), uid, modality, echo_time)
+
+class _SliceReader:
+    """Reads one file after another with one decoder: making a decoder takes longer than decoding."""
+
+    def __init__(self) -> None:
+        with LOADING:
+            import itk
+
+            self.view = itk.array_view_from_image
+            self.decoder = itk.GDCMImageIO.New()
+            self.reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(ImageIO=self.decoder)
+
+    @classmethod
+    def read_all(cls, files: Sequence[Path]) -> list[_Slice]:
+        """Slices of several files."""
+        reader = cls()
+        return [reader.read(file) for file in files]
+
+    def read(self, file: Path) -> _Slice:
+        """One slice, checked to be one and to say where it lies."""
+        try:
+            self.reader.SetFileName(str(file))
+            self.reader.Update()
+            pixels = self.view(self.reader.GetOutput())
+        except RuntimeError as error:
+            raise InputError(
+                file=file,
+                found=f"DICOM data that cannot be decoded ({innermost_message(error)[:120]})",
+                expected="a complete slice",
+                remedy="download or copy the file again",
+            ) from error
+        if len(pixels) != 1:
+            raise InputError(
+                file=file,
+                found=f"a multi-frame file of {len(pixels)} frames",
+                expected="one file per slice",
+                remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
+            )
+        tags = self.decoder.GetMetaDataDictionary()
+        axes = np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3)
+        rows_mm, columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
+        position = np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3))
+        uid, modality, echo_time = (_text(tags, key) for key in (SERIES_UID, MODALITY, ECHO_TIME))
+        return _Slice(file, self._copy(pixels[0]), position, axes, (rows_mm, columns_mm), uid, modality, echo_time)
+
+    def _copy(self, pixels: np.ndarray) -> np.ndarray:
+        """The pixels in memory of their own: int16 if the rescaled values are whole and of its range, else float32."""
+        kind = self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType())
+        limits = np.iinfo(np.int16)
+        is_whole = kind not in ("float", "double") and limits.min <= pixels.min() and pixels.max() <= limits.max
+        return pixels.astype(np.int16 if is_whole else np.float32)
 
 
 def _text(tags: Any, key: str) -> str:
@@ -160,21 +207,21 @@ def _numbers(file: Path, tags: Any, key: str, name: str, count: int) -> list[flo
 
 def _check_one_series(folder: Path, slices: Sequence[_Slice]) -> None:
     first = slices[0]
-    for other in slices[1:]:
-        differences = {
-            "size": (first.pixels.shape, other.pixels.shape, first.pixels.shape == other.pixels.shape),
-            "modality": (first.modality, other.modality, first.modality == other.modality),
-            "echo time": (first.echo_time, other.echo_time, first.echo_time == other.echo_time),
-            "pixel spacing": (first.spacing_mm, other.spacing_mm, np.allclose(first.spacing_mm, other.spacing_mm)),
-            "orientation": (
-                first.axes.round(3).tolist(),
-                other.axes.round(3).tolist(),
-                np.allclose(first.axes, other.axes, atol=COSINE_TOLERANCE),
-            ),
-        }
-        for what, (ours, theirs, is_equal) in differences.items():
-            if not is_equal:
-                _raise_mixed(folder, f"{what} {ours} in {first.file.name} and {theirs} in {other.file.name}")
+    axes = np.array([piece.axes for piece in slices])
+    spacing = np.array([piece.spacing_mm for piece in slices])
+    fitting = {
+        "size": [piece.pixels.shape == first.pixels.shape for piece in slices],
+        "modality": [piece.modality == first.modality for piece in slices],
+        "echo_time": [piece.echo_time == first.echo_time for piece in slices],
+        "spacing_mm": np.isclose(spacing, spacing[0]).all(1).tolist(),
+        "orientation": (np.abs(axes - axes[0]) <= COSINE_TOLERANCE).all((1, 2)).tolist(),
+    }
+    for what, fits in fitting.items():
+        if not all(fits):
+            other = slices[fits.index(False)]
+            ours, theirs = (getattr(piece, what) for piece in (first, other))
+            name = what.removesuffix("_mm").replace("_", " ")
+            _raise_mixed(folder, f"{name} {ours} in {first.file.name} and {theirs} in {other.file.name}")
     series = [uid for uid, count in Counter(piece.uid for piece in slices).most_common() if count > 1]
     # A UID of its own in each file says nothing; two that are shared by several files are two series.
     if len(series) > 1:
@@ -245,12 +292,3 @@ def _affine(first: _Slice, step_mm: np.ndarray) -> np.ndarray:
     affine[:3, 2] = step_mm
     affine[:3, 3] = first.position
     return LPS_TO_RAS @ affine
-
-
-def _compact(image: np.ndarray) -> np.ndarray:
-    """The same values as int16 where they are whole numbers of its range, as nearly all rescaled pixels are."""
-    whole = image.astype(np.int32)
-    if not np.array_equal(whole, image):
-        return image
-    dtype = smallest_dtype([-1, int(whole.min()), int(whole.max())])
-    return whole.astype(dtype) if dtype == np.int16 else image

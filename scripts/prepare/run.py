@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from scripts.data.writers import make_folder
 from scripts.errors import InputError
-from scripts.prepare.case import Case, FindOptions
+from scripts.prepare.case import Case, FindOptions, available_cores
 from scripts.prepare.report import write_datalists, write_report
 from scripts.prepare.rules import DomainRules, Rules, read_label_map, read_rules
 from scripts.prepare.steps import finished_record, prepare_case, settings_key
@@ -109,7 +108,7 @@ def _prepare_all(order: Order, rules: Rules, cases: Sequence[Case], keys: dict[C
     make_folder(order.out)
     records: dict[Case, Any] = {}
     failures: list[InputError] = []
-    workers = max(1, min(order.workers or _cores(), len(cases) or 1))
+    workers = max(1, min(order.workers or available_cores(), len(cases) or 1))
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
         futures: dict[Future[dict[str, Any]], Case] = {
@@ -141,10 +140,6 @@ def _summary(order: Order, failures: Sequence[InputError], cases: int) -> InputE
         expected="whole cases",
         remedy="mend or remove them and give the same command again: what is done is kept, and no datalist was written",
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_names(cases: Sequence[Case]) -> None:

@@ -75,15 +75,18 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
         domain.value_range.check(reading.image, case.sources[0])
     image, affine, notes = reading.image, reading.affine, list(reading.notes)
     label: np.ndarray | None = None
+    counts: dict[int, int] | None = None
     if reading.label is not None:
-        label, label_notes = domain.labels.apply(reading.label, reading.label_file)
+        label, counts, label_notes = domain.labels.apply(reading.label, reading.label_file)
         notes += label_notes
     if domain.steps:
         image, label, affine = _apply(domain.steps, image, label, affine, case)
+        counts = count_values(label)
     files = output_files(out, case)
     # Without its record a case counts as unfinished, so a kill between two files cannot leave an old pair's half.
     record_file(out, case).unlink(missing_ok=True)
-    sizes = {files["image"].name: write_nifti(files["image"], image, affine)}
+    copied = None if domain.steps else reading.image_file
+    sizes = {files["image"].name: write_nifti(files["image"], image, affine, same_as=copied)}
     if label is None:
         files["label"].unlink(missing_ok=True)
     else:
@@ -97,7 +100,7 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
         "shape": list(image.shape),
         "spacing_mm": [round(float(size), 4) for size in np.linalg.norm(affine[:3, :3], axis=0)],
         "orientation": "".join(nib.aff2axcodes(affine)),
-        "label_voxels": None if label is None else {str(v): n for v, n in count_values(label).items() if v},
+        "label_voxels": None if counts is None else {str(value): counts[value] for value in sorted(counts) if value},
         "notes": notes,
         "files": sizes,
         "key": key,
@@ -108,7 +111,7 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
 
 def _apply(
     steps: Sequence[Mapping[str, Any]], image: np.ndarray, label: np.ndarray | None, affine: np.ndarray, case: Case
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The protocol's MONAI transforms on an image and its label map."""
     import torch
     from monai.bundle import ConfigParser

@@ -40,7 +40,7 @@ class LabelMap:
         """Every value other than 0 that may stand in a written label map."""
         return sorted({*self.values.values(), *(value for _, _, value in self.ranges)} - {0})
 
-    def apply(self, label: np.ndarray, file: object) -> tuple[np.ndarray, list[str]]:
+    def apply(self, label: np.ndarray, file: object) -> tuple[np.ndarray, dict[int, int], list[str]]:
         """The written label map of a label map.
 
         Args:
@@ -48,7 +48,7 @@ class LabelMap:
             file: named in the error.
 
         Returns:
-            The label map in the smallest type that holds its values, and notes.
+            The label map in the smallest type that holds its values, voxels per value, and notes.
 
         Raises:
             InputError: a value that is not known or not a whole number.
@@ -60,13 +60,16 @@ class LabelMap:
         if unknown:
             self._raise_unknown(unknown, found, file)
         known = {value: int(written) for value, written in table.items() if written is not None}
+        counts: dict[int, int] = {}
+        for value, written in sorted(known.items()):
+            counts[written] = counts.get(written, 0) + found[value]
         notes = [
             f"{found[value]} voxels of stray label value {value} were taken as {self.stray[value]}"
             for value in sorted(set(found) & set(self.stray))
         ]
-        notes += [f"no voxel of label value {value}" for value in self.written if value not in known.values()]
+        notes += [f"no voxel of label value {value}" for value in self.written if value not in counts]
         written_map = _look_up(whole, known, smallest_dtype([0, *known.values(), *self.written]))
-        return written_map, notes
+        return written_map, counts, notes
 
     def _becomes(self, value: int) -> int | None:
         if self.keep_all or value == 0:
