@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -20,7 +19,6 @@ import numpy as np
 from scripts.data.datalists import natural_order
 from scripts.data.volumes import innermost_message
 from scripts.errors import InputError
-from scripts.prepare.case import available_cores
 
 __all__ = ["Series", "dicom_files", "read_series"]
 
@@ -32,13 +30,14 @@ GAP_TOLERANCE = 0.02
 TILT_TOLERANCE_DEGREES = 0.5
 SHIFT_TOLERANCE_MM = 0.5
 COSINE_TOLERANCE = 1e-3
-FILES_PER_WORKER = 8
+INT16_KINDS = ("short", "char", "unsigned_char")
+"""ITK's names of pixel types that always fit int16."""
 LOADING = Lock()
 """ITK loads its modules when they are first used, which threads may not do at once."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
-SERIES_UID, MODALITY, ECHO_TIME, SAMPLES = "0020|000e", "0008|0060", "0018|0081", "0028|0002"
+SERIES_UID, MODALITY, ECHO_TIME = "0020|000e", "0008|0060", "0018|0081"
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,14 @@ class Series:
 @dataclass(frozen=True)
 class _Slice:
     file: Path
-    pixels: np.ndarray  # (rows, columns)
+    size: tuple[int, int]  # rows, columns
     position: np.ndarray  # (3,), LPS, mm, centre of the first pixel
     axes: np.ndarray  # (2, 3): direction of a row, direction of a column
     spacing_mm: tuple[float, float]  # between rows, between columns
     uid: str
     modality: str
     echo_time: str
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        return self.pixels.shape
+    kind: str  # type of the rescaled pixels
 
     @property
     def orientation(self) -> list[float]:
@@ -101,15 +97,15 @@ def read_series(folder: Path) -> Series:
             expected="the slices of one series, at least 2",
             remedy="name the folder that holds the slices themselves",
         )
-    slices = _read_slices(files)
+    with LOADING:
+        decoder = _Decoder()
+    slices = [decoder.header(file) for file in files]
     _check_one_series(folder, slices)
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
     ordered = [slices[index] for index in order]
     step = _step_mm(folder, ordered, normal)
-    # (slice, row, column) is (z, y, x).
-    image = np.stack([piece.pixels for piece in ordered]).T
-    return Series(image, _affine(ordered[0], step), tuple(files), tuple(order))
+    return Series(decoder.pixels(ordered), _affine(ordered[0], step), tuple(files), tuple(order))
 
 
 def _is_dicom(file: Path) -> bool:
@@ -122,67 +118,72 @@ def _is_dicom(file: Path) -> bool:
         return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
 
 
-def _read_slices(files: Sequence[Path]) -> list[_Slice]:
-    """The slices of the files in their order, decoded side by side."""
-    workers = max(1, min(available_cores(), len(files) // FILES_PER_WORKER))
-    shares = [files[start::workers] for start in range(workers)]
-    slices: dict[Path, _Slice] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        for share in pool.map(_SliceReader.read_all, shares):
-            slices |= {piece.file: piece for piece in share}
-    return [slices[file] for file in files]
-
-
-class _SliceReader:
-    """Reads one file after another with one decoder: making a decoder takes longer than decoding."""
+class _Decoder:
+    """Reads one file after another with one decoder of ITK: making one takes longer than reading a slice."""
 
     def __init__(self) -> None:
-        with LOADING:
-            import itk
+        import itk
 
-            self.view = itk.array_view_from_image
-            self.decoder = itk.GDCMImageIO.New()
-            self.reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(ImageIO=self.decoder)
+        self.view = itk.array_view_from_image
+        self.decoder = itk.GDCMImageIO.New()
+        self.reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(ImageIO=self.decoder)
 
-    @classmethod
-    def read_all(cls, files: Sequence[Path]) -> list[_Slice]:
-        """Slices of several files."""
-        reader = cls()
-        return [reader.read(file) for file in files]
-
-    def read(self, file: Path) -> _Slice:
-        """One slice, checked to be one and to say where it lies."""
+    def header(self, file: Path) -> _Slice:
+        """What a file says of its slice, without its pixels."""
         try:
-            self.reader.SetFileName(str(file))
-            self.reader.Update()
-            pixels = self.view(self.reader.GetOutput())
+            self.decoder.SetFileName(str(file))
+            self.decoder.ReadImageInformation()
         except RuntimeError as error:
+            raise _broken(file, error) from error
+        columns, rows, frames = (self.decoder.GetDimensions(axis) for axis in range(3))
+        if frames != 1:
             raise InputError(
                 file=file,
-                found=f"DICOM data that cannot be decoded ({innermost_message(error)[:120]})",
-                expected="a complete slice",
-                remedy="download or copy the file again",
-            ) from error
-        if len(pixels) != 1:
-            raise InputError(
-                file=file,
-                found=f"a multi-frame file of {len(pixels)} frames",
+                found=f"a multi-frame file of {frames} frames",
                 expected="one file per slice",
                 remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
             )
         tags = self.decoder.GetMetaDataDictionary()
-        axes = np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3)
-        rows_mm, columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
-        position = np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3))
-        uid, modality, echo_time = (_text(tags, key) for key in (SERIES_UID, MODALITY, ECHO_TIME))
-        return _Slice(file, self._copy(pixels[0]), position, axes, (rows_mm, columns_mm), uid, modality, echo_time)
+        between_rows_mm, between_columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
+        return _Slice(
+            file=file,
+            size=(rows, columns),
+            position=np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3)),
+            axes=np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3),
+            spacing_mm=(between_rows_mm, between_columns_mm),
+            uid=_text(tags, SERIES_UID),
+            modality=_text(tags, MODALITY),
+            echo_time=_text(tags, ECHO_TIME),
+            kind=self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType()),
+        )
 
-    def _copy(self, pixels: np.ndarray) -> np.ndarray:
-        """The pixels in memory of their own: int16 if the rescaled values are whole and of its range, else float32."""
-        kind = self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType())
+    def pixels(self, slices: Sequence[_Slice]) -> np.ndarray:
+        """The rescaled volume (X, Y, Z): int16 if its values are whole and of that range, else float32."""
+        is_whole = not any(piece.kind in ("float", "double") for piece in slices)
+        # (slice, row, column) is (z, y, x).
+        volume = np.empty((len(slices), *slices[0].size), np.int16 if is_whole else np.float32)
+        may_exceed = is_whole and not all(piece.kind in INT16_KINDS for piece in slices)
         limits = np.iinfo(np.int16)
-        is_whole = kind not in ("float", "double") and limits.min <= pixels.min() and pixels.max() <= limits.max
-        return pixels.astype(np.int16 if is_whole else np.float32)
+        for index, piece in enumerate(slices):
+            try:
+                self.reader.SetFileName(str(piece.file))
+                self.reader.Update()
+            except RuntimeError as error:
+                raise _broken(piece.file, error) from error
+            plane = self.view(self.reader.GetOutput())[0]
+            if may_exceed and not limits.min <= plane.min() <= plane.max() <= limits.max:
+                volume = volume.astype(np.float32)
+            volume[index] = plane
+        return volume.T
+
+
+def _broken(file: Path, error: RuntimeError) -> InputError:
+    return InputError(
+        file=file,
+        found=f"DICOM data that cannot be decoded ({innermost_message(error)[:120]})",
+        expected="a complete slice",
+        remedy="download or copy the file again",
+    )
 
 
 def _text(tags: Any, key: str) -> str:
@@ -210,7 +211,7 @@ def _check_one_series(folder: Path, slices: Sequence[_Slice]) -> None:
     axes = np.array([piece.axes for piece in slices])
     spacing = np.array([piece.spacing_mm for piece in slices])
     fitting = {
-        "size": [piece.pixels.shape == first.pixels.shape for piece in slices],
+        "size": [piece.size == first.size for piece in slices],
         "modality": [piece.modality == first.modality for piece in slices],
         "echo_time": [piece.echo_time == first.echo_time for piece in slices],
         "spacing_mm": np.isclose(spacing, spacing[0]).all(1).tolist(),
