@@ -60,14 +60,13 @@ class Series:
 @dataclass(frozen=True)
 class _Slice:
     file: Path
-    size: tuple[int, int]  # rows, columns
+    size: tuple[int, ...]  # rows, columns
     position: np.ndarray  # (3,), LPS, mm, centre of the first pixel
     axes: np.ndarray  # (2, 3): direction of a row, direction of a column
     spacing_mm: tuple[float, float]  # between rows, between columns
     uid: str
     modality: str
     echo_time: str
-    kind: str  # type of the rescaled pixels
 
     @property
     def orientation(self) -> list[float]:
@@ -97,15 +96,14 @@ def read_series(folder: Path) -> Series:
             expected="the slices of one series, at least 2",
             remedy="name the folder that holds the slices themselves",
         )
-    with LOADING:
-        decoder = _Decoder()
-    slices = [decoder.header(file) for file in files]
+    slices, volume = _Decoder(files[0]).read(files)
     _check_one_series(folder, slices)
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
     ordered = [slices[index] for index in order]
     step = _step_mm(folder, ordered, normal)
-    return Series(decoder.pixels(ordered), _affine(ordered[0], step), tuple(files), tuple(order))
+    # (slice, row, column) is (z, y, x).
+    return Series(_in_order(volume, order).T, _affine(ordered[0], step), tuple(files), tuple(order))
 
 
 def _is_dicom(file: Path) -> bool:
@@ -121,60 +119,82 @@ def _is_dicom(file: Path) -> bool:
 class _Decoder:
     """Reads one file after another with one decoder of ITK: making one takes longer than reading a slice."""
 
-    def __init__(self) -> None:
-        import itk
+    def __init__(self, first: Path) -> None:
+        with LOADING:
+            import itk
 
-        self.view = itk.array_view_from_image
-        self.decoder = itk.GDCMImageIO.New()
-        self.reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(ImageIO=self.decoder)
-
-    def header(self, file: Path) -> _Slice:
-        """What a file says of its slice, without its pixels."""
+            self.view = itk.array_view_from_image
+            self.decoder = itk.GDCMImageIO.New()
+            self.readers = {
+                is_short: itk.ImageFileReader[itk.Image[kind, 3]].New(ImageIO=self.decoder)
+                for is_short, kind in ((True, itk.SS), (False, itk.F))
+            }
         try:
-            self.decoder.SetFileName(str(file))
+            self.decoder.SetFileName(str(first))
             self.decoder.ReadImageInformation()
         except RuntimeError as error:
+            raise _broken(first, error) from error
+
+    @property
+    def kind(self) -> str:
+        """ITK's name for the type of the rescaled pixels of the file that was read last."""
+        return str(self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType()))
+
+    def read(self, files: Sequence[Path]) -> tuple[list[_Slice], np.ndarray]:
+        """The slices of all files, and their rescaled pixels (file, row, column) in the same order.
+
+        The pixels are int16 if all values are whole and of that range, else float32.
+        """
+        is_short = self.kind in INT16_KINDS
+        slices: list[_Slice] = []
+        volume = np.empty(0)
+        limits = np.iinfo(np.int16)
+        for index, file in enumerate(files):
+            plane = self._plane(file, self.readers[is_short])
+            if is_short and self.kind not in INT16_KINDS:
+                is_short = False
+                plane = self._plane(file, self.readers[is_short])
+            slices.append(self._header(file, plane.shape[:2]))
+            if index == 0:
+                volume = np.empty((len(files), *plane.shape), np.int16)
+            if slices[-1].size != slices[0].size:
+                _check_one_series(file.parent, [slices[0], slices[-1]])
+            if not is_short and volume.dtype == np.int16:
+                is_whole = self.kind not in ("float", "double")
+                if not is_whole or plane.min() < limits.min or plane.max() > limits.max:
+                    volume = volume.astype(np.float32)
+            volume[index] = plane
+        return slices, volume
+
+    def _plane(self, file: Path, reader: Any) -> np.ndarray:
+        try:
+            reader.SetFileName(str(file))
+            reader.Update()
+        except RuntimeError as error:
             raise _broken(file, error) from error
-        columns, rows, frames = (self.decoder.GetDimensions(axis) for axis in range(3))
-        if frames != 1:
+        pixels = self.view(reader.GetOutput())
+        if len(pixels) != 1:
             raise InputError(
                 file=file,
-                found=f"a multi-frame file of {frames} frames",
+                found=f"a multi-frame file of {len(pixels)} frames",
                 expected="one file per slice",
                 remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
             )
+        return np.asarray(pixels[0])
+
+    def _header(self, file: Path, size: tuple[int, ...]) -> _Slice:
         tags = self.decoder.GetMetaDataDictionary()
         between_rows_mm, between_columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
         return _Slice(
             file=file,
-            size=(rows, columns),
+            size=size,
             position=np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3)),
             axes=np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3),
             spacing_mm=(between_rows_mm, between_columns_mm),
             uid=_text(tags, SERIES_UID),
             modality=_text(tags, MODALITY),
             echo_time=_text(tags, ECHO_TIME),
-            kind=self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType()),
         )
-
-    def pixels(self, slices: Sequence[_Slice]) -> np.ndarray:
-        """The rescaled volume (X, Y, Z): int16 if its values are whole and of that range, else float32."""
-        is_whole = not any(piece.kind in ("float", "double") for piece in slices)
-        # (slice, row, column) is (z, y, x).
-        volume = np.empty((len(slices), *slices[0].size), np.int16 if is_whole else np.float32)
-        may_exceed = is_whole and not all(piece.kind in INT16_KINDS for piece in slices)
-        limits = np.iinfo(np.int16)
-        for index, piece in enumerate(slices):
-            try:
-                self.reader.SetFileName(str(piece.file))
-                self.reader.Update()
-            except RuntimeError as error:
-                raise _broken(piece.file, error) from error
-            plane = self.view(self.reader.GetOutput())[0]
-            if may_exceed and not limits.min <= plane.min() <= plane.max() <= limits.max:
-                volume = volume.astype(np.float32)
-            volume[index] = plane
-        return volume.T
 
 
 def _broken(file: Path, error: RuntimeError) -> InputError:
@@ -283,6 +303,14 @@ def _check_stacked(folder: Path, positions: np.ndarray, normal: np.ndarray, step
             expected="slices stacked along their normal",
             remedy="look whether the folder holds slices of another series",
         )
+
+
+def _in_order(volume: np.ndarray, order: list[int]) -> np.ndarray:
+    """The slices of (slice, row, column) in another order: a view if it is theirs or its reverse, as most are."""
+    forwards = list(range(len(order)))
+    if order == forwards:
+        return volume
+    return volume[::-1] if order == forwards[::-1] else volume[order]
 
 
 def _affine(first: _Slice, step_mm: np.ndarray) -> np.ndarray:
