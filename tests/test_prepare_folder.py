@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -49,6 +50,15 @@ def test_without_a_map_values_stay(tmp_path: Path) -> None:
     source = write_images(tmp_path, 1)
     run(source / "images", tmp_path / "out", labels=source / "labels", validation=0.0)
     assert_is_truth(tmp_path / "out", "mr", "case0", 0, VALUES)
+
+
+def test_a_second_domain_leaves_the_first_in_the_report(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 2)
+    run(source / "images", tmp_path / "out", domain="mr")
+    run(source / "images", tmp_path / "out", domain="t2")
+    report = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    assert set(report["folder"]["domains"]) == {"mr", "t2"}
+    assert sections(tmp_path / "out", "mr") == sections(tmp_path / "out", "t2")
 
 
 def test_an_unlabelled_domain(tmp_path: Path) -> None:

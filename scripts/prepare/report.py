@@ -58,10 +58,10 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
 def write_report(
     out: Path, rules: Rules, records: Records, datalists: Mapping[str, Mapping[str, Any]], *, skipped: int
 ) -> dict[str, Any]:
-    """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets in the same folder."""
+    """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets; give what this call did."""
     path = out / REPORT
     reports = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    report = {
+    report: dict[str, Any] = {
         "title": rules.title,
         "home": rules.home,
         "protocol": {"name": rules.protocol, "about": rules.about, "metric": dict(rules.metric)},
@@ -74,7 +74,11 @@ def write_report(
         "kept_from_before": skipped,
         "made_with": _versions(),
     }
-    write_json(path, {**reports, rules.dataset: report})
+    before = reports.get(rules.dataset, {})
+    same_protocol = before.get("protocol", {}).get("name") == rules.protocol
+    # Domains that were prepared by a call of their own keep their part.
+    domains = {**(before["domains"] if same_protocol else {}), **report["domains"]}
+    write_json(path, {**reports, rules.dataset: {**report, "domains": domains}})
     return report
 
 
