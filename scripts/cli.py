@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts.errors import show_input_errors_as_sentences
 
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     datalist.add_argument("--out", type=Path, required=True, help="folder for <domain>.json")
     datalist.set_defaults(run=_datalist)
 
+    _add_prepare(commands)
+
     demo = commands.add_parser("demo", help="do the main job on built-in data and write report.html")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seed", type=int, default=0)
@@ -53,6 +56,25 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare", help="turn a public download, or your own folders, into NIfTI and datalists"
+    )
+    prepare.add_argument("dataset", help="mmwhs, btcv, chaos, mscmr, sifa, or folder for your own volumes")
+    prepare.add_argument("--source", type=Path, required=True, help="folder of the unpacked download; it is only read")
+    prepare.add_argument("--out", type=Path, required=True, help="folder for volumes, datalists and prepare.json")
+    prepare.add_argument("--protocol", help="clean (the default), sifa, dar, or a YAML file of your own")
+    prepare.add_argument("--domain", help="prepare this domain alone; for folder: its name, such as mr")
+    prepare.add_argument("--labels", type=Path, help="for folder: where the label maps are")
+    prepare.add_argument("--map", help="for folder: 63:1,126:2 (value in the files : value written), or a YAML file")
+    prepare.add_argument("--validation", type=float, default=0.2, help="for folder: share of the cases held out")
+    prepare.add_argument(
+        "--trust", choices=["image"], help="take the image's header for a label whose own differs, if shapes agree"
+    )
+    prepare.add_argument("--workers", type=int, help="cases at once; one per core if left out")
+    prepare.set_defaults(run=_prepare)
 
 
 def _phantom(options: argparse.Namespace) -> None:
@@ -88,6 +110,16 @@ def _datalist(options: argparse.Namespace) -> None:
         write_datalist(options.out / f"{name}.json", datalist)
         counts = ", ".join(f"{len(value)} {key}" for key, value in datalist.items() if isinstance(value, list))
         print(f"{options.out / name}.json: {counts}")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from scripts.prepare.case import FindOptions
+    from scripts.prepare.report import print_report
+    from scripts.prepare.run import Order, prepare
+
+    find = FindOptions(options.domain, options.labels, options.validation, options.trust == "image")
+    order = Order(options.dataset, options.source, options.out, options.protocol, options.map, find, options.workers)
+    print_report(options.out, prepare(order))
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -10,9 +10,9 @@ import pytest
 from conftest import write_volume
 
 from scripts.cli import main
+from scripts.data.case_names import case_name
 from scripts.data.datalists import (
     TranslatedDatalist,
-    case_name,
     datalists_of_domains,
     find_volumes,
     folder_datalist,

@@ -9,6 +9,7 @@ import torch
 
 from scripts.bench.dual_alignment import measure_dual_alignment
 from scripts.bench.inference import measure_inference
+from scripts.bench.preparation import measure_preparation
 from scripts.bench.style_transfer import measure_style_transfer
 from scripts.bench.surface_distance import measure_surface_distance
 from scripts.bench.timing import Measurement, Ratio, convolution_peak
@@ -42,6 +43,7 @@ def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]
         ("dual_alignment", lambda: measure_dual_alignment(device, quick=quick, rounds=rounds)),
         ("inference", lambda: measure_inference(device, quick=quick, rounds=rounds)),
         ("surface_distance", lambda: measure_surface_distance(quick=quick, rounds=rounds)),
+        ("preparation", lambda: measure_preparation(quick=quick, rounds=rounds)),
     ):
         measurement = measure()
         _print(measurement)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.data import load_decathlon_datalist
 
+from scripts.data.case_names import Item, case_name, labels_by_case, names_of_its_label, nifti_files, pairing_name
 from scripts.data.writers import write_json
 from scripts.errors import InputError
 
 __all__ = [
     "TranslatedDatalist",
-    "case_name",
     "datalists_of_domains",
     "find_volumes",
     "folder_datalist",
@@ -29,10 +28,6 @@ __all__ = [
     "training_share",
     "write_datalist",
 ]
-
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-
-Item = dict[str, str]
 
 
 def read_datalist(
@@ -93,7 +88,7 @@ def find_volumes(where: str) -> list[Item]:
         return _distinctly_named(items, path)
     if path.is_file():
         return [{"image": str(path.absolute())}]
-    return _distinctly_named([{"image": str(file)} for file in _nifti_files(path, images_only=True)], path)
+    return _distinctly_named([{"image": str(file)} for file in nifti_files(path, images_only=True)], path)
 
 
 def folder_datalist(
@@ -108,17 +103,17 @@ def folder_datalist(
     Raises:
         InputError: an empty folder, or an image without its label.
     """
-    label_of = _labels_by_case(Path(labels), labels_only=images == labels) if labels else {}
+    label_of = labels_by_case(Path(labels), labels_only=images == labels) if labels else {}
     entries = []
-    for image in _nifti_files(Path(images), images_only=labels in (None, images)):
+    for image in nifti_files(Path(images), images_only=labels in (None, images)):
         entry = {"image": str(image)}
         if labels:
             # nnU-Net puts the channel behind an image's name alone.
-            case = next((name for name in _case_names(image) if name in label_of), None)
+            case = next((name for name in names_of_its_label(image) if name in label_of), None)
             if case is None:
                 raise InputError(
                     file=image,
-                    found=f"no label for case '{_case_name(image)}' in {labels}",
+                    found=f"no label for case '{pairing_name(image)}' in {labels}",
                     expected="one label per image, with the same case name",
                     remedy="add the label, or leave --labels out for an unlabelled domain",
                 )
@@ -271,58 +266,6 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
     return items
 
 
-def _nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
-    files = sorted(folder.iterdir(), key=_natural) if folder.is_dir() else []
-    # Absolute, not resolved: a link keeps its own name, after which results are named.
-    files = [f.absolute() for f in files if f.name.endswith(NIFTI_SUFFIXES) and not f.name.startswith(".")]
-    if images_only or labels_only:
-        files = [f for f in files if _is_label(f) == labels_only]
-    if not files:
-        raise InputError(
-            file=folder,
-            found="no NIfTI file in it" if folder.is_dir() else "no such folder",
-            expected="a folder with .nii or .nii.gz files",
-            remedy="name the folder that holds the volumes",
-        )
-    return files
-
-
-def _natural(path: Path) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii").lower()
-
-
-def _is_label(path: Path) -> bool:
-    return bool(re.search(r"(^|[^a-z])(label|labels|seg|mask|manual)([^a-z]|$)", _stem(path)))
-
-
-def _case_name(path: Path) -> str:
-    return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", _stem(path))
-
-
-def _case_names(image: Path) -> list[str]:
-    """What the label of an image may be called: the image's own case name, and the same without nnU-Net's channel."""
-    name = _case_name(image)
-    return [name, name.removesuffix("_0000")]
-
-
-def _labels_by_case(folder: Path, labels_only: bool) -> dict[str, Path]:
-    label_of: dict[str, Path] = {}
-    for file in _nifti_files(folder, labels_only=labels_only):
-        other = label_of.setdefault(_case_name(file), file)
-        if other != file:
-            raise InputError(
-                file=folder,
-                found=f"two labels for case '{_case_name(file)}', {other.name} and {file.name}",
-                expected="one label per image",
-                remedy="move one of them elsewhere",
-            )
-    return label_of
-
-
 def _relative(file: str, folder: Path) -> str:
     path = Path(file).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
@@ -330,8 +273,3 @@ def _relative(file: str, folder: Path) -> str:
 
 def _absolute(entry: Mapping[str, str], folder: Path) -> Item:
     return {key: str((folder / value).resolve()) for key, value in entry.items()}
-
-
-def case_name(path: str) -> str:
-    """The name of a case in reports and outputs: the file's name without its suffix."""
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from scripts.data import sections, volumes
 from scripts.data.augmentation import BatchAugmentation
-from scripts.data.datalists import Item
+from scripts.data.case_names import Item
 from scripts.data.writers import make_folder, save_tensors
 from scripts.errors import InputError
 
@@ -101,7 +101,7 @@ class SliceSet:
                 remedy="check the intensity range, the section and the orientation of the task file",
             )
         together = torch.cat([stack[keep] for stack, keep in zip(images, shown, strict=True)]).float()
-        digest = hashlib.sha256(together.numpy())
+        digest = hashlib.sha256(together.numpy().data)
         device = device_with_room(torch.device(device), together.nbytes)
         self.images = together.to(device)
         self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
@@ -109,7 +109,7 @@ class SliceSet:
         if all("label" in case for case in cases):
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
             labels = torch.cat(stacks).to(torch.uint8)
-            digest.update(labels.numpy())
+            digest.update(labels.numpy().data)
             self.labels = labels.to(device)
         self.content = digest.hexdigest()
 

@@ -19,7 +19,14 @@ from monai.transforms import LoadImaged, MapLabelValue, MapTransform
 from scripts.data.sections import body_mask
 from scripts.errors import InputError
 
-__all__ = ["KeepBodyd", "LabelsToClassesd", "LoadVolumed"]
+__all__ = [
+    "KeepBodyd",
+    "LabelsToClassesd",
+    "LoadVolumed",
+    "check_same_grid",
+    "check_values",
+    "innermost_message",
+]
 
 AFFINE_TOLERANCE_MM = 1e-2
 
@@ -54,15 +61,17 @@ class LoadVolumed(LoadImaged):
         except Exception as error:
             raise InputError(
                 file=", ".join(str(path) for path in paths.values()),
-                found=f"data that cannot be read ({_innermost(error)})",
+                found=f"data that cannot be read ({innermost_message(error)})",
                 expected="complete NIfTI files",
                 remedy="copy or export the file again; it may be truncated",
             ) from error
         for key, path in paths.items():
-            _check_values(loaded[key], path, is_label=key == self.label_key)
+            check_values(loaded[key], path, is_label=key == self.label_key)
         images = [key for key in paths if key != self.label_key]
         if self.label_key in paths and images:
-            _check_same_grid(loaded[images[0]], loaded[self.label_key], paths[images[0]], paths[self.label_key])
+            image, label = loaded[images[0]], loaded[self.label_key]
+            grids = (image.shape[1:], image.affine, label.shape[1:], label.affine)
+            check_same_grid(*grids, paths[images[0]], paths[self.label_key])
         return loaded
 
 
@@ -140,7 +149,7 @@ def _check_header(path: str) -> None:
     except Exception as error:
         remedy = "convert the volume to .nii or .nii.gz, or copy it again if it is damaged"
         raise InputError(
-            file=path, found=f"no NIfTI ({_innermost(error)})", expected="a NIfTI volume", remedy=remedy
+            file=path, found=f"no NIfTI ({innermost_message(error)})", expected="a NIfTI volume", remedy=remedy
         ) from error
     while len(shape) > 3 and shape[-1] == 1:  # some tools write an axis of one time point
         shape = shape[:-1]
@@ -150,7 +159,17 @@ def _check_header(path: str) -> None:
         raise InputError(file=path, found=found, expected="a 3D volume, at least 2 voxels each way", remedy=remedy)
 
 
-def _check_values(volume: MetaTensor, path: str, is_label: bool) -> None:
+def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> None:
+    """Refuse a volume with values that no training can use.
+
+    Args:
+        volume: of any shape.
+        path: its file, for the error.
+        is_label: whether one value everywhere is legal.
+
+    Raises:
+        InputError: NaN or infinite values, or an image of one value.
+    """
     lowest, highest = float(volume.min()), float(volume.max())
     if not np.isfinite([lowest, highest]).all():
         remedy = "export the volume again, or replace those values by the background's"
@@ -160,12 +179,24 @@ def _check_values(volume: MetaTensor, path: str, is_label: bool) -> None:
         raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)
 
 
-def _check_same_grid(image: MetaTensor, label: MetaTensor, image_path: str, label_path: str) -> None:
-    if image.shape != label.shape:
-        found = f"a label of {tuple(label.shape[1:])} voxels"
-        expected = f"{tuple(image.shape[1:])} as in {image_path}"
-    elif not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE_MM):
-        gap = float(np.abs(np.asarray(image.affine) - np.asarray(label.affine)).max())
+def check_same_grid(
+    image_shape: Sequence[int],
+    image_affine: Any,
+    label_shape: Sequence[int],
+    label_affine: Any,
+    image_path: str,
+    label_path: str,
+) -> None:
+    """Refuse a label map that does not lie on its image's grid: same shape (H, W, D), same affine (4, 4).
+
+    Raises:
+        InputError: naming both files.
+    """
+    if tuple(image_shape) != tuple(label_shape):
+        found = f"a label of {tuple(label_shape)} voxels"
+        expected = f"{tuple(image_shape)} as in {image_path}"
+    elif not np.allclose(image_affine, label_affine, atol=AFFINE_TOLERANCE_MM):
+        gap = float(np.abs(np.asarray(image_affine) - np.asarray(label_affine)).max())
         found, expected = f"an affine that differs by up to {gap:.3g} mm", f"the affine of {image_path}"
     else:
         return
@@ -177,7 +208,8 @@ def _file_of(volume: Any, key: Hashable) -> str:
     return str(getattr(volume, "meta", {}).get("filename_or_obj", f"'{key}'"))
 
 
-def _innermost(error: BaseException) -> str:
+def innermost_message(error: BaseException) -> str:
+    """Kind and first line of the exception at the bottom of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip(": ")

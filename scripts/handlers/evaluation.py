@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
-from scripts.data.datalists import case_name
+from scripts.data.case_names import case_name
 from scripts.evaluation import format_table, worst_and_median_case, write_evaluation
 from scripts.figures import case_figure
 from scripts.metrics import StructureResult, evaluate_case

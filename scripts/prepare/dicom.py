@@ -1,0 +1,323 @@
+"""A folder of DICOM slices as one volume, its geometry taken from the slices' positions.
+
+ITK (GDCM) decodes the files, compressed transfer syntaxes included. Spacing and order come from ImagePositionPatient
+alone: SliceThickness, SpacingBetweenSlices and file names do not tell them. Series UIDs are missing or differ from
+file to file in public releases, so a folder is one series if its slices fit together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from scripts.data.case_names import natural_order
+from scripts.data.volumes import innermost_message
+from scripts.errors import InputError
+
+__all__ = ["Series", "dicom_files", "read_series"]
+
+PREAMBLE, MAGIC = 128, b"DICM"
+GAP_TOLERANCE_MM = 0.05
+"""Rounding of positions that are written with few digits ..."""
+GAP_TOLERANCE = 0.02
+"""... or, for thick slices, this share of the spacing."""
+TILT_TOLERANCE_DEGREES = 0.5
+SHIFT_TOLERANCE_MM = 0.5
+COSINE_TOLERANCE = 1e-3
+INT16_KINDS = ("short", "char", "unsigned_char")
+"""ITK's names of pixel types that always fit int16."""
+LOADING = Lock()
+"""ITK loads its modules when they are first used, which threads may not do at once."""
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+SERIES_UID, MODALITY, ECHO_TIME = "0020|000e", "0008|0060", "0018|0081"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A volume from DICOM slices.
+
+    Attributes:
+        image: (X, Y, Z), rescaled to the modality's unit, slices in ascending position along their normal.
+        affine: (4, 4), from voxel index to RAS+ position in mm.
+        files: the slices' files in natural order of their names.
+        order: for each slice of ``image``, the index of its file in ``files``.
+    """
+
+    image: np.ndarray
+    affine: np.ndarray
+    files: tuple[Path, ...]
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    file: Path
+    size: tuple[int, ...]  # rows, columns
+    position: np.ndarray  # (3,), LPS, mm, centre of the first pixel
+    axes: np.ndarray  # (2, 3): direction of a row, direction of a column
+    spacing_mm: tuple[float, float]  # between rows, between columns
+    uid: str
+    modality: str
+    echo_time: str
+
+    @property
+    def orientation(self) -> list[float]:
+        return self.axes.round(3).ravel().tolist()
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """The DICOM files that lie directly in a folder, in natural order of their names, which need no suffix."""
+    files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_order)
+    return [file for file in files if not file.name.startswith(".") and file.name != "DICOMDIR" and _is_dicom(file)]
+
+
+def read_series(folder: Path) -> Series:
+    """Read the one series in a folder.
+
+    Args:
+        folder: holds the slices of one series and no others.
+
+    Raises:
+        InputError: no or unreadable files, several series, a missing position, unequal gaps, a tilted gantry.
+    """
+    files = dicom_files(folder)
+    if len(files) < 2:
+        raise InputError(
+            file=folder,
+            found=f"{len(files)} DICOM files",
+            expected="the slices of one series, at least 2",
+            remedy="name the folder that holds the slices themselves",
+        )
+    slices, volume = _Decoder(files[0]).read(files)
+    _check_one_series(folder, slices)
+    normal = np.cross(*slices[0].axes)
+    order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
+    ordered = [slices[index] for index in order]
+    step = _step_mm(folder, ordered, normal)
+    # (slice, row, column) is (z, y, x).
+    return Series(_in_order(volume, order).T, _affine(ordered[0], step), tuple(files), tuple(order))
+
+
+def _is_dicom(file: Path) -> bool:
+    with file.open("rb") as opened:
+        if opened.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC:
+            return True
+    with LOADING:
+        import itk
+
+        return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
+
+
+class _Decoder:
+    """Reads one file after another with one decoder of ITK: making one takes longer than reading a slice."""
+
+    def __init__(self, first: Path) -> None:
+        with LOADING:
+            import itk
+
+            self.view = itk.array_view_from_image
+            self.decoder = itk.GDCMImageIO.New()
+            self.readers = {
+                is_short: itk.ImageFileReader[itk.Image[kind, 3]].New(ImageIO=self.decoder)
+                for is_short, kind in ((True, itk.SS), (False, itk.F))
+            }
+        try:
+            self.decoder.SetFileName(str(first))
+            self.decoder.ReadImageInformation()
+        except RuntimeError as error:
+            raise _broken(first, error) from error
+
+    @property
+    def kind(self) -> str:
+        """ITK's name for the type of the rescaled pixels of the file that was read last."""
+        return str(self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType()))
+
+    def read(self, files: Sequence[Path]) -> tuple[list[_Slice], np.ndarray]:
+        """The slices of all files, and their rescaled pixels (file, row, column) in the same order.
+
+        The pixels are int16 if all values are whole and of that range, else float32.
+        """
+        is_short = self.kind in INT16_KINDS
+        slices: list[_Slice] = []
+        volume = np.empty(0)
+        limits = np.iinfo(np.int16)
+        for index, file in enumerate(files):
+            plane = self._plane(file, self.readers[is_short])
+            if is_short and self.kind not in INT16_KINDS:
+                is_short = False
+                plane = self._plane(file, self.readers[is_short])
+            slices.append(self._header(file, plane.shape[:2]))
+            if index == 0:
+                volume = np.empty((len(files), *plane.shape), np.int16)
+            if slices[-1].size != slices[0].size:
+                _check_one_series(file.parent, [slices[0], slices[-1]])
+            if not is_short and volume.dtype == np.int16:
+                is_whole = self.kind not in ("float", "double")
+                if not is_whole or plane.min() < limits.min or plane.max() > limits.max:
+                    volume = volume.astype(np.float32)
+            volume[index] = plane
+        return slices, volume
+
+    def _plane(self, file: Path, reader: Any) -> np.ndarray:
+        try:
+            reader.SetFileName(str(file))
+            reader.Update()
+        except RuntimeError as error:
+            raise _broken(file, error) from error
+        pixels = self.view(reader.GetOutput())
+        if len(pixels) != 1:
+            raise InputError(
+                file=file,
+                found=f"a multi-frame file of {len(pixels)} frames",
+                expected="one file per slice",
+                remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
+            )
+        return np.asarray(pixels[0])
+
+    def _header(self, file: Path, size: tuple[int, ...]) -> _Slice:
+        tags = self.decoder.GetMetaDataDictionary()
+        between_rows_mm, between_columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
+        return _Slice(
+            file=file,
+            size=size,
+            position=np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3)),
+            axes=np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3),
+            spacing_mm=(between_rows_mm, between_columns_mm),
+            uid=_text(tags, SERIES_UID),
+            modality=_text(tags, MODALITY),
+            echo_time=_text(tags, ECHO_TIME),
+        )
+
+
+def _broken(file: Path, error: RuntimeError) -> InputError:
+    return InputError(
+        file=file,
+        found=f"DICOM data that cannot be decoded ({innermost_message(error)[:120]})",
+        expected="a complete slice",
+        remedy="download or copy the file again",
+    )
+
+
+def _text(tags: Any, key: str) -> str:
+    return str(tags[key]).strip(" \0") if tags.HasKey(key) else ""
+
+
+def _numbers(file: Path, tags: Any, key: str, name: str, count: int) -> list[float]:
+    text = _text(tags, key)
+    try:
+        numbers = [float(part) for part in text.split("\\")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise InputError(
+            file=file,
+            found=f"{name} '{text}'" if text else f"no {name}",
+            expected=f"{count} numbers: without them the slice's place is unknown",
+            remedy="export the series again with its geometry, or give the volume as NIfTI",
+        )
+    return numbers
+
+
+def _check_one_series(folder: Path, slices: Sequence[_Slice]) -> None:
+    first = slices[0]
+    axes = np.array([piece.axes for piece in slices])
+    spacing = np.array([piece.spacing_mm for piece in slices])
+    fitting = {
+        "size": [piece.size == first.size for piece in slices],
+        "modality": [piece.modality == first.modality for piece in slices],
+        "echo_time": [piece.echo_time == first.echo_time for piece in slices],
+        "spacing_mm": np.isclose(spacing, spacing[0]).all(1).tolist(),
+        "orientation": (np.abs(axes - axes[0]) <= COSINE_TOLERANCE).all((1, 2)).tolist(),
+    }
+    for what, fits in fitting.items():
+        if not all(fits):
+            other = slices[fits.index(False)]
+            ours, theirs = (getattr(piece, what) for piece in (first, other))
+            name = what.removesuffix("_mm").replace("_", " ")
+            _raise_mixed(folder, f"{name} {ours} in {first.file.name} and {theirs} in {other.file.name}")
+    series = [uid for uid, count in Counter(piece.uid for piece in slices).most_common() if count > 1]
+    # A UID of its own in each file says nothing; two that are shared by several files are two series.
+    if len(series) > 1:
+        _raise_mixed(folder, f"{len(series)} series UIDs, {series[0]} and {series[1]}")
+
+
+def _raise_mixed(folder: Path, found: str) -> None:
+    raise InputError(
+        file=folder,
+        found=f"several series: {found}",
+        expected="the slices of one series",
+        remedy="put each series into a folder of its own",
+    )
+
+
+def _step_mm(folder: Path, ordered: Sequence[_Slice], normal: np.ndarray) -> np.ndarray:
+    """The vector from one slice to the next, in mm, checked to be the same everywhere and along the normal."""
+    positions = np.array([piece.position for piece in ordered])
+    along = (positions @ normal).tolist()
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    spacing = (along[-1] - along[0]) / (len(along) - 1)
+    gaps = np.diff(along)
+    tolerance = max(GAP_TOLERANCE_MM, GAP_TOLERANCE * spacing)
+    if gaps.min() < GAP_TOLERANCE_MM:
+        index = int(gaps.argmin())
+        names = f"{ordered[index].file.name} and {ordered[index + 1].file.name}"
+        _raise_mixed(folder, f"{names} lie at the same position ({along[index]:.2f} mm)")
+    if np.abs(gaps - np.median(gaps)).max() > tolerance:
+        index = int(np.abs(gaps - np.median(gaps)).argmax())
+        raise InputError(
+            file=folder,
+            found=f"slices {gaps[index]:.2f} mm apart between {ordered[index].file.name} and "
+            f"{ordered[index + 1].file.name}, {np.median(gaps):.2f} mm elsewhere",
+            expected="one slice spacing",
+            remedy="look for missing slices, or resample the series to equal spacing and give it as NIfTI",
+        )
+    _check_stacked(folder, positions, normal, step, spacing)
+    return spacing * normal
+
+
+def _check_stacked(folder: Path, positions: np.ndarray, normal: np.ndarray, step: np.ndarray, spacing: float) -> None:
+    """Refuse slices that are shifted against each other in plane: steadily (a tilted gantry) or singly."""
+    sideways = step - (step @ normal) * normal
+    tilt = float(np.degrees(np.arctan2(np.linalg.norm(sideways), spacing)))
+    if tilt > TILT_TOLERANCE_DEGREES:
+        raise InputError(
+            file=folder,
+            found=f"a gantry tilt of {tilt:.1f} degrees: the slices are shifted against each other",
+            expected="slices stacked along their normal",
+            remedy="convert the series with a tool that corrects the tilt (dcm2niix does) and prepare it as 'folder'",
+        )
+    offsets = positions - positions[0]
+    shift_mm = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
+    if shift_mm > SHIFT_TOLERANCE_MM + np.linalg.norm(sideways) * len(positions):
+        raise InputError(
+            file=folder,
+            found=f"a slice that is shifted in plane by {shift_mm:.2f} mm against the first",
+            expected="slices stacked along their normal",
+            remedy="look whether the folder holds slices of another series",
+        )
+
+
+def _in_order(volume: np.ndarray, order: list[int]) -> np.ndarray:
+    """The slices of (slice, row, column) in another order: a view if it is theirs or its reverse, as most are."""
+    forwards = list(range(len(order)))
+    if order == forwards:
+        return volume
+    return volume[::-1] if order == forwards[::-1] else volume[order]
+
+
+def _affine(first: _Slice, step_mm: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    between_rows_mm, between_columns_mm = first.spacing_mm
+    affine[:3, 0] = first.axes[0] * between_columns_mm
+    affine[:3, 1] = first.axes[1] * between_rows_mm
+    affine[:3, 2] = step_mm
+    affine[:3, 3] = first.position
+    return LPS_TO_RAS @ affine

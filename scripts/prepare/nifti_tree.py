@@ -1,0 +1,100 @@
+"""Releases that are NIfTI files with the case's id in their names: MM-WHS, BTCV, MS-CMRSeg."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from scripts.errors import InputError
+from scripts.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
+from scripts.prepare.nifti import read_pair
+
+__all__ = ["NiftiTree"]
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+class NiftiTree:
+    """Images and label maps anywhere below a folder, paired by id, never by their order.
+
+    Args:
+        pattern: regular expression of a whole file name without ``.nii`` or ``.nii.gz``, with the groups ``id`` (the
+            case's number), ``kind`` (what tells domains apart; may be absent) and ``label`` (present in label maps
+            alone).
+        domains: ``kind`` -> name of the domain.
+        digits: digits of an id in the case's name.
+        example: file names for the error.
+        may_lack_labels: whether the release has cases without a label map.
+    """
+
+    def __init__(
+        self, *, pattern: str, domains: Mapping[str, str], digits: int, example: str, may_lack_labels: bool = False
+    ) -> None:
+        self.pattern, self.domains, self.digits = re.compile(pattern), domains, digits
+        self.example, self.may_lack_labels = example, may_lack_labels
+
+    def find(self, source: Path, options: FindOptions) -> list[Case]:
+        """The cases below ``source``, sorted by domain and id.
+
+        Raises:
+            InputError: nothing is named as the release names it, two files have one id, a label has no image.
+        """
+        files: dict[tuple[str, int, bool], Path] = {}
+        for path in visible_files(source, SUFFIXES):
+            key = self._key(path)
+            if key is None or options.domain not in (None, key[0]):
+                continue
+            if key in files:
+                self._raise_twice(key, files[key], path)
+            files[key] = path
+        for domain, number, is_label in files:
+            if is_label and (domain, number, False) not in files:
+                self._raise_no_image(files[domain, number, True])
+        if not files:
+            raise not_this_data_set(source, self.example, options.domain or "files of it")
+        return [
+            self._case(domain, number, image, files.get((domain, number, True)), options)
+            for (domain, number, is_label), image in sorted(files.items())
+            if not is_label
+        ]
+
+    def _key(self, path: Path) -> tuple[str, int, bool] | None:
+        """Domain, id and whether it is a label map; None for a file of something else."""
+        match = self.pattern.fullmatch(path.name.removesuffix(".gz").removesuffix(".nii"))
+        if match is None:
+            return None
+        groups = match.groupdict()
+        return self.domains[groups.get("kind") or ""], int(groups["id"]), bool(groups["label"])
+
+    def _case(self, domain: str, number: int, image: Path, label: Path | None, options: FindOptions) -> Case:
+        read = partial(self._read, image, label, options.trust_image)
+        sources = (image,) if label is None else (image, label)
+        return Case(domain, f"{domain}_{number:0{self.digits}d}", number, sources, read)
+
+    def _read(self, image: Path, label: Path | None, trust_image: bool) -> Reading:
+        if label is None and not self.may_lack_labels:
+            raise InputError(
+                file=image,
+                found="no label map of its id",
+                expected=f"names such as {self.example}",
+                remedy="unpack the label maps too, below the same folder",
+            )
+        return read_pair(image, label, trust_image=trust_image)
+
+    def _raise_twice(self, key: tuple[str, int, bool], first: Path, second: Path) -> None:
+        raise InputError(
+            file=second,
+            found=f"a second {'label map' if key[2] else 'image'} of {key[0]} case {key[1]}, beside {first}",
+            expected="one file per id",
+            remedy="remove one of them, or name a folder that holds one copy",
+        )
+
+    def _raise_no_image(self, label: Path) -> None:
+        raise InputError(
+            file=label,
+            found="no image of its id",
+            expected=f"names such as {self.example}",
+            remedy="unpack the images too, below the same folder",
+        )

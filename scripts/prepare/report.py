@@ -1,0 +1,144 @@
+"""What a preparation leaves beside the volumes: a datalist per domain, a report, and a summary on the screen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts.data.writers import write_json
+from scripts.prepare.case import Case
+from scripts.prepare.rules import CONFIGS, Rules
+from scripts.run_folder import provenance
+
+__all__ = ["REPORT", "print_report", "write_datalists", "write_report"]
+
+REPORT = "prepare.json"
+DECODERS = ("itk", "scikit-image")
+SHOWN_NOTES = 8
+"""Notes per domain on the screen; the report has all."""
+SECTIONS = ("training", "validation", "test")
+Records = Mapping[Case, Mapping[str, Any]]
+
+
+def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict[str, Any]]:
+    """Write ``<out>/<domain>.json`` for each domain, paths relative to ``out``; gives them by domain.
+
+    Where a section has cases with and without label maps, those without stand in ``<section>_unlabelled``: a list that
+    trains a source or is evaluated needs a label in every entry.
+    """
+    datalists = {}
+    for domain in sorted({case.domain for case in records}):
+        lists: dict[str, list[dict[str, str]]] = {}
+        cases = [case for case in records if case.domain == domain]
+        for section in SECTIONS:
+            members = [case for case in cases if section in rules.of(domain).sections_of(case)]
+            entries = [_entry(case, records[case]) for case in members]
+            labelled = [entry for entry in entries if "label" in entry]
+            lists[section] = labelled or entries
+            if labelled and len(labelled) < len(entries):
+                lists[f"{section}_unlabelled"] = [entry for entry in entries if "label" not in entry]
+        datalists[domain] = {
+            "name": domain,
+            "modality": rules.of(domain).modality,
+            "dataset": rules.dataset,
+            "protocol": rules.protocol,
+            "labels": _label_names(rules),
+            **{section: entries for section, entries in lists.items() if entries},
+        }
+        write_json(out / f"{domain}.json", datalists[domain])
+    return datalists
+
+
+def write_report(
+    out: Path, rules: Rules, records: Records, datalists: Mapping[str, Mapping[str, Any]], *, skipped: int
+) -> dict[str, Any]:
+    """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets; give what this call did."""
+    path = out / REPORT
+    reports = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    report: dict[str, Any] = {
+        "title": rules.title,
+        "home": rules.home,
+        "protocol": {"name": rules.protocol, "about": rules.about, "metric": dict(rules.metric)},
+        "peeks": list(rules.peeks),
+        "chosen_here": list(rules.chosen_here),
+        "limits": list(rules.limits),
+        "tasks": list(rules.tasks),
+        "domains": {domain: _domain_report(rules, records, domain, lists) for domain, lists in datalists.items()},
+        "cases": len(records),
+        "kept_from_before": skipped,
+        "made_with": _versions(),
+    }
+    before = reports.get(rules.dataset, {})
+    same_protocol = before.get("protocol", {}).get("name") == rules.protocol
+    # Domains that were prepared by a call of their own keep their part.
+    domains = {**(before["domains"] if same_protocol else {}), **report["domains"]}
+    write_json(path, {**reports, rules.dataset: {**report, "domains": domains}})
+    return report
+
+
+def print_report(out: Path, report: Mapping[str, Any]) -> None:
+    """The report on the screen: lists, what was met, where the protocol peeks, and what to do next."""
+    kept = report["kept_from_before"]
+    print(f"{report['title']}: {report['cases']} case(s) in {out}" + (f", {kept} of them from before" if kept else ""))
+    for domain, content in report["domains"].items():
+        counts = ", ".join(f"{len(names)} {section}" for section, names in content["sections"].items())
+        print(f"  {domain}.json: {counts}")
+        if content["absent"]:
+            print(f"    not in the source, though the splits name them: {', '.join(map(str, content['absent']))}")
+        _print_notes([f"{case}: {note}" for case, notes in content["notes"].items() for note in notes])
+    print(f"Protocol '{report['protocol']['name']}': {report['protocol']['about']}")
+    for kind, word in (("peeks", "it peeks"), ("chosen_here", "chosen here"), ("limits", "limit")):
+        print("".join(f"  {word}: {text}\n" for text in report[kind]), end="")
+    if report["tasks"]:
+        print(f"Task files that fit: {', '.join(f'configs/tasks/{task}.yaml' for task in report['tasks'])}")
+    print(f"The whole report is in {out / REPORT}.")
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes[:SHOWN_NOTES]:
+        print(f"    {note}")
+    if len(notes) > SHOWN_NOTES:
+        print(f"    ... and {len(notes) - SHOWN_NOTES} more notes in the report")
+
+
+def _entry(case: Case, record: Mapping[str, Any]) -> dict[str, str]:
+    roles = {name.removesuffix(".nii.gz").rsplit("_", 1)[1]: name for name in record["files"]}
+    return {role: f"{case.domain}/{name}" for role, name in roles.items()}
+
+
+def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[str, Any]) -> dict[str, Any]:
+    cases = [case for case in records if case.domain == domain]
+    published = {number for ids in rules.of(domain).splits.values() for number in ids}
+    return {
+        "sections": {
+            section: [Path(entry["image"]).name.removesuffix("_image.nii.gz") for entry in entries]
+            for section, entries in lists.items()
+            if isinstance(entries, list)
+        },
+        "absent": sorted(published - {case.number for case in cases if case.number is not None}),
+        "notes": {case.name: records[case]["notes"] for case in cases if records[case]["notes"]},
+    }
+
+
+def _versions() -> dict[str, Any]:
+    """Versions, commit and time, with those of the decoders, which NIfTI data can do without."""
+    made_with = provenance()
+    for name in DECODERS:
+        with suppress(PackageNotFoundError):
+            made_with["packages"][name] = version(name)
+    return made_with
+
+
+def _label_names(rules: Rules) -> dict[str, str]:
+    """Value in the written label maps -> structure, from the first task file that fits."""
+    if not rules.tasks:
+        return {}
+    task = yaml.safe_load((CONFIGS / "tasks" / f"{rules.tasks[0]}.yaml").read_text(encoding="utf-8"))
+    names = dict(zip(task["label_values"], task["label_names"], strict=True))
+    return {"0": "background", **{str(value): name for value, name in names.items()}}

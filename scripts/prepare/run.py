@@ -1,0 +1,188 @@
+"""The command: find the cases, prepare them side by side, write datalists and the report when all are whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from scripts.data.writers import make_folder
+from scripts.errors import InputError
+from scripts.prepare.case import Case, FindOptions, available_cores
+from scripts.prepare.report import write_datalists, write_report
+from scripts.prepare.rules import DomainRules, Rules, read_label_map, read_rules
+from scripts.prepare.steps import finished_record, prepare_case, settings_key
+from scripts.prepare.values import LabelMap
+
+__all__ = ["Order", "prepare"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for.
+
+    Attributes:
+        dataset: name of a data set.
+        source: folder of the download; it is only read.
+        out: folder to write into.
+        protocol: name or YAML file; None for the data set's own default.
+        label_map: text of ``--map``, for plain folders.
+        find: what the command line adds to the layout.
+        workers: cases at once; None for one per core.
+    """
+
+    dataset: str
+    source: Path
+    out: Path
+    protocol: str | None = None
+    label_map: str | None = None
+    find: FindOptions = field(default_factory=FindOptions)
+    workers: int | None = None
+
+
+def prepare(order: Order) -> dict[str, Any]:
+    """Prepare a data set.
+
+    Every case that can be prepared is; the others are named, each with its sentence. Datalists and report are written
+    only when none failed, so that no training starts on part of a data set unnoticed. A second call does what is left.
+
+    Returns:
+        The report, as it stands in ``<out>/prepare.json`` under the data set's name.
+
+    Raises:
+        InputError: not this data set, an unusable folder, or cases that cannot be prepared.
+    """
+    rules = _rules(order)
+    cases = rules.layout.find(order.source, order.find)
+    _check_names(cases)
+    domains = sorted({case.domain for case in cases})
+    _check_places(order, domains)
+    _check_owner(order, domains)
+    keys = {
+        case: settings_key(rules, rules.of(case.domain), case, trust_image=order.find.trust_image) for case in cases
+    }
+    finished = {case: record for case in cases if (record := finished_record(order.out, case, keys[case]))}
+    left = [case for case in cases if case not in finished]
+    for domain in {case.domain for case in left}:
+        # Until all of its cases are whole again, a domain has no list.
+        (order.out / f"{domain}.json").unlink(missing_ok=True)
+    new = _prepare_all(order, rules, left, keys)
+    records = {case: finished.get(case) or new[case] for case in cases}
+    datalists = write_datalists(order.out, rules, records)
+    return write_report(order.out, rules, records, datalists, skipped=len(finished))
+
+
+def _rules(order: Order) -> Rules:
+    """The rules of the data set; a plain folder's one domain is added under its user's name and label map."""
+    rules = read_rules(order.dataset, order.protocol)
+    if rules.domains:
+        for given, option in ((order.label_map, "--map"), (order.find.labels, "--labels")):
+            if given is not None:
+                raise InputError(
+                    file=option,
+                    found=f"it together with '{order.dataset}'",
+                    expected="it with 'folder' alone: a known data set has its own labels",
+                    remedy="leave it out",
+                )
+        if order.find.domain not in (None, *rules.domains):
+            raise InputError(
+                file="--domain",
+                found=f"'{order.find.domain}'",
+                expected=f"one of {', '.join(rules.domains)}",
+                remedy="correct it, or leave it out for all of them",
+            )
+        return rules
+    name = order.find.domain or ""
+    labels = read_label_map(order.label_map) if order.label_map else LabelMap(keep_all=True)
+    return replace(rules, domains={name: DomainRules(name=name, modality=name.upper(), labels=labels)})
+
+
+def _prepare_all(order: Order, rules: Rules, cases: Sequence[Case], keys: dict[Case, str]) -> dict[Case, Any]:
+    """Prepare cases side by side. Threads suffice: unpacking, packing and array work leave the interpreter free."""
+    make_folder(order.out)
+    records: dict[Case, Any] = {}
+    failures: list[InputError] = []
+    workers = max(1, min(order.workers or available_cores(), len(cases) or 1))
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
+        futures: dict[Future[dict[str, Any]], Case] = {
+            pool.submit(prepare_case, order.out, case, rules, keys[case]): case for case in cases
+        }
+        with tqdm(as_completed(futures), total=len(futures), desc=order.dataset, unit="case") as progress:
+            for future in progress:
+                try:
+                    records[futures[future]] = future.result()
+                except InputError as error:
+                    failures.append(error)
+                    progress.set_postfix(failed=len(failures))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise _summary(order, failures, len(cases))
+    return records
+
+
+def _summary(order: Order, failures: Sequence[InputError], cases: int) -> InputError:
+    """The one failure, or the number of them after a sentence for each."""
+    if len(failures) == 1:
+        return failures[0]
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return InputError(
+        file=order.source,
+        found=f"{len(failures)} of {cases} cases that cannot be prepared, each named above",
+        expected="whole cases",
+        remedy="mend or remove them and give the same command again: what is done is kept, and no datalist was written",
+    )
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    seen: dict[tuple[str, str], Case] = {}
+    for case in cases:
+        other = seen.setdefault((case.domain, case.name), case)
+        if other is not case:
+            raise InputError(
+                file=case.sources[0],
+                found=f"the id '{case.name}', which {other.sources[0]} has too",
+                expected="one volume per id",
+                remedy="remove or rename one of them",
+            )
+
+
+def _check_places(order: Order, domains: Sequence[str]) -> None:
+    """Refuse to write into the source."""
+    source = order.source.resolve()
+    for place in [order.out, *(order.out / domain for domain in domains)]:
+        inside = place.resolve().is_relative_to(source)
+        if inside or (place != order.out and source.is_relative_to(place.resolve())):
+            raise InputError(
+                file=order.out,
+                found=f"that {place} would be written into the source {order.source}",
+                expected="an output folder apart from the download, which stays as it is",
+                remedy="choose another --out",
+            )
+
+
+def _check_owner(order: Order, domains: Sequence[str]) -> None:
+    """Refuse to overwrite a datalist of something else."""
+    for domain in domains:
+        path = order.out / f"{domain}.json"
+        if not path.exists():
+            continue
+        try:
+            owner = json.loads(path.read_text(encoding="utf-8")).get("dataset")
+        except (OSError, ValueError, AttributeError):
+            owner = None
+        if owner != order.dataset:
+            raise InputError(
+                file=path,
+                found=f"a datalist of {f'{owner!r}' if owner else 'something else'}",
+                expected=f"none, or that of an earlier preparation of '{order.dataset}'",
+                remedy="choose another --out",
+            )

@@ -1,0 +1,340 @@
+"""DICOM series and CHAOS: geometry from positions, masks at the right slice; each trap has its test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
+from releases import OBLIQUE, assert_is_truth, chaos_geometry, sections, write_chaos_ct, write_chaos_mr
+from skimage.io import imread, imsave
+
+from scripts.errors import InputError
+from scripts.prepare.case import FindOptions
+from scripts.prepare.dicom import read_series
+from scripts.prepare.run import Order, prepare
+
+AXIAL = np.eye(3)
+SPACING = (1.5, 2.0, 4.0)
+"""Between columns, between rows, between slices."""
+
+
+def volume_of(shape: tuple[int, int, int] = (6, 5, 4)) -> np.ndarray:
+    return np.arange(np.prod(shape)).reshape(shape)
+
+
+def names_of(count: int) -> list[str]:
+    return [f"{index}.dcm" for index in range(count)]
+
+
+def series(folder: Path, volume: np.ndarray, *, names: list[str] | None = None, **settings: object) -> Path:
+    given = {"origin": np.array([-10.0, -20.0, 30.0]), "axes": AXIAL, "spacing": SPACING, **settings}
+    stack(folder, volume, names=names or names_of(volume.shape[2]), **given)
+    return folder
+
+
+def chaos(source: Path, out: Path, **find: object) -> dict:
+    return prepare(Order("chaos", source, out, find=FindOptions(**find), workers=1))
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_a_series_has_its_voxels_and_its_place(syntax: str, tmp_path: Path) -> None:
+    read = read_series(series(tmp_path, volume_of(), syntax=syntax))
+    assert np.array_equal(read.image, volume_of())
+    # LPS to RAS: x and y change sign.
+    expected = [[-1.5, 0, 0, 10], [0, -2.0, 0, 20], [0, 0, 4.0, 30], [0, 0, 0, 1]]
+    assert np.array_equal(read.affine, np.array(expected))
+    assert read.image.dtype == np.int16
+
+
+def test_pixel_spacing_is_rows_first(tmp_path: Path) -> None:
+    write_slice(tmp_path / "0", np.ones((3, 4), np.uint16), position=(0, 0, 0), spacing=(2.0, 1.5))
+    write_slice(tmp_path / "1", np.ones((3, 4), np.uint16), position=(0, 0, 1), spacing=(2.0, 1.5))
+    read = read_series(tmp_path)
+    assert read.image.shape == (4, 3, 2)  # columns, rows, slices
+    assert np.linalg.norm(read.affine[:3, :3], axis=0).tolist() == [1.5, 2.0, 1.0]
+
+
+def test_slices_are_sorted_by_position_not_by_name_or_number(tmp_path: Path) -> None:
+    names = ["2.dcm", "10.dcm", "1.dcm", "x"]
+    read = read_series(series(tmp_path, volume_of(), names=names, InstanceNumber=7))
+    assert np.array_equal(read.image, volume_of())
+    assert [read.files[index].name for index in read.order] == names
+
+
+def test_decreasing_positions_are_stacked_upwards(tmp_path: Path) -> None:
+    read = read_series(series(tmp_path, volume_of(), axes=np.diag([1.0, 1.0, -1.0])))
+    assert np.array_equal(read.image, volume_of()[..., ::-1])
+    assert read.order == (3, 2, 1, 0)
+    assert read.affine[2].tolist() == [0, 0, 4.0, 30.0 - 3 * 4.0]
+
+
+def test_thickness_and_spacing_tags_are_not_the_distance(tmp_path: Path) -> None:
+    read = read_series(series(tmp_path, volume_of(), SliceThickness=3.2, SpacingBetweenSlices=5.5))
+    assert np.linalg.norm(read.affine[:3, 2]) == 4.0
+
+
+def test_an_oblique_stack_keeps_its_directions(tmp_path: Path) -> None:
+    read = read_series(series(tmp_path, volume_of(), axes=OBLIQUE))
+    lps = np.diag([-1.0, -1.0, 1.0]) @ read.affine[:3, :3] / SPACING
+    # The third axis is the normal of the first two, and upwards along it.
+    normal = np.cross(OBLIQUE[0], OBLIQUE[1])
+    assert np.allclose(lps.T, [OBLIQUE[0], OBLIQUE[1], normal], atol=1e-6)
+
+
+def test_the_rescale_is_applied(tmp_path: Path) -> None:
+    read = read_series(series(tmp_path, volume_of(), intercept=0, RescaleIntercept=-1000))
+    assert np.array_equal(read.image, volume_of() - 1000)
+    assert read.image.dtype == np.int16
+
+
+def test_a_broken_slope_gives_real_numbers(tmp_path: Path) -> None:
+    read = read_series(series(tmp_path, volume_of(), RescaleSlope=0.25))
+    assert np.array_equal(read.image, volume_of() / 4)
+    assert read.image.dtype == np.float32
+
+
+@pytest.mark.parametrize("uids", [["", "", "", ""], ["1.1", "1.2", "1.3", "1.4"]])
+def test_uids_that_say_nothing_are_ignored(uids: list[str], tmp_path: Path) -> None:
+    for index, uid in enumerate(uids):
+        pixels = volume_of()[..., index].T.astype(np.uint16)
+        write_slice(tmp_path / str(index), pixels, position=(0, 0, 4 * index), SeriesInstanceUID=uid, SOPInstanceUID="")
+    assert np.array_equal(read_series(tmp_path).image, volume_of())
+
+
+def test_other_files_in_the_folder_are_left_out(tmp_path: Path) -> None:
+    folder = series(tmp_path, volume_of())
+    (folder / "readme.txt").write_text("slices of a phantom")
+    (folder / "._0.dcm").write_bytes(b"junk")
+    assert np.array_equal(read_series(folder).image, volume_of())
+
+
+def test_jpeg_2000_is_decoded(tmp_path: Path) -> None:
+    for index in range(4):
+        pixels = np.ascontiguousarray(volume_of((32, 32, 4))[..., index].T.astype(np.int16))[None]
+        image = itk.image_from_array(pixels)
+        image.SetOrigin((0.0, 0.0, 4.0 * index))
+        encoder = itk.GDCMImageIO.New()
+        encoder.SetCompressor("JPEG2000")
+        writer = itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(tmp_path / f"{index}.dcm"))
+        writer.SetImageIO(encoder)
+        writer.UseCompressionOn()
+        writer.Update()
+    assert b"1.2.840.10008.1.2.4.9" in (tmp_path / "0.dcm").read_bytes()[:600]
+    assert np.array_equal(read_series(tmp_path).image, volume_of((32, 32, 4)))
+
+
+def test_it_is_what_simpleitk_reads(tmp_path: Path) -> None:
+    """An independent reader, on an oblique stack with names against the order."""
+    sitk = pytest.importorskip("SimpleITK")
+    read = read_series(series(tmp_path, volume_of(), axes=OBLIQUE, names=["b.dcm", "d.dcm", "a.dcm", "c.dcm"]))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    image = reader.Execute()
+    assert np.array_equal(read.image, sitk.GetArrayFromImage(image).T)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    assert np.allclose(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, read.affine, atol=1e-5)
+
+
+def two_sizes(folder: Path) -> None:
+    write_slice(folder / "9.dcm", np.ones((7, 8), np.uint16), position=(-10, -20, 46))
+
+
+def two_orientations(folder: Path) -> None:
+    pixels = np.ones((5, 6), np.uint16)
+    write_slice(folder / "9.dcm", pixels, position=(0, 0, 46), orientation=(1, 0, 0, 0, 0, -1), spacing=(2.0, 1.5))
+
+
+def two_modalities(folder: Path) -> None:
+    pixels = np.ones((5, 6), np.uint16)
+    write_slice(folder / "9.dcm", pixels, position=(-10, -20, 46), spacing=(2.0, 1.5), Modality="MR")
+
+
+def two_echoes(folder: Path) -> None:
+    series(folder, volume_of(), names=[f"{9 + index}.dcm" for index in range(4)], EchoTime=2.3)
+
+
+def same_positions(folder: Path) -> None:
+    series(folder, volume_of(), names=[f"{9 + index}.dcm" for index in range(4)])
+
+
+def between_the_slices(folder: Path) -> None:
+    """A second series at half distances would make one plausible stack of 2 mm."""
+    origin = np.array([-10.0, -20.0, 32.0])
+    series(folder, volume_of(), origin=origin, names=[f"{9 + i}.dcm" for i in range(4)], SeriesInstanceUID="1.2.9")
+
+
+def missing_slice(folder: Path) -> None:
+    (folder / "2.dcm").unlink()
+
+
+def no_position(folder: Path) -> None:
+    write_slice(folder / "2.dcm", np.ones((5, 6), np.uint16), position=None, spacing=(2.0, 1.5))
+
+
+def no_spacing(folder: Path) -> None:
+    write_slice(folder / "2.dcm", np.ones((5, 6), np.uint16), position=(-10, -20, 38), PixelSpacing=None)
+
+
+def tilted(folder: Path) -> None:
+    """Each slice 0.5 mm further towards the feet's back: atan(0.5 / 4) = 7.1 degrees."""
+    for index in range(4):
+        pixels = np.ones((5, 6), np.uint16)
+        write_slice(folder / f"{index}.dcm", pixels, position=(-10, -20 + index / 2, 4 * index), spacing=(2.0, 1.5))
+
+
+def shifted(folder: Path) -> None:
+    write_slice(folder / "2.dcm", np.ones((5, 6), np.uint16), position=(-17, -20, 38), spacing=(2.0, 1.5))
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "2.dcm"
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def multi_frame(folder: Path) -> None:
+    write_slice(folder / "2.dcm", np.ones((3, 5, 6), np.uint16), position=(-10, -20, 38), spacing=(2.0, 1.5))
+
+
+def empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (two_sizes, r"found several series: size \(5, 6\) in 0.dcm and \(7, 8\) in 9.dcm"),
+        (two_orientations, "found several series: orientation"),
+        (two_modalities, "found several series: modality CT in 0.dcm and MR in 9.dcm"),
+        (two_echoes, "found several series: echo time"),
+        (same_positions, r"found several series: .* lie at the same position \(30.00 mm\)"),
+        (between_the_slices, "found several series: 2 series UIDs, 1.2.3 and 1.2.9"),
+        (missing_slice, "found slices 8.00 mm apart between 1.dcm and 3.dcm, 4.00 mm elsewhere"),
+        (no_position, r"2.dcm: found no ImagePositionPatient, expected 3 numbers"),
+        (no_spacing, r"2.dcm: found no PixelSpacing, expected 2 numbers"),
+        (tilted, "found a gantry tilt of 7.1 degrees"),
+        (shifted, "found a slice that is shifted in plane by 7.00 mm against the first"),
+        (truncated, r"2.dcm: found DICOM data that cannot be decoded"),
+        (multi_frame, r"2.dcm: found a multi-frame file of 3 frames"),
+        (empty, "found 0 DICOM files, expected the slices of one series"),
+    ],
+)
+def test_what_is_not_one_series_is_refused(damage, message: str, tmp_path: Path) -> None:
+    folder = series(tmp_path / "case", volume_of((6, 5, 5) if damage is missing_slice else (6, 5, 4)))
+    damage(folder)
+    with pytest.raises(InputError, match=message):
+        read_series(folder)
+
+
+def test_positions_may_be_rounded(tmp_path: Path) -> None:
+    for index in range(5):
+        position = (0, 0, round(index * 7 / 3, 2))  # 0, 2.33, 4.67, 7, 9.33
+        write_slice(tmp_path / str(index), np.full((3, 3), index, np.uint16), position=position)
+    assert np.linalg.norm(read_series(tmp_path).affine[:3, 2]) == pytest.approx(7 / 3, abs=0.01)
+
+
+def test_chaos_ct_has_its_masks_at_the_right_slices(tmp_path: Path) -> None:
+    source = write_chaos_ct(write_chaos_ct(tmp_path / "in", 5), 27)
+    chaos(source, tmp_path / "out")
+    image = assert_is_truth(tmp_path / "out", "ct_liver", "ct_liver_05", 5, [1])
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+    assert image.header.get_zooms() == pytest.approx((1.5, 2.0, 40 / 11))  # not 3.2
+    assert sections(tmp_path / "out", "ct_liver") == {"training": ["ct_liver_05"], "validation": ["ct_liver_27"]}
+
+
+def test_chaos_mr_has_three_domains_that_do_not_mix(tmp_path: Path) -> None:
+    source = write_chaos_mr(write_chaos_mr(write_chaos_mr(tmp_path / "in", 1), 2), 36)
+    chaos(source, tmp_path / "out")
+    for domain, extra in (("mr", 1000), ("mr_t1_in", 1000), ("mr_t1_out", 1050)):
+        assert_is_truth(tmp_path / "out", domain, f"{domain}_02", 2, [1, 2, 3, 4], shift=extra)
+        assert sections(tmp_path / "out", domain) == {
+            "training": [f"{domain}_02"],
+            "validation": [f"{domain}_36"],
+            "test": [f"{domain}_01"],
+        }
+
+
+def test_chaos_test_cases_have_no_masks_and_are_left_out(tmp_path: Path) -> None:
+    source = write_chaos_mr(tmp_path / "in", 2)
+    (source / "Train_Sets").rename(source / "Test_Sets")
+    with pytest.raises(InputError, match="expected CHAOS: folders such as MR/1/T2SPIR/DICOM_anon"):
+        chaos(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("grey", [56, 63, 70])
+def test_chaos_grey_values_are_ranges(grey: int, tmp_path: Path) -> None:
+    source = write_chaos_mr(tmp_path / "in", 2)
+    for file in (source / "Train_Sets/MR/2/T2SPIR/Ground").iterdir():
+        picture = imread(file)
+        imsave(file, np.where(picture == 63, grey, picture).astype(np.uint8), check_contrast=False)
+    chaos(source, tmp_path / "out", domain="mr")
+    assert_is_truth(tmp_path / "out", "mr", "mr_02", 2, [1, 2, 3, 4], shift=1000)
+
+
+def change_mask(source: Path, change) -> None:
+    file = source / "Train_Sets/MR/2/T2SPIR/Ground/IMG-0004-00004.png"
+    imsave(file, change(imread(file)).astype(np.uint8), check_contrast=False)
+
+
+def grey_55(source: Path) -> None:
+    change_mask(source, lambda picture: np.where(picture > 0, 55, picture))
+
+
+def smaller(source: Path) -> None:
+    change_mask(source, lambda picture: picture[:, :-4])
+
+
+def coloured(source: Path) -> None:
+    change_mask(source, lambda picture: np.stack([picture] * 3, axis=-1))
+
+
+def one_fewer(source: Path) -> None:
+    (source / "Train_Sets/MR/2/T2SPIR/Ground/IMG-0004-00004.png").unlink()
+
+
+def none(source: Path) -> None:
+    for file in (source / "Train_Sets/MR/2/T2SPIR/Ground").iterdir():
+        file.unlink()
+    (source / "Train_Sets/MR/2/T2SPIR/Ground").rmdir()
+
+
+def no_picture(source: Path) -> None:
+    (source / "Train_Sets/MR/2/T2SPIR/Ground/IMG-0004-00004.png").write_bytes(b"\x89PNG cut")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (grey_55, r"found label value\(s\) 55 \(\d+ voxels\), expected only 0, above 55 up to 70, above 110 up to 135"),
+        (smaller, r"00004.png: found a mask of shape \(24, 26\), expected \(24, 30\) \(rows, columns\)"),
+        (coloured, r"00004.png: found a mask of shape \(24, 30, 3\)"),
+        (one_fewer, "found 10 PNG masks, expected 11, one per DICOM file"),
+        (none, r"Ground: found no such folder, expected 11"),
+        (no_picture, r"00004.png: found a picture that cannot be read"),
+    ],
+)
+def test_bad_masks_are_refused(damage, message: str, tmp_path: Path) -> None:
+    source = write_chaos_mr(tmp_path / "in", 2)
+    damage(source)
+    with pytest.raises(InputError, match=message):
+        chaos(source, tmp_path / "out", domain="mr")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_two_chaos_folders_of_one_id(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    write_chaos_ct(source / "a", 5)
+    write_chaos_ct(source / "b", 5)
+    with pytest.raises(InputError, match="found a second series of ct_liver case 5"):
+        chaos(source, tmp_path / "out")
+
+
+def test_the_generator_runs_downwards() -> None:
+    """The trap is real: in file order, CHAOS's CT runs from head to feet."""
+    assert chaos_geometry(12)["axes"][2].tolist() == [0, 0, -1]

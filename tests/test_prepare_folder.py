@@ -1,0 +1,131 @@
+"""Plain folders: NIfTI images or DICOM series, label maps by name, a label map of values from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_files import stack
+from releases import CT_AFFINE, MR_AFFINE, assert_is_truth, save, sections, true_image, true_label, world_of
+
+from scripts.errors import InputError
+from scripts.prepare.case import FindOptions
+from scripts.prepare.run import Order, prepare
+
+SHAPE = (22, 19, 11)
+VALUES = [7, 9]
+
+
+def write_images(folder: Path, count: int = 3) -> Path:
+    world = world_of(SHAPE, MR_AFFINE)
+    for index in range(count):
+        save(folder / "images" / f"case{index}.nii.gz", true_image(world, index), MR_AFFINE)
+        save(folder / "labels" / f"case{index}_seg.nii.gz", true_label(world, VALUES), MR_AFFINE)
+    return folder
+
+
+def run(source: Path, out: Path, label_map: str | None = None, **find: object) -> dict:
+    given = {"domain": "mr", **find}
+    return prepare(Order("folder", source, out, label_map=label_map, find=FindOptions(**given), workers=1))
+
+
+def test_images_labels_and_a_map(tmp_path: Path) -> None:
+    source = write_images(tmp_path)
+    run(source / "images", tmp_path / "out", "7:1,9:2", labels=source / "labels", validation=0.34)
+    assert_is_truth(tmp_path / "out", "mr", "case1", 1, [1, 2])
+    assert sections(tmp_path / "out", "mr") == {"training": ["case0", "case1"], "validation": ["case2"]}
+
+
+def test_the_map_may_be_a_yaml_file(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 1)
+    (tmp_path / "map.yaml").write_text("{7: 3, 9: 0}\n")
+    run(source / "images", tmp_path / "out", str(tmp_path / "map.yaml"), labels=source / "labels", validation=0.0)
+    assert_is_truth(tmp_path / "out", "mr", "case0", 0, [3, 0])
+
+
+def test_without_a_map_values_stay(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 1)
+    run(source / "images", tmp_path / "out", labels=source / "labels", validation=0.0)
+    assert_is_truth(tmp_path / "out", "mr", "case0", 0, VALUES)
+
+
+def test_a_second_domain_leaves_the_first_in_the_report(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 2)
+    run(source / "images", tmp_path / "out", domain="mr")
+    run(source / "images", tmp_path / "out", domain="t2")
+    report = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    assert set(report["folder"]["domains"]) == {"mr", "t2"}
+    assert sections(tmp_path / "out", "mr") == sections(tmp_path / "out", "t2")
+
+
+def test_an_unlabelled_domain(tmp_path: Path) -> None:
+    run(write_images(tmp_path) / "images", tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*_label.nii.gz"))
+
+
+def write_series(folder: Path, name: str, number: int) -> np.ndarray:
+    """A DICOM series of the truth; gives its affine as dcm2niix would write it: rows flipped."""
+    lps = {"origin": np.array([-22.0, -24.0, -20.0]), "axes": np.eye(3), "spacing": (2.0, 2.5, 4.0)}
+    affine = np.array([[-2.0, 0, 0, 22], [0, -2.5, 0, 24], [0, 0, 4.0, -20], [0, 0, 0, 1]])
+    volume = true_image(world_of(SHAPE, affine), number)
+    names = [f"{index}.dcm" for index in range(SHAPE[2])]
+    stack(folder / name, volume, **lps, names=names, intercept=-1000)
+    flipped = affine.copy()
+    flipped[1, 1], flipped[1, 3] = 2.5, 24 - 2.5 * (SHAPE[1] - 1)
+    return flipped
+
+
+def test_dicom_series_with_labels_drawn_on_their_conversion(tmp_path: Path) -> None:
+    for number, name in enumerate(["p1", "p2"]):
+        flipped = write_series(tmp_path / "dicom", name, number)
+        label = true_label(world_of(SHAPE, flipped), VALUES)
+        save(tmp_path / "labels" / f"{name}_label.nii.gz", label, flipped)
+    report = run(tmp_path / "dicom", tmp_path / "out", "7:1,9:2", labels=tmp_path / "labels", validation=0.5)
+    for number, name in enumerate(["p1", "p2"]):
+        assert_is_truth(tmp_path / "out", "mr", name, number, [1, 2])
+    assert "turned to the image's" in report["domains"]["mr"]["notes"]["p1"][0]
+
+
+def test_a_series_without_its_label(tmp_path: Path) -> None:
+    flipped = write_series(tmp_path / "dicom", "p1", 0)
+    save(tmp_path / "labels" / "p2.nii.gz", true_label(world_of(SHAPE, flipped), VALUES), flipped)
+    with pytest.raises(InputError, match="p1: found no label for case 'p1' in"):
+        run(tmp_path / "dicom", tmp_path / "out", labels=tmp_path / "labels")
+
+
+def test_one_kind_of_image_at_a_time(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", "p1", 0)
+    save(tmp_path / "in" / "case.nii.gz", true_image(world_of(SHAPE, CT_AFFINE), 0), CT_AFFINE)
+    with pytest.raises(InputError, match=r"found NIfTI files \(case.nii.gz\) and folders of DICOM slices \(p1\)"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_two_images_with_one_id(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 1)
+    nib.save(nib.load(source / "images" / "case0.nii.gz"), source / "images" / "case0.nii")
+    with pytest.raises(InputError, match=r"found the id 'case0', which .* has too, expected one volume per id"):
+        run(source / "images", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"domain": None}, "--domain: found no name of the domain"),
+        ({"label_map": "7=1"}, r"--map 7=1: found no label map \(ValueError\), expected pairs such as 63:1"),
+        ({"label_map": "none.yaml"}, r"--map none.yaml: found no label map \(FileNotFoundError\)"),
+    ],
+)
+def test_settings_that_are_wrong(settings: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        run(write_images(tmp_path) / "images", tmp_path / "out", **settings)
+
+
+def test_a_value_that_the_map_does_not_name(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 1)
+    with pytest.raises(
+        InputError, match=r"case0_seg.nii.gz: found label value\(s\) 9 \(\d+ voxels\), expected only 0, 7"
+    ):
+        run(source / "images", tmp_path / "out", "7:1", labels=source / "labels", validation=0.0)

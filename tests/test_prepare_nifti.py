@@ -1,0 +1,304 @@
+"""MM-WHS, BTCV and MS-CMRSeg: what is written shows the truth, under the published splits; each trap has its test."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from releases import (
+    CT_AFFINE,
+    assert_is_truth,
+    save,
+    sections,
+    true_image,
+    true_label,
+    world_of,
+    write_btcv,
+    write_mmwhs,
+    write_mscmr,
+)
+
+from scripts.data.datalists import read_datalist
+from scripts.errors import InputError
+from scripts.prepare.case import FindOptions
+from scripts.prepare.run import Order, prepare
+
+
+def run(dataset: str, source: Path, out: Path, protocol: str | None = None, **find: object) -> dict:
+    return prepare(Order(dataset, source, out, protocol, find=FindOptions(**find), workers=1))
+
+
+def test_mmwhs_keeps_its_seven_values_and_both_frames(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001, 1003, 1005], mr=[1001, 1007, 1012])
+    run("mmwhs", source, tmp_path / "out")
+    values = [205, 420, 500, 550, 600, 820, 850]
+    ct = assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, values)
+    mr = assert_is_truth(tmp_path / "out", "mr", "mr_1001", 1, values)
+    assert nib.aff2axcodes(ct.affine) == ("A", "R", "I")
+    assert nib.aff2axcodes(mr.affine) == ("L", "P", "S")
+    assert ct.header.get_zooms() == (2.0, 2.25, 3.0)
+    assert sections(tmp_path / "out", "ct") == {"training": ["ct_1001"], "validation": ["ct_1005"], "test": ["ct_1003"]}
+    assert sections(tmp_path / "out", "mr") == {"training": ["mr_1001"], "validation": ["mr_1012"], "test": ["mr_1007"]}
+
+
+def test_the_datalist_is_one_that_training_reads(tmp_path: Path) -> None:
+    run("mmwhs", write_mmwhs(tmp_path / "in", ct=[1001, 1002], mr=[]), tmp_path / "out")
+    items = read_datalist(str(tmp_path / "out" / "ct.json"), "training", needs_label=True, distinct_names=True)
+    assert [Path(item["label"]).name for item in items] == ["ct_1001_label.nii.gz", "ct_1002_label.nii.gz"]
+
+
+def test_a_stray_421_counts_as_left_atrium_and_is_reported(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    label = source / "ct_train" / "ct_train_1001_label.nii.gz"
+    voxels = np.asarray(nib.load(label).dataobj).copy()
+    voxels[tuple(np.argwhere(voxels == 420)[0])] = 421
+    save(label, voxels, CT_AFFINE)
+    report = run("mmwhs", source, tmp_path / "out")
+    assert report["domains"]["ct"]["notes"]["ct_1001"] == ["1 voxels of stray label value 421 were taken as 420"]
+    assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
+
+
+def test_junk_of_macos_is_no_case(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    (source / "ct_train" / "._ct_train_1002_image.nii.gz").write_bytes(b"junk")
+    run("mmwhs", source, tmp_path / "out")
+    assert sections(tmp_path / "out", "ct") == {"training": ["ct_1001"]}
+
+
+def test_btcv_has_four_organs_left_of_thirteen(tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [1, 2, 36])
+    run("btcv", source, tmp_path / "out")
+    # In the files 6 is the liver, 2 and 3 are the kidneys, 1 is the spleen; the last four balls are other organs.
+    assert_is_truth(tmp_path / "out", "ct", "ct_0002", 2, [1, 2, 3, 4, 0, 0, 0, 0])
+    assert sections(tmp_path / "out", "ct") == {"training": ["ct_0002"], "validation": ["ct_0036"], "test": ["ct_0001"]}
+    assert json.loads((tmp_path / "out" / "ct.json").read_text())["labels"] == {
+        "0": "background",
+        "1": "liver",
+        "2": "right kidney",
+        "3": "left kidney",
+        "4": "spleen",
+    }
+
+
+def test_btcv_is_paired_by_number_not_by_order(tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [2, 3])
+    (source / "RawData" / "Training" / "label" / "label0002.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"img0002\.nii\.gz: found no label map of its id"):
+        run("btcv", source, tmp_path / "out")
+
+
+def test_mscmr_keeps_its_oblique_axes_and_sorts_by_number(tmp_path: Path) -> None:
+    labelled = {"C0": [6, 10, 1, 31], "LGE": [1]}
+    source = write_mscmr(tmp_path / "in", labelled, {"LGE": [6, 10], "C0": [36]})
+    run("mscmr", source, tmp_path / "out")
+    image = assert_is_truth(tmp_path / "out", "bssfp", "bssfp_10", 10, [1, 2, 3])
+    assert image.header.get_zooms() == pytest.approx((2.0, 2.0, 8.0), abs=1e-5)
+    assert sections(tmp_path / "out", "bssfp") == {
+        "training": ["bssfp_06", "bssfp_10"],
+        "validation": ["bssfp_01"],
+        "test": ["bssfp_31"],
+        "test_unlabelled": ["bssfp_36"],
+    }
+    # The target's training images have no labels in the release, and need none.
+    assert sections(tmp_path / "out", "lge") == {"training": ["lge_06", "lge_10"], "validation": ["lge_01"]}
+
+
+def test_one_domain_alone(tmp_path: Path) -> None:
+    source = write_mscmr(tmp_path / "in", {"C0": [6], "LGE": [6]}, {"T2": [6]})
+    run("mscmr", source, tmp_path / "out", domain="lge")
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.json"))] == ["lge.json", "prepare.json"]
+
+
+def test_qform_and_sform_that_disagree_are_noted_and_made_equal(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    for role in ("image", "label"):
+        path = source / "ct_train" / f"ct_train_1001_{role}.nii.gz"
+        image = nib.load(path)
+        moved = CT_AFFINE.copy()
+        moved[0, 3] += 7.0
+        image = nib.Nifti1Image(np.asarray(image.dataobj), None)
+        image.set_sform(CT_AFFINE, code=1)
+        image.set_qform(moved, code=1)
+        nib.save(image, path)
+    report = run("mmwhs", source, tmp_path / "out")
+    notes = report["domains"]["ct"]["notes"]["ct_1001"]
+    assert notes[0] == "ct_train_1001_image.nii.gz: qform and sform differ by up to 7 mm; the sform was taken"
+    assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
+
+
+def test_a_label_stored_along_other_axes_is_turned(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    path = source / "ct_train" / "ct_train_1001_label.nii.gz"
+    nib.save(nib.as_closest_canonical(nib.load(path)), path)
+    report = run("mmwhs", source, tmp_path / "out")
+    assert "turned to the image's" in report["domains"]["ct"]["notes"]["ct_1001"][0]
+    assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
+
+
+def move_label(source: Path) -> None:
+    """Shift the header of the first label map by a voxel."""
+    path = source / "ct_train" / "ct_train_1001_label.nii.gz"
+    moved = CT_AFFINE.copy()
+    moved[1, 3] += 2.0
+    save(path, np.asarray(nib.load(path).dataobj), moved)
+
+
+def test_a_label_on_another_grid_is_refused_unless_the_image_is_trusted(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    move_label(source)
+    with pytest.raises(InputError, match=r"differs by up to 2 mm.*ct_train_1001_image.*'--trust image'"):
+        run("mmwhs", source, tmp_path / "out")
+    report = run("mmwhs", source, tmp_path / "out", trust_image=True)
+    assert "differed by up to 2 mm; the image's was taken" in report["domains"]["ct"]["notes"]["ct_1001"][0]
+    assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
+
+
+def interpolate(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_label.nii.gz"
+    voxels = np.asarray(nib.load(path).dataobj).astype(np.float32)
+    save(path, (voxels + np.roll(voxels, 1, axis=0)) / 2, CT_AFFINE)
+
+
+def unknown(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_label.nii.gz"
+    voxels = np.asarray(nib.load(path).dataobj).copy()
+    voxels[:2, 0, 0] = 421 + 3
+    save(path, voxels, CT_AFFINE)
+
+
+def cut(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_image.nii.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def four_dimensional(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_image.nii.gz"
+    voxels = np.asarray(nib.load(path).dataobj)
+    save(path, np.stack([voxels, voxels], axis=-1), CT_AFFINE)
+
+
+def window(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_image.nii.gz"
+    voxels = np.asarray(nib.load(path).dataobj)
+    save(path, np.clip(voxels, 0, 255).astype(np.uint8), CT_AFFINE)
+
+
+def not_a_number(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_image.nii.gz"
+    voxels = np.asarray(nib.load(path).dataobj).astype(np.float32)
+    voxels[0, 0, 0] = np.nan
+    save(path, voxels, CT_AFFINE)
+
+
+def constant(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_image.nii.gz"
+    save(path, np.full(nib.load(path).shape, -1000, np.int16), CT_AFFINE)
+
+
+def other_shape(source: Path) -> None:
+    path = source / "ct_train" / "ct_train_1001_label.nii.gz"
+    save(path, np.asarray(nib.load(path).dataobj)[..., :-1], CT_AFFINE)
+
+
+def no_label(source: Path) -> None:
+    (source / "ct_train" / "ct_train_1001_label.nii.gz").unlink()
+
+
+def not_gzip(source: Path) -> None:
+    (source / "ct_train" / "ct_train_1001_image.nii.gz").write_text("<html>please log in</html>" * 40)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_label, r"1001_image.nii.gz: found no label map of its id, expected names such as ct_train_1001"),
+        (unknown, r"1001_label.nii.gz: found label value\(s\) 424 \(2 voxels\), expected only 0, 205, 420, 421, 500"),
+        (interpolate, r"1001_label.nii.gz: found \d+ voxels whose label is no whole number|label value\(s\)"),
+        (cut, r"1001_image.nii.gz: found data that cannot be read \(EOFError"),
+        (not_gzip, r"1001_image.nii.gz: found data that cannot be read \("),
+        (four_dimensional, r"found 4 dimensions \(20, 18, 15, 2\), expected a 3D volume"),
+        (window, r"found intensities from 0 to 255, expected Hounsfield units, from -200 or less to 100 or more"),
+        (not_a_number, "found NaN or infinite values"),
+        (constant, r"found one value everywhere \(-1000\)"),
+        (other_shape, r"found a label of \(20, 18, 14\) voxels, expected \(20, 18, 15\) as in .*1001_image"),
+        (move_label, "found an affine that differs by up to 2 mm"),
+    ],
+)
+def test_a_bad_case_gets_a_sentence_and_leaves_nothing(damage, message: str, tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001, 1002], mr=[])
+    damage(source)
+    with pytest.raises(InputError, match=message):
+        run("mmwhs", source, tmp_path / "out")
+    # The other case is done; of the bad one there is nothing, and no datalist.
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
+        "ct_1002.json",
+        "ct_1002_image.nii.gz",
+        "ct_1002_label.nii.gz",
+    ]
+
+
+def test_two_volumes_with_one_id(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    copy = source / "copy" / "ct_train_1001_image.nii"
+    copy.parent.mkdir()
+    copy.write_bytes(gzip.decompress((source / "ct_train" / "ct_train_1001_image.nii.gz").read_bytes()))
+    with pytest.raises(InputError, match=r"found a second image of ct case 1001, beside .*, expected one file per id"):
+        run("mmwhs", source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_label_without_its_image(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001, 1002], mr=[])
+    (source / "ct_train" / "ct_train_1002_image.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"ct_train_1002_label.nii.gz: found no image of its id"):
+        run("mmwhs", source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("dataset", ["mmwhs", "mscmr", "chaos", "sifa", "folder"])
+def test_a_tree_that_is_another_data_set(dataset: str, tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [1])
+    with pytest.raises(InputError, match=r"found other files \(RawData/Training/img/img0001.nii.gz, .*, expected"):
+        run(dataset, source, tmp_path / "out", domain={"folder": "ct"}.get(dataset))
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no such folder"):
+        run("btcv", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_a_header_with_a_scale_is_applied(tmp_path: Path) -> None:
+    """A reader that ignores scl_slope and scl_inter would see 0 to 255."""
+    world = world_of((20, 18, 15), CT_AFFINE)
+    stored = np.clip((true_image(world, 2) + 1000) / 8, 0, 255).astype(np.uint8)
+    image = nib.Nifti1Image(stored, CT_AFFINE)
+    image.header.set_slope_inter(8.0, -1000.0)
+    path = tmp_path / "in" / "img0002.nii.gz"
+    path.parent.mkdir()
+    nib.save(image, path)
+    save(tmp_path / "in" / "label0002.nii.gz", true_label(world, [6]), CT_AFFINE)
+    run("btcv", tmp_path / "in", tmp_path / "out")
+    written = nib.load(tmp_path / "out" / "ct" / "ct_0002_image.nii.gz")
+    assert np.array_equal(np.asarray(written.dataobj), stored * 8.0 - 1000.0)
+    assert written.get_data_dtype() == np.float32
+
+
+def test_an_image_that_needs_no_change_is_copied_byte_by_byte(tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [2, 3])
+    path = source / "RawData" / "Training" / "img" / "img0002.nii.gz"
+    image = nib.load(path)
+    image.set_qform(CT_AFFINE, code=1)
+    image.set_sform(CT_AFFINE, code=1)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    run("btcv", source, tmp_path / "out")
+    written = [tmp_path / "out" / "ct" / f"ct_000{number}_image.nii.gz" for number in (2, 3)]
+    assert written[0].read_bytes() == path.read_bytes()
+    # The other has an sform alone and is written anew, with both.
+    assert written[1].read_bytes() != path.with_name("img0003.nii.gz").read_bytes()
+    assert_is_truth(tmp_path / "out", "ct", "ct_0002", 2, [1, 2, 3, 4, 0, 0, 0, 0])
+    assert_is_truth(tmp_path / "out", "ct", "ct_0003", 3, [1, 2, 3, 4, 0, 0, 0, 0])

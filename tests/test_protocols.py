@@ -1,0 +1,191 @@
+"""Data sets and protocols as data: published ids, label values that fit the task files, and what each set-up does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import CONFIGS
+from releases import CENTRES, true_image, true_label, world_of, write_btcv, write_chaos_mr, write_mmwhs
+
+from scripts.errors import InputError
+from scripts.prepare.crops import CropAroundLabeld
+from scripts.prepare.rules import Rules, dataset_names, read_rules
+from scripts.prepare.run import Order, prepare
+
+PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocols").glob("*.yaml"))
+
+
+def known() -> list[tuple[str, str]]:
+    return [
+        (dataset, protocol)
+        for protocol in PROTOCOLS
+        for dataset in yaml.safe_load((CONFIGS / "protocols" / f"{protocol}.yaml").read_text())["datasets"]
+    ]
+
+
+def rules_of(pair: tuple[str, str]) -> Rules:
+    return read_rules(*pair)
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image = nib.load(path)
+    return np.asarray(image.dataobj), image.affine
+
+
+@pytest.mark.parametrize(
+    ("dataset", "domain", "test"),
+    [
+        ("mmwhs", "ct", [1003, 1008, 1014, 1019]),
+        ("mmwhs", "mr", [1007, 1009, 1018, 1019]),
+        ("btcv", "ct", [1, 9, 30, 32, 33, 39]),
+        ("chaos", "mr", [1, 13, 32, 38]),
+    ],
+)
+def test_every_protocol_has_the_published_test_cases(dataset: str, domain: str, test: list[int]) -> None:
+    for protocol in [protocol for name, protocol in known() if name == dataset]:
+        assert read_rules(dataset, protocol).of(domain).splits["test"] == test
+
+
+@pytest.mark.parametrize("pair", known(), ids="-".join)
+def test_a_protocol_speaks_of_domains_and_tasks_that_exist(pair: tuple[str, str]) -> None:
+    rules = rules_of(pair)
+    chosen = yaml.safe_load((CONFIGS / "protocols" / f"{pair[1]}.yaml").read_text())["datasets"][pair[0]]
+    assert set(chosen["domains"]) <= set(rules.domains)
+    assert set(chosen) <= {"tasks", "peeks", "chosen_here", "domains"}
+    for domain in chosen["domains"].values():
+        assert set(domain) <= {"labels", "splits", "grid", "crop", "intensity"}
+        assert set(domain.get("splits", {})) <= {"validation", "test"}
+    assert set(rules.metric) == {"grid", "distance", "missing_structure"}
+    assert all((CONFIGS / "tasks" / f"{task}.yaml").is_file() for task in rules.tasks)
+
+
+@pytest.mark.parametrize("pair", known(), ids="-".join)
+def test_written_label_values_are_the_tasks_own(pair: tuple[str, str]) -> None:
+    rules = rules_of(pair)
+    for task in rules.tasks:
+        config = yaml.safe_load((CONFIGS / "tasks" / f"{task}.yaml").read_text())
+        named = {*config["label_values"], *config["background_values"]}
+        for domain in rules.domains.values():
+            assert set(domain.labels.written) <= named
+            if domain.name in (config["source_domain"], config["target_domain"]):
+                assert set(domain.labels.written) == named
+
+
+def test_clean_has_no_step_and_disjoint_lists() -> None:
+    for pair in [pair for pair in known() if pair[1] == "clean"]:
+        for domain in rules_of(pair).domains.values():
+            assert domain.steps == []
+            assert not set(domain.splits.get("validation", [])) & set(domain.splits.get("test", []))
+
+
+@pytest.mark.parametrize("pair", [pair for pair in known() if pair[1] != "clean"], ids="-".join)
+def test_what_looks_at_labels_says_that_it_peeks(pair: tuple[str, str]) -> None:
+    rules = rules_of(pair)
+    assert rules.peeks
+    looks = any(
+        step.get("label_key") or step.get("source_key") == "label"
+        for domain in rules.domains.values()
+        for step in domain.steps
+    )
+    assert not looks or "label" in rules.peeks[0]
+
+
+def test_every_data_set_has_a_home_and_a_default_protocol() -> None:
+    for name in dataset_names():
+        rules = read_rules(name, None)
+        assert rules.home.startswith("https://") or (CONFIGS.parent / rules.home).is_file()
+        assert rules.protocol == ("sifa" if name == "sifa" else "clean")
+
+
+@pytest.mark.parametrize(("domain", "low", "high"), [("ct", -2.8, 3.2), ("mr", -1.8, 4.4)])
+def test_sifa_crops_around_the_labels_and_scales_z_scores(domain: str, low: float, high: float, tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[1001])
+    prepare(Order("mmwhs", source, tmp_path / "out", "sifa"))
+    image, affine = read(tmp_path / "out" / domain / f"{domain}_1001_image.nii.gz")
+    label, _ = read(tmp_path / "out" / domain / f"{domain}_1001_label.nii.gz")
+    assert image.shape[:2] == (256, 256)
+    assert nib.aff2axcodes(affine) == ("R", "S", "A")
+    assert np.allclose(np.linalg.norm(affine[:3, :3], axis=0), 1.0)
+    assert set(np.unique(label)) == {0, 1, 2, 3, 4}
+    # Right atrium and ventricle and the pulmonary artery are background, but not before the crop is placed.
+    for value, ball in ((1, 0), (2, 1), (3, 2), (4, 5)):
+        world = np.argwhere(label == value).mean(0) @ affine[:3, :3].T + affine[:3, 3]
+        assert np.linalg.norm(world - CENTRES[ball]) < 1.0  # mm, after two resamplings
+    z = (image + 1) / 2 * (high - low) + low
+    assert abs(z.mean()) < 1e-3
+    assert z.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_crop_is_centred_on_the_mean_position() -> None:
+    label = torch.zeros(1, 9, 8, 5)
+    label[0, 1, 2, 3] = label[0, 3, 2, 0] = 1  # mean (2, 2, 1.5)
+    image = torch.arange(9 * 8 * 5.0).view(1, 9, 8, 5)
+    cropped = CropAroundLabeld(["image", "label"], "label", [4, 2, -1])({"image": image, "label": label})
+    # Four voxels about 2 are 0 to 3, two about 2 are 1 and 2; the last axis stays.
+    assert torch.equal(cropped["image"], image[:, 0:4, 1:3])
+    assert torch.equal(cropped["label"], label[:, 0:4, 1:3])
+
+
+def test_a_crop_larger_than_the_volume_is_padded() -> None:
+    label = torch.zeros(1, 4, 4, 2)
+    label[0, 0, 0, 0] = 1
+    cropped = CropAroundLabeld(["label"], "label", [8, 8, -1])({"label": label})["label"]
+    assert cropped.shape == (1, 8, 8, 2)
+    assert cropped[0].nonzero().tolist() == [[4, 4, 0]]
+
+
+def test_nothing_to_crop_around() -> None:
+    with pytest.raises(InputError, match="found no labelled voxel, expected a label to crop around"):
+        CropAroundLabeld(["label"], "label", [4, 4, -1])({"label": torch.zeros(1, 4, 4, 4)})
+
+
+def test_dar_keeps_two_slices_about_the_organs_and_windows_the_ct(tmp_path: Path) -> None:
+    prepare(Order("btcv", write_btcv(tmp_path / "in", [2]), tmp_path / "out", "dar"))
+    image, affine = read(tmp_path / "out" / "ct" / "ct_0002_image.nii.gz")
+    label, _ = read(tmp_path / "out" / "ct" / "ct_0002_label.nii.gz")
+    assert image.shape[:2] == (512, 512)
+    assert np.allclose(np.linalg.norm(affine[:3, :3], axis=0), (1, 1, 4))
+    assert nib.aff2axcodes(affine) == ("R", "A", "S")
+    # On the original 3 mm grid the four organs, and two slices more.
+    world = world_of((20, 18, 15), np.array([[0, 2.25, 0, -24], [2.0, 0, 0, -22], [0, 0, -3.0, 21], [0, 0, 0, 1]]))
+    slices = np.flatnonzero((true_label(world, [1, 2, 3, 4]) > 0).any((0, 1)))
+    millimetres = 3 * (min(slices[-1] + 2, 14) - max(slices[0] - 2, 0) + 1)
+    assert image.shape[2] * 4 == pytest.approx(millimetres, abs=4)
+    assert (image.min(), image.max()) == (-1.0, 1.0)
+    # HU -350 to 350 become -1 to 1.
+    centre = tuple(np.argwhere(label == 1).mean(0).round().astype(int))
+    at = np.asarray(centre) @ affine[:3, :3].T + affine[:3, 3]
+    assert image[centre] == pytest.approx(np.clip(true_image(at[None], 2)[0] / 350, -1, 1), abs=0.05)
+
+
+def test_dar_scales_mr_by_its_maximum(tmp_path: Path) -> None:
+    prepare(Order("chaos", write_chaos_mr(tmp_path / "in", 2), tmp_path / "out", "dar"))
+    image, affine = read(tmp_path / "out" / "mr" / "mr_02_image.nii.gz")
+    assert image.shape[:2] == (512, 512)
+    assert np.allclose(np.linalg.norm(affine[:3, :3], axis=0), (1, 1, 4))
+    assert (image.min(), image.max()) == (-1.0, 1.0)
+
+
+def test_sifa_resizes_abdominal_slices_and_tests_on_its_validation_list(tmp_path: Path) -> None:
+    report = prepare(Order("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", "sifa"))
+    image, affine = read(tmp_path / "out" / "ct" / "ct_0002_image.nii.gz")
+    assert image.shape == (256, 256, 15)
+    assert np.linalg.norm(affine[:3, 2]) == pytest.approx(3.0)
+    sections = {"training": ["ct_0002"], "validation": ["ct_0001"], "test": ["ct_0001"]}
+    assert report["domains"]["ct"]["sections"] == sections
+    assert "validation cases are the test cases" in report["peeks"][0]
+
+
+def test_a_protocol_of_your_own(tmp_path: Path) -> None:
+    content = yaml.safe_load((CONFIGS / "protocols" / "clean.yaml").read_text())
+    content["protocol"] = "mine"
+    content["datasets"]["btcv"]["domains"]["ct"]["splits"] = {"test": [2]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    report = prepare(Order("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", str(tmp_path / "mine.yaml")))
+    assert report["protocol"]["name"] == "mine"
+    assert report["domains"]["ct"]["sections"] == {"training": ["ct_0001"], "test": ["ct_0002"]}
