@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from scripts.errors import InputError
 
 __all__ = [
     "TranslatedDatalist",
+    "all_sections",
     "case_name",
     "datalists_of_domains",
     "find_volumes",
     "folder_datalist",
+    "pair_volumes",
     "read_datalist",
     "write_datalist",
 ]
@@ -86,6 +88,49 @@ def find_volumes(where: str) -> list[Item]:
     if path.is_file():
         return [{"image": str(path.absolute())}]
     return _distinctly_named([{"image": str(file)} for file in _nifti_files(path, images_only=True)], path)
+
+
+def all_sections(path: str) -> dict[str, dict[str, Any]]:
+    """The datalists in a JSON file by domain name, with every section and every label: to look at data, not to train.
+
+    The file is a datalist (one domain) or a ``dataset.json`` with ``domains``. Paths become absolute; the volumes need
+    not exist, an entry needs no label, and a plain string stands for an image.
+
+    Raises:
+        InputError: the file is missing or lists no volume.
+    """
+    file, expected = Path(path), "a datalist, or a dataset.json with 'domains'"
+    remedy = "write one with 'python -m scripts datalist', or name the folder of the volumes"
+    content = _read_json(file, expected=expected, remedy=remedy)
+    several = content.get("domains")
+    domains = several if isinstance(several, dict) else {str(content.get("name", file.stem)): content}
+    datalists = {}
+    for name, domain in domains.items():
+        lists = {key: _entries(value, file.parent) for key, value in domain.items() if isinstance(value, list)}
+        head = {"name": name, "modality": domain.get("modality", name), "labels": content.get("labels", {})}
+        datalists[name] = head | {key: entries for key, entries in lists.items() if entries}
+    if not any(isinstance(value, list) for datalist in datalists.values() for value in datalist.values()):
+        raise InputError(file=file, found="no volume listed in it", expected=expected, remedy=remedy)
+    return datalists
+
+
+def pair_volumes(files: Iterable[Path]) -> list[Item]:
+    """The images among NIfTI files, each with the label map of the same case where there is one, in natural order.
+
+    A label map is told by its name or its folder's (``label``, ``seg``, ``mask``). Case names are compared as by
+    :func:`folder_datalist`; nnU-Net's channel number at an image's end counts for nothing.
+    """
+    listed = [file.absolute() for file in files if file.name.endswith(NIFTI_SUFFIXES) and not file.name.startswith(".")]
+    is_label = {file: _is_label(file) or bool(re.match("label|seg|mask", file.parent.name.lower())) for file in listed}
+    beside = {(file.parent, _case_name(file)): file for file in listed if is_label[file]}
+    label_of = {name: file for (_, name), file in beside.items()}
+    items = []
+    for image in sorted((file for file in listed if not is_label[file]), key=_natural):
+        name = _case_name(image)
+        near = beside.get((image.parent, name))
+        label = near or label_of.get(name) or label_of.get(name.removesuffix("_0000"))
+        items.append({"image": str(image)} | ({"label": str(label)} if label else {}))
+    return items
 
 
 def folder_datalist(
@@ -268,6 +313,16 @@ def _is_label(path: Path) -> bool:
 
 def _case_name(path: Path) -> str:
     return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", _stem(path))
+
+
+def _entries(listed: list[Any], folder: Path) -> list[Item]:
+    """Image and label of each entry as absolute paths (links keep their names); what else is listed is no case."""
+    entries = [{"image": entry} if isinstance(entry, str) else entry for entry in listed]
+    return [
+        {key: str((folder / entry[key]).absolute()) for key in ("image", "label") if isinstance(entry.get(key), str)}
+        for entry in entries
+        if isinstance(entry, Mapping) and isinstance(entry.get("image"), str)
+    ]
 
 
 def _absolute(entry: Mapping[str, str], folder: Path) -> Item:
