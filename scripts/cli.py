@@ -1,4 +1,4 @@
-"""Commands beside the bundles' own: data to start from, the demo, the benchmark."""
+"""Commands beside the bundles' own: data to start from, their check, the demo, the benchmark."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     datalist.add_argument("--validation", type=float, default=0.2, help="share of the cases in --images held out")
     datalist.add_argument("--out", type=Path, required=True, help="folder for <domain>.json")
     datalist.set_defaults(run=_datalist)
+
+    check = commands.add_parser("check", help="look whether data are right before anything trains on them")
+    check.add_argument("where", nargs="+", help="datalists, a dataset.json with domains, or a folder of volumes")
+    check.add_argument("--task", help="a task file, for names and values of the structures")
+    check.add_argument("--out", type=Path, default=Path("runs/check"), help="folder for check.html and check.json")
+    check.add_argument("--workers", type=int, help="processes; as many as pay by default")
+    check.set_defaults(run=_check)
 
     demo = commands.add_parser("demo", help="do the main job on built-in data and write report.html")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -87,6 +94,14 @@ def _datalist(options: argparse.Namespace) -> None:
         write_datalist(options.out / f"{name}.json", datalist)
         counts = ", ".join(f"{len(value)} {key}" for key, value in datalist.items() if isinstance(value, list))
         print(f"{options.out / name}.json: {counts}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from scripts.check.command import run_check
+
+    findings = run_check(options.where, options.out, task=options.task, workers=options.workers)
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Does a label lie on what its image shows? By the variance of the image that the label explains, shifted and flipped."""
+"""Does a label lie on what its image shows? By the share of the image's variance that it explains, moved and mirrored."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ class _Band:
         box = ndimage.find_objects((label > 0).astype(np.uint8))
         if not box:
             return
-        grown = tuple(
-            slice(max(part.start - BAND_VOXELS - 1, 0), part.stop + BAND_VOXELS + 1) for part in box[0]
-        )
+        grown = tuple(slice(max(part.start - BAND_VOXELS - 1, 0), part.stop + BAND_VOXELS + 1) for part in box[0])
         cut = label[grown]
         edge = np.zeros(cut.shape, bool)
         for axis in range(3):

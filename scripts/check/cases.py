@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scripts.data.datalists import all_sections, case_name, pair_volumes
 from scripts.errors import InputError
 
-__all__ = ["Alignment", "Case", "CaseFiles", "Finding", "Structure", "find_cases"]
+__all__ = ["Alignment", "Case", "CaseFiles", "Finding", "Structure", "by_domain", "find_cases", "others_of"]
 
 Severity = Literal["error", "warning"]
 
@@ -54,6 +54,7 @@ class CaseFiles:
         image: path.
         label: path, or None.
         modality: what the datalist says, such as ``CT``.
+        label_names: value and name of each structure, as the datalist says; may be empty.
     """
 
     domain: str
@@ -62,6 +63,7 @@ class CaseFiles:
     image: str
     label: str | None
     modality: str
+    label_names: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ class Case:
     orientation: str = ""
     percentiles: dict[str, float] = field(default_factory=dict)
     volumes_ml: dict[float, float] = field(default_factory=dict)
+    class_of: dict[float, int] = field(default_factory=dict)
     label_shape: tuple[int, ...] = ()
     affine_gap_mm: float | None = None
     header_gap_mm: float = 0.0
@@ -116,6 +119,7 @@ class Case:
     alignment: Alignment | None = None
     grain: float = math.nan
     spectrum: NDArray[np.complex64] | None = None
+    detail: NDArray[np.int8] | None = None
     image_digest: str = ""
     label_digest: str = ""
     pictures: list[str] = field(default_factory=list)
@@ -129,6 +133,20 @@ class Case:
     def domain(self) -> str:
         """Its domain's name."""
         return self.files.domain
+
+
+def by_domain(cases: Sequence[Case], keep: Callable[[Case], Any]) -> dict[str, list[Case]]:
+    """The cases that ``keep`` says something true of, by domain."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        if keep(case):
+            groups.setdefault(case.domain, []).append(case)
+    return groups
+
+
+def others_of(group: Sequence[Case], case: Case) -> list[Case]:
+    """A group without one of its cases."""
+    return [other for other in group if other is not case]
 
 
 def find_cases(where: Sequence[str]) -> list[CaseFiles]:
@@ -146,7 +164,7 @@ def find_cases(where: Sequence[str]) -> list[CaseFiles]:
         for name, datalist in (_of_folder(Path(path)) if Path(path).is_dir() else all_sections(path)).items():
             datalists[name if name not in datalists else f"{name} of {path}"] = datalist
     cases = [
-        _case_files(domain, section, entry, datalist["modality"])
+        _case_files(domain, section, entry, datalist)
         for domain, datalist in datalists.items()
         for section, entries in datalist.items()
         if isinstance(entries, list)
@@ -199,11 +217,27 @@ def _section(path: Path) -> str:
     return "validation" if re.search(r"(?<![a-z])val(id|idation)?(?![a-z])|Val(/|$)", folders) else "training"
 
 
-def _case_files(domain: str, section: str, entry: dict[str, str], modality: str) -> CaseFiles:
-    image, label = entry["image"], entry.get("label")
+def _case_files(domain: str, section: str, entry: dict[str, str], datalist: dict[str, Any]) -> CaseFiles:
     return CaseFiles(
-        domain=domain, section=section, name=case_name(image), image=image, label=label, modality=str(modality)
+        domain=domain,
+        section=section,
+        name=case_name(entry["image"]),
+        image=entry["image"],
+        label=entry.get("label"),
+        modality=str(datalist["modality"]),
+        label_names=_label_names(datalist.get("labels", {})),
     )
+
+
+def _label_names(labels: Any) -> tuple[tuple[float, str], ...]:
+    """Value and name of each structure of a ``labels`` entry, ``{"1": "liver"}`` or ``{"liver": 1}``; 0 left out."""
+    pairs = []
+    for key, value in labels.items() if isinstance(labels, dict) else ():
+        number, name = (key, value) if re.fullmatch(r"\d+", str(key)) else (value, key)
+        if not isinstance(number, int | str) or not re.fullmatch(r"\d+", str(number)):
+            return ()  # nnU-Net's regions: a name for several values
+        pairs.append((float(number), str(name)))
+    return tuple(sorted(pair for pair in pairs if pair[0] != 0))
 
 
 def _with_names_of_their_own(cases: list[CaseFiles]) -> list[CaseFiles]:
@@ -212,7 +246,7 @@ def _with_names_of_their_own(cases: list[CaseFiles]) -> list[CaseFiles]:
     for case in cases:
         images.setdefault((case.domain, case.name), set()).add(case.image)
     return [
-        CaseFiles(**{**case.__dict__, "name": f"{Path(case.image).parent.name}/{case.name}"})
+        replace(case, name=f"{Path(case.image).parent.name}/{case.name}")
         if len(images[case.domain, case.name]) > 1
         else case
         for case in cases

@@ -1,4 +1,4 @@
-"""Volumes on a coarse grid, and what is read off them by the image alone: body, grain, fingerprint."""
+"""Volumes on a coarse grid, and what is read off them by the image alone: the body and its grain."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from scripts.data.sections import body_mask
 
-__all__ = ["COARSE_MM", "body_of", "fingerprint", "grain", "mirrored", "resample", "similarity"]
+__all__ = ["COARSE_MM", "body_of", "grain", "resample"]
 
 COARSE_MM = 4.0
 """Grid of everything that is judged by the image alone: fine enough for a body, coarse enough for hundreds of cases."""
-
-PRINT_MM, PRINT_SIZE = 8.0, 48
-"""Fingerprint: the middle 384 mm of a volume at 8 mm."""
 
 GRAIN_VOXELS = 1.0
 """Smoothing of slopes, so that noise has none."""
@@ -64,7 +61,7 @@ def body_of(coarse: _Array) -> NDArray[np.bool_]:
 def grain(coarse: _Array, body: _Array, stack_axis: int) -> float:
     """How much faster a body changes along the stack than in plane: the logarithm of the ratio of mean slopes.
 
-    People differ little in it, while a slice spacing that is too large by a factor makes it smaller by about the factor.
+    People differ little in it; a slice spacing that is too large by a factor makes it smaller by about that factor.
 
     Args:
         coarse: (H, W, D) at :data:`COARSE_MM`.
@@ -80,38 +77,10 @@ def grain(coarse: _Array, body: _Array, stack_axis: int) -> float:
     low, high = np.percentile(coarse, (1.0, 99.0))
     scaled = np.clip((coarse - low) / max(high - low, 1e-6), 0, 1)
     orders = [[int(axis == other) for other in range(3)] for axis in range(3)]
-    slopes = [float(np.abs(ndimage.gaussian_filter(scaled, GRAIN_VOXELS, order=order)[inner]).mean()) for order in orders]
+    slopes = [
+        float(np.abs(ndimage.gaussian_filter(scaled, GRAIN_VOXELS, order=order)[inner]).mean()) for order in orders
+    ]
     if min(slopes) <= 0:
         return math.nan
     along = math.log(slopes.pop(stack_axis))
     return along - sum(map(math.log, slopes)) / 2
-
-
-def fingerprint(coarse: _Array) -> NDArray[np.complex64]:
-    """The spectrum by which :func:`similarity` knows a volume again, whatever its scale, data type or frame.
-
-    Args:
-        coarse: (H, W, D) at :data:`COARSE_MM`.
-    """
-    low, high = np.percentile(coarse, (1.0, 99.0))
-    volume = resample(np.clip((coarse - low) / max(high - low, 1e-6), 0, 1), (COARSE_MM,) * 3, (PRINT_MM,) * 3)
-    detail = ndimage.gaussian_filter(volume, 0.7) - ndimage.gaussian_filter(volume, 2.0)
-    middle = tuple(slice(max(size - PRINT_SIZE, 0) // 2, max(size - PRINT_SIZE, 0) // 2 + PRINT_SIZE) for size in detail.shape)
-    detail = detail[middle]
-    detail = detail / max(float(np.linalg.norm(detail)), 1e-6)
-    return np.asarray(fft.rfftn(detail, (PRINT_SIZE,) * 3), np.complex64)
-
-
-def mirrored(spectrum: NDArray[np.complex64], axes: Sequence[int]) -> NDArray[np.complex64]:
-    """The fingerprint of the same volume flipped along axes (0 left/right, 1 anterior/posterior, 2 head/feet)."""
-    # The last axis holds half of the spectrum: flipping it is flipping all three (the conjugate) and the others back.
-    others = set(axes) if 2 not in axes else {0, 1} - set(axes)
-    result = spectrum.conj() if 2 in axes else spectrum
-    for axis in others:
-        result = np.roll(np.flip(result, axis), 1, axis)
-    return result
-
-
-def similarity(first: NDArray[np.complex64], second: NDArray[np.complex64]) -> float:
-    """The highest correlation of two fingerprints over all shifts, at most 1."""
-    return float(fft.irfftn(first * second.conj(), (PRINT_SIZE,) * 3).max())

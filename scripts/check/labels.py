@@ -65,13 +65,13 @@ def ranked(label: _Array) -> LabelMap:
     return LabelMap(values.astype(np.float64)[zero:], counts[zero:], ranks)
 
 
-def find_structures(label: LabelMap, affine: _Array, centre_voxel: Sequence[float]) -> dict[float, Structure]:
+def find_structures(label: LabelMap, affine: _Array, centre_voxel: _Array) -> dict[float, Structure]:
     """Volume, place and extent of each value above 0.
 
     Args:
         label: the label map.
         affine: voxel to mm; the directions count, the origin does not.
-        centre_voxel: the voxel that places are measured from.
+        centre_voxel: (3,), the voxel that places are measured from.
     """
     steps = np.asarray(affine, float)[:3, :3]
     spacing_mm = np.linalg.norm(steps, axis=0)

@@ -81,7 +81,7 @@ def middle_layout(layouts: Sequence[Layout]) -> dict[int, tuple[float, float, fl
     values = sorted({value for layout in layouts for value in layout})
     seen = {value: [layout[value] for layout in layouts if value in layout] for value in values}
     return {
-        value: tuple(np.median(places, axis=0).tolist())  # type: ignore[misc]
+        value: tuple(np.median(places, axis=0).tolist())
         for value, places in seen.items()
         if len(places) >= len(layouts) / 2
     }

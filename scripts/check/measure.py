@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from scripts.check.alignment import measure_alignment
 from scripts.check.cases import Case, CaseFiles, Finding
-from scripts.check.coarse import COARSE_MM, body_of, fingerprint, grain, resample
+from scripts.check.coarse import COARSE_MM, body_of, grain, resample
+from scripts.check.fingerprints import detail_of, spectrum_of
 from scripts.check.labels import LabelMap, find_structures, ranked, rim_shares
 from scripts.check.limits import LIMITS
 from scripts.check.pictures import draw_views
@@ -54,7 +55,7 @@ class _Opened:
     def coarse(self) -> NDArray[np.float32]:
         """The volume in RAS order at :data:`COARSE_MM`."""
         edges = np.array(self.spacing_mm)[np.argsort(self.turn[:, 0])]
-        return resample(nib.orientations.apply_orientation(self.voxels, self.turn), edges, (COARSE_MM,) * 3)
+        return resample(nib.orientations.apply_orientation(self.voxels, self.turn), edges.tolist(), (COARSE_MM,) * 3)
 
     def voxel_of(self, coarse_voxel: _Array, coarse_shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Where a place of the coarse volume lies among the stored voxels."""
@@ -84,10 +85,10 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
     opened = _Opened(voxels=voxels, header_affine=header_affine, affine=affine)
     case.spacing_mm, case.stack_axis = opened.spacing_mm, _stack_axis(opened)
     case.percentiles = dict(zip(map(str, PERCENTILES), np.percentile(voxels, PERCENTILES).tolist(), strict=True))
-    case.image_digest = hashlib.sha256(np.ascontiguousarray(voxels)).hexdigest()
+    case.image_digest = hashlib.sha256(voxels.tobytes()).hexdigest()
     coarse = opened.coarse()
     body = body_of(coarse)
-    case.spectrum = fingerprint(coarse)
+    case.spectrum, case.detail = spectrum_of(coarse), detail_of(coarse)
     case.grain = grain(coarse, body, int(opened.turn[case.stack_axis, 0]))
     case.header_gap_mm = _header_gap_mm(files.image)
     places = np.argwhere(body)
@@ -95,7 +96,7 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
     classes = None
     if label is not None:
         fits = _measure_label(case, opened, *label, centre=opened.voxel_of(middle, body.shape))
-        classes = None if fits is None else _classes(fits, class_of)
+        classes = None if fits is None else _classes(case, fits, class_of)
     case.pictures = draw_views(voxels, classes, opened.turn, opened.spacing_mm)
     return case
 
@@ -119,9 +120,7 @@ def _load(case: Case, key: str, path: str) -> tuple[_Array, _Array] | None:
     return np.asarray(volume[0]), np.asarray(volume.affine, np.float64)
 
 
-def _measure_label(
-    case: Case, opened: _Opened, label: _Array, label_affine: _Array, centre: _Array
-) -> LabelMap | None:
+def _measure_label(case: Case, opened: _Opened, label: _Array, label_affine: _Array, centre: _Array) -> LabelMap | None:
     """Everything that needs the label; the label map if it has the image's shape."""
     values = ranked(label)
     voxel_ml = abs(float(np.linalg.det(label_affine[:3, :3]))) / 1000
@@ -130,7 +129,7 @@ def _measure_label(
     case.label_shape = label.shape
     case.affine_gap_mm = float(np.abs(label_affine - opened.header_affine).max())
     if case.volumes_ml:
-        case.label_digest = hashlib.sha256(np.ascontiguousarray(label)).hexdigest()
+        case.label_digest = hashlib.sha256(label.tobytes()).hexdigest()
     if label.shape != opened.voxels.shape:
         return None
     thick = LIMITS.thick_slices * min(opened.spacing_mm)
@@ -141,11 +140,12 @@ def _measure_label(
     return values
 
 
-def _classes(label: LabelMap, class_of: Mapping[float, int]) -> NDArray[np.int32]:
-    """Class ids for colours: the task's; ranks where no task is known."""
-    if not class_of:
-        return label.ranks
-    return np.array([class_of.get(value, 0) for value in label.values.tolist()], np.int32)[label.ranks]
+def _classes(case: Case, label: LabelMap, class_of: Mapping[float, int]) -> NDArray[np.int32]:
+    """Class ids for colours: the task's; without a task the values themselves, or their ranks where they are large."""
+    values = label.values.tolist()
+    own = {value: int(value) if max(values) <= LIMITS.most_values else rank for rank, value in enumerate(values)}
+    case.class_of = {value: number for value, number in (class_of or own).items() if number and value in values}
+    return np.array([case.class_of.get(value, 0) for value in values], np.int32)[label.ranks]
 
 
 def _stack_axis(opened: _Opened) -> int:

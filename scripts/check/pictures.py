@@ -28,9 +28,7 @@ FILL, QUALITY = 0.22, 85
 """Opacity of an area inside its outline; JPEG quality."""
 
 
-def draw_views(
-    image: _Array, classes: _Array | None, turn: _Array, spacing_mm: Sequence[float]
-) -> list[str]:
+def draw_views(image: _Array, classes: _Array | None, turn: _Array, spacing_mm: Sequence[float]) -> list[str]:
     """The axial, the coronal and the sagittal slice with most labelled voxels, as JPEG data URIs.
 
     Pixels are square in mm, so that a wrong spacing shows. Without a label the middle slices are drawn.

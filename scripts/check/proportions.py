@@ -1,4 +1,8 @@
-"""Is the slice spacing right? By the shape of labelled structures: their height along the stack against their width."""
+"""Is the slice spacing right? By two witnesses that a wrong one stretches and that people differ little in.
+
+The first is the height of labelled structures along the stack against their width. The second needs no label: the
+grain, how fast the image changes along the stack against in plane (:func:`scripts.check.coarse.grain`).
+"""
 
 from __future__ import annotations
 
@@ -10,70 +14,109 @@ import numpy as np
 
 from scripts.check.cases import Structure
 
-__all__ = ["Proportions", "Stretch", "proportions_of", "stretch"]
+__all__ = ["Proportions", "Stretch", "middle_proportions", "proportions_of", "stretch_of"]
 
-Proportions = Mapping[float, tuple[float, float]]
-"""By structure: logarithm of height over width, and logarithm of the volume in ml."""
+GRAIN_RESPONSE = 0.75
+"""By how much the grain changes for each unit of the spacing's logarithm: 0.70 to 0.85 on CT and MR of the abdomen."""
+
+LEAST_HEIGHT_DEVIATION, LEAST_GRAIN_DEVIATION = 0.08, 0.05
+"""Standard deviations (of logarithms) assumed at least, as a few others may agree by chance."""
+
+
+@dataclass(frozen=True)
+class Proportions:
+    """What is compared; all logarithms.
+
+    Attributes:
+        heights: height over width of each structure, by value.
+        volumes: volume in ml of each structure.
+        grain: of the image; NaN where it is unknown.
+    """
+
+    heights: Mapping[float, float]
+    volumes: Mapping[float, float]
+    grain: float
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """How much higher and larger a case's structures are than others'.
+    """By what factor a case is longer along its stack than others.
 
     Attributes:
-        height: factor of height over width, the median over structures.
-        volume: factor of the volume, likewise.
-        deviations: the logarithm of ``height`` in robust standard deviations of the others.
+        factor: both witnesses together, weighted by their precision.
+        deviations: its logarithm in standard deviations.
+        height: what the structures say, or None.
+        grain: what the image says, or None.
+        volume: factor between the structures' volumes and the others', or None.
     """
 
-    height: float
-    volume: float
+    factor: float
     deviations: float
+    height: float | None
+    grain: float | None
+    volume: float | None
+
+    def agrees(self, least: float) -> bool:
+        """Whether each witness that was heard says at least this factor, in the same direction."""
+        heard = [math.log(said) for said in (self.height, self.grain) if said is not None]
+        return all(said * math.log(self.factor) > 0 and abs(said) >= math.log(least) for said in heard)
 
 
-def proportions_of(structures: Mapping[float, Structure], stack_axis: int) -> dict[float, tuple[float, float]]:
-    """Height over width and volume of each structure, as logarithms.
+def proportions_of(structures: Mapping[float, Structure], stack_axis: int, grain: float) -> Proportions:
+    """The proportions of one case.
 
     Args:
-        structures: of one case.
+        structures: of the case.
         stack_axis: the stored axis that slices are stacked along.
+        grain: of its image.
     """
-    result = {}
+    heights = {}
     for value, structure in structures.items():
         widths = [edge for axis, edge in enumerate(structure.spread_mm) if axis != stack_axis]
-        height = math.log(structure.spread_mm[stack_axis]) - sum(map(math.log, widths)) / 2
-        result[value] = (height, math.log(structure.volume_ml))
-    return result
+        heights[value] = math.log(structure.spread_mm[stack_axis]) - sum(map(math.log, widths)) / 2
+    volumes = {value: math.log(structure.volume_ml) for value, structure in structures.items()}
+    return Proportions(heights, volumes, grain)
 
 
-def stretch(case: Proportions, others: Sequence[Proportions], least_deviation: float) -> Stretch | None:
-    """Compare one case's proportions with others'.
+def middle_proportions(cases: Sequence[Proportions]) -> Proportions:
+    """Medians over the cases of a domain; its grain is left out, as it depends on the modality."""
+    values = sorted({value for case in cases for value in case.heights})
+    heights = {v: float(np.median([case.heights[v] for case in cases if v in case.heights])) for v in values}
+    volumes = {v: float(np.median([case.volumes[v] for case in cases if v in case.volumes])) for v in values}
+    return Proportions(heights, volumes, math.nan)
 
-    Args:
-        case: of one case, or the medians of a domain.
-        others: of the cases to compare with.
-        least_deviation: standard deviation that is assumed at least (of a logarithm), as few others may agree by chance.
 
-    Returns:
-        None where no structure is shown by both.
-    """
-    ratio = _against(case, others)
-    if ratio is None:
+def stretch_of(case: Proportions, others: Sequence[Proportions]) -> Stretch | None:
+    """Compare a case, or the middle of a domain, with other cases; None where there is nothing to compare."""
+    height = _against(case.heights, [other.heights for other in others])
+    among = [_against(other.heights, [one.heights for one in others]) for other in others]
+    heights = [said for said in among if said is not None]
+    grains = np.array([other.grain for other in others if not math.isnan(other.grain)])
+    witnesses = []
+    if height is not None:
+        witnesses.append((height, max(_robust_deviation(heights), LEAST_HEIGHT_DEVIATION)))
+    grain = None
+    if len(grains) and not math.isnan(case.grain):
+        grain = (float(np.median(grains)) - case.grain) / GRAIN_RESPONSE
+        witnesses.append((grain, max(_robust_deviation(grains) / GRAIN_RESPONSE, LEAST_GRAIN_DEVIATION)))
+    if not witnesses:
         return None
-    among = [_against(one, others) for one in others]
-    heights = np.array([pair[0] for pair in among if pair is not None])
-    deviation = max(1.4826 * float(np.median(np.abs(heights - np.median(heights)))), least_deviation)
-    return Stretch(math.exp(ratio[0]), math.exp(ratio[1]), (ratio[0] - float(np.median(heights))) / deviation)
+    weight = sum(1 / deviation**2 for _, deviation in witnesses)
+    factor = sum(said / deviation**2 for said, deviation in witnesses) / weight
+    volume = _against(case.volumes, [other.volumes for other in others])
+    height_factor, grain_factor, volume_factor = (None if x is None else math.exp(x) for x in (height, grain, volume))
+    return Stretch(math.exp(factor), factor * math.sqrt(weight), height_factor, grain_factor, volume_factor)
 
 
-def _against(case: Proportions, others: Sequence[Proportions]) -> tuple[float, float] | None:
-    """Median over structures of the differences from the others' medians."""
+def _against(case: Mapping[float, float], others: Sequence[Mapping[float, float]]) -> float | None:
+    """Median over structures of the difference from the others' median."""
     differences = [
-        np.subtract(case[value], np.median(seen, axis=0))
+        case[value] - float(np.median(seen))
         for value in case
         if (seen := [other[value] for other in others if value in other])
     ]
-    if not differences:
-        return None
-    height, volume = np.median(differences, axis=0)
-    return float(height), float(volume)
+    return float(np.median(differences)) if differences else None
+
+
+def _robust_deviation(values: Sequence[float] | np.ndarray) -> float:
+    return 1.4826 * float(np.median(np.abs(np.array(values) - np.median(values))))
