@@ -1,4 +1,4 @@
-"""Does a label lie on what its image shows? By the share of the image's variance that it explains, moved and mirrored."""
+"""Does a label lie on what its image shows? By the share of variance that it explains, there, moved and mirrored."""
 
 from __future__ import annotations
 

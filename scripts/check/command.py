@@ -17,6 +17,7 @@ from tqdm import tqdm
 from scripts.check.across import find_shifted_labels, find_wrong_spacing
 from scripts.check.cases import Case, CaseFiles, Finding, find_cases
 from scripts.check.copies import find_copies
+from scripts.check.layout import AXES
 from scripts.check.measure import measure_case
 from scripts.check.orientation import find_mirrored_images, find_misplaced_structures
 from scripts.check.page import Checked, summary_table, write_page
@@ -24,6 +25,8 @@ from scripts.check.single import judge_case
 from scripts.errors import InputError
 
 __all__ = ["TaskLabels", "check_cases", "judge_cases", "read_task", "run_check"]
+
+STORED_AXES = ("along the first axis", "along the second axis", "along the third axis")
 
 CASES_PER_WORKER = 6
 """A worker takes seconds to start: fewer cases than these are measured sooner without it."""
@@ -106,10 +109,11 @@ def judge_cases(cases: Sequence[Case], labels: TaskLabels) -> list[Finding]:
     alone = {id(case): judge_case(case, labels.names, labels.known) for case in cases}
     findings = [finding for case in cases for finding in alone[id(case)]]
     upright = [case for case in cases if all(f.kind != "label mirrored against its image" for f in alone[id(case)])]
-    misplaced = find_misplaced_structures(upright, labels.names)
+    axes = STORED_AXES if labels.keeps_stored_axes else AXES
+    misplaced = find_misplaced_structures(upright, labels.names, axes)
     known = {(f.domain, name) for f in misplaced if f.severity == "error" for name in f.cases}
     known |= {tuple(f.domain.split(", ")) for f in misplaced if not f.cases}  # type: ignore[misc]
-    findings += [*misplaced, *find_mirrored_images(cases, known), *find_shifted_labels(upright)]
+    findings += [*misplaced, *find_mirrored_images(cases, known, axes), *find_shifted_labels(upright)]
     findings += [*find_wrong_spacing(cases), *find_copies(cases)]
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
