@@ -40,7 +40,7 @@ def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
     band = _Band(label)
     if not band.is_usable:
         return None
-    image = np.clip(image, *np.percentile(image[:: max(image.shape[0] // 64, 1)], (0.5, 99.5))).astype(np.float32)
+    image = _windowed(image, label)
     explained = band.explained(image, (0, 0, 0))
     best, curve_of = [0, 0, 0], {}
     for axis in (0, 1, 2, 0, 1, 2):
@@ -58,6 +58,12 @@ def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
         shift_voxel=(shift[0], shift[1], shift[2]),
         flipped_explained=(flipped[0], flipped[1], flipped[2]),
     )
+
+
+def _windowed(image: _Array, label: _Array) -> NDArray[np.float32]:
+    """The image cut to three times the range of the structures' values, so that skin against air counts little."""
+    low, high = np.percentile(image[label > 0], (2.0, 98.0))
+    return np.clip(image, low - (high - low), high + (high - low)).astype(np.float32)
 
 
 class _Band:

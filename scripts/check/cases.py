@@ -98,7 +98,7 @@ class Alignment:
     flipped_explained: tuple[float, float, float]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Case:
     """What is known of one case after its volumes were read once and let go."""
 

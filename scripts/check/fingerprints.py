@@ -53,9 +53,17 @@ def mirrored(spectrum: Fingerprint, axes: Sequence[int]) -> Fingerprint:
     return result
 
 
-def detail_of(coarse: _Array) -> NDArray[np.int8]:
-    """The fine structure of a volume's middle, for :func:`agreement`."""
-    band = _middle(_band(_scaled(coarse), 0.5, 1.5), DETAIL_SIZE)
+def detail_of(coarse: _Array, body: _Array) -> NDArray[np.int8]:
+    """The fine structure of a volume's middle, for :func:`agreement`.
+
+    Values are cut at the 1st and 99th percentile of the body, so that skin against air does not drown what is inside.
+
+    Args:
+        coarse: (H, W, D) in RAS order at :data:`scripts.check.coarse.COARSE_MM`.
+        body: mask on the same grid.
+    """
+    inside = coarse[body] if body.any() else coarse
+    band = _middle(_band(np.clip(coarse, *np.percentile(inside, (1.0, 99.0))), 0.5, 1.5), DETAIL_SIZE)
     return np.clip(np.rint(band * (40 / max(float(band.std()), 1e-6))), -127, 127).astype(np.int8)
 
 

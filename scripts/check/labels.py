@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,28 +30,24 @@ class LabelMap:
     """A label map as ranks, so that values far apart cost no more than 1, 2, 3.
 
     Attributes:
-        values: all values in the map and 0, ascending.
+        values: 0 and all values above it, ascending.
         counts: voxels of each.
         ranks: (H, W, D), for each voxel the place of its value in ``values``, background being 0.
+        negative: voxels of each value below 0, which are no labels; their ranks are 0.
     """
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
     ranks: NDArray[np.int32]
-
-    def rank_of(self, value: float) -> int | None:
-        """The rank of a value, or None where it does not occur."""
-        places = np.flatnonzero(self.values == value)
-        return int(places[0]) if len(places) else None
+    negative: Mapping[float, int] = field(default_factory=dict)
 
 
 def ranked(label: _Array) -> LabelMap:
-    """Sort out the values of a label map (H, W, D); negative ones become background, but stay among the values."""
+    """Sort out the values of a label map (H, W, D)."""
     rounded = np.rint(label)
     low, high = float(label.min()), float(label.max())
     if low >= 0 and high < SMALL_RANGE and np.array_equal(rounded, label):
         counts = np.bincount(rounded.astype(np.int32).ravel())
-        counts[0] = max(counts[0], 0)
         values = np.flatnonzero((counts > 0) | (np.arange(len(counts)) == 0))
         places = np.zeros(len(counts), np.int32)
         places[values] = np.arange(len(values))
@@ -62,7 +58,8 @@ def ranked(label: _Array) -> LabelMap:
         values, counts = np.insert(values, zero, 0), np.insert(counts, zero, 0)
         inverse = inverse + (inverse >= zero)
     ranks = np.maximum(inverse.reshape(label.shape) - zero, 0).astype(np.int32)
-    return LabelMap(values.astype(np.float64)[zero:], counts[zero:], ranks)
+    negative = dict(zip(values[:zero].tolist(), counts[:zero].tolist(), strict=True))
+    return LabelMap(values.astype(np.float64)[zero:], counts[zero:], ranks, negative)
 
 
 def find_structures(label: LabelMap, affine: _Array, centre_voxel: _Array) -> dict[float, Structure]:

@@ -88,7 +88,7 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
     case.image_digest = hashlib.sha256(voxels.tobytes()).hexdigest()
     coarse = opened.coarse()
     body = body_of(coarse)
-    case.spectrum, case.detail = spectrum_of(coarse), detail_of(coarse)
+    case.spectrum, case.detail = spectrum_of(coarse), detail_of(coarse, body)
     case.grain = grain(coarse, body, int(opened.turn[case.stack_axis, 0]))
     case.header_gap_mm = _header_gap_mm(files.image)
     places = np.argwhere(body)
@@ -124,8 +124,8 @@ def _measure_label(case: Case, opened: _Opened, label: _Array, label_affine: _Ar
     """Everything that needs the label; the label map if it has the image's shape."""
     values = ranked(label)
     voxel_ml = abs(float(np.linalg.det(label_affine[:3, :3]))) / 1000
-    volumes = zip(values.values.tolist(), (values.counts * voxel_ml).tolist(), strict=True)
-    case.volumes_ml = {value: volume for value, volume in volumes if value != 0}
+    counts = {**values.negative, **dict(zip(values.values.tolist(), values.counts.tolist(), strict=True))}
+    case.volumes_ml = {value: count * voxel_ml for value, count in counts.items() if value != 0}
     case.label_shape = label.shape
     case.affine_gap_mm = float(np.abs(label_affine - opened.header_affine).max())
     if case.volumes_ml:

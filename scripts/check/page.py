@@ -29,8 +29,9 @@ border-bottom:1px solid #e3e3e3}th{font-size:.8rem;color:#777;font-weight:600}sm
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(25rem,1fr));gap:1rem}
 .card{border:1px solid #e3e3e3;border-radius:.5rem;padding:.7rem .8rem;break-inside:avoid}
 .card.has-error{border:2px solid #d55e00}.card.has-warning{border:2px solid #e6b94a}.card h3{font-size:.95rem;margin:0}
-.views{display:flex;gap:4px;margin:.5rem 0;height:10.5rem;background:#000;border-radius:.25rem;overflow:hidden;
-justify-content:center}.views img{max-height:100%;max-width:33%;object-fit:contain;align-self:center}
+.views{display:grid;grid-template:1fr 1fr/3fr 2fr;gap:3px;margin:.5rem 0;height:15rem;background:#000;padding:3px;
+border-radius:.3rem}.views img{width:100%;height:100%;min-height:0;object-fit:contain}
+.views img:first-child{grid-row:span 2}
 .chip{display:inline-block;margin-right:.8rem;white-space:nowrap;font-size:.85rem}
 .dot{display:inline-block;width:.7rem;height:.7rem;border-radius:.15rem;margin-right:.3rem}
 .numbers td,.numbers th{font-size:.82rem;padding:.25rem .5rem;white-space:nowrap}.wide{overflow-x:auto}
@@ -42,6 +43,10 @@ Cases with findings stand first.</p><div class="cards">$cards</div>
 <details><summary>All numbers</summary><div class="wide">$numbers</div></details>
 <details><summary>Limits that were applied</summary><table class="numbers">$limits</table></details></html>
 """)
+
+
+MOST_CHIPS = 10
+"""Label values of a case that are listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +138,8 @@ def _numbers(checked: Checked) -> tuple[list[str], list[list[str]]]:
 def _row(case: Case, checked: Checked) -> list[str]:
     percentiles = " / ".join(f"{case.percentiles[key]:.4g}" for key in ("0.5", "50.0", "99.5") if case.percentiles)
     volumes = list(case.volumes_ml.items())
-    shown = " ".join(f"{value:g}:{volume:.3g}" for value, volume in volumes[:16]) + (
-        " ..." if len(volumes) > 16 else ""
+    shown = " ".join(f"{value:g}:{volume:.3g}" for value, volume in volumes[:MOST_CHIPS]) + (
+        " ..." if len(volumes) > MOST_CHIPS else ""
     )
     found = checked.of(case)
     return [
@@ -204,11 +209,14 @@ def _card(case: Case, checked: Checked) -> str:
 
 
 def _chips(case: Case, names: Mapping[float, str]) -> Iterable[str]:
-    for value, volume in list(case.volumes_ml.items())[:16]:
+    volumes = sorted(case.volumes_ml.items(), key=lambda item: (item[0] not in case.class_of, item[0]))
+    for value, volume in volumes[:MOST_CHIPS]:
         class_id = case.class_of.get(value, 0)
         colour = structure_colour(class_id) if class_id else "#bbb"
         text = f"{html.escape(names.get(value, f'{value:g}'))} <b>{volume:.3g}</b> ml"
         yield f'<span class="chip"><span class="dot" style="background:{colour}"></span>{text}</span>'
+    if len(volumes) > MOST_CHIPS:
+        yield f'<span class="chip pale">and {len(volumes) - MOST_CHIPS} more values</span>'
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -96,9 +96,10 @@ def _values(case: Case, names: Mapping[float, str], known: Collection[float] | N
         remedy = "resample the original label map with nearest neighbour"
         return [_finding(case, "error", "interpolated label", found, "whole numbers, one for each class", remedy)]
     findings = []
-    unknown = [value for value in values if known is not None and value not in known]
+    unknown = [value for value in values if value < 0 or (known is not None and value not in known)]
     if unknown:
-        found, expected = f"label value(s) {listed(unknown)}", f"only 0, {listed(sorted(known or ()), 20)}"
+        found = f"label value(s) {listed(unknown)}"
+        expected = f"only 0, {listed(sorted(known), 20)}" if known else "whole numbers from 0 on"
         remedy = "add them to label_values or background_values of the task file, or mend the label map"
         findings.append(_finding(case, "error", "unknown label value", found, expected, remedy))
     missing = [name for value, name in names.items() if value not in case.volumes_ml]
