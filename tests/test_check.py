@@ -156,15 +156,11 @@ def test_damage_is_found_in_its_case_alone(
 
 
 def test_an_upside_down_ct_is_found_without_labels(clean: Set, tmp_path: Path) -> None:
-    case = clean.damaged(1, flip_both(1), tmp_path)
-    without = [
-        replace_label(clean.cases[n] if n != 1 else case)
-        for n in range(len(clean.cases))
-        if clean.cases[n].domain == "ct"
-    ]
-    findings = judge_cases(without, LABELS)
+    case = clean.damaged(2, flip_both(1), tmp_path)
+    others = [other for other in clean.cases if other.domain == "ct" and other.name != case.name]
+    findings = judge_cases([replace_label(one) for one in (*others, case)], LABELS)
     assert kinds(findings) == {("error", "mirrored volume", (case.name,))}
-    assert "mirrored anterior/posterior" in findings[0].found
+    assert "anterior/posterior" in findings[0].found
 
 
 def replace_label(case: Case) -> Case:
@@ -184,7 +180,7 @@ def test_a_domain_that_is_all_upside_down_stands_against_the_other(clean: Set, t
         turned.append(clean.damaged(number, flip_both(1), tmp_path / str(number)))
     findings = clean.judged(*turned)
     assert kinds(findings) == {("error", "mirrored volume", ())}
-    assert findings[0].domain == "ct, mr"
+    assert set(findings[0].domain.split(", ")) == {"ct", "mr"}
     assert "anterior/posterior" in findings[0].found
 
 

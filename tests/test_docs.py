@@ -24,6 +24,7 @@ EXTRA = "--max_epochs 1 --iterations_per_epoch 2 --batch_size 2 --device cpu"
 
 ROAD = {
     "docs/how-to/own-data.md": ["data/phantom/ct.json", "data/lists/mr.json"],
+    "docs/how-to/check.md": ["runs/check/check.html", "runs/check/check.json"],
     "docs/how-to/synthesis.md": [
         "runs/phantom/synthesis/models/model.pt",
         "runs/phantom/synthesis/pictures/losses.png",
@@ -59,7 +60,7 @@ ROAD = {
 OTHER_OPTIONS = {
     "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node"},
-    "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"},
+    "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume", "workers"},
     "bundle": {"task", "weights", "zip"},
     "others": {"conf", "logdir"},  # MONAI Label's and TensorBoard's
 }

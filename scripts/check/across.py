@@ -76,7 +76,8 @@ def find_wrong_spacing(cases: Sequence[Case]) -> list[Finding]:
         for case in group:
             others = [seen[id(other)] for other in others_of(group, case)]
             stretch = stretch_of(seen[id(case)], others) if len(others) >= LIMITS.least_cases else None
-            if stretch and _is_stretched(stretch, LIMITS.stretch):
+            heard = stretch is not None and stretch.height is not None and stretch.grain is not None
+            if stretch and _is_stretched(stretch, LIMITS.stretch if heard else LIMITS.stretch_alone):
                 findings.append(_stretch_finding(domain, (case.name,), stretch, case.spacing_mm[case.stack_axis]))
     labelled = {domain: [seen[id(case)] for case in group if case.structures] for domain, group in groups.items()}
     for first, second in combinations([domain for domain in labelled if labelled[domain]], 2):

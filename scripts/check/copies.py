@@ -11,7 +11,7 @@ from scripts.check.limits import LIMITS
 
 __all__ = ["find_copies"]
 
-CANDIDATES = 5
+CANDIDATES = 3
 """Most alike cases of each case that are compared closely, so that large sets stay quick."""
 
 

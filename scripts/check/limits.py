@@ -56,7 +56,7 @@ class Limits:
     """Correlation of coarse structure from which on two volumes are compared closely."""
 
     duplicate: float = 0.75
-    """Correlation of fine structure from which on two volumes are one: different people reach 0.54 (one heart in two
+    """Correlation of fine structure from which on two volumes are one: different images reach 0.54 (one heart in two
     sequences), copies with other values or a small crop 0.88 and more."""
 
     least_cases: int = 3
@@ -82,6 +82,9 @@ class Limits:
 
     stretch: float = 1.3
     """Factor along the stack: at most 1.24 between people where image and structures are asked together."""
+
+    stretch_alone: float = 1.4
+    """The same where only one of them can be asked: images alone reach 1.3."""
 
     stretch_deviations: float = 4.0
     """The same in standard deviations of the others."""
