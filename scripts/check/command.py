@@ -67,10 +67,11 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
     Raises:
         InputError: a path leads nowhere, the task file is none, or the folder cannot be written.
     """
-    labels = read_task(task) if task else None
     files = find_cases(where)
+    labels = read_task(task) if task else _names_without_task(files)
     cases, findings = check_cases(files, labels, workers=workers, progress=True)
-    checked = Checked(cases=cases, findings=findings, names=(labels or _names_without_task(files)).names)
+    stored = labels.keeps_stored_axes
+    checked = Checked(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
     print(summary_table(checked))
     page = write_page(out, checked, sources=list(where), task=task)
     errors = sum(finding.severity == "error" for finding in findings)

@@ -45,17 +45,27 @@ Cases with findings stand first.</p><div class="cards">$cards</div>
 """)
 
 
+_STORED = "third, the second and the first stored axis"
+
 MOST_CHIPS = 10
 """Label values of a case that are listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Everything to report: the cases, what was found (errors first), and names of structures by value."""
+    """Everything to report.
+
+    Attributes:
+        cases: as measured.
+        findings: errors first.
+        names: of structures, by value.
+        keeps_stored_axes: whether pictures are along the stored axes.
+    """
 
     cases: Sequence[Case]
     findings: Sequence[Finding]
     names: Mapping[float, str]
+    keeps_stored_axes: bool = False
 
     @property
     def headline(self) -> str:
@@ -102,7 +112,7 @@ def write_page(out: Path, checked: Checked, *, sources: Sequence[str], task: str
         headline=html.escape(checked.headline),
         sources=html.escape(", ".join([*sources, *([task] if task else [])])),
         findings=_findings(checked),
-        views="axial, coronal, sagittal",
+        views=f"across the {_STORED}" if checked.keeps_stored_axes else "axial, coronal, sagittal",
         cards="".join(_card(case, checked) for case in ranked),
         numbers=_table(heads, rows),
         limits="".join(
@@ -138,7 +148,7 @@ def _numbers(checked: Checked) -> tuple[list[str], list[list[str]]]:
 def _row(case: Case, checked: Checked) -> list[str]:
     percentiles = " / ".join(f"{case.percentiles[key]:.4g}" for key in ("0.5", "50.0", "99.5") if case.percentiles)
     volumes = list(case.volumes_ml.items())
-    shown = " ".join(f"{value:g}:{volume:.3g}" for value, volume in volumes[:MOST_CHIPS]) + (
+    shown = " ".join(f"{value:g}:{_ml(volume)}" for value, volume in volumes[:MOST_CHIPS]) + (
         " ..." if len(volumes) > MOST_CHIPS else ""
     )
     found = checked.of(case)
@@ -213,10 +223,14 @@ def _chips(case: Case, names: Mapping[float, str]) -> Iterable[str]:
     for value, volume in volumes[:MOST_CHIPS]:
         class_id = case.class_of.get(value, 0)
         colour = structure_colour(class_id) if class_id else "#bbb"
-        text = f"{html.escape(names.get(value, f'{value:g}'))} <b>{volume:.3g}</b> ml"
+        text = f"{html.escape(names.get(value, f'{value:g}'))} <b>{_ml(volume)}</b> ml"
         yield f'<span class="chip"><span class="dot" style="background:{colour}"></span>{text}</span>'
     if len(volumes) > MOST_CHIPS:
         yield f'<span class="chip pale">and {len(volumes) - MOST_CHIPS} more values</span>'
+
+
+def _ml(volume: float) -> str:
+    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
