@@ -174,7 +174,7 @@ def _affines(case: Case) -> str:
 
 def _findings(checked: Checked) -> str:
     if not checked.findings:
-        return '<p><span class="tag fine">fine</span> Nothing here would spoil a training.</p>'
+        return '<p><span class="tag fine">nothing found</span> Look at the pictures all the same.</p>'
     rows = []
     for finding in checked.findings:
         links = [f'<a href="#{_anchor(finding.domain, name)}">{html.escape(name)}</a>' for name in finding.cases]
