@@ -1,4 +1,4 @@
-"""Commands beside the bundles' own: data to start from, the demo, the benchmark."""
+"""Commands beside the bundles' own: data to start from, their check, the demo, the benchmark."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     datalist.set_defaults(run=_datalist)
 
     _add_prepare(commands)
+    check = commands.add_parser("check", help="look whether data are right before anything trains on them")
+    check.add_argument("where", nargs="+", help="datalists, a dataset.json with domains, or a folder of volumes")
+    check.add_argument("--task", help="a task file, for names and values of the structures")
+    check.add_argument("--out", type=Path, default=Path("runs/check"), help="folder for check.html and check.json")
+    check.add_argument("--workers", type=int, help="processes; as many as pay by default")
+    check.set_defaults(run=_check)
 
     demo = commands.add_parser("demo", help="do the main job on built-in data and write report.html")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -120,6 +126,14 @@ def _prepare(options: argparse.Namespace) -> None:
     find = FindOptions(options.domain, options.labels, options.validation, options.trust == "image")
     order = Order(options.dataset, options.source, options.out, options.protocol, options.map, find, options.workers)
     print_report(options.out, prepare(order))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from scripts.check.command import run_check
+
+    findings = run_check(options.where, options.out, task=options.task, workers=options.workers)
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
 
 
 def _demo(options: argparse.Namespace) -> None:

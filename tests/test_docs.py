@@ -24,6 +24,7 @@ EXTRA = "--max_epochs 1 --iterations_per_epoch 2 --batch_size 2 --device cpu"
 
 ROAD = {
     "docs/how-to/own-data.md": ["data/phantom/ct.json", "data/lists/mr.json"],
+    "docs/how-to/check.md": ["runs/check/check.html", "runs/check/check.json"],
     "docs/how-to/prepare-folder.md": ["data/prepared/mr.json", "data/prepared/prepare.json"],
     "docs/how-to/synthesis.md": [
         "runs/phantom/synthesis/models/model.pt",

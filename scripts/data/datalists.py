@@ -21,6 +21,7 @@ from scripts.errors import InputError
 
 __all__ = [
     "TranslatedDatalist",
+    "all_sections",
     "datalists_of_domains",
     "find_volumes",
     "folder_datalist",
@@ -89,6 +90,30 @@ def find_volumes(where: str) -> list[Item]:
     if path.is_file():
         return [{"image": str(path.absolute())}]
     return _distinctly_named([{"image": str(file)} for file in nifti_files(path, images_only=True)], path)
+
+
+def all_sections(path: str) -> dict[str, dict[str, Any]]:
+    """The datalists in a JSON file by domain name, with every section and every label: to look at data, not to train.
+
+    The file is a datalist (one domain) or a ``dataset.json`` with ``domains``. Paths become absolute; the volumes need
+    not exist, an entry needs no label, and a plain string stands for an image.
+
+    Raises:
+        InputError: the file is missing or lists no volume.
+    """
+    file, expected = Path(path), "a datalist, or a dataset.json with 'domains'"
+    remedy = "write one with 'python -m scripts datalist', or name the folder of the volumes"
+    content = _read_json(file, expected=expected, remedy=remedy)
+    several = content.get("domains")
+    domains = several if isinstance(several, dict) else {str(content.get("name", file.stem)): content}
+    datalists = {}
+    for name, domain in domains.items():
+        lists = {key: _entries(value, file.parent) for key, value in domain.items() if isinstance(value, list)}
+        head = {"name": name, "modality": domain.get("modality", name), "labels": content.get("labels", {})}
+        datalists[name] = head | {key: entries for key, entries in lists.items() if entries}
+    if not any(isinstance(value, list) for datalist in datalists.values() for value in datalist.values()):
+        raise InputError(file=file, found="no volume listed in it", expected=expected, remedy=remedy)
+    return datalists
 
 
 def folder_datalist(
@@ -269,6 +294,16 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
 def _relative(file: str, folder: Path) -> str:
     path = Path(file).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _entries(listed: list[Any], folder: Path) -> list[Item]:
+    """Image and label of each entry as absolute paths (links keep their names); what else is listed is no case."""
+    entries = [{"image": entry} if isinstance(entry, str) else entry for entry in listed]
+    return [
+        {key: str((folder / entry[key]).absolute()) for key in ("image", "label") if isinstance(entry.get(key), str)}
+        for entry in entries
+        if isinstance(entry, Mapping) and isinstance(entry.get("image"), str)
+    ]
 
 
 def _absolute(entry: Mapping[str, str], folder: Path) -> Item:

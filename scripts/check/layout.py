@@ -1,0 +1,134 @@
+"""Are the structures where they belong? Each case's layout against others', as it is, mirrored, and with two exchanged.
+
+A layout is where structures lie from the body's centre. Its evidence is the list of differences between places, one for
+each pair of structures and each axis; the body's centre is one more place, without a height, as a volume may end
+anywhere along the body. Others' differences have a median and a spread: a case is judged by how far it is from the
+median in units of the spread, and so is every way in which it may have been damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Layout", "Reference", "Verdict", "explain_layout", "middle_layout", "reference_of"]
+
+Layout = Mapping[int, tuple[float, float, float]]
+"""Centre of each structure in mm from the body's centre, by its value."""
+
+BODY = 0
+LEAST_SPREAD_MM = 10.0
+"""Spread that people always have; a few cases that happen to agree must not make the next one an outlier."""
+
+SPREAD_OF_DISTANCE = 0.25
+"""The same as a share of the distance, because people differ in size."""
+
+FARTHEST = 6.0
+"""Deviations above this many spreads count as this many, so that no single pair decides."""
+
+AXES = ("left/right", "anterior/posterior", "head/feet")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Median and spread in mm of the differences (axes of the pair: 3) by pair of structures."""
+
+    median: Mapping[tuple[int, int], NDArray[np.float64]]
+    spread: Mapping[tuple[int, int], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What would explain a layout.
+
+    Attributes:
+        kind: ``as it is``, ``flipped`` or ``swapped``.
+        what: axes (0, 1, 2) that are flipped, or the two values that are swapped.
+        deviation: root mean square deviation from the reference in spreads, as the layout stands.
+        remaining: the same under the explanation.
+        rivals: explanations that are as good.
+    """
+
+    kind: str
+    what: tuple[int, ...]
+    deviation: float
+    remaining: float
+    rivals: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+def reference_of(layouts: Sequence[Layout]) -> Reference:
+    """Median and spread of others' layouts; pairs that fewer than half of them show are left out."""
+    shown: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
+    for layout in layouts:
+        for pair, difference in _differences(layout).items():
+            shown.setdefault(pair, []).append(difference)
+    shown = {pair: seen for pair, seen in shown.items() if len(seen) >= len(layouts) / 2}
+    median = {pair: np.median(seen, axis=0) for pair, seen in shown.items()}
+    spread = {}
+    for pair, seen in shown.items():
+        measured = 1.4826 * np.median(np.abs(np.array(seen) - median[pair]), axis=0)
+        distance = float(np.linalg.norm(median[pair]))
+        spread[pair] = np.maximum(measured, max(LEAST_SPREAD_MM, SPREAD_OF_DISTANCE * distance))
+    return Reference(median, spread)
+
+
+def middle_layout(layouts: Sequence[Layout]) -> dict[int, tuple[float, float, float]]:
+    """The median place of each structure that at least half of the layouts show."""
+    values = sorted({value for layout in layouts for value in layout})
+    seen = {value: [layout[value] for layout in layouts if value in layout] for value in values}
+    return {
+        value: tuple(np.median(places, axis=0).tolist())
+        for value, places in seen.items()
+        if len(places) >= len(layouts) / 2
+    }
+
+
+def explain_layout(layout: Layout, reference: Reference, margin: float = 1.0) -> Verdict:
+    """The simplest damage that brings a layout nearest to a reference, or none if the layout fits best as it is.
+
+    Tried are each axis flipped, two axes flipped (a turn by 180 degrees), all three, and each two structures
+    exchanged.
+
+    Args:
+        layout: of one case, or the middle of a domain.
+        reference: of others.
+        margin: explanations within so much of the best one's deviation are named as its rivals.
+    """
+    tried = [("as it is", ()), *(("flipped", axes) for n in (1, 2, 3) for axes in combinations(range(3), n))]
+    tried += [("swapped", pair) for pair in combinations(sorted(layout), 2)]
+    scored = [(_deviation(_damaged(layout, kind, what), reference), kind, what) for kind, what in tried]
+    remaining, kind, what = min(scored, key=lambda score: score[0])
+    rivals = tuple(
+        (other, how) for value, other, how in scored if (other, how) != (kind, what) and value <= remaining + margin
+    )
+    return Verdict(kind, what, scored[0][0], remaining, rivals)
+
+
+def _damaged(layout: Layout, kind: str, what: tuple[int, ...]) -> dict[int, tuple[float, float, float]]:
+    if kind == "swapped":
+        other = {what[0]: what[1], what[1]: what[0]}
+        return {value: layout[other.get(value, value)] for value in layout}
+    signs = [-1.0 if kind == "flipped" and axis in what else 1.0 for axis in range(3)]
+    return {value: (signs[0] * x, signs[1] * y, signs[2] * z) for value, (x, y, z) in layout.items()}
+
+
+def _differences(layout: Layout) -> dict[tuple[int, int], NDArray[np.float64]]:
+    places = {BODY: (0.0, 0.0, 0.0), **layout}
+    pairs = {(p, q): np.subtract(places[q], places[p]) for p, q in combinations(sorted(places), 2)}
+    return {pair: difference[:2] if BODY in pair else difference for pair, difference in pairs.items()}
+
+
+def _deviation(layout: Layout, reference: Reference) -> float:
+    """Root mean square of the deviations in spreads over all pairs and axes that both know; 0 if there are none."""
+    differences = _differences(layout)
+    common = [pair for pair in differences if pair in reference.median]
+    if not common:
+        return 0.0
+    deviations = np.concatenate(
+        [(differences[pair] - reference.median[pair]) / reference.spread[pair] for pair in common]
+    )
+    return float(np.sqrt(np.mean(np.minimum(np.abs(deviations), FARTHEST) ** 2)))
