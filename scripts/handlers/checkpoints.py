@@ -74,7 +74,7 @@ class ResumePoint:
         if get_rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
             check_finite_weights(states, engine.state.iteration)
-            described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings)}
+            described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings, default=str)}
             save_tensors(self.unproven, states | described)
 
     def prove(self, engine: Engine) -> None:
@@ -92,7 +92,9 @@ class ResumePoint:
         """Put every object back into the state it was saved in."""
         states = _read(self.path)
         _check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
-        _check_settings(json.loads(states.pop("settings", "{}")), self.settings, self.path)
+        # Both through JSON: a setting given in Python may be a path or a device.
+        now = json.loads(json.dumps(self.settings, default=str))
+        _check_settings(json.loads(states.pop("settings", "{}")), now, self.path)
         if set(states) != set(self.save_dict):
             raise _another_network(
                 self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict))
