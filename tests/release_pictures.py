@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BTCV_VALUES = np.array([0, 6, 2, 3, 1], np.uint8)
 """Release's values of liver, right kidney, left kidney, spleen."""
 
-WIDTH, HEIGHT = 1180, 1000
+WIDTH, HEIGHT = 1180, 1085
 """Pixels of a picture."""
 
 LARGEST_BYTES = 150_000
@@ -126,13 +126,13 @@ def _write_series(
 
 
 def write_mscmr(root: Path) -> None:
-    """Short-axis stacks through the phantom's MR hearts; the sequences differ in grid and contrast."""
+    """Short-axis stacks through the phantom's MR hearts; they differ in grid, contrast and, here, person."""
 
     grids = {"C0": (1.25, 9.0), "T2": (1.35, 12.0), "LGE": (0.9, 5.0)}
     values = {205: 200, 500: 500, 600: 600}
     for number in (1, 2, 6, 31):
-        heart = make_case("mr", number)
-        for sequence, (pixel_mm, slice_mm) in grids.items():
+        for person, (sequence, (pixel_mm, slice_mm)) in enumerate(grids.items()):
+            heart = make_case("mr", 100 * person + number)
             affine, shape = _short_axis(heart.label, heart.affine, pixel_mm, slice_mm)
             inward = np.linalg.inv(heart.affine) @ affine
             image = ndimage.affine_transform(heart.image.astype(float), inward, output_shape=shape, order=1)

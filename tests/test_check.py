@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from scripts.check.cases import Case, Finding, find_cases
 from scripts.check.command import TaskLabels, check_cases, judge_cases, read_task
+from scripts.check.copies import find_copies
 from scripts.check.measure import measure_case
 from scripts.cli import main
 from scripts.errors import InputError
@@ -185,6 +186,14 @@ def test_one_label_of_two_images_is_found(clean: Set) -> None:
     files = clean.cases[0].files
     case = measure_case(replace(files, label=clean.cases[1].files.label), {})
     assert ("error", "one label for two images", (clean.cases[1].name, case.name)) in kinds(clean.judged(case))
+
+
+def test_two_contrasts_of_one_scan_may_share_a_label(clean: Set) -> None:
+    """As T1 in and out of phase do: another domain on the same grid is worth a warning, no more."""
+    files = clean.cases[0].files
+    case = measure_case(replace(files, domain="ct_other", label=clean.cases[1].files.label), {})
+    found = find_copies([clean.cases[1], case])
+    assert kinds(found) == {("warning", "one label for two images", (clean.cases[1].name, case.name))}
 
 
 def test_label_values_are_compared_with_the_task(clean: Set, tmp_path: Path) -> None:

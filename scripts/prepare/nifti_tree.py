@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,13 +27,21 @@ class NiftiTree:
         digits: digits of an id in the case's name.
         example: file names for the error.
         may_lack_labels: whether the release has cases without a label map.
+        left_out: folders of the release, by name, that hold no case to prepare.
     """
 
     def __init__(
-        self, *, pattern: str, domains: Mapping[str, str], digits: int, example: str, may_lack_labels: bool = False
+        self,
+        *,
+        pattern: str,
+        domains: Mapping[str, str],
+        digits: int,
+        example: str,
+        may_lack_labels: bool = False,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.pattern, self.domains, self.digits = re.compile(pattern), domains, digits
-        self.example, self.may_lack_labels = example, may_lack_labels
+        self.example, self.may_lack_labels, self.left_out = example, may_lack_labels, set(left_out)
 
     def find(self, source: Path, options: FindOptions) -> list[Case]:
         """The cases below ``source``, sorted by domain and id.
@@ -44,6 +52,8 @@ class NiftiTree:
         files: dict[tuple[str, int, bool], Path] = {}
         for path in visible_files(source, SUFFIXES):
             key = self._key(path)
+            if not self.left_out.isdisjoint(path.relative_to(source).parts[:-1]):
+                continue
             if key is None or options.domain not in (None, key[0]):
                 continue
             if key in files:
