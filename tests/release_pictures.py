@@ -121,7 +121,7 @@ def _write_series(
     spacing = np.linalg.norm(steps, axis=1)
     geometry = {"origin": -body.affine[:3, 3], "axes": steps / spacing[:, None], "spacing": tuple(spacing)}
     files = [f"{name}.dcm" for name in names]
-    stack(case / "DICOM_anon", body.image, **geometry, names=files, intercept=-1024, **tags)
+    stack(case / "DICOM_anon", body.image.clip(-1024), **geometry, names=files, intercept=-1024, **tags)
     write_masks(case / "Ground", mask, [f"{name}.png" for name in masks])
 
 
