@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from scripts.data.case_names import NIFTI_SUFFIXES, case_name
 from scripts.errors import InputError
 from scripts.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
 from scripts.prepare.nifti import read_pair
 
 __all__ = ["NiftiTree"]
-
-SUFFIXES = (".nii.gz", ".nii")
 
 
 class NiftiTree:
@@ -50,7 +49,7 @@ class NiftiTree:
             InputError: nothing is named as the release names it, two files have one id, a label has no image.
         """
         files: dict[tuple[str, int, bool], Path] = {}
-        for path in visible_files(source, SUFFIXES):
+        for path in visible_files(source, NIFTI_SUFFIXES):
             key = self._key(path)
             if not self.left_out.isdisjoint(path.relative_to(source).parts[:-1]):
                 continue
@@ -72,7 +71,7 @@ class NiftiTree:
 
     def _key(self, path: Path) -> tuple[str, int, bool] | None:
         """Domain, id and whether it is a label map; None for a file of something else."""
-        match = self.pattern.fullmatch(path.name.removesuffix(".gz").removesuffix(".nii"))
+        match = self.pattern.fullmatch(case_name(str(path)))
         if match is None:
             return None
         groups = match.groupdict()
