@@ -14,6 +14,7 @@ from scripts.check.coarse import body_of, grain, resample
 from scripts.check.fingerprints import agreement, detail_of, mirrored, similarity, spectrum_of
 from scripts.check.labels import find_structures, ranked, rim_shares
 from scripts.check.layout import explain_layout, middle_layout, reference_of
+from scripts.check.limits import LIMITS
 from scripts.check.proportions import Proportions, proportions_of, stretch_of
 
 RNG = np.random.default_rng(0)
@@ -180,6 +181,16 @@ def test_a_layout_is_explained(layout: dict[int, tuple[float, float, float]], ki
     assert (verdict.kind, verdict.what) == (kind, what)
     assert verdict.remaining < 0.6
     assert verdict.deviation > (0 if kind == "as it is" else 1.8)
+
+
+def test_organs_at_nearly_one_depth_still_tell_front_from_back() -> None:
+    """Kidneys 20 mm behind the liver are enough: half of what others show, turned round."""
+    shallow = {v: (x, -0.5 * y, z) for v, (x, y, z) in ABDOMEN.items()}
+    verdict = explain_layout(shallow, reference_of(people(5)))
+    assert (verdict.kind, verdict.what) == ("flipped", (1,))
+    assert verdict.deviation >= LIMITS.layout_deviation
+    assert verdict.remaining <= LIMITS.layout_left * verdict.deviation
+    assert ("as it is", ()) not in verdict.rivals
 
 
 def test_one_swapped_pair_alone_may_as_well_be_a_mirrored_volume() -> None:

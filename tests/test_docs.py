@@ -161,6 +161,17 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("dataset", sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml")))
+def test_every_data_set_has_its_page(dataset: str) -> None:
+    """Where to ask, terms, the command, the task file, and the picture; one's own folders need the command alone."""
+    text = TEXTS[f"docs/how-to/prepare-{dataset}.md"]
+    assert f"python -m scripts prepare {dataset} " in text
+    if dataset != "folder":
+        assert all(f"**{word}" in text for word in ("Where to ask:", "Terms:", "Task file:"))
+        assert f"](../figures/check_{dataset}.png)" in text
+        assert (ROOT / "docs" / "figures" / f"check_{dataset}.png").stat().st_size <= 150_000
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_files_that_are_named_exist(page: str) -> None:
     shown = {path for text in TEXTS.values() for path in yaml_files(text)}

@@ -84,6 +84,14 @@ def test_btcv_has_four_organs_left_of_thirteen(tmp_path: Path) -> None:
     }
 
 
+def test_btcv_test_cases_have_no_labels_and_are_left_out(tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [1, 2])
+    world = world_of((20, 18, 15), CT_AFFINE)
+    save(source / "RawData" / "Testing" / "img" / "img0061.nii.gz", true_image(world, 61), CT_AFFINE)
+    run("btcv", source, tmp_path / "out")
+    assert sections(tmp_path / "out", "ct") == {"training": ["ct_0002"], "test": ["ct_0001"]}
+
+
 def test_btcv_is_paired_by_number_not_by_order(tmp_path: Path) -> None:
     source = write_btcv(tmp_path / "in", [2, 3])
     (source / "RawData" / "Training" / "label" / "label0002.nii.gz").unlink()

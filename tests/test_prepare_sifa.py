@@ -133,6 +133,25 @@ def test_test_volumes_are_flipped_on_both_axes(tmp_path: Path) -> None:
     assert nib.aff2axcodes(written.affine) == ("R", "S", "A")
 
 
+def test_what_the_release_adds_and_an_empty_label_are_legal(tmp_path: Path) -> None:
+    """Masks and offsets below 0 stand beside the slices, and some slices show nothing of the heart."""
+    for index in range(2):
+        path = write_record(tmp_path / "in" / f"mr_train_slice{index}.tfrecords", index)
+        path.write_bytes(tfrecord(slice_triple(index)[0], np.zeros(SHAPE, np.float32), bias_dim0=-17, mask_scale=4))
+    run(tmp_path / "in", tmp_path / "out")
+    label = nib.load(tmp_path / "out" / "mr" / "mr_training_000_label.nii.gz")
+    assert not np.asarray(label.dataobj).any()
+
+
+def test_two_archives_with_one_id(tmp_path: Path) -> None:
+    source = write_release(tmp_path / "in")
+    (source / "copy_ct").mkdir()
+    (source / "copy_ct" / "ct_1003.npz").write_bytes((source / "test_ct" / "ct_1003.npz").read_bytes())
+    with pytest.raises(InputError, match=r"found the id 'ct_1003', which .*ct_1003.npz has too, expected one volume"):
+        run(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_long_lists_become_several_stacks(tmp_path: Path) -> None:
     for index in range(203):
         write_record(tmp_path / "in" / f"ct_train_slice{index}.tfrecords", index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from scripts.check.orientation import find_mirrored_images, find_misplaced_struc
 from scripts.check.page import Checked, summary_table, write_page
 from scripts.check.single import judge_case
 from scripts.errors import InputError
+from scripts.prepare.case import available_cores
 
 __all__ = ["TaskLabels", "check_cases", "judge_cases", "read_task", "run_check"]
 
@@ -146,8 +146,7 @@ def _names_without_task(files: Sequence[CaseFiles]) -> TaskLabels:
 
 
 def _mapped(measure: partial[Case], files: Sequence[CaseFiles], workers: int | None) -> Iterator[Case]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = min(cores, len(files) // CASES_PER_WORKER) if workers is None else workers
+    most = min(available_cores(), len(files) // CASES_PER_WORKER) if workers is None else workers
     if most < 2:
         yield from map(measure, files)
         return

@@ -88,12 +88,19 @@ def _leak(first: Case, second: Case, how: str) -> Finding:
 
 
 def _shared_label(first: Case, second: Case) -> Finding:
+    # Two contrasts of one scan share a label rightly, if they lie on one grid and are two domains.
+    is_one_scan = first.domain != second.domain and (first.shape, first.orientation) == (
+        second.shape,
+        second.orientation,
+    )
     return Finding(
-        severity="error",
+        severity="warning" if is_one_scan else "error",
         kind="one label for two images",
         domain=first.domain if first.domain == second.domain else f"{first.domain}, {second.domain}",
         cases=(first.name, second.name),
         found=f"the same label map for {first.name} ({_place(first)}) and {second.name} ({_place(second)})",
         expected="a label of its own for each image",
-        remedy="look which image it belongs to, and find the other's",
+        remedy="take the two as one patient: no pair of domains to adapt between"
+        if is_one_scan
+        else "look which image it belongs to, and find the other's",
     )

@@ -96,15 +96,15 @@ def explain_layout(layout: Layout, reference: Reference, margin: float = 1.0) ->
     Args:
         layout: of one case, or the middle of a domain.
         reference: of others.
-        margin: explanations within so much of the best one's deviation are named as its rivals.
+        margin: explanations within so much of the best one's deviation are named as its rivals, if they leave less than
+            halfway between it and the layout as it stands.
     """
     tried = [("as it is", ()), *(("flipped", axes) for n in (1, 2, 3) for axes in combinations(range(3), n))]
     tried += [("swapped", pair) for pair in combinations(sorted(layout), 2)]
     scored = [(_deviation(_damaged(layout, kind, what), reference), kind, what) for kind, what in tried]
     remaining, kind, what = min(scored, key=lambda score: score[0])
-    rivals = tuple(
-        (other, how) for value, other, how in scored if (other, how) != (kind, what) and value <= remaining + margin
-    )
+    as_good = min(remaining + margin, (remaining + scored[0][0]) / 2)
+    rivals = tuple((other, how) for value, other, how in scored if (other, how) != (kind, what) and value <= as_good)
     return Verdict(kind, what, scored[0][0], remaining, rivals)
 
 

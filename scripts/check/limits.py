@@ -62,11 +62,16 @@ class Limits:
     least_cases: int = 3
     """Other cases needed before one is called an outlier among them."""
 
-    layout_deviation: float = 1.8
-    """Deviation of a layout from the others' in spreads (root mean square): at most 1.7 in clean sets."""
+    layout_deviation: float = 1.1
+    """Deviation of a layout from the others' in spreads (root mean square) from which on a flip or an exchange may
+    explain it: an abdomen that is turned upside down deviates by 1.2 and more."""
 
-    layout_left: float = 0.6
-    """Share of that deviation that an explanation (a flip, an exchange) may leave."""
+    layout_left: float = 0.7
+    """Share of that deviation that the explanation may leave: at most 0.65 of it where the fault is real, and 0.8 or
+    more where a clean layout happens to fit better otherwise."""
+
+    layout_elsewhere: float = 3.6
+    """Deviation that no flip or exchange explains: at most 1.7 in clean sets."""
 
     mirror_cases: int = 5
     """Other images needed before an image is called mirrored."""

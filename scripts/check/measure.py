@@ -18,7 +18,7 @@ from scripts.check.fingerprints import detail_of, spectrum_of
 from scripts.check.labels import LabelMap, find_structures, ranked, rim_shares
 from scripts.check.limits import LIMITS
 from scripts.check.pictures import draw_views
-from scripts.data.volumes import LoadVolumed
+from scripts.data.volumes import LoadVolumed, header_gap_mm
 from scripts.errors import InputError
 
 __all__ = ["measure_case"]
@@ -90,7 +90,7 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
     body = body_of(coarse)
     case.spectrum, case.detail = spectrum_of(coarse), detail_of(coarse, body)
     case.grain = grain(coarse, body, int(opened.turn[case.stack_axis, 0]))
-    case.header_gap_mm = _header_gap_mm(files.image)
+    case.header_gap_mm = header_gap_mm(nib.load(files.image).header)
     places = np.argwhere(body)
     middle = places.mean(0) if len(places) else (np.array(body.shape) - 1) / 2
     classes = None
@@ -155,10 +155,3 @@ def _stack_axis(opened: _Opened) -> int:
     others = np.delete(spacing, longest)
     along_body = int(np.flatnonzero(opened.turn[:, 0] == 2)[0])
     return longest if spacing[longest] > 1.2 * others.max() else along_body
-
-
-def _header_gap_mm(path: str) -> float:
-    """By how much qform and sform of a file differ; 0 where one of them is not set."""
-    header = nib.load(path).header
-    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-    return 0.0 if qform is None or sform is None else float(np.abs(qform - sform).max())

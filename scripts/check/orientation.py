@@ -58,7 +58,7 @@ def find_misplaced_structures(
 
 def _is_clear(verdict: Verdict) -> bool:
     if verdict.kind == "as it is":
-        return verdict.deviation >= 2 * LIMITS.layout_deviation
+        return verdict.deviation >= LIMITS.layout_elsewhere
     return verdict.deviation >= LIMITS.layout_deviation and verdict.remaining <= LIMITS.layout_left * verdict.deviation
 
 

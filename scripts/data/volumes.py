@@ -25,6 +25,7 @@ __all__ = [
     "LoadVolumed",
     "check_same_grid",
     "check_values",
+    "header_gap_mm",
     "innermost_message",
 ]
 
@@ -202,6 +203,12 @@ def check_same_grid(
         return
     remedy = "resample the label to the image's grid, or copy the image's header if only that is wrong"
     raise InputError(file=label_path, found=found, expected=expected, remedy=remedy)
+
+
+def header_gap_mm(header: nib.Nifti1Header) -> float:
+    """By how much, at most, qform and sform of a header differ; 0 where one of them is not set."""
+    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    return 0.0 if qform is None or sform is None else float(np.abs(qform - sform).max())
 
 
 def _file_of(volume: Any, key: Hashable) -> str:

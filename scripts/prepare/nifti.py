@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from scripts.data.volumes import AFFINE_TOLERANCE_MM, check_same_grid, check_values, innermost_message
+from scripts.data.volumes import AFFINE_TOLERANCE_MM, check_same_grid, check_values, header_gap_mm, innermost_message
 from scripts.data.writers import atomic_path
 from scripts.errors import InputError
 from scripts.prepare.case import Reading
@@ -171,9 +171,7 @@ def _header_notes(image: nib.Nifti1Image, path: Path) -> list[str]:
     qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
     if qform is None and sform is None:
         return [f"{path.name}: no qform and no sform; spacing alone is known, not orientation"]
-    if qform is None or sform is None:
-        return []
-    gap_mm = float(np.abs(qform - sform).max())
+    gap_mm = header_gap_mm(image.header)
     return [f"{path.name}: qform and sform differ by up to {gap_mm:.3g} mm; the sform was taken"] * (
         gap_mm > AFFINE_TOLERANCE_MM
     )

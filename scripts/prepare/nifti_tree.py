@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from scripts.data.case_names import NIFTI_SUFFIXES, case_name
 from scripts.errors import InputError
 from scripts.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
 from scripts.prepare.nifti import read_pair
 
 __all__ = ["NiftiTree"]
-
-SUFFIXES = (".nii.gz", ".nii")
 
 
 class NiftiTree:
@@ -27,13 +26,21 @@ class NiftiTree:
         digits: digits of an id in the case's name.
         example: file names for the error.
         may_lack_labels: whether the release has cases without a label map.
+        left_out: folders of the release, by name, that hold no case to prepare.
     """
 
     def __init__(
-        self, *, pattern: str, domains: Mapping[str, str], digits: int, example: str, may_lack_labels: bool = False
+        self,
+        *,
+        pattern: str,
+        domains: Mapping[str, str],
+        digits: int,
+        example: str,
+        may_lack_labels: bool = False,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.pattern, self.domains, self.digits = re.compile(pattern), domains, digits
-        self.example, self.may_lack_labels = example, may_lack_labels
+        self.example, self.may_lack_labels, self.left_out = example, may_lack_labels, set(left_out)
 
     def find(self, source: Path, options: FindOptions) -> list[Case]:
         """The cases below ``source``, sorted by domain and id.
@@ -42,8 +49,10 @@ class NiftiTree:
             InputError: nothing is named as the release names it, two files have one id, a label has no image.
         """
         files: dict[tuple[str, int, bool], Path] = {}
-        for path in visible_files(source, SUFFIXES):
+        for path in visible_files(source, NIFTI_SUFFIXES):
             key = self._key(path)
+            if not self.left_out.isdisjoint(path.relative_to(source).parts[:-1]):
+                continue
             if key is None or options.domain not in (None, key[0]):
                 continue
             if key in files:
@@ -62,7 +71,7 @@ class NiftiTree:
 
     def _key(self, path: Path) -> tuple[str, int, bool] | None:
         """Domain, id and whether it is a label map; None for a file of something else."""
-        match = self.pattern.fullmatch(path.name.removesuffix(".gz").removesuffix(".nii"))
+        match = self.pattern.fullmatch(case_name(str(path)))
         if match is None:
             return None
         groups = match.groupdict()
