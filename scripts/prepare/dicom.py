@@ -96,7 +96,7 @@ def read_series(folder: Path) -> Series:
             expected="the slices of one series, at least 2",
             remedy="name the folder that holds the slices themselves",
         )
-    slices, volume = _Decoder(files[0]).read(files)
+    slices, volume = _Decoder().read(files)
     _check_one_series(folder, slices)
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
@@ -119,21 +119,17 @@ def _is_dicom(file: Path) -> bool:
 class _Decoder:
     """Reads one file after another with one decoder of ITK: making one takes longer than reading a slice."""
 
-    def __init__(self, first: Path) -> None:
+    def __init__(self) -> None:
         with LOADING:
             import itk
 
-            self.view = itk.array_view_from_image
             self.decoder = itk.GDCMImageIO.New()
+            kinds = {True: itk.Image[itk.SS, 3], False: itk.Image[itk.F, 3]}
             self.readers = {
-                is_short: itk.ImageFileReader[itk.Image[kind, 3]].New(ImageIO=self.decoder)
-                for is_short, kind in ((True, itk.SS), (False, itk.F))
+                is_short: itk.ImageFileReader[kind].New(ImageIO=self.decoder) for is_short, kind in kinds.items()
             }
-        try:
-            self.decoder.SetFileName(str(first))
-            self.decoder.ReadImageInformation()
-        except RuntimeError as error:
-            raise _broken(first, error) from error
+            # Not itk.array_view_from_image, which looks the image's type up for every slice.
+            self.views = {is_short: itk.PyBuffer[kind].GetArrayViewFromImage for is_short, kind in kinds.items()}
 
     @property
     def kind(self) -> str:
@@ -145,15 +141,15 @@ class _Decoder:
 
         The pixels are int16 if all values are whole and of that range, else float32.
         """
-        is_short = self.kind in INT16_KINDS
+        is_short = True  # as most are; asking the first file would decode it once more
         slices: list[_Slice] = []
         volume = np.empty(0)
         limits = np.iinfo(np.int16)
         for index, file in enumerate(files):
-            plane = self._plane(file, self.readers[is_short])
+            plane = self._plane(file, is_short)
             if is_short and self.kind not in INT16_KINDS:
                 is_short = False
-                plane = self._plane(file, self.readers[is_short])
+                plane = self._plane(file, is_short)
             slices.append(self._header(file, plane.shape[:2]))
             if index == 0:
                 volume = np.empty((len(files), *plane.shape), np.int16)
@@ -166,13 +162,14 @@ class _Decoder:
             volume[index] = plane
         return slices, volume
 
-    def _plane(self, file: Path, reader: Any) -> np.ndarray:
+    def _plane(self, file: Path, is_short: bool) -> np.ndarray:
+        reader = self.readers[is_short]
         try:
             reader.SetFileName(str(file))
             reader.Update()
         except RuntimeError as error:
             raise _broken(file, error) from error
-        pixels = self.view(reader.GetOutput())
+        pixels = self.views[is_short](reader.GetOutput(), update=False)
         if len(pixels) != 1:
             raise InputError(
                 file=file,
