@@ -52,6 +52,7 @@ class ResumePoint:
         self.path, self.save_dict, self.interval, self.resume = Path(path), dict(save_dict), interval, resume
         self.card, self.settings = dict(card or {}), dict(settings or {})
         self.unproven = self.path.with_name(f"unproven_{self.path.name}")
+        self.is_pending = False  # whether there is one: no step asks the disk
 
     def attach(self, engine: Engine) -> None:
         """Load now if a run is to be resumed, and save from now on.
@@ -76,17 +77,22 @@ class ResumePoint:
             check_finite_weights(states, engine.state.iteration)
             described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings, default=str)}
             save_tensors(self.unproven, states | described)
+            self.is_pending = True
 
     def prove(self, engine: Engine) -> None:
         """Let an unproven checkpoint count: the iteration just done, which started from it, had finite losses."""
-        if get_rank() == 0 and self.unproven.exists():
+        if self.is_pending:
             check_finite_losses(engine.state.output, engine.state.iteration)
-            self.unproven.replace(self.path)
+            self._let_count()
 
     def save(self, engine: Engine) -> None:
         """Replace the checkpoint at once."""
         self.save_unproven(engine)
+        self._let_count()
+
+    def _let_count(self) -> None:
         self.unproven.replace(self.path)
+        self.is_pending = False
 
     def load(self) -> None:
         """Put every object back into the state it was saved in."""
