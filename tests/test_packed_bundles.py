@@ -178,11 +178,15 @@ for box in map(Path, sys.argv[1:]):
     loaded = [Path(module.__file__) for name, module in sys.modules.items() if name.startswith("scripts")]
     assert loaded and all(file.is_relative_to(box) for file in loaded), loaded
     sys.path.remove(str(box))
+    print("loaded", box.name)
 """
 
 
 def test_both_load_in_one_process_each_with_its_own_code(road: Road) -> None:
-    start_in_root("-c", LOAD_AS_MONAI_LABEL_DOES, *map(str, road.boxes.values()))
+    done = start_in_root("-c", LOAD_AS_MONAI_LABEL_DOES, *map(str, road.boxes.values()))
+    assert [line for line in done.stdout.splitlines() if line.startswith("loaded")] == [
+        f"loaded {box.name}" for box in road.boxes.values()
+    ]
 
 
 @pytest.mark.parametrize("name", BUNDLES)
