@@ -158,6 +158,12 @@ def resume_point(path: Path, network: nn.Module, card: dict[str, Any] | None = N
     return ResumePoint(path=str(path), save_dict=save_dict, interval=2, card=card or CARD, **more)
 
 
+def save(point: ResumePoint) -> None:
+    """A run of one iteration that saves, and ends well."""
+    point.interval = 1
+    train(finite, point, iterations=1)
+
+
 def test_a_checkpoint_is_one_file_saved_every_few_epochs(tmp_path: Path) -> None:
     network = nn.Linear(2, 1)
 
@@ -175,7 +181,7 @@ def test_a_checkpoint_is_one_file_saved_every_few_epochs(tmp_path: Path) -> None
 
 def test_nothing_is_loaded_unless_asked_for(tmp_path: Path) -> None:
     saved, fresh = nn.Linear(2, 1), nn.Linear(2, 1)
-    resume_point(tmp_path / "c.pt", saved).save(Engine(finite))
+    save(resume_point(tmp_path / "c.pt", saved))
     before = fresh.weight.clone()
     resume_point(tmp_path / "c.pt", fresh).attach(Engine(finite))
     assert torch.equal(fresh.weight, before)
@@ -185,14 +191,14 @@ def test_nothing_is_loaded_unless_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_task_gets_a_sentence(tmp_path: Path) -> None:
-    resume_point(tmp_path / "c.pt", nn.Linear(2, 1)).save(Engine(finite))
+    save(resume_point(tmp_path / "c.pt", nn.Linear(2, 1)))
     other = CARD | {"domains": ["ct", "mr"]}
     with pytest.raises(InputError, match=r"domains: \['mr', 'ct'\], expected domains: \['ct', 'mr'\]; choose"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), other, resume=True).attach(Engine(finite))
 
 
 def test_a_checkpoint_of_another_size_gets_a_sentence(tmp_path: Path) -> None:
-    resume_point(tmp_path / "c.pt", nn.Linear(2, 1)).save(Engine(finite))
+    save(resume_point(tmp_path / "c.pt", nn.Linear(2, 1)))
     with pytest.raises(InputError, match="found a 'network' that does not fit, expected the state of this config"):
         resume_point(tmp_path / "c.pt", nn.Linear(3, 1), resume=True).attach(Engine(finite))
     other = CARD | {"network": {"width": 32, "layers": [3, 4]}}
@@ -201,9 +207,7 @@ def test_a_checkpoint_of_another_size_gets_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_other_parts_gets_a_sentence(tmp_path: Path) -> None:
-    ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"generator": nn.Linear(2, 1)}, interval=1, card=CARD).save(
-        Engine(finite)
-    )
+    save(ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"generator": nn.Linear(2, 1)}, interval=1, card=CARD))
     with pytest.raises(InputError, match="found states of generator, expected network, optimizer"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), resume=True).attach(Engine(finite))
 

@@ -99,7 +99,7 @@ def test_a_mask_without_target_slices_is_refused_unless_a_trained_one_is_loaded(
         target = None
 
     batches = NoTarget(make_batches(1))
-    with pytest.raises(InputError, match=r"'target_datalist': found none, but a mask.* give --mask_mode off as well"):
+    with pytest.raises(InputError, match=r"'target_datalist': found none with a mask.* give --mask_mode off as well"):
         dual_trainer(batches=batches)
     dual_trainer(batches=batches, mask_mode="off")
     # Fine-tuning: a checkpoint brings a D1 that was trained.

@@ -169,16 +169,13 @@ def _check_mask_will_learn(d1_weight: float, arguments: Mapping[str, Any]) -> No
     """Refuse a training from scratch that masks and never trains D1; fine-tuning loads a D1 that was trained."""
     has_target = getattr(arguments["train_data_loader"], "target", True) is not None
     is_fine_tuning = any(isinstance(handler, CheckpointLoader) for handler in arguments.get("train_handlers") or ())
-    if is_fine_tuning or (d1_weight > 0 and has_target):
-        return
-    raise InputError(
-        file="setting 'd1_weight'" if has_target else "setting 'target_datalist'",
-        found="0 with a mask: D1 would stay random, and its mask with it"
-        if has_target
-        else "none, but a mask: D1 would stay random, and its mask with it",
-        expected="target slices and a positive d1_weight, or no mask",
-        remedy="give --mask_mode off as well",
-    )
+    if not is_fine_tuning and (d1_weight == 0 or not has_target):
+        raise InputError(
+            file=f"setting '{'d1_weight' if has_target else 'target_datalist'}'",
+            found=f"{0 if has_target else 'none'} with a mask: D1 would stay random, and its mask with it",
+            expected="target slices and a positive d1_weight, or no mask",
+            remedy="give --mask_mode off as well",
+        )
 
 
 @contextmanager

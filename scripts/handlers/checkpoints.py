@@ -83,16 +83,8 @@ class ResumePoint:
         """Let an unproven checkpoint count: the iteration just done, which started from it, had finite losses."""
         if self.is_pending:
             check_finite_losses(engine.state.output, engine.state.iteration)
-            self._let_count()
-
-    def save(self, engine: Engine) -> None:
-        """Replace the checkpoint at once."""
-        self.save_unproven(engine)
-        self._let_count()
-
-    def _let_count(self) -> None:
-        self.unproven.replace(self.path)
-        self.is_pending = False
+            self.unproven.replace(self.path)
+            self.is_pending = False
 
     def load(self) -> None:
         """Put every object back into the state it was saved in."""
