@@ -148,6 +148,21 @@ def test_a_method_fits_the_segmenters_training(path: Path) -> None:
     assert unused_keys(merged, merged["run_folder"]["spare_keys"]) == []
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "translators").glob("*.yaml")), ids=name_of)
+def test_a_translator_fits_the_translators_training(path: Path) -> None:
+    assert set(load(path)) <= set(load_base(("synthesis", "train")))
+    merged = ConfigParser.load_config_files(config_files("synthesis", "train", path))
+    assert unused_keys(merged, merged["run_folder"]["spare_keys"]) == []
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "methods").glob("*.yaml")), ids=name_of)
+def test_a_method_names_its_translator(path: Path) -> None:
+    method = load(path)
+    own_images = "labelled_datalist" in method  # the source's or the target's as they are
+    assert own_images == (method["translator"] == "none")
+    assert own_images or (CONFIGS / "translators" / f"{method['translator']}.yaml").is_file()
+
+
 @pytest.mark.parametrize("path", LENGTHS, ids=name_of)
 def test_a_length_fits_its_training(path: Path) -> None:
     assert set(load(path)) <= set(load_base((path.stem, "train")))
