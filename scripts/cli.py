@@ -57,11 +57,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
     demo.set_defaults(run=_demo)
 
+    _add_ladder(commands)
     bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _add_ladder(commands: Any) -> None:
+    ladder = commands.add_parser("ladder", help="train and evaluate several methods and seeds under one protocol")
+    ladder.add_argument("--task", required=True, help="a file of configs/tasks, by name or path")
+    ladder.add_argument("--methods", required=True, help="files of configs/methods, such as none,style,glua,supervised")
+    ladder.add_argument("--seeds", default="0", help="such as 0,1,2")
+    ladder.add_argument("--out", type=Path, required=True, help="the ladder's folder; the same again goes on with it")
+    ladder.add_argument("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/ladder.yaml")
+    ladder.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
+    ladder.add_argument("--jobs", type=int, default=1, help="runs side by side, for instance one for each core")
+    ladder.set_defaults(run=_ladder)
 
 
 def _add_prepare(commands: Any) -> None:
@@ -140,6 +153,16 @@ def _demo(options: argparse.Namespace) -> None:
     from scripts.demo import run_demo
 
     run_demo(options.out, seed=options.seed, resume=options.resume)
+
+
+def _ladder(options: argparse.Namespace) -> None:
+    from scripts.ladder.plan import Order
+    from scripts.ladder.run import run_ladder
+
+    methods, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
+    order = Order(options.task, methods, seeds, options.out, options.size, options.dataset_dir)
+    if not run_ladder(order, jobs=options.jobs):
+        raise SystemExit(1)
 
 
 def _bench(options: argparse.Namespace) -> None:

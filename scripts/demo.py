@@ -7,58 +7,18 @@ evaluation, and a report. What differs between the methods is one file in ``conf
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.data.writers import make_folder, write_json
+from scripts.data.writers import write_json
 from scripts.report import write_report
 from scripts.run_folder import provenance
+from scripts.steps import Steps
 
-__all__ = ["Steps", "run_demo"]
+__all__ = ["run_demo"]
 
 TASK = "configs/tasks/phantom_mr2ct.yaml"
 METHODS = {"none": "no adaptation", "glua": "GLUA"}
-
-
-class Steps:
-    """Run commands one after another, time them, and remember which are done.
-
-    Args:
-        folder: where ``steps.json`` is kept: the seconds of each step that was started, null until it is done.
-        resume: skip the steps that are done; otherwise all are forgotten.
-    """
-
-    def __init__(self, folder: Path, resume: bool) -> None:
-        self.file = make_folder(folder) / "steps.json"
-        started = json.loads(self.file.read_text()) if resume and self.file.exists() else {}
-        self.seconds: dict[str, float] = {name: seconds for name, seconds in started.items() if seconds is not None}
-        self.interrupted = started.keys() - self.seconds.keys()
-        write_json(self.file, started)
-
-    def run(self, name: str, command: Sequence[str], *resumed: str) -> None:
-        """Run one step in a process of its own; a failure ends the demo with the step's own exit code.
-
-        Args:
-            name: what it is called.
-            command: what Python is to run.
-            resumed: further arguments if this demo started the step before and did not end it.
-        """
-        if name in self.seconds:
-            print(f"== {name}: done before", flush=True)
-            return
-        command = [*command, *(resumed if name in self.interrupted else ())]
-        write_json(self.file, {**self.seconds, name: None})
-        print(f"== {name}\n   {shlex.join(['python', *command])}", flush=True)
-        start = time.perf_counter()
-        code = subprocess.run([sys.executable, *command], check=False).returncode
-        if code:
-            raise SystemExit(code)
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-        write_json(self.file, self.seconds)
 
 
 def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False) -> None:

@@ -23,7 +23,7 @@ TEXTS = sorted(
     if path.is_file() and (path.suffix in SUFFIXES or path.name in {"Makefile", "run"})
 )
 
-LIBRARIES = "torch numpy monai ignite nibabel scipy skimage matplotlib tqdm yaml tensorboard"
+LIBRARIES = "filelock torch numpy monai ignite nibabel scipy skimage matplotlib tqdm yaml tensorboard"
 ALLOWED = {"scripts", *sys.stdlib_module_names, *LIBRARIES.split()}
 """What `scripts` may import anywhere."""
 

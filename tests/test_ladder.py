@@ -1,0 +1,196 @@
+"""The ladder: which commands it plans, what it runs again and what not, and how it lives with failures."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS, ROOT
+from filelock import FileLock
+from monai.bundle import ConfigParser
+
+from scripts.data.writers import write_json
+from scripts.errors import InputError
+from scripts.ladder.plan import Order, Run, plan
+from scripts.ladder.record import read_ladder, status_of
+from scripts.ladder.run import run_ladder
+from scripts.steps import StepFailed, Steps
+
+METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Order:
+    data = tmp_path / "data"
+    write_json(data / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
+    for name in ("a", "b"):
+        (data / f"{name}.nii.gz").touch()
+    return Order("phantom_mr2ct", ["none", "style", "glua"], [0, 1], tmp_path / "ladder", dataset_dir=data)
+
+
+class Recorder:
+    """Stands in for the processes: remembers each command, and fails those in whose words ``broken`` occurs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.commands: list[str] = []
+        self.broken = "nothing"
+        monkeypatch.setattr(Steps, "_process", self.process)
+
+    def process(self, name: str, command: list[str]) -> tuple[int, str]:
+        words = " ".join(command)
+        self.commands.append(words)
+        return (1, "error: the disk is full.") if self.broken in words else (0, "")
+
+
+def files_of(command: list[str]) -> list[str]:
+    return ast.literal_eval(command[command.index("--config_file") + 1])
+
+
+def run_of(runs: list[Run], name: str, seed: int = 0) -> Run:
+    (run,) = (run for run in runs if (run.kind, run.name, run.seed) == ("method", name, seed))
+    return run
+
+
+@pytest.mark.parametrize("task", ["phantom_mr2ct", "abdomen_ct2mr", "cmr_bssfp2lge"])
+def test_every_command_names_files_that_exist(task: str, order: Order) -> None:
+    for run in plan(replace(order, task=task)):
+        for step in run.steps:
+            assert all((ROOT / file).is_file() for file in files_of(list(step.command))), step
+
+
+def test_methods_share_one_translator_for_each_seed(order: Order) -> None:
+    runs = plan(order)
+    assert [(run.kind, run.name, run.seed) for run in runs] == [
+        (kind, name, seed)
+        for seed in (0, 1)
+        for kind, name in (("translator", "style"), ("method", "none"), ("method", "style"), ("method", "glua"))
+    ]
+    images = [str(order.out / "translators" / "style_seed1" / "translated" / "datalist.json")]
+    for name, expected in (("none", []), ("style", images), ("glua", images)):
+        (training, *_) = run_of(runs, name, 1).steps
+        assert [word for word in training.command if word.endswith("datalist.json")] == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_evaluation_builds_the_network_that_was_trained(method: str, order: Order) -> None:
+    training, *uses = run_of(plan(replace(order, methods=[method])), method).steps
+    trained = ConfigParser.load_config_files(files_of(list(training.command)))
+    for use in uses:
+        command = list(use.command)
+        used = ConfigParser.load_config_files(files_of(command))
+        options = {word.removeprefix("--"): value for word, value in itertools.pairwise(command)}
+        for reference in trained["card"]["network"].values():
+            key = reference.removeprefix("@")
+            assert str(options.get(key, used[key])) == str(trained[key])
+
+
+def test_masks_are_written_where_there_is_a_mask(order: Order) -> None:
+    runs = plan(replace(order, methods=["glua", "glua_nomask"]))
+    assert [step.name for step in run_of(runs, "glua").steps] == ["training", "evaluation", "masks"]
+    assert [step.name for step in run_of(runs, "glua_nomask").steps] == ["training", "evaluation"]
+
+
+def test_what_is_done_is_not_run_again_and_more_seeds_join(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    assert run_ladder(replace(order, seeds=[0]))
+    steps_of_a_seed = 2 + 2 + 2 + 3
+    assert len(recorder.commands) == steps_of_a_seed
+    assert run_ladder(order)
+    assert len(recorder.commands) == 2 * steps_of_a_seed
+    content = read_ladder(order.out)
+    assert content["seeds"] == [0, 1]
+    assert [(run["method"], run["seed"], run["status"]) for run in content["runs"]] == [
+        (method, seed, "done") for seed in (0, 1) for method in ("none", "style", "glua")
+    ]
+    assert set(content["runs"][0]["seconds"]) == {"training", "evaluation"}
+
+
+def test_unseen_images_come_without_labels(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    Recorder(monkeypatch)
+    run_ladder(order)
+    (case,) = json.loads((order.out / "unseen.json").read_text())["validation"]
+    assert case == {"image": str(order.data / "a.nii.gz")}
+
+
+def test_a_failed_run_is_named_passed_by_and_tried_again(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    recorder.broken = "methods/none_seed0"
+    assert not run_ladder(order)
+    status = {(run["method"], run["seed"]): run["status"] for run in read_ladder(order.out)["runs"]}
+    assert [key for key, value in status.items() if value != "done"] == [("none", 0)]
+    failed = read_ladder(order.out)["runs"][0]
+    assert (failed["status"], failed["error"]) == ("failed", "error: the disk is full.")
+    recorder.commands, recorder.broken = [], "nothing"
+    assert run_ladder(order)
+    assert [command.endswith("--resume True") for command in recorder.commands] == [True, False]
+    assert all("none_seed0" in command for command in recorder.commands)
+
+
+def test_without_its_translator_a_method_fails_with_a_sentence(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    recorder.broken = "translators/style_seed0"
+    assert not run_ladder(order)
+    errors = {(run["method"], run["seed"]): run["error"] for run in read_ladder(order.out)["runs"]}
+    assert errors["glua", 0] == "its translator, style, seed 0, is not done"
+    assert errors["none", 0] is None
+    assert errors["glua", 1] is None
+
+
+def test_a_run_that_another_process_has_is_left_to_it(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    order = replace(order, methods=["none"], seeds=[0])
+    (run,) = plan(order)
+    run.folder.mkdir(parents=True)
+    with FileLock(run.folder / ".lock"):
+        assert not run_ladder(order)
+    assert recorder.commands == []
+    assert status_of(run) == "missing"
+
+
+def test_runs_side_by_side_share_the_cores(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments: list[dict[str, str]] = []
+    monkeypatch.setattr(Steps, "_process", lambda self, *_: environments.append(self.environment) or (0, ""))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert run_ladder(order, jobs=2)
+    assert environments == [{"OMP_NUM_THREADS": "4"}] * 18
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"methods": ["magic"]}, ["configs/methods/magic.yaml", "no such file", "glua"]),
+        ({"task": "brain"}, ["configs/tasks/brain.yaml", "no such file", "phantom_mr2ct"]),
+        ({"size": "huge"}, ["no size huge for the data set phantom", "one of small, full"]),
+        ({"task": "abdomen_ct2mr", "dataset_dir": None}, ["--dataset_dir", "mr.json"]),
+    ],
+)
+def test_bad_orders_are_refused(change: dict, words: list[str], order: Order) -> None:
+    with pytest.raises(InputError) as refused:
+        run_ladder(replace(order, **change))
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_a_folder_keeps_to_its_task(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    Recorder(monkeypatch)
+    run_ladder(order)
+    with pytest.raises(
+        InputError, match="a ladder with task phantom_mr2ct, expected task phantom_ct2mr; choose another"
+    ):
+        run_ladder(replace(order, task="phantom_ct2mr"))
+
+
+def test_a_step_keeps_what_it_prints_and_gives_its_last_line(tmp_path: Path) -> None:
+    steps = Steps(tmp_path, resume=False, logs=tmp_path / "logs", quiet=True)
+    with pytest.raises(StepFailed) as failed:
+        steps.run("bad one", ["-c", "print('10%\\r20%'); raise SystemExit('error: no labels.')"])
+    assert (failed.value.code, failed.value.last_line) == (1, "error: no labels.")
+    assert (tmp_path / "logs" / "bad_one.log").read_bytes() == b"10%\r20%\nerror: no labels.\n"
