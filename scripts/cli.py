@@ -73,6 +73,7 @@ def _add_ladder(commands: Any) -> None:
     ladder.add_argument("--out", type=Path, required=True, help="the ladder's folder; the same again goes on with it")
     ladder.add_argument("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/ladder.yaml")
     ladder.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
+    ladder.add_argument("--translators", type=Path, help="a ladder of the other direction: use its translators")
     ladder.add_argument("--jobs", type=int, default=1, help="runs side by side, for instance one for each core")
     ladder.set_defaults(run=_ladder)
 
@@ -160,7 +161,8 @@ def _ladder(options: argparse.Namespace) -> None:
     from scripts.ladder.run import run_ladder
 
     methods, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
-    order = Order(options.task, methods, seeds, options.out, options.size, options.dataset_dir)
+    places = {"dataset_dir": options.dataset_dir, "translators": options.translators}
+    order = Order(options.task, methods, seeds, options.out, options.size, **places)
     if not run_ladder(order, jobs=options.jobs):
         raise SystemExit(1)
 

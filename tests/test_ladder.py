@@ -80,6 +80,18 @@ def test_methods_share_one_translator_for_each_seed(order: Order) -> None:
         assert [word for word in training.command if word.endswith("datalist.json")] == expected
 
 
+def test_the_other_direction_may_lend_its_translators(order: Order, tmp_path: Path) -> None:
+    other = replace(order, task="phantom_ct2mr", translators=tmp_path / "mr2ct", seeds=[1])
+    weights = tmp_path / "mr2ct" / "translators" / "style_seed1" / "models" / "model.pt"
+    with pytest.raises(InputError, match="the card of a trained translator; run the other direction first"):
+        plan(other)
+    write_json(weights.with_suffix(".json"), {"domains": ["mr", "ct"]})
+    (translation,) = plan(other)[0].steps
+    words = " ".join(translation.command)
+    assert f"--checkpoint {weights} --trained_domains ['mr', 'ct']" in words
+    assert "configs/tasks/phantom_ct2mr.yaml" in words
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_evaluation_builds_the_network_that_was_trained(method: str, order: Order) -> None:
     training, *uses = run_of(plan(replace(order, methods=[method])), method).steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class Order:
         out: the ladder's folder.
         size: ``small`` or ``full``, a section of ``configs/ladder.yaml``.
         dataset_dir: folder with ``<domain>.json``; None for the phantom, which is generated.
+        translators: folder of a ladder of the other direction, whose translators are used: one serves both directions.
         options: further settings of every segmentation training, as they would stand on its command line.
     """
 
@@ -39,6 +41,7 @@ class Order:
     out: Path
     size: str = "small"
     dataset_dir: Path | None = None
+    translators: Path | None = None
     options: Sequence[str] = ()
 
     @property
@@ -150,8 +153,21 @@ def _translator_run(order: Order, task: Path, size: Size, name: str, seed: int) 
     places = ["--dataset_dir", str(order.data), "--logging_file", str(CONFIGS / "logging.conf")]
     train = _bundle("training", training, folder, *places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed))
     translate = _bundle("inference", inference, folder, *places, *_network_options(training, inference))
-    steps = [Step("training", train, ("--resume", "True")), Step("translation", translate)]
+    if order.translators is None:
+        steps = [Step("training", train, ("--resume", "True")), Step("translation", translate)]
+    else:
+        weights = order.translators / "translators" / folder.name / "models" / "model.pt"
+        domains = ["--trained_domains", str(_trained_domains(weights))]
+        steps = [Step("translation", [*translate, "--checkpoint", str(weights), *domains])]
     return Run("translator", name, seed, name, folder, steps)
+
+
+def _trained_domains(weights: Path) -> list[str]:
+    card = weights.with_suffix(".json")
+    if not card.is_file():
+        remedy = "run the other direction first, with a method that uses this translator and the same seeds"
+        raise InputError(file=card, found="no such file", expected="the card of a trained translator", remedy=remedy)
+    return list(json.loads(card.read_text())["domains"])
 
 
 def _method_run(order: Order, task: Path, size: Size, name: str, translator: str, seed: int) -> Run:
