@@ -27,6 +27,8 @@ def test_values_by_hand() -> None:
     tanh_one = (math.e**2 - 1) / (math.e**2 + 1)
     torch.testing.assert_close(local_mask(logits(1.0, -1.0, 0.0), "abs"), logits(tanh_one, tanh_one, 0.0))
     torch.testing.assert_close(local_mask(logits(1.0, -1.0, 0.0), "target_confidence"), logits(0.0, tanh_one, 0.0))
+    # From the verdict of the source, 1: none at 1, as far at 2 as at 0.
+    torch.testing.assert_close(local_mask(logits(1.0, 0.0, 2.0), "source_distance"), logits(0.0, tanh_one, tanh_one))
     three = math.log(3.0)
     torch.testing.assert_close(local_mask(logits(three, -three, 0.0), "uncertainty"), logits(0.75, 0.75, 1.0))
     assert local_mask(logits(1.0, -1.0, 0.0), "off").count_nonzero() == 0

@@ -19,6 +19,7 @@ from scripts.errors import InputError, check_choice
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.disagreement import disagreement_weights, predictor_similarity
 from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_losses
+from scripts.losses.self_training import SelfTraining
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PREDICTION_MAPS, PredictionDiscriminator, prediction_map
 
@@ -50,6 +51,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
             everywhere.
         disagreement_base: with the above, what a pixel counts where they agree.
         predictor_similarity_weight: of the loss that keeps two predictors apart; 0 switches it off.
+        self_training: when the target learns from the moving average's sure predictions; never by default.
         adversarial_warmup: iterations over which both weights rise from 0; the source alone sets the batch-norm
             statistics until then, the target alone after it.
         mask_source: mask the source's features too (an ablation; the paper masks the target's only).
@@ -59,8 +61,8 @@ class DualAlignmentTrainer(AdversarialTrainer):
         InputError: another word for a kind, a mask whose D1 would never learn, or one predictor where two are needed.
 
     The output of an iteration: ``loss`` (S's total), ``cross_entropy``, ``dice``, and with a target ``alignment_d1``,
-    ``alignment_d2``, ``d1``, ``d2``, ``mask_mean``, ``mask_std``; ``predictor_similarity`` where it is on; and
-    ``image``, ``label``, ``pred``.
+    ``alignment_d2``, ``d1``, ``d2``, ``mask_mean``, ``mask_std``; ``predictor_similarity`` and
+    ``self_training`` where they are on; and ``image``, ``label``, ``pred``.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
         disagreement_weight: float = 0.0,
         disagreement_base: float = 1.0,
         predictor_similarity_weight: float = 0.0,
+        self_training: SelfTraining | None = None,
         adversarial_warmup: int = 0,
         mask_source: bool = False,
         **arguments: Any,
@@ -88,9 +91,8 @@ class DualAlignmentTrainer(AdversarialTrainer):
             check_choice(setting, kind, ADVERSARIAL_KINDS)
         check_choice("d2_input", d2_input, PREDICTION_MAPS)
         if not segmenter.further_predictors:
-            _check_needs_no_second(
-                disagreement_weight=disagreement_weight, predictor_similarity_weight=predictor_similarity_weight
-            )
+            _check_needs_no_second("disagreement_weight", disagreement_weight)
+            _check_needs_no_second("predictor_similarity_weight", predictor_similarity_weight)
         if segmenter.mask_mode != "off":
             _check_mask_will_learn(d1_weight, arguments)
         self.segmenter, self.prediction_discriminator = segmenter, prediction_discriminator
@@ -98,13 +100,14 @@ class DualAlignmentTrainer(AdversarialTrainer):
         self.d1_weight, self.d2_weight, self.d1_kind, self.d2_kind = d1_weight, d2_weight, d1_kind, d2_kind
         self.d2_input, self.predictor_similarity_weight = d2_input, predictor_similarity_weight
         self.disagreement_weight, self.disagreement_base = disagreement_weight, disagreement_base
+        self.self_training = self_training or SelfTraining()
         self.adversarial_warmup, self.mask_source = adversarial_warmup, mask_source
         self.average = average
         super().__init__(**arguments)
 
     def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         image, label = self.prepare(batchdata, "image", "label")
-        aligned = "target_image" in batchdata and (self.d1_weight > 0 or self.d2_weight > 0)
+        aligned = "target_image" in batchdata and max(self.d1_weight, self.d2_weight, self.self_training.weight) > 0
         ramp = linear_ramp(engine.state.iteration - 1, self.adversarial_warmup)
         segmenter, d1, d2 = self.segmenter, self.segmenter.feature_discriminator, self.prediction_discriminator
         segmenter.train()
@@ -119,6 +122,9 @@ class DualAlignmentTrainer(AdversarialTrainer):
                     target = self.target_pass(self.prepare(batchdata, "target_image")[0])
                 adversarial, adversarial_parts = self.alignment(target, ramp)
                 loss, parts = loss + adversarial, parts | adversarial_parts
+                if self.self_training.weight > 0:
+                    parts["self_training"] = self.self_training_loss(engine, target)
+                    loss = loss + self.self_training.weight * parts["self_training"]
         self.report_forward(engine, image=image, label=label, pred=source["logits"])
         self.report_loss(engine, loss)
         self.step(self.segmenter_optimizer, loss, engine)
@@ -137,12 +143,13 @@ class DualAlignmentTrainer(AdversarialTrainer):
         return {"features": features, **self.predictions(features, mask, image)}
 
     def target_pass(self, image: torch.Tensor) -> Passed:
-        """S on target slices: features, D1's verdict on them, the local mask and the logits of the masked features."""
-        segmenter = self.segmenter
-        features = segmenter.forward_features(image.contiguous(memory_format=torch.channels_last))
+        """S on target slices: features, D1's verdict on them, the local mask, the logits of the masked features."""
+        segmenter, image = self.segmenter, image.contiguous(memory_format=torch.channels_last)
+        features = segmenter.forward_features(image)
         d1_logits = segmenter.feature_discriminator(features)
         mask = segmenter.mask_of_logits(d1_logits)
-        return {"features": features, "d1_logits": d1_logits, "mask": mask, **self.predictions(features, mask, image)}
+        judged = {"image": image, "features": features, "d1_logits": d1_logits, "mask": mask}
+        return judged | self.predictions(features, mask, image)
 
     def predictions(self, features: torch.Tensor, mask: torch.Tensor | None, image: torch.Tensor) -> Passed:
         """The logits of each predictor, ``each``, and their sum, ``logits``, which is S's decision."""
@@ -155,10 +162,8 @@ class DualAlignmentTrainer(AdversarialTrainer):
         loss, parts = supervised_losses(source["each"], label)
         if self.predictor_similarity_weight > 0:
             similarity = predictor_similarity(self.segmenter.predictor, self.segmenter.further_predictors[0])
-            loss, parts = (
-                loss + self.predictor_similarity_weight * similarity,
-                parts | {"predictor_similarity": similarity},
-            )
+            loss = loss + self.predictor_similarity_weight * similarity
+            parts = parts | {"predictor_similarity": similarity}
         return loss, parts
 
     def alignment(self, target: Passed, ramp: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -174,6 +179,14 @@ class DualAlignmentTrainer(AdversarialTrainer):
             kind_d2=self.d2_kind,
         )
 
+    def self_training_loss(self, engine: Engine, target: Passed) -> torch.Tensor:
+        """What S learns from the moving average's sure predictions on the target; 0 until it is time."""
+        if engine.state.iteration <= self.self_training.start * engine.state.max_epochs * engine.state.epoch_length:
+            return target["logits"].new_zeros(())
+        with torch.no_grad():
+            taught = self.average.module.eval()(target["image"])
+        return self.self_training.loss(target["logits"], taught)
+
     def pixel_weights(self, target: Passed) -> torch.Tensor | None:
         """How much each target pixel counts with D2, (B, 1, H, W); None for the same everywhere."""
         if self.disagreement_weight == 0:
@@ -184,13 +197,13 @@ class DualAlignmentTrainer(AdversarialTrainer):
         """Update D1 on detached features and D2 on detached predictions; their losses as ``d1`` and ``d2``."""
         losses = {}
         if self.d1_weight > 0:
-            discriminator, pair = self.segmenter.feature_discriminator, (source["features"], target["features"])
-            losses["d1"] = self.discriminator_step(discriminator, self.d1_optimizer, self.d1_kind, pair)
+            pair = (source["features"], target["features"])
+            d1 = self.segmenter.feature_discriminator
+            losses["d1"] = self.discriminator_step(d1, self.d1_optimizer, self.d1_kind, pair)
         if self.d2_weight > 0:
-            discriminator = self.prediction_discriminator
+            d2, weights = self.prediction_discriminator, self.pixel_weights(target)
             pair = (prediction_map(source["logits"], self.d2_input), prediction_map(target["logits"], self.d2_input))
-            weights = self.pixel_weights(target)
-            losses["d2"] = self.discriminator_step(discriminator, self.d2_optimizer, self.d2_kind, pair, weights)
+            losses["d2"] = self.discriminator_step(d2, self.d2_optimizer, self.d2_kind, pair, weights)
         return losses
 
     def discriminator_step(
@@ -224,16 +237,15 @@ def _check_mask_will_learn(d1_weight: float, arguments: Mapping[str, Any]) -> No
         )
 
 
-def _check_needs_no_second(**weights: float) -> None:
-    """Refuse what compares two predictors in a segmenter that has one."""
-    for setting, weight in weights.items():
-        if weight > 0:
-            raise InputError(
-                file=f"setting '{setting}'",
-                found=f"{weight} with one predictor",
-                expected="two predictors to compare",
-                remedy="give --predictors 2 as well",
-            )
+def _check_needs_no_second(setting: str, weight: float) -> None:
+    """Refuse what compares two predictors where there is one."""
+    if weight > 0:
+        raise InputError(
+            file=f"setting '{setting}'",
+            found=f"{weight} with one predictor",
+            expected="two predictors to compare",
+            remedy="give --predictors 2 as well",
+        )
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def pseudo_labels(probabilities: Tensor, *, portion: float, cap: float) -> Tenso
     """Class ids of sure pixels, with a threshold for each class, so that hard classes are not left out.
 
     The threshold of a class is the confidence that ``portion`` of the pixels it wins reach, but ``cap`` at most, and 1
-    where it wins too few. A pixel gets the class of the largest ratio of probability to threshold, if that is 1 or more.
+    where it wins too few. A pixel gets the class with the largest ratio of probability to threshold, if it reaches 1.
 
     Args:
         probabilities: of each class, (B, K, H, W).

@@ -14,8 +14,8 @@ def local_mask(logits: Tensor, mode: str) -> Tensor:
     * ``abs``: tanh|z|, the paper's: high where D1 is sure, of either domain.
     * ``target_confidence``: tanh(relu(-z)): high only where D1 is sure of the target, which is where the gap remains.
     * ``uncertainty``: 4 p (1 - p) with p = sigmoid(z): high where D1 cannot tell, the word of the paper's introduction.
-    * ``source_distance``: tanh|z - 1|: high where the verdict is far from REAL = 1, which a D1 of kind ``lsgan`` says of
-      the source; with its verdicts between 0 and 1 it rises with the gap, where ``abs`` would fall.
+    * ``source_distance``: tanh|z - 1|: high where the verdict is far from 1, which a D1 of kind ``lsgan`` says of the
+      source; it rises with the gap where ``abs`` would fall.
     * ``off``: 0.
 
     Args:

@@ -46,7 +46,8 @@ class MaskedDeepLab(nn.Module):
         backbone_weights: path of a ResNet state dict in torchvision's names to start from.
 
     Raises:
-        InputError: another ``mask_mode``, ``output_stride`` or number of predictors; ``backbone_weights`` cannot be read or do not fit.
+        InputError: another ``mask_mode``, ``output_stride`` or number of predictors; ``backbone_weights`` cannot be
+            read or do not fit.
     """
 
     def __init__(
