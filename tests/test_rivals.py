@@ -233,8 +233,8 @@ def test_one_predictor_has_nobody_to_disagree_with(setting: str) -> None:
 
 
 def test_pseudo_labels_by_hand() -> None:
-    # Class 0 wins four pixels; their surer half reaches 0.8, its threshold. Class 1 wins two, the surer with 0.95: above
-    # the cap, so 0.9 is enough. Of the fourth pixel, the ratios are 0.6 / 0.8 and 0.4 / 0.9: unsure.
+    # Class 0 wins four pixels; their surer half reaches 0.8, its threshold. Class 1 wins two, the surer with 0.95, over
+    # the cap: 0.9 is enough. Of the fourth pixel, the ratios are 0.6 / 0.8 and 0.4 / 0.9: unsure.
     zero = [0.85, 0.8, 0.7, 0.6]
     one = [0.95, 0.92]
     probabilities = pixels(*((p, 1 - p) for p in zero), *((1 - p, p) for p in one))
