@@ -80,11 +80,14 @@ def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None
 def _distance_to(logits: Tensor, verdict: float, kind: str, weights: Tensor | None = None) -> Tensor:
     logits = _at_pixels(logits, weights)
     target = torch.full_like(logits, verdict)
+    reduction = "mean" if weights is None else "none"
     if kind == "bce":
-        return _mean(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), weights)
-    if kind == "lsgan":
-        return _mean(F.mse_loss(logits, target, reduction="none"), weights)
-    raise ValueError(f"kind must be one of {ADVERSARIAL_KINDS}, got {kind!r}")
+        distance = F.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
+    elif kind == "lsgan":
+        distance = F.mse_loss(logits, target, reduction=reduction)
+    else:
+        raise ValueError(f"kind must be one of {ADVERSARIAL_KINDS}, got {kind!r}")
+    return distance if weights is None else _mean(distance, weights)
 
 
 def _at_pixels(logits: Tensor, weights: Tensor | None) -> Tensor:
