@@ -72,6 +72,9 @@ def test_a_nested_key_that_no_config_knows(
     assert not (tmp_path / "run").exists()
 
 
+MASK_MODES = "one of abs, target_confidence, uncertainty, source_distance, off"
+
+
 @pytest.mark.parametrize(
     ("base", "setting", "value", "expected"),
     [
@@ -79,8 +82,13 @@ def test_a_nested_key_that_no_config_knows(
         ("segmentation/inference", "precision", "half", "one of auto, bf16, float32"),
         ("synthesis/train", "adversarial_kind", "wgan", "one of bce, lsgan, hinge"),
         ("segmentation/train", "d2_kind", "wgan", "one of bce, lsgan, hinge"),
-        ("segmentation/train", "mask_mode", "on", "one of abs, target_confidence, uncertainty, off"),
-        ("segmentation/evaluate", "mask_mode", False, "one of abs, target_confidence, uncertainty, off"),
+        ("segmentation/train", "mask_mode", "on", MASK_MODES),
+        (
+            "segmentation/evaluate",
+            "mask_mode",
+            False,
+            MASK_MODES,
+        ),
         ("segmentation/train", "output_stride", 32, "one of 4, 8, 16"),
     ],
 )

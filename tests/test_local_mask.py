@@ -27,6 +27,8 @@ def test_values_by_hand() -> None:
     tanh_one = (math.e**2 - 1) / (math.e**2 + 1)
     torch.testing.assert_close(local_mask(logits(1.0, -1.0, 0.0), "abs"), logits(tanh_one, tanh_one, 0.0))
     torch.testing.assert_close(local_mask(logits(1.0, -1.0, 0.0), "target_confidence"), logits(0.0, tanh_one, 0.0))
+    # From the verdict of the source, 1: none at 1, as far at 2 as at 0.
+    torch.testing.assert_close(local_mask(logits(1.0, 0.0, 2.0), "source_distance"), logits(0.0, tanh_one, tanh_one))
     three = math.log(3.0)
     torch.testing.assert_close(local_mask(logits(three, -three, 0.0), "uncertainty"), logits(0.75, 0.75, 1.0))
     assert local_mask(logits(1.0, -1.0, 0.0), "off").count_nonzero() == 0
@@ -88,8 +90,8 @@ def test_gradient_through_the_mask(detach: bool) -> None:
     assert features.grad.abs().sum() > 0
 
 
-def gain_ratio(kind: str, seed: int) -> float:
-    """(1 + mask) within the domain gap over (1 + mask) outside it, after D1 alone was trained on random features.
+def gain_ratio(kind: str, seed: int, *modes: str) -> list[float]:
+    """For each mode, (1 + mask) within the domain gap over it outside, after D1 alone was trained on random features.
 
     Source features are N(0, 1); the target's are shifted by 1.5 in the central half of a 24 x 24 map.
     """
@@ -106,13 +108,17 @@ def gain_ratio(kind: str, seed: int) -> float:
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        gain = 1 + local_mask(discriminator(torch.randn(64, 16, 24, 24, generator=generator) + shift), "abs")[:, 0]
+        verdict = discriminator(torch.randn(64, 16, 24, 24, generator=generator) + shift)
+    gains = [1 + local_mask(verdict, mode)[:, 0] for mode in modes]
     aligned = torch.ones(24, 24, dtype=torch.bool)
     aligned[3:21, 3:21] = False
-    return float(gain[:, 8:16, 8:16].mean() / gain[:, aligned].mean())
+    return [float(gain[:, 8:16, 8:16].mean() / gain[:, aligned].mean()) for gain in gains]
 
 
 def test_bce_mask_emphasises_the_gap_and_lsgan_mask_suppresses_it() -> None:
     # Under LSGAN the logit of a target pixel goes to 0, and so does its mask; under BCE it goes to minus infinity.
-    assert gain_ratio("bce", seed=0) > 1.1
-    assert gain_ratio("lsgan", seed=0) < 0.9
+    assert gain_ratio("bce", 0, "abs")[0] > 1.1
+    suppressed, emphasised = gain_ratio("lsgan", 0, "abs", "source_distance")
+    assert suppressed < 0.9
+    # Measured from the source's verdict, 1, in place of the target's, 0, it marks the gap as BCE's does.
+    assert emphasised > 1.1

@@ -325,6 +325,8 @@ NETWORKS = {
     "generator": (small_generator, (2, 1, 36, 44)),
     "segmenter": (small_segmenter, (2, 1, 37, 45)),
     "segmenter_off": (lambda: small_segmenter(mask_mode="off"), (2, 1, 32, 32)),
+    "segmenter_two_predictors": (lambda: small_segmenter(predictors=2), (2, 1, 37, 45)),
+    "segmenter_source_distance": (lambda: small_segmenter(mask_mode="source_distance"), (2, 1, 32, 32)),
     "segmenter_spectral": (lambda: small_segmenter(feature_discriminator_norm="spectral"), (2, 1, 40, 40)),
     "domain_discriminator": (lambda: DomainDiscriminator(channels=4), (2, 1, 32, 40)),
     "domain_discriminator_spectral": (lambda: DomainDiscriminator(channels=4, norm="spectral"), (2, 1, 32, 32)),

@@ -71,6 +71,7 @@ def dual_trainer(
     batches: Iterable[Batch] | None = None,
     norm: str = "none",
     mask_mode: str = "abs",
+    predictors: int = 1,
     **changes: Any,
 ) -> DualAlignmentTrainer:
     torch.manual_seed(0)
@@ -82,6 +83,7 @@ def dual_trainer(
         atrous_rates=(1,),
         feature_discriminator_norm=norm,
         mask_mode=mask_mode,
+        predictors=predictors,
     )
     d2 = PredictionDiscriminator(num_classes=3, channels=4)
     parts = {

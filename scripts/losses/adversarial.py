@@ -23,7 +23,9 @@ __all__ = ["ADVERSARIAL_KINDS", "discriminator_loss", "generator_loss"]
 ADVERSARIAL_KINDS = ("bce", "lsgan", "hinge")
 
 
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: str) -> Tensor:
+def discriminator_loss(
+    real_logits: Tensor, fake_logits: Tensor, kind: str, fake_weights: Tensor | None = None
+) -> Tensor:
     """What a discriminator minimises: half the sum of its mean losses on real and on fake (section 3.2).
 
     * ``bce``: binary cross-entropy of the logits with ``REAL`` and ``FAKE``.
@@ -34,6 +36,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: str) -> T
         real_logits: raw logits of what should be called real, any shape.
         fake_logits: raw logits of what should be called fake, any shape.
         kind: one of ``ADVERSARIAL_KINDS``.
+        fake_weights: how much each pixel of the fakes counts, as in :func:`generator_loss`.
 
     Returns:
         A float32 scalar.
@@ -43,14 +46,14 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: str) -> T
     """
     if kind == "hinge":
         real = torch.relu(1.0 - real_logits.float()).mean()
-        fake = torch.relu(1.0 + fake_logits.float()).mean()
+        fake = _mean(torch.relu(1.0 + _at_pixels(fake_logits, fake_weights)), fake_weights)
     else:
         real = _distance_to(real_logits, REAL, kind)
-        fake = _distance_to(fake_logits, FAKE, kind)
+        fake = _distance_to(fake_logits, FAKE, kind, fake_weights)
     return 0.5 * (real + fake)
 
 
-def generator_loss(fake_logits: Tensor, kind: str) -> Tensor:
+def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
     """What the deceiver minimises: the mean loss of calling its fakes real, not halved (section 3.2).
 
     * ``bce``: binary cross-entropy of the logits with ``REAL``, i.e. -log D(fake).
@@ -58,8 +61,10 @@ def generator_loss(fake_logits: Tensor, kind: str) -> Tensor:
     * ``hinge``: -z.
 
     Args:
-        fake_logits: raw logits of the fakes, any shape.
+        fake_logits: raw logits of the fakes, any shape; (B, 1, h, w) with weights.
         kind: one of ``ADVERSARIAL_KINDS``.
+        weights: how much each pixel counts, (B, 1, H, W); logits of a coarser grid are spread bilinearly over it. The
+            loss is the mean of weight x loss, so weights of 1 change nothing on the same grid. None for 1 everywhere.
 
     Returns:
         A float32 scalar.
@@ -68,15 +73,30 @@ def generator_loss(fake_logits: Tensor, kind: str) -> Tensor:
         ValueError: for another ``kind``.
     """
     if kind == "hinge":
-        return -fake_logits.float().mean()
-    return _distance_to(fake_logits, REAL, kind)
+        return -_mean(_at_pixels(fake_logits, weights), weights)
+    return _distance_to(fake_logits, REAL, kind, weights)
 
 
-def _distance_to(logits: Tensor, verdict: float, kind: str) -> Tensor:
-    logits = logits.float()
+def _distance_to(logits: Tensor, verdict: float, kind: str, weights: Tensor | None = None) -> Tensor:
+    logits = _at_pixels(logits, weights)
     target = torch.full_like(logits, verdict)
+    reduction = "mean" if weights is None else "none"
     if kind == "bce":
-        return F.binary_cross_entropy_with_logits(logits, target)
-    if kind == "lsgan":
-        return F.mse_loss(logits, target)
-    raise ValueError(f"kind must be one of {ADVERSARIAL_KINDS}, got {kind!r}")
+        distance = F.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
+    elif kind == "lsgan":
+        distance = F.mse_loss(logits, target, reduction=reduction)
+    else:
+        raise ValueError(f"kind must be one of {ADVERSARIAL_KINDS}, got {kind!r}")
+    return distance if weights is None else _mean(distance, weights)
+
+
+def _at_pixels(logits: Tensor, weights: Tensor | None) -> Tensor:
+    """Float32 logits on the grid of the weights, if there are any."""
+    logits = logits.float()
+    if weights is None or weights.shape[2:] == logits.shape[2:]:
+        return logits
+    return F.interpolate(logits, size=weights.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    return losses.mean() if weights is None else (weights * losses).mean()

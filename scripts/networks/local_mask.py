@@ -5,7 +5,7 @@ from torch import Tensor
 
 __all__ = ["MASK_MODES", "local_mask"]
 
-MASK_MODES = ("abs", "target_confidence", "uncertainty", "off")
+MASK_MODES = ("abs", "target_confidence", "uncertainty", "source_distance", "off")
 
 
 def local_mask(logits: Tensor, mode: str) -> Tensor:
@@ -14,6 +14,8 @@ def local_mask(logits: Tensor, mode: str) -> Tensor:
     * ``abs``: tanh|z|, the paper's: high where D1 is sure, of either domain.
     * ``target_confidence``: tanh(relu(-z)): high only where D1 is sure of the target, which is where the gap remains.
     * ``uncertainty``: 4 p (1 - p) with p = sigmoid(z): high where D1 cannot tell, the word of the paper's introduction.
+    * ``source_distance``: tanh|z - 1|: high where the verdict is far from 1, which a D1 of kind ``lsgan`` says of the
+      source; it rises with the gap where ``abs`` would fall.
     * ``off``: 0.
 
     Args:
@@ -34,8 +36,10 @@ def local_mask(logits: Tensor, mode: str) -> Tensor:
     elif mode == "uncertainty":
         probability = torch.sigmoid(z)
         mask = 4.0 * probability * (1.0 - probability)
+    elif mode == "source_distance":
+        mask = torch.tanh(torch.abs(z - 1.0))
     elif mode == "off":
         mask = torch.zeros_like(z)
     else:
-        raise ValueError(f"mask mode must be abs, target_confidence, uncertainty or off, got {mode}")
+        raise ValueError(f"mask mode must be abs, target_confidence, uncertainty, source_distance or off, got {mode}")
     return mask.to(logits.dtype)

@@ -41,11 +41,13 @@ class MaskedDeepLab(nn.Module):
         mask_mode: one of ``MASK_MODES``.
         mask_detach: no gradient through the mask, so that SE cannot lower its loss by switching the mask.
         feature_discriminator_norm: the ``norm`` of :class:`FeatureDiscriminator`.
+        predictors: 1 or 2. Two predictors vote: their logits are summed; see :mod:`scripts.losses.disagreement`.
         dropout: probability of dropping a feature before the last convolution.
         backbone_weights: path of a ResNet state dict in torchvision's names to start from.
 
     Raises:
-        InputError: another ``mask_mode`` or ``output_stride``; ``backbone_weights`` cannot be read or do not fit.
+        InputError: another ``mask_mode``, ``output_stride`` or number of predictors; ``backbone_weights`` cannot be
+            read or do not fit.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class MaskedDeepLab(nn.Module):
         mask_mode: str = "abs",
         mask_detach: bool = True,
         feature_discriminator_norm: str = "none",
+        predictors: int = 1,
         dropout: float = 0.0,
         backbone_weights: Optional[str | Path] = None,
     ) -> None:
         super().__init__()
         check_choice("mask_mode", mask_mode, MASK_MODES)
+        check_choice("predictors", predictors, (1, 2))
         self.mask_mode = mask_mode
         self.mask_detach = mask_detach
         backbone = build_dilated_resnet(
@@ -73,10 +77,9 @@ class MaskedDeepLab(nn.Module):
         )
         pyramid = _AtrousPyramid(32 * width, feature_channels, atrous_rates)
         self.feature_extractor = nn.Sequential(OrderedDict(backbone=backbone, pyramid=pyramid))
-        self.predictor = nn.Sequential(
-            _convolution(feature_channels, feature_channels, kernel_size=3),
-            nn.Dropout(dropout),
-            nn.Conv2d(feature_channels, num_classes, 1),
+        self.predictor = _predictor(feature_channels, num_classes, dropout)
+        self.further_predictors = nn.ModuleList(
+            [_predictor(feature_channels, num_classes, dropout) for _ in range(predictors - 1)]
         )
         self.feature_discriminator = FeatureDiscriminator(
             in_channels=feature_channels,
@@ -117,13 +120,29 @@ class MaskedDeepLab(nn.Module):
         Returns:
             (B, num_classes, *size), float32.
         """
-        return self.predict_unmasked(features * (1.0 + mask), size)
+        return self.predict_unmasked(self.apply_mask(features, mask), size)
 
     @torch.jit.export
     def predict_unmasked(self, features: Tensor, size: List[int]) -> Tensor:
         """SP(f): the logits of every class for source features, (B, num_classes, *size), float32."""
-        logits = self.predictor(features).float()
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        each = self.predict_each(features, size)
+        logits = each[0]
+        for further in each[1:]:
+            logits = logits + further
+        return logits
+
+    @torch.jit.export
+    def apply_mask(self, features: Tensor, mask: Tensor) -> Tensor:
+        """The re-weighted features f * (1 + m): (B, feature_channels, h, w) and (B, 1, h, w) to the former."""
+        return features * (1.0 + mask)
+
+    @torch.jit.export
+    def predict_each(self, features: Tensor, size: List[int]) -> List[Tensor]:
+        """The logits of each predictor by itself, (B, num_classes, *size), float32; ``predict_unmasked`` sums them."""
+        each = [self.predictor(features)]
+        for predictor in self.further_predictors:
+            each.append(predictor(features))
+        return [F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False) for x in each]
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a target image, mask included: (B, in_channels, H, W) to (B, num_classes, H, W), float32."""
@@ -135,7 +154,11 @@ class MaskedDeepLab(nn.Module):
 
     def segmenter_parameters(self) -> list[nn.Parameter]:
         """The parameters of SE and SP, which the segmentation step updates; D1's are not among them."""
-        return [*self.feature_extractor.parameters(), *self.predictor.parameters()]
+        return [
+            *self.feature_extractor.parameters(),
+            *self.predictor.parameters(),
+            *self.further_predictors.parameters(),
+        ]
 
 
 class _AtrousPyramid(nn.Module):
@@ -152,6 +175,15 @@ class _AtrousPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(torch.cat([branch(x) for branch in self.branches], dim=1))
+
+
+def _predictor(in_channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """A non-linear head from features to the logits of every class."""
+    return nn.Sequential(
+        _convolution(in_channels, in_channels, kernel_size=3),
+        nn.Dropout(dropout),
+        nn.Conv2d(in_channels, num_classes, 1),
+    )
 
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> Convolution:

@@ -1,10 +1,13 @@
 """The prediction discriminator D2 of the segmentation stage (section 3.1)."""
 
 import itertools
+import math
 
 from torch import Tensor, nn
 
-__all__ = ["PredictionDiscriminator"]
+__all__ = ["PREDICTION_MAPS", "PredictionDiscriminator", "prediction_map"]
+
+PREDICTION_MAPS = ("softmax", "entropy")
 
 
 class PredictionDiscriminator(nn.Module):
@@ -31,3 +34,31 @@ class PredictionDiscriminator(nn.Module):
     def forward(self, probabilities: Tensor) -> Tensor:
         """Raw logits that a region was predicted on the source: (B, num_classes, H, W) to (B, 1, H // 32, W // 32)."""
         return self.layers(probabilities)
+
+
+def prediction_map(logits: Tensor, kind: str) -> Tensor:
+    """What a prediction discriminator looks at, each channel between 0 and 1.
+
+    * ``softmax``: the probability p_k of each class, the paper's.
+    * ``entropy``: the weighted self-information -p_k log p_k / log K of each class. Over the K classes it sums to the
+      prediction's entropy as a share of the largest there is.
+
+    Args:
+        logits: (B, K, H, W).
+        kind: one of ``PREDICTION_MAPS``.
+
+    Returns:
+        The map in the shape of ``logits``.
+
+    Raises:
+        ValueError: for another ``kind``.
+
+    Source of ``entropy``: Vu et al., ADVENT: adversarial entropy minimization for domain adaptation in semantic
+    segmentation, 2019.
+    """
+    if kind == "softmax":
+        return logits.softmax(1)
+    if kind == "entropy":
+        log_probabilities = logits.log_softmax(1)
+        return -log_probabilities.exp() * log_probabilities / math.log(logits.shape[1])
+    raise ValueError(f"kind must be one of {PREDICTION_MAPS}, got {kind!r}")
