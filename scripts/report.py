@@ -12,9 +12,9 @@ from scripts.page import page_figure, page_table, write_page
 
 __all__ = ["write_report"]
 
-BODY = Template("""<p>A generated cardiac phantom: labelled MR volumes, unlabelled CT volumes of other subjects. The style
-transfer rendered the labelled MR in CT style, a segmenter was trained on it against two discriminators, and CT volumes
-that no training saw were segmented. Their labels were used for this table alone.</p>
+BODY = Template("""<p>A generated cardiac phantom: labelled MR volumes, unlabelled CT volumes of other subjects.
+The style transfer rendered the labelled MR in CT style, a segmenter was trained on it against two discriminators, and
+CT volumes that no training saw were segmented. Their labels were used for this table alone.</p>
 <p class="gain">$gain points</p><p>of mean Dice gained over no adaptation ($before % to $after %).</p>
 <h2>Dice in % (average symmetric surface distance in mm)</h2>$table$failures
 <h2>What it looks like</h2>$pictures

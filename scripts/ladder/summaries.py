@@ -38,7 +38,7 @@ class MethodSummary:
     gap_closed: float | None = None
     structure_gap_closed: Mapping[str, float | None] = field(default_factory=dict)
     test: PairedTest | None = None
-    training_seconds: Spread = Spread(())
+    training_seconds: Spread = field(default_factory=lambda: Spread(()))
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ def summarise_ladder(ladder: Ladder) -> list[MethodSummary]:
     reference = ladder.method(REFERENCE)
 
     def closed(summary: MethodSummary, value_of: Callable[[MethodSummary], float | None]) -> float | None:
-        return gap_closed_percent(value_of(summary), lower and value_of(lower), upper and value_of(upper))
+        return gap_closed_percent(value_of(summary), value_of(lower), value_of(upper)) if lower and upper else None
 
     return [
         MethodSummary(

@@ -111,8 +111,8 @@ def _main_table(summaries: Sequence[MethodSummary]) -> Table:
     heads += [f"vs {REFERENCE}", "p", "n", "selection", "training"]
     note = (
         "Mean ± sample standard deviation (divisor n - 1) over the seeds, of the mean over the structures; a dash for "
-        "the deviation of one seed. A missing structure counts as Dice 0 and as far away as the image is long; they are "
-        f"counted over all held-out cases and seeds. Gap closed: of the gap in mean Dice between `{LOWER}` (0 %) and "
+        "the deviation of one seed. A missing structure counts as Dice 0 and as far away as the image is long; they "
+        f"are counted over all held-out cases and seeds. Gap closed: of the gap in mean Dice between `{LOWER}` (0 %) and "
         f"`{UPPER}` (100 %). vs {REFERENCE}: mean difference in points of Dice over the held-out cases, each averaged "
         "over its structures and over the seeds that both methods have; p: exact two-sided Wilcoxon signed-rank test "
         f"of those cases, n of them, not corrected for the number of methods. {_smallest(summaries)}"
@@ -134,9 +134,7 @@ def _main_row(summary: MethodSummary) -> list[str]:
         *(show_spread(summary.mean[measure]) for measure in MEASURES),
         f"{summary.missing} of {summary.counted}" if summary.counted else DASH,
         show(summary.gap_closed, ".0f"),
-        show(test and test.mean_difference, "+.1f"),
-        show(test and test.p, ".3g"),
-        str(test.n) if test else DASH,
+        *((f"{test.mean_difference:+.1f}", f"{test.p:.3g}", str(test.n)) if test else [DASH] * 3),
         ", ".join(dict.fromkeys(run.selection for run in runs)) or DASH,
         _minutes(summary.training_seconds.mean),
     ]
