@@ -1,4 +1,4 @@
-"""Commands beside the bundles' own: data to start from, their check, the demo, the benchmark."""
+"""Commands beside the bundles' own: data to start from, their check, the demo, a ladder's report, the benchmark."""
 
 from __future__ import annotations
 
@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
     demo.set_defaults(run=_demo)
+
+    report = commands.add_parser("report", help="draw tables, figures and report.html of a ladder from its files alone")
+    report.add_argument("folder", type=Path, help="what the ladder wrote, with its ladder.json")
+    report.set_defaults(run=_report)
 
     bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
@@ -140,6 +144,12 @@ def _demo(options: argparse.Namespace) -> None:
     from scripts.demo import run_demo
 
     run_demo(options.out, seed=options.seed, resume=options.resume)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from scripts.ladder.report import write_ladder_report
+
+    print(f"look at {write_ladder_report(options.folder)}")
 
 
 def _bench(options: argparse.Namespace) -> None:

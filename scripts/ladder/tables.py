@@ -12,7 +12,18 @@ from scripts.ladder.results import LOWER, REFERENCE, UPPER, Ladder
 from scripts.ladder.statistics import Spread, smallest_p
 from scripts.ladder.summaries import MEASURES, MethodSummary
 
-__all__ = ["DASH", "Table", "ladder_tables", "markdown_table", "show", "show_spread", "table_csv", "table_markdown"]
+__all__ = [
+    "DASH",
+    "Table",
+    "ladder_tables",
+    "markdown_table",
+    "run_commands",
+    "show",
+    "show_spread",
+    "table_csv",
+    "table_markdown",
+    "unfinished_runs",
+]
 
 DASH = "–"
 
@@ -79,8 +90,10 @@ def table_markdown(ladder: Ladder, summaries: Sequence[MethodSummary], more: Ite
     for table in [*ladder_tables(ladder, summaries), *more]:
         lines += [f"## {table.title}", "", markdown_table(table), ""]
         lines += [table.note, ""] if table.note else []
-    lines += ["## Runs without results", "", *(_unfinished(ladder) or ["None."]), ""]
-    lines += ["## Commands", "", *_commands(ladder)]
+    unfinished = [f"- {line}" for line in unfinished_runs(ladder)]
+    lines += ["## Runs without results", "", *(unfinished or ["None."]), "", "## Commands", ""]
+    for name, commands in run_commands(ladder):
+        lines += [f"{name}:", "", "```bash", *commands, "```", ""] if commands else [f"{name}: none.", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -106,16 +119,32 @@ def table_csv(ladder: Ladder, summaries: Sequence[MethodSummary]) -> str:
     return stream.getvalue()
 
 
+def unfinished_runs(ladder: Ladder) -> list[str]:
+    """A line for each run that failed or is missing, with what it said."""
+    runs = [run for method in ladder.methods for run in method.runs if run.status != "done"]
+    return [f"{run.method}, seed {run.seed}: {run.status}. {_one_line(run.error or '')}".rstrip() for run in runs]
+
+
+def run_commands(ladder: Ladder) -> list[tuple[str, list[str]]]:
+    """The name of every training, translators first, and what was run for it."""
+    entries = [
+        *((f"translator {e['translator']}, seed {e['seed']}", e) for e in ladder.content.get("translators", [])),
+        *((f"{e['method']}, seed {e['seed']}", e) for e in ladder.content["runs"]),
+    ]
+    return [(name, list(entry.get("commands") or ())) for name, entry in entries]
+
+
 def _main_table(summaries: Sequence[MethodSummary]) -> Table:
     heads = ["method", "seeds", "Dice %", "ASD mm", "ASD voxel", "missing structures", "gap closed %"]
     heads += [f"vs {REFERENCE}", "p", "n", "selection", "training"]
     note = (
         "Mean ± sample standard deviation (divisor n - 1) over the seeds, of the mean over the structures; a dash for "
         "the deviation of one seed. A missing structure counts as Dice 0 and as far away as the image is long; they "
-        f"are counted over all held-out cases and seeds. Gap closed: of the gap in mean Dice between `{LOWER}` (0 %) and "
-        f"`{UPPER}` (100 %). vs {REFERENCE}: mean difference in points of Dice over the held-out cases, each averaged "
-        "over its structures and over the seeds that both methods have; p: exact two-sided Wilcoxon signed-rank test "
-        f"of those cases, n of them, not corrected for the number of methods. {_smallest(summaries)}"
+        "are counted over all held-out cases and seeds. Gap closed: of the gap in mean Dice between "
+        f"`{LOWER}` (0 %) and `{UPPER}` (100 %). vs {REFERENCE}: mean difference in points of Dice over the held-out "
+        "cases, each averaged over its structures and over the seeds that both methods have; p: exact two-sided "
+        "Wilcoxon signed-rank test of those cases, n of them (a case without a difference is left out), not corrected "
+        f"for the number of methods. {_smallest(summaries)}"
     )
     return Table(title="Methods", heads=heads, rows=[_main_row(summary) for summary in summaries], note=note)
 
@@ -157,25 +186,8 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
     return (", ".join(said) or "No provenance was left") + "."
 
 
-def _unfinished(ladder: Ladder) -> list[str]:
-    runs = [run for method in ladder.methods for run in method.runs if run.status != "done"]
-    return [f"- {run.method}, seed {run.seed}: {run.status}. {_one_line(run.error or '')}".rstrip() for run in runs]
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _commands(ladder: Ladder) -> list[str]:
-    entries = [
-        *((f"translator {e['translator']}, seed {e['seed']}", e) for e in ladder.content.get("translators", [])),
-        *((f"{e['method']}, seed {e['seed']}", e) for e in ladder.content["runs"]),
-    ]
-    lines = []
-    for name, entry in entries:
-        commands = list(entry.get("commands") or ())
-        lines += [f"{name}:", "", "```bash", *commands, "```", ""] if commands else [f"{name}: none.", ""]
-    return lines
 
 
 def _escaped(cell: str) -> str:
