@@ -53,13 +53,13 @@ def translation_picture(ladder: Ladder, path: Path) -> str:
     for number, case in enumerate(picked):
         truth = volumes.truth(cases[case]["label"])
         areas = np.count_nonzero(truth.voxels, axis=tuple(a for a in range(3) if a != volumes.slice_axis))
-        index, cut = int(areas.argmax()), Cut.whole(truth, volumes.slice_axis)
+        index, cut = int(areas.argmax()), volumes.field_of_view(truth)
         images = [volumes.image(cases[case]["image"], "source_intensity")]
         images += [volumes.image(_of_case(files, case), "labelled_intensity") for files in folders.values()]  # type: ignore[arg-type]
         labels = cut.of(truth, index, is_label=True)
         row = [Panel(image=cut.of(image, index), labels=labels, limits=NORMALISED) for image in images]
         target = volumes.image(targets[number % len(targets)]["image"], "target_intensity")
-        rows.append([*row, _target_panel(target, volumes.slice_axis, index / len(areas))])
+        rows.append([*row, _target_panel(volumes, target, index / len(areas))])
     content = ladder.content
     slice_montage(
         rows,
@@ -162,10 +162,11 @@ def _of_case(files: Sequence[Path], case: str) -> Path | None:
     return next((file for file in files if case_name(str(file)).rpartition("_")[0] == case), None)
 
 
-def _target_panel(target: Volume, slice_axis: int, height: float) -> Panel:
+def _target_panel(volumes: LadderVolumes, target: Volume, height: float) -> Panel:
     """The target's slice at the same share of its height."""
-    index = min(int(height * target.voxels.shape[slice_axis]), target.voxels.shape[slice_axis] - 1)
-    return Panel(image=Cut.whole(target, slice_axis).of(target, index), limits=NORMALISED)
+    slices = target.voxels.shape[volumes.slice_axis]
+    index = min(int(height * slices), slices - 1)
+    return Panel(image=volumes.field_of_view(target).of(target, index), limits=NORMALISED)
 
 
 def _has_prediction(run: Run, case: str) -> bool:

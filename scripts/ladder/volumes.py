@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,6 +187,16 @@ class LadderVolumes:
         """
         volume = self._oriented(mask_path(run, case))
         return Volume(voxels=volume.voxels.astype(np.float32), spacing_mm=volume.spacing_mm)
+
+    def field_of_view(self, volume: Volume) -> Cut:
+        """A window on what the network sees of a volume's slices: their middle, ``slice_size`` of its pixels wide."""
+        whole = Cut.whole(volume, self.slice_axis)
+        spacing = [
+            edge for axis, edge in enumerate(self.settings.get("spacing_mm", [-1.0] * 3)) if axis != self.slice_axis
+        ]
+        sizes = self.settings.get("slice_size", [math.inf, math.inf])
+        seen = [size * edge for size, edge in zip(sizes, spacing, strict=True) if edge > 0]
+        return replace(whole, side_mm=min([whole.side_mm, *([max(seen)] if seen else [])]))
 
     def feature_voxels(self, volume: Volume) -> tuple[int, ...]:
         """Edge of one feature, and so of one pixel of the local mask, in voxels of a volume's grid; 1 across slices."""
