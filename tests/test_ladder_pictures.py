@@ -113,7 +113,7 @@ def test_smoothing_lets_a_coarse_mask_agree_with_scattered_errors() -> None:
 
 
 def part_of(ladder: Path, folder: Path, *removed: str) -> Path:
-    """A copy of a ladder without its report and without some of its parts; it still says that its data are elsewhere."""
+    """A copy of a ladder without its report and some of its parts; it still says that its data are elsewhere."""
     shutil.copytree(ladder, folder, ignore=shutil.ignore_patterns("plots", "report.html", "table.*", "mask.*"))
     (folder / "ladder.json").write_text((folder / "ladder.json").read_text().replace(str(ladder), "/gone"))
     for name in removed:

@@ -52,9 +52,8 @@ def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:
             axes.axvline(mean, color=PALE_INK, linestyle=dash, linewidth=1.1, label=f"mean of {name}")
     for row, summary in enumerate(summaries):
         if summary.dice.mean is None:
-            axes.text(
-                0.01, row, "no results", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=PALE_INK
-            )
+            said = axes.text(0.01, row, "no results", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+            said.set(color=PALE_INK, backgroundcolor="white")
             continue
         axes.errorbar(
             summary.dice.mean, row, xerr=summary.dice.sd, fmt="o", color=_DARK_BLUE, markersize=6, capsize=3, zorder=3
@@ -102,14 +101,9 @@ def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], st
             x="Dice [%]" if number >= len(label_names) - columns else "",
         )
         axes.set_xlim(0, 108)
-    _legend(
-        figure,
-        [
-            Patch(color="#DDDDDD", label=f"gap: {LOWER} to {UPPER}"),
-            Patch(color=_DARK_BLUE, label=f"gained over {LOWER}"),
-            Patch(color=_VERMILION, label=f"lost against {LOWER}"),
-        ],
-    )
+    marks = {"#DDDDDD": f"gap: {LOWER} to {UPPER}", _DARK_BLUE: f"gained over {LOWER}"}
+    marks |= {_VERMILION: f"lost against {LOWER}"} if _any_lost(shown, known[LOWER], label_names) else {}
+    _legend(figure, [Patch(color=colour, label=label) for colour, label in marks.items()])
     return save_chart(figure, stem)
 
 
@@ -132,7 +126,7 @@ def loss_chart(logs: Mapping[str, Sequence[Path]], stem: Path) -> Path:
     names = list(dict.fromkeys(column for found in curves.values() for _, series in found for column in series))
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(2.6 * columns, 1.8 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(max(2.6 * columns, 5.2), 1.8 * rows + 0.4 + 0.07 * len(curves)), layout="constrained")
     for number, column in enumerate(names):
         axes = figure.add_subplot(rows, columns, number + 1)
         for order, found in enumerate(curves.values()):
@@ -182,7 +176,12 @@ def ladder_logs(ladder: Ladder) -> tuple[dict[str, list[Path]], dict[str, list[P
 
 def _gap_title(name: str, ends: Sequence[float | None]) -> str:
     lower, upper = ends
-    return name if lower is None or upper is None else f"{name}\ngap {upper - lower:+.1f} points"
+    return name if lower is None or upper is None else f"{name}\ngap {upper - lower:.1f} points"
+
+
+def _any_lost(shown: Sequence[MethodSummary], lower: MethodSummary, names: Sequence[str]) -> bool:
+    pairs = [(summary.structure_dice(name), lower.structure_dice(name)) for summary in shown for name in names]
+    return any(dice is not None and bound is not None and dice < bound for dice, bound in pairs)
 
 
 def _gap_panel(axes: Axes, shown: Sequence[MethodSummary], name: str, ends: Sequence[float | None]) -> None:
@@ -213,10 +212,11 @@ def _log_or_none(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
 
 
 def _legend(figure: Figure, handles: Sequence[Any]) -> None:
+    inches = 0.55 + 0.062 * max(len(handle.get_label()) for handle in handles)  # of a column
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(len(handles), 5),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / inches))),
         frameon=False,
         fontsize=8,
         labelcolor=INK,

@@ -134,7 +134,9 @@ def mask_chart(numbers: Mapping[str, Any], stem: Path) -> Path:
         points = [(gaps[s], value) for s, value in zip(ordered, values, strict=True) if value is not None]
         rank = show(entry["rank_correlation"], "+.2f")
         label = f"{name} (rank correlation {rank}, n = {entry['n_structures']})"
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=5, label=label, **line_style(order))
+        axes.plot(
+            *zip(*points, strict=True), marker="o", markersize=6, label=label, **line_style(order) | {"linewidth": 0.6}
+        )
     quiet_axes(axes)
     for number, structure in enumerate(ordered):
         axes.axvline(gaps[structure], color="#E5E5E5", linewidth=0.8, zorder=0)
