@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,18 @@ __all__ = ["mask_chart", "mask_picture", "mask_tables"]
 def mask_tables(numbers: Mapping[str, Any]) -> list[Table]:
     """The numbers as tables: correlations, and the mask inside each structure beside the structure's gap."""
     methods, gaps = numbers["methods"], numbers["dice_gap"]
-    columns = [(region, kind) for region in REGIONS for kind in KINDS]
-    heads = [f"{region.replace('_', ' ')}: {kind.replace('_', ', ')}" for region, kind in columns]
     correlations = Table(
         title=f"Local mask and the errors of {LOWER}",
-        heads=["method", *heads, "cases"],
+        heads=["method", "where", *(kind.replace("_", ", ").capitalize() for kind in KINDS), "cases"],
         rows=[
             [
                 name,
-                *(show(entry["correlation"][region][kind], "+.2f") for region, kind in columns),
+                region.replace("_", " "),
+                *(show(entry["correlation"][region][kind], "+.2f") for kind in KINDS),
                 str(len(entry["cases"])),
             ]
             for name, entry in methods.items()
+            for region in REGIONS
         ],
         note="Correlation over voxels, mean over cases and seeds. Error: 1 where the unadapted prediction is wrong; "
         "smoothed: averaged over one pixel of the mask. Field of view: all that the network saw. Structures: what "
@@ -80,17 +81,18 @@ def mask_picture(ladder: Ladder, path: Path) -> str:
     if not masked or LOWER not in runs:
         found = f"no result of '{LOWER}'" if masked else "no local mask of the cases shown"
         raise InputError(file=path.name, found=found, expected="some to draw", remedy="run more of the ladder")
-    rows, row_titles = [], []
+    rows, row_titles, brightest = [], [], 0.0
     for case, word in cases.items():
         image, truth = volumes.image(items[case]["image"], "target_intensity"), volumes.truth(items[case]["label"])
         unadapted = volumes.prediction(runs[LOWER], case)
         masks = [volumes.mask(run, case) for run in masked.values()]
+        brightest = max([brightest, *(float(mask.voxels.max()) for mask in masks)])
         cut = Cut.around(truth, volumes.slice_axis, MARGIN_MM)
         for index in reversed(informative_slices(truth.voxels, truth.voxels, volumes.slice_axis)):
             plain = cut.of(image, index)
             labels = [cut.of(label_map, index, is_label=True) for label_map in (truth, unadapted)]
             row = [Panel(image=plain, labels=label, limits=NORMALISED, style="area") for label in labels]
-            row.append(Panel(image=(labels[0] != labels[1]).astype(float), heat=True))
+            row.append(Panel(image=(labels[0] != labels[1]).astype(float), limits=(0.0, 1.0)))
             rows.append([*row, *(Panel(image=cut.of(mask, index), heat=True) for mask in masks)])
             row_titles.append(f"{word} case, slice {index}")
     slice_montage(
@@ -100,12 +102,12 @@ def mask_picture(ladder: Ladder, path: Path) -> str:
         row_titles=row_titles,
         label_names=ladder.label_names,
         title=f"Local mask and errors, {ladder.direction}",
+        heat_max=max(math.ceil(10 * brightest), 1) / 10,
     )
     said = " and ".join(f"the {word} ({case})" for case, word in cases.items())
     return (
-        f"Held-out cases by the mean Dice of {chosen.name}, {said}: where the unadapted model errs (bright), and where "
-        "the feature discriminator is sure (bright), seed "
-        f"{ladder.shown_seed}."
+        f"Held-out cases by the mean Dice of {chosen.name}, {said}: where the unadapted model errs (white), and the "
+        f"local masks on one scale. Seed {ladder.shown_seed}."
     )
 
 
