@@ -1,4 +1,4 @@
-"""Commands beside the bundles' own: data to start from, their check, the demo, the benchmark."""
+"""Commands beside the bundles' own: data to start from, their check, the demo, a ladder's report, the benchmark."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     _add_ladder(commands)
+    report = commands.add_parser("report", help="draw tables, figures and report.html of a ladder from its files alone")
+    report.add_argument("folder", type=Path, help="what the ladder wrote, with its ladder.json")
+    report.set_defaults(run=_report)
+
     bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
@@ -158,13 +162,22 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _ladder(options: argparse.Namespace) -> None:
     from scripts.ladder.plan import Order
+    from scripts.ladder.report import write_ladder_report
     from scripts.ladder.run import run_ladder
 
     methods, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
     places = {"dataset_dir": options.dataset_dir, "translators": options.translators}
     order = Order(options.task, methods, seeds, options.out, options.size, **places)
-    if not run_ladder(order, jobs=options.jobs):
+    complete = run_ladder(order, jobs=options.jobs)
+    print(f"look at {write_ladder_report(options.out)}")
+    if not complete:
         raise SystemExit(1)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from scripts.ladder.report import write_ladder_report
+
+    print(f"look at {write_ladder_report(options.folder)}")
 
 
 def _bench(options: argparse.Namespace) -> None:

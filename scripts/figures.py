@@ -25,11 +25,22 @@ from scripts.montage import (
     STRUCTURE_COLOURS,
     Panel,
     percentile_limits,
+    quiet_axes,
     save_figure,
     slice_montage,
 )
 
-__all__ = ["Translation", "case_figure", "image_to_data_uri", "loss_curves", "segmentation_panel", "translation_panel"]
+__all__ = [
+    "Translation",
+    "case_figure",
+    "image_to_data_uri",
+    "informative_slices",
+    "loss_curves",
+    "read_log",
+    "running_mean",
+    "segmentation_panel",
+    "translation_panel",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +99,7 @@ def case_figure(
     spacing = [edge for axis, edge in enumerate(spacing_mm) if axis != through_plane_axis % 3]
     limits = percentile_limits(image)
     rows, row_titles = [], []
-    for index in reversed(_informative_slices(prediction, truth, through_plane_axis)):
+    for index in reversed(informative_slices(prediction, truth, through_plane_axis)):
         plain, predicted, true = (np.take(v, index, through_plane_axis) for v in (image, prediction, truth))
         panel = Panel(image=plain, limits=limits, style="area")
         rows.append([panel, replace(panel, labels=predicted), replace(panel, labels=true)])
@@ -192,22 +203,17 @@ def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str], 
     Raises:
         InputError: the log is not such a file or holds no values, or the picture cannot be written.
     """
-    iterations, series = _read_log(Path(csv_path))
+    iterations, series = read_log(csv_path)
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
     figure = Figure(figsize=(2.9 * columns, 1.9 * rows + (0.35 if title else 0.0)), layout="constrained")
     for number, (name, values) in enumerate(series.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
         known = np.isfinite(values)
-        window = max(1, int(known.sum()) // 25)
-        smooth = uniform_filter1d(values[known], window, mode="nearest")
         axes.plot(iterations[known], values[known], color=STRUCTURE_COLOURS[1], linewidth=0.6, alpha=0.6)
-        axes.plot(iterations[known], smooth, color=STRUCTURE_COLOURS[6], linewidth=1.4)
+        axes.plot(iterations[known], running_mean(values[known]), color=STRUCTURE_COLOURS[6], linewidth=1.4)
         axes.set_title(name.replace("_", " "), fontsize=9, loc="left", color=INK)
-        axes.tick_params(labelsize=7, colors=PALE_INK, length=2)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(PALE_INK)
-        axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
+        quiet_axes(axes)
         if number >= len(series) - columns:
             axes.set_xlabel("iteration", fontsize=8, color=PALE_INK)
     if title:
@@ -221,7 +227,7 @@ def image_to_data_uri(path: str | os.PathLike[str]) -> str:
     return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode('ascii')}"
 
 
-def _informative_slices(prediction: NDArray[Any], truth: NDArray[Any], axis: int) -> list[int]:
+def informative_slices(prediction: NDArray[Any], truth: NDArray[Any], axis: int) -> list[int]:
     """Three slices (fewer in a thin range): the largest labelled area and the two quarters farthest from it."""
     labels = truth if truth.any() else prediction
     others = tuple(other for other in range(3) if other != axis % 3)
@@ -233,7 +239,18 @@ def _informative_slices(prediction: NDArray[Any], truth: NDArray[Any], axis: int
     return sorted({largest, *sorted(quarters, key=lambda index: abs(index - largest))[1:]})
 
 
-def _read_log(path: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A curve, smoothed over a twenty-fifth of its length."""
+    return uniform_filter1d(values, max(1, len(values) // 25), mode="nearest")
+
+
+def read_log(csv_path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """A training log: its iterations, and each column that has values, NaN where a cell is empty.
+
+    Raises:
+        InputError: the log is not such a file or holds no values.
+    """
+    path = Path(csv_path)
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             header, *rows = list(csv.reader(stream)) or [[]]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -30,6 +32,7 @@ __all__ = [
     "STRUCTURE_COLOURS",
     "Panel",
     "percentile_limits",
+    "quiet_axes",
     "save_figure",
     "slice_montage",
     "structure_colour",
@@ -60,7 +63,7 @@ class Panel:
         labels: class ids 0..K drawn over it, same shape, or None.
         style: labels as outlines, so that the image stays visible, or as translucent areas with outlines.
         limits: values shown black and white; None takes the 1st and 99th percentile.
-        heat: draw the image as a heat map from 0 to 1 instead of in grey.
+        heat: draw the image as a heat map, from 0 to the montage's ``heat_max``, instead of in grey.
     """
 
     image: NDArray[Any]
@@ -92,6 +95,7 @@ def slice_montage(
     label_names: Sequence[str] = (),
     title: str = "",
     pixel_aspect: float = 1.0,
+    heat_max: float = 1.0,
 ) -> None:
     """Draw a grid of slices with one legend and, where a panel is a heat map, one colour bar.
 
@@ -103,6 +107,7 @@ def slice_montage(
         label_names: names of the classes 1..K for the legend; none leaves the legend out.
         title: heading of the picture.
         pixel_aspect: length of a pixel along axis 1 over its length along axis 0.
+        heat_max: the brightest value of every heat map.
 
     Raises:
         ValueError: there is no panel, or the rows differ in length.
@@ -124,12 +129,12 @@ def slice_montage(
     figure = Figure(figsize=(grid.width, grid.height))
     for r, row in enumerate(rows):
         for c, panel in enumerate(row):
-            _draw(figure.add_axes(grid.place(r, c)), panel, pixel_aspect)
+            _draw(figure.add_axes(grid.place(r, c)), panel, pixel_aspect, heat_max)
     _add_titles(figure, grid, title, column_titles, row_titles)
     if label_names:
         _add_legend(figure, label_names, y=0.04 / grid.height)
     if has_heat:
-        _add_colour_bar(figure, grid)
+        _add_colour_bar(figure, grid, heat_max)
     save_figure(figure, path)
 
 
@@ -140,14 +145,25 @@ def percentile_limits(image: NDArray[Any]) -> tuple[float, float]:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG or, if the path says so, as SVG: whole or not at all, and the same bytes each time.
 
     Raises:
         InputError: the file cannot be written.
     """
     FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
+    kind = "svg" if Path(path).suffix == ".svg" else "png"
+    settings: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
+    with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "glua"}):
+        figure.savefig(temporary, format=kind, dpi=DOTS_PER_INCH, **settings)
+
+
+def quiet_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """Let a chart's frame stand back behind its data: pale ticks, two spines, a faint grid along one axis."""
+    axes.tick_params(labelsize=7, colors=PALE_INK, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE_INK)
+    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +193,9 @@ class _Grid:
         return left / self.width, bottom / self.height, width, height
 
 
-def _draw(axes: Axes, panel: Panel, pixel_aspect: float) -> None:
+def _draw(axes: Axes, panel: Panel, pixel_aspect: float, heat_max: float) -> None:
     picture = upright(panel.image)
-    low, high = (0.0, 1.0) if panel.heat else panel.limits or percentile_limits(panel.image)
+    low, high = (0.0, heat_max) if panel.heat else panel.limits or percentile_limits(panel.image)
     axes.imshow(picture, cmap=_HEAT_MAP if panel.heat else "gray", vmin=low, vmax=high, aspect=pixel_aspect)
     if panel.labels is not None:
         _draw_labels(axes, upright(panel.labels), panel.style, pixel_aspect)
@@ -232,9 +248,11 @@ def _add_legend(figure: Figure, label_names: Sequence[str], y: float) -> None:
     )
 
 
-def _add_colour_bar(figure: Figure, grid: _Grid) -> None:
+def _add_colour_bar(figure: Figure, grid: _Grid, heat_max: float) -> None:
     _, bottom, _, height = grid.place(grid.rows - 1, grid.columns - 1)
     axes = figure.add_axes((1 - (grid.right - 0.1) / grid.width, bottom, 0.1 / grid.width, height))
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _HEAT_MAP), cax=axes, ticks=[0, 0.5, 1])
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, heat_max), _HEAT_MAP), cax=axes, ticks=[0, heat_max / 2, heat_max]
+    )
     bar.ax.tick_params(labelsize=7, colors=PALE_INK, length=2)
     bar.outline.set_visible(False)

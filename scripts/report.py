@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from scripts.data.writers import atomic_path
-from scripts.figures import image_to_data_uri
+from scripts.page import page_figure, page_table, write_page
 
 __all__ = ["write_report"]
 
-PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>GLUA: the demo</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;width:100%;margin:1rem 0}
-th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}
-img{max-width:100%;display:block;margin:.6rem auto}figure{margin:1.5rem 0}figcaption{color:#555;font-size:.92rem}
-.gain{font-size:2.6rem;font-weight:700;color:#0072b2;margin:0}small{color:#777}
-</style><h1>Labels of one modality, a segmenter for the other</h1>
-<p>A generated cardiac phantom: labelled MR volumes, unlabelled CT volumes of other subjects. The style transfer
-rendered the labelled MR in CT style, a segmenter was trained on it against two discriminators, and CT volumes
-that no training saw were segmented. Their labels were used for this table alone.</p>
+BODY = Template("""<p>A generated cardiac phantom: labelled MR volumes, unlabelled CT volumes of other subjects.
+The style transfer rendered the labelled MR in CT style, a segmenter was trained on it against two discriminators, and
+CT volumes that no training saw were segmented. Their labels were used for this table alone.</p>
 <p class="gain">$gain points</p><p>of mean Dice gained over no adaptation ($before % to $after %).</p>
 <h2>Dice in % (average symmetric surface distance in mm)</h2>$table$failures
 <h2>What it looks like</h2>$pictures
 <h2>How long it took</h2>$seconds
-<p><small>$provenance</small></p></html>
 """)
 
 
@@ -42,18 +31,22 @@ def write_report(out: Path) -> None:
     provenance = {
         key: summary[key] for key in ("time", "commit", "uncommitted_changes", "seed", "device", "python", "packages")
     }
-    page = PAGE.substitute(
+    body = BODY.substitute(
         gain=f"{summary['gain_in_mean_dice']:+.1f}",
         before=f"{means['none']:.1f}",
         after=f"{means['glua']:.1f}",
         table=_results(summary["methods"]),
         failures=_failures(summary["methods"]),
         pictures=_pictures(out),
-        seconds=_table(["step", "time"], rows),
-        provenance=html.escape(", ".join(f"{key}: {value}" for key, value in provenance.items())),
+        seconds=page_table(["step", "time"], rows),
     )
-    with atomic_path(out / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_page(
+        out / "report.html",
+        title="GLUA: the demo",
+        heading="Labels of one modality, a segmenter for the other",
+        body=body,
+        footer=", ".join(f"{key}: {value}" for key, value in provenance.items()),
+    )
 
 
 def _results(methods: Mapping[str, Any]) -> str:
@@ -64,7 +57,7 @@ def _results(methods: Mapping[str, Any]) -> str:
         values = [(cell["dice_percent"]["mean"], cell["asd_mm"]["mean"]) for cell in cells]
         values.append((method["mean"]["dice_percent"], method["mean"]["asd_mm"]))
         rows.append([method["title"], *(f"{dice:.1f} ({asd:.1f})" for dice, asd in values)])
-    return _table(["method", *names, "mean"], rows)
+    return page_table(["method", *names, "mean"], rows)
 
 
 def _failures(methods: Mapping[str, Any]) -> str:
@@ -92,17 +85,7 @@ def _pictures(out: Path) -> str:
         ([out / "glua" / "eval" / "worst_case.png"], "GLUA, the worst case."),
         ([out / "glua" / "pictures" / "losses.png"], "The losses of the segmentation training."),
     ]
-    return "".join(
-        f'<figure><img src="{image_to_data_uri(path)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for paths, caption in figures
-        for path in paths
-    )
+    return "".join(page_figure(path, caption) for paths, caption in figures for path in paths)
 
 
 PANELS = [("synthesis", "translation"), ("glua", "segmentation")]
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"

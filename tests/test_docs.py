@@ -62,7 +62,7 @@ OTHER_OPTIONS = {
     "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
-    | {"source", "protocol", "map", "trust", "workers"},
+    | {"source", "protocol", "map", "trust", "workers", "methods", "seeds", "size"},
     "bundle": {"task", "weights", "zip"},
     "others": {"conf", "logdir"},  # MONAI Label's and TensorBoard's
 }

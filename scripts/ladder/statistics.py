@@ -1,0 +1,109 @@
+"""Numbers over seeds and over cases: mean and spread, the share of the domain gap that is closed, a paired test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["PairedTest", "Spread", "gap_closed_percent", "paired_test", "rank_correlation", "smallest_p"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some values of one quantity, one for each seed.
+
+    Attributes:
+        values: in the order of the seeds.
+    """
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread:
+        """Of the values that are numbers."""
+        return cls(tuple(value for value in values if value is not None and math.isfinite(value)))
+
+    @property
+    def mean(self) -> float | None:
+        """The mean, or None without a value."""
+        return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """The sample standard deviation (divisor n - 1), or None with fewer than two values."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTest:
+    """A method against the reference, case by case (Wilcoxon's signed-rank test, exact, two-sided).
+
+    Attributes:
+        n: cases whose difference is not 0.
+        p: probability of ranks at least as uneven if neither were better; 1 if no case differs.
+        mean_difference: method minus reference, in points of Dice.
+        seeds: the seeds that both have.
+    """
+
+    n: int
+    p: float
+    mean_difference: float
+    seeds: tuple[int, ...]
+
+
+def gap_closed_percent(value: float | None, lower: float | None, upper: float | None) -> float | None:
+    """How much of the way from the lower to the upper yardstick a method goes, in %.
+
+    Below 0 it is worse than the lower yardstick, above 100 better than the upper one.
+
+    Args:
+        value: the method's Dice.
+        lower: Dice without adaptation.
+        upper: Dice of the supervised bound.
+
+    Returns:
+        ``100 (value - lower) / (upper - lower)``, or None where one is missing or there is no gap to close.
+    """
+    if value is None or lower is None or upper is None or upper <= lower:
+        return None
+    return 100.0 * (value - lower) / (upper - lower)
+
+
+def smallest_p(n: int) -> float:
+    """The smallest p-value that an exact two-sided signed-rank test of n cases can give: 2 of 2^n sign patterns."""
+    return min(1.0, 2.0 ** (1 - n))
+
+
+def paired_test(
+    method: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]]
+) -> PairedTest | None:
+    """Compare two methods on the same cases, each case's Dice averaged over the seeds that both have.
+
+    Args:
+        method: mean Dice in % over the structures, by case, by seed.
+        reference: the same of the method compared with.
+
+    Returns:
+        The test, or None if they share no seed or no case.
+    """
+    seeds = sorted(method.keys() & reference.keys())
+    runs = [side[seed] for seed in seeds for side in (method, reference)]
+    cases = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
+    if not cases:
+        return None
+    differences = np.array([np.mean([method[seed][case] - reference[seed][case] for seed in seeds]) for case in cases])
+    uneven = differences[differences != 0]
+    p = float(stats.wilcoxon(uneven, method="exact").pvalue) if len(uneven) else 1.0
+    return PairedTest(n=len(uneven), p=p, mean_difference=float(differences.mean()), seeds=tuple(seeds))
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's correlation of two short lists, or None where it is not defined; rounding breaks no tie."""
+    pair = np.round([first, second], 6)
+    if len(first) < 3 or np.ptp(pair, axis=1).min() == 0:
+        return None
+    return float(stats.spearmanr(*pair).statistic)

@@ -1,0 +1,206 @@
+"""A ladder's figures, its mask's numbers and its page, from all of its files and from some of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import refused
+from ladder_folders import AFFINE, CASES, SHAPE, add_volumes, known_results, write_ladder
+from matplotlib.image import imread
+
+from scripts.cli import main
+from scripts.ladder.charts import dice_chart, gap_chart, line_style, loss_chart
+from scripts.ladder.mask import mask_correlations, mask_numbers
+from scripts.ladder.mask_views import mask_picture
+from scripts.ladder.pictures import segmentation_picture, shown_cases, translation_picture
+from scripts.ladder.results import read_ladder
+from scripts.ladder.summaries import summarise_ladder
+from scripts.ladder.volumes import Cut, LadderVolumes, Volume
+
+CHARTS = ["dice", "gap", "losses", "mask_by_structure"]
+MONTAGES = ["translations", "segmentations", "mask"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_pictures() -> Iterator[None]:
+    """A quarter of the dots: a sixteenth of the work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scripts.montage.DOTS_PER_INCH", 40)
+        patch.setattr("scripts.ladder.volumes.CUT_PIXELS", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole ladder with its report."""
+    results = {
+        method: {seed: dict(list(cases.items())[:2]) for seed, cases in seeds.items()}
+        for method, seeds in known_results().items()
+    }
+    folder = write_ladder(tmp_path_factory.mktemp("ladder"), results, failed={("style", 0): "out of <memory>"})
+    add_volumes(folder)
+    main(["report", str(folder)])
+    return folder
+
+
+def is_blank(path: Path) -> bool:
+    return float(imread(path)[..., :3].std()) < 0.02
+
+
+@pytest.mark.parametrize("name", [*CHARTS, *MONTAGES])
+def test_every_figure_is_drawn(name: str, ladder: Path) -> None:
+    assert not is_blank(ladder / "plots" / f"{name}.png")
+    assert (ladder / "plots" / f"{name}.svg").is_file() == (name in CHARTS)
+
+
+def test_the_page_stands_alone(ladder: Path) -> None:
+    page = (ladder / "report.html").read_text()
+    assert page.count("<img") == len(CHARTS) + len(MONTAGES)
+    assert page.count('src="data:image/') == page.count("src=")
+    assert "<td>65.0 ± 7.1</td>" in page
+    assert '<p class="gain">70 %</p>' in page
+    assert "style, seed 0: failed. out of &lt;memory&gt;" in page
+    assert "run training --seed 1 # glua" in page
+    assert "translator_losses: found no training log" in page  # the one thing that this ladder has not
+
+
+def test_the_mask_lies_on_the_errors(ladder: Path) -> None:
+    numbers = json.loads((ladder / "mask.json").read_text())
+    glua = numbers["methods"]["glua"]
+    assert {case["case"] for case in glua["cases"]} == set(CASES[:2])
+    assert len(glua["cases"]) == 4  # two cases, two seeds
+    for region in ("field_of_view", "structures"):
+        for value in glua["correlation"][region].values():
+            assert value == pytest.approx(1.0)  # a feature is one voxel here: smoothing changes nothing
+    # the unadapted model misses half of the myocardium's slices: half at 0.9 and half at 0.1
+    assert glua["structures"]["myocardium"]["mean_mask"] == pytest.approx(0.5)
+    assert glua["structures"]["aorta"]["mean_mask"] == pytest.approx(0.1)
+    # gaps of 60, 40 and 50 points against masks of 0.5, 0.1 and 0.1: ranks 3 1 2 and 3 1.5 1.5
+    assert [round(numbers["dice_gap"][name]) for name in ("myocardium", "aorta", "atrium")] == [60, 40, 50]
+    assert glua["rank_correlation"] == pytest.approx(np.corrcoef([3, 1, 2], [3, 1.5, 1.5])[0, 1])
+    assert glua["n_structures"] == 3
+    assert "Mean local mask inside each structure" in (ladder / "table.md").read_text()
+    assert "output_stride" in (ladder / "mask.md").read_text()
+
+
+def test_mask_correlation_by_construction() -> None:
+    mask = np.zeros((8, 8, 3))
+    mask[1:7, 1:7], mask[1:4, 1:7] = 0.2, 0.8
+    everything = np.ones(mask.shape, bool)
+    for error, expected in ((mask == 0.8, 1.0), (mask != 0.8, -1.0)):
+        # outside the field of view the mask is 0: errors there (second case) do not count
+        found = mask_correlations(mask, error, everything, feature_voxels=(1, 1, 1))
+        for region in found.values():
+            assert list(region.values()) == pytest.approx([expected] * 4)
+    constant = mask_correlations(np.full(mask.shape, 0.5), mask == 0.8, everything, feature_voxels=(2, 2, 1))
+    assert set(constant["field_of_view"].values()) == {None}
+    nothing = mask_correlations(np.zeros(mask.shape), mask == 0.8, everything, feature_voxels=(2, 2, 1))
+    assert set(nothing["field_of_view"].values()) == {None}
+
+
+def test_smoothing_lets_a_coarse_mask_agree_with_scattered_errors() -> None:
+    density = np.repeat(np.linspace(0.05, 0.95, 40)[:, None], 40, 1)[..., None]
+    error = np.random.default_rng(0).random(density.shape) < density
+    found = mask_correlations(density, error, np.ones_like(error), feature_voxels=(5, 5, 1))["field_of_view"]
+    assert found["pearson_smoothed"] > found["pearson"] + 0.2  # type: ignore[operator]
+    with pytest.raises(ValueError, match="one shape is needed"):
+        mask_correlations(density, error[:9], error, feature_voxels=(5, 5, 1))
+
+
+def part_of(ladder: Path, folder: Path, *removed: str) -> Path:
+    """A copy of a ladder without its report and some of its parts; it still says that its data are elsewhere."""
+    shutil.copytree(ladder, folder, ignore=shutil.ignore_patterns("plots", "report.html", "table.*", "mask.*"))
+    (folder / "ladder.json").write_text((folder / "ladder.json").read_text().replace(str(ladder), "/gone"))
+    for name in removed:
+        shutil.rmtree(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("removed", "left_out"),
+    [
+        (["data"], {*MONTAGES, "mask_by_structure"}),
+        (["methods/none_seed0"], {"gap", "mask", "mask_by_structure"}),
+        (["methods", "translators", "data"], {*CHARTS, *MONTAGES}),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, list) else "",
+)
+def test_a_report_of_what_is_there(removed: list[str], left_out: set[str], ladder: Path, tmp_path: Path) -> None:
+    folder = part_of(ladder, tmp_path / "moved", *removed)
+    main(["report", str(folder)])
+    drawn = {path.stem for path in (folder / "plots").glob("*.png")}
+    assert drawn == {*CHARTS, *MONTAGES} - left_out
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == len(drawn)
+    assert page.count("<li>") >= len(left_out) - 1  # the chart of the mask needs its numbers, which say why not
+    assert (folder / "table.md").is_file()
+
+
+def test_what_is_not_there_is_named(ladder: Path, tmp_path: Path) -> None:
+    masks = ["methods/glua_seed0/masks", "methods/glua_seed1/masks"]
+    part = read_ladder(part_of(ladder, tmp_path / "part", "translators", *masks))
+    picture = tmp_path / "picture.png"
+    assert refused(translation_picture, part, picture).found == "no translated volume"
+    assert refused(mask_picture, part, picture).found == "no local mask of the cases shown"
+    assert "no local mask" in refused(mask_numbers, part, summarise_ladder(part)).found
+    damaged = part.folder / "methods" / "none_seed0" / "eval" / "predictions" / "ct_2_seg.nii.gz"
+    damaged.write_bytes(b"no volume")
+    assert refused(segmentation_picture, part, picture).file == str(damaged)
+    assert not picture.exists()
+
+
+def test_median_and_worst_case(ladder: Path) -> None:
+    method, cases = shown_cases(read_ladder(ladder))
+    assert method.name == "glua"
+    # both cases have one Dice: by their names ct_1 stands first, and the second is the better of two medians
+    assert cases == {"ct_2": "median", "ct_1": "worst"}
+
+
+def test_charts_need_results(tmp_path: Path) -> None:
+    folder = write_ladder(tmp_path, {}, failed={("glua", 0): "killed"})
+    summaries = summarise_ladder(read_ladder(folder))
+    assert refused(dice_chart, summaries, tmp_path / "dice").found == "no run with results"
+    assert "both yardsticks" in refused(gap_chart, summaries, ["aorta"], tmp_path / "gap").found
+    assert refused(loss_chart, {"glua": [tmp_path / "no.csv"]}, tmp_path / "losses").found == "no training log"
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_chart_is_the_same_each_time(tmp_path: Path) -> None:
+    summaries = summarise_ladder(read_ladder(write_ladder(tmp_path)))
+    first, second = (dice_chart(summaries, tmp_path / name).read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert first.startswith(b"<?xml")
+
+
+def test_lines_can_be_told_apart() -> None:
+    assert len({str(line_style(order)) for order in range(28)}) == 28
+
+
+def test_volumes_are_turned_to_the_tasks_axes(ladder: Path) -> None:
+    volumes = LadderVolumes(read_ladder(ladder))
+    truth = volumes.truth(volumes.held_out()["ct_1"]["label"])
+    # stored as LPS: the first two axes run the other way in RAS
+    assert truth.voxels.shape == SHAPE
+    assert truth.voxels[-1 - 4, -1 - 5, 2] == 1
+    assert truth.spacing_mm == pytest.approx(tuple(np.abs(np.diag(AFFINE)[:3])))
+    image = volumes.image(volumes.held_out()["ct_1"]["image"], "target_intensity").voxels
+    assert float(image[-1 - 4, -1 - 5, 2]) == pytest.approx(2 * 0.35 - 1, abs=0.15)  # 350 of 0..1000
+
+
+def test_a_cut_is_in_millimetres() -> None:
+    # a square of 20 mm from 10 to 30 mm on a grid of 1 x 2 mm, seen through a window of 40 mm about its centre
+    voxels = np.zeros((60, 30, 2), np.uint8)
+    voxels[10:30, 5:15] = 1
+    labels = Volume(voxels=voxels, spacing_mm=(1.0, 2.0, 5.0))
+    cut = Cut.around(labels, 2, margin_mm=10.0)
+    assert (cut.centre_mm, cut.side_mm) == ((20.0, 20.0), 40.0)
+    seen = cut.of(labels, 0, is_label=True)
+    assert seen.shape == (64, 64)
+    assert seen[16:48, 16:48].all()
+    assert seen.sum() == 32**2
+    assert Cut.around(Volume(voxels=voxels * 0, spacing_mm=(1.0, 2.0, 5.0)), 2, 10.0).side_mm == 60.0

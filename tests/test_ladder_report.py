@@ -1,0 +1,215 @@
+"""A ladder's tables: what they say of known results, computed by hand, and of results that are not there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from conftest import refused
+from ladder_folders import CASES, everywhere, known_results, write_ladder
+
+from scripts.cli import main
+from scripts.ladder.results import read_ladder
+from scripts.ladder.statistics import Spread, gap_closed_percent, paired_test, rank_correlation, smallest_p
+from scripts.ladder.summaries import MethodSummary, summarise_ladder
+from scripts.ladder.tables import DASH, Table, markdown_table, table_csv, table_markdown
+
+
+def summarised(folder: Path) -> dict[str, MethodSummary]:
+    return {summary.name: summary for summary in summarise_ladder(read_ladder(folder))}
+
+
+def csv_rows(folder: Path) -> dict[str, dict[str, str]]:
+    ladder = read_ladder(folder)
+    return {row["method"]: row for row in csv.DictReader(table_csv(ladder, summarise_ladder(ladder)).splitlines())}
+
+
+def markdown(folder: Path) -> str:
+    ladder = read_ladder(folder)
+    return table_markdown(ladder, summarise_ladder(ladder))
+
+
+def cells(text: str, method: str) -> list[str]:
+    """The first line of a table that begins with a method."""
+    line = next(line for line in text.splitlines() if re.match(rf"\| {method} +\|", line))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_mean_and_sample_deviation_over_seeds() -> None:
+    # 60 and 70: mean 65, deviations of 5 each: sqrt((25 + 25) / (2 - 1)) = 7.07
+    spread = Spread.of([60.0, None, math.nan, 70.0])
+    assert spread.mean == 65.0
+    assert spread.sd == pytest.approx(math.sqrt(50))
+    assert Spread.of([60.0]).sd is None
+    assert Spread.of([]).mean is None
+
+
+def test_gap_closed() -> None:
+    assert gap_closed_percent(65.0, 30.0, 80.0) == 70.0
+    assert gap_closed_percent(30.0, 30.0, 80.0) == 0.0
+    assert gap_closed_percent(20.0, 30.0, 80.0) == -20.0
+    assert gap_closed_percent(65.0, None, 80.0) is None
+    assert gap_closed_percent(65.0, 30.0, None) is None
+    assert gap_closed_percent(65.0, 80.0, 80.0) is None  # no gap
+
+
+@pytest.mark.parametrize(
+    ("differences", "n", "p"),
+    [
+        ([1, 2, 3, 4, 5], 5, 2 / 32),  # one of 2^5 sign patterns is as extreme, on either side
+        ([-1, -2, -3, -4, -5], 5, 2 / 32),
+        # The negative rank is 5: of the subsets of {1..5} ten have a sum of at most 5.
+        ([1, 2, 3, 4, -5], 5, 20 / 32),
+        ([1, 2, 3, 4, 0], 4, 2 / 16),  # a case without a difference is left out
+        ([0, 0, 0, 0, 0], 0, 1.0),
+        ([7], 1, 1.0),
+    ],
+)
+def test_signed_rank_test_by_hand(differences: list[float], n: int, p: float) -> None:
+    reference = {0: {f"case {k}": 50.0 for k in range(len(differences))}}
+    method = {0: {f"case {k}": 50.0 + d for k, d in enumerate(differences)}}
+    test = paired_test(method, reference)
+    assert test is not None
+    assert (test.n, test.p) == (n, pytest.approx(p))
+    assert test.mean_difference == pytest.approx(sum(differences) / len(differences))
+    assert test.p >= smallest_p(n)
+
+
+def test_cases_are_averaged_over_the_seeds_that_both_have() -> None:
+    method = {0: {"a": 60.0, "b": 40.0}, 1: {"a": 70.0, "b": 40.0}, 2: {"a": 0.0, "b": 0.0}}
+    reference = {0: {"a": 50.0, "b": 50.0}, 1: {"a": 50.0, "b": 50.0}, 3: {"a": 99.0, "b": 99.0}}
+    test = paired_test(method, reference)
+    assert test is not None
+    assert test.seeds == (0, 1)
+    assert test.mean_difference == (15 - 10) / 2
+    assert paired_test({0: {"a": 1.0}}, {1: {"a": 1.0}}) is None
+    assert paired_test({0: {"a": 1.0}}, {0: {"b": 1.0}}) is None
+
+
+def test_rank_correlation() -> None:
+    assert rank_correlation([1, 2, 9], [10, 20, 21]) == pytest.approx(1.0)
+    assert rank_correlation([1, 2, 9], [3, 2, 1]) == pytest.approx(-1.0)
+    assert rank_correlation([1, 2], [3, 4]) is None
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_summaries_of_known_results(tmp_path: Path) -> None:
+    summaries = summarised(write_ladder(tmp_path))
+    glua, better = summaries["glua"], summaries["better"]
+    assert glua.dice.values == pytest.approx((60.0, 70.0))
+    assert glua.mean["asd_mm"].mean == pytest.approx(3.5)  # 10 mm times 0.4 and 0.3
+    assert glua.mean["asd_voxel"].mean == pytest.approx(1.75)
+    # of 30 to 80: 65 is 70 %; of 20 to 80 the myocardium's 60 is two thirds
+    assert glua.gap_closed == pytest.approx(70.0)
+    assert glua.structure_gap_closed["myocardium"] == pytest.approx(200 / 3)
+    assert glua.structure_gap_closed["aorta"] == pytest.approx(75.0)
+    assert (glua.missing, glua.counted) == (0, 2 * 5 * 3)
+    assert glua.test is None
+    assert better.test is not None
+    assert (better.test.n, better.test.p, better.test.seeds) == (5, pytest.approx(2 / 32), (0,))
+    assert better.test.mean_difference == pytest.approx(3.0)
+
+
+def test_the_table_a_person_reads(tmp_path: Path) -> None:
+    text = markdown(write_ladder(tmp_path))
+    assert cells(text, "glua") == [
+        *["glua", "2", "65.0 ± 7.1", "3.5 ± 0.7", "1.8 ± 0.4", "0 of 30", "70"],
+        *[DASH, DASH, DASH, "last", "1.0 min"],
+    ]
+    assert cells(text, "better")[2] == f"63.0 ± {DASH}"
+    assert cells(text, "better")[7:10] == ["+3.0", "0.0625", "5"]
+    assert "divisor n - 1" in text
+    assert "2^(1-n): 0.0625 for n = 5" in text
+    assert "python -m monai.bundle run training --seed 1 # glua" in text
+    assert "translator style, seed 0" in text
+    assert "commit c0ffee" in text
+
+
+def test_the_table_a_program_reads(tmp_path: Path) -> None:
+    rows = csv_rows(write_ladder(tmp_path))
+    assert list(rows) == ["none", "better", "glua", "supervised"]
+    assert float(rows["glua"]["dice_percent sd"]) == pytest.approx(math.sqrt(50))
+    assert float(rows["glua"]["aorta dice_percent mean"]) == pytest.approx(70.0)
+    assert float(rows["glua"]["gap_closed_percent"]) == pytest.approx(70.0)
+    assert float(rows["better"]["p_against_glua"]) == float(rows["better"]["smallest_p"]) == 2 / 32
+    assert rows["none"]["dice_percent sd"] == ""
+    assert rows["glua"]["p_against_glua"] == ""
+    assert rows["glua"]["command"].endswith("# glua")
+    assert (rows["glua"]["translator"], rows["none"]["translator"]) == ("style", "none")
+
+
+def test_a_missing_structure_is_counted(tmp_path: Path) -> None:
+    results = known_results()
+    results["glua"][0] = everywhere(0.5, 0.7, 0.6) | {CASES[0]: [0.0, 0.7, 0.6]}
+    assert cells(markdown(write_ladder(tmp_path, results)), "glua")[5] == "1 of 30"
+
+
+def test_failed_runs_stay_as_failed(tmp_path: Path) -> None:
+    failed = {("glua", 2): "error: setting 'seed': found |", ("style", 0): "killed"}
+    text = markdown(write_ladder(tmp_path, failed=failed))
+    assert cells(text, "glua")[1:3] == ["2 (1 failed)", "65.0 ± 7.1"]
+    assert cells(text, "style")[1:8] == ["0 (1 failed)", *[DASH] * 6]
+    assert "- glua, seed 2: failed. error: setting 'seed': found |" in text
+    rows = csv_rows(tmp_path)
+    assert (rows["style"]["seeds_failed"], rows["style"]["dice_percent mean"]) == ("1", "")
+    assert rows["style"]["errors"] == "seed 0: killed"
+
+
+@pytest.mark.parametrize("yardstick", ["none", "supervised"])
+def test_without_a_yardstick_no_gap(yardstick: str, tmp_path: Path) -> None:
+    results = known_results()
+    del results[yardstick]
+    folder = write_ladder(tmp_path, results)
+    assert cells(markdown(folder), "glua")[6] == DASH
+    assert csv_rows(folder)["glua"]["aorta gap_closed_percent"] == ""
+
+
+def test_without_the_reference_no_test(tmp_path: Path) -> None:
+    results = known_results()
+    del results["glua"]
+    assert cells(markdown(write_ladder(tmp_path, results)), "better")[7:10] == [DASH] * 3
+
+
+def test_a_damaged_evaluation_is_no_result(tmp_path: Path) -> None:
+    write_ladder(tmp_path)
+    run = tmp_path / "methods" / "glua_seed1"
+    (run / "eval" / "summary.json").write_text("{half of")
+    glua = summarised(tmp_path)["glua"]
+    assert glua.dice.values == pytest.approx((60.0,))
+    assert glua.method.runs[1].status == "missing"
+    assert "cannot be read" in str(glua.method.runs[1].error)
+    (run / "eval" / "summary.json").write_text('{"structures": {}}')
+    assert "no structure 'myocardium'" in str(summarised(tmp_path)["glua"].method.runs[1].error)
+    (run / "eval" / "summary.json").unlink()
+    assert "no summary.json in eval/" in markdown(tmp_path)
+
+
+def test_a_run_names_its_own_selection(tmp_path: Path) -> None:
+    write_ladder(tmp_path)
+    (tmp_path / "methods" / "none_seed0" / "config.yaml").write_text("selection: label_free\n")
+    text = markdown(tmp_path)
+    assert (cells(text, "none")[10], cells(text, "glua")[10]) == ("label_free", "last")
+
+
+def test_markdown_is_aligned_and_safe() -> None:
+    table = Table(title="", heads=["a", "number"], rows=[["x|y", "1"], ["two\nlines", "12345678"]])
+    lines = markdown_table(table).splitlines()
+    assert lines[0] == "| a         |   number |"
+    assert lines[1] == "| --------- | -------: |"
+    assert lines[2] == "| x\\|y      |        1 |"
+    assert lines[3] == "| two lines | 12345678 |"
+
+
+def test_a_folder_that_is_no_ladder(tmp_path: Path) -> None:
+    error = refused(main, ["report", str(tmp_path)])
+    assert error.found == "no such file"
+    assert "python -m scripts ladder" in error.expected
+    (tmp_path / "ladder.json").write_text("[")
+    assert "no JSON" in refused(main, ["report", str(tmp_path)]).found
+    (tmp_path / "ladder.json").write_text(json.dumps({"task": "x"}))
+    assert refused(main, ["report", str(tmp_path)]).found == "no 'source_domain' in it"
+    assert [path.name for path in tmp_path.iterdir()] == ["ladder.json"]  # nothing was written
