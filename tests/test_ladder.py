@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from scripts.data.writers import write_json
 from scripts.errors import InputError
 from scripts.ladder.plan import Order, Run, plan
-from scripts.ladder.record import read_ladder, status_of
+from scripts.ladder.record import read_record, status_of
 from scripts.ladder.run import run_ladder
 from scripts.steps import StepFailed, Steps
 
@@ -118,7 +118,7 @@ def test_what_is_done_is_not_run_again_and_more_seeds_join(order: Order, monkeyp
     assert len(recorder.commands) == steps_of_a_seed
     assert run_ladder(order)
     assert len(recorder.commands) == 2 * steps_of_a_seed
-    content = read_ladder(order.out)
+    content = read_record(order.out)
     assert content["seeds"] == [0, 1]
     assert [(run["method"], run["seed"], run["status"]) for run in content["runs"]] == [
         (method, seed, "done") for seed in (0, 1) for method in ("none", "style", "glua")
@@ -137,9 +137,9 @@ def test_a_failed_run_is_named_passed_by_and_tried_again(order: Order, monkeypat
     recorder = Recorder(monkeypatch)
     recorder.broken = "methods/none_seed0"
     assert not run_ladder(order)
-    status = {(run["method"], run["seed"]): run["status"] for run in read_ladder(order.out)["runs"]}
+    status = {(run["method"], run["seed"]): run["status"] for run in read_record(order.out)["runs"]}
     assert [key for key, value in status.items() if value != "done"] == [("none", 0)]
-    failed = read_ladder(order.out)["runs"][0]
+    failed = read_record(order.out)["runs"][0]
     assert (failed["status"], failed["error"]) == ("failed", "error: the disk is full.")
     recorder.commands, recorder.broken = [], "nothing"
     assert run_ladder(order)
@@ -151,7 +151,7 @@ def test_without_its_translator_a_method_fails_with_a_sentence(order: Order, mon
     recorder = Recorder(monkeypatch)
     recorder.broken = "translators/style_seed0"
     assert not run_ladder(order)
-    errors = {(run["method"], run["seed"]): run["error"] for run in read_ladder(order.out)["runs"]}
+    errors = {(run["method"], run["seed"]): run["error"] for run in read_record(order.out)["runs"]}
     assert errors["glua", 0] == "its translator, style, seed 0, is not done"
     assert errors["none", 0] is None
     assert errors["glua", 1] is None

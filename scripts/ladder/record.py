@@ -13,7 +13,7 @@ from scripts.errors import InputError
 from scripts.ladder.plan import Order, Run, named_file, task_settings
 from scripts.run_folder import provenance
 
-__all__ = ["FAILURE", "read_ladder", "status_of", "write_ladder"]
+__all__ = ["FAILURE", "read_record", "status_of", "write_ladder"]
 
 FAILURE = "failure.json"
 SAME = ("task", "size", "dataset_dir")
@@ -33,7 +33,7 @@ def write_ladder(order: Order, runs: Sequence[Run]) -> dict[str, Any]:
         InputError: the folder holds a ladder of another task, size or data.
     """
     path = order.out / "ladder.json"
-    earlier = read_ladder(order.out) if path.is_file() else {"runs": [], "translators": [], "methods": [], "seeds": []}
+    earlier = read_record(order.out) if path.is_file() else {"runs": [], "translators": [], "methods": [], "seeds": []}
     content = _head(order)
     for key in SAME:
         if key in earlier and earlier[key] != content[key]:
@@ -53,20 +53,26 @@ def write_ladder(order: Order, runs: Sequence[Run]) -> dict[str, Any]:
     return content
 
 
-def read_ladder(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
     """The content of a folder's ``ladder.json``.
 
     Raises:
-        InputError: there is none, or it cannot be read.
+        InputError: there is none, or it is no ladder's.
     """
     path = folder / "ladder.json"
-    remedy = "name the --out folder of python -m scripts ladder"
+    expected = "the folder that 'python -m scripts ladder' wrote, with its ladder.json"
+    remedy = "name that folder"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise InputError(file=path, found="no such file", expected="a ladder's record", remedy=remedy) from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(file=path, found="no such file", expected=expected, remedy=remedy) from error
     except ValueError as error:
-        raise InputError(file=path, found=f"no JSON ({error})", expected="a ladder's record", remedy=remedy) from error
+        raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
+    needed = ["task", "source_domain", "target_domain", "label_names", "methods", "runs"]
+    lacking = [key for key in needed if key not in content] if isinstance(content, dict) else needed
+    if lacking:
+        raise InputError(file=path, found=f"no '{lacking[0]}' in it", expected=expected, remedy=remedy)
+    return content
 
 
 def _head(order: Order) -> dict[str, Any]:

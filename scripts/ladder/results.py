@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from scripts.errors import InputError
+from scripts.ladder.record import read_record
 
 __all__ = ["LOWER", "REFERENCE", "UPPER", "Ladder", "Method", "Run", "Translator", "read_ladder"]
 
@@ -146,7 +146,7 @@ def read_ladder(folder: Path) -> Ladder:
     Raises:
         InputError: the folder is none of a ladder.
     """
-    content = _read_content(folder / "ladder.json")
+    content = read_record(folder)
     runs = [_read_run(folder, entry, content) for entry in content["runs"]]
     names = dict.fromkeys([*content["methods"], *(run.method for run in runs)])
     translators = [
@@ -164,22 +164,6 @@ def read_ladder(folder: Path) -> Ladder:
         translators=tuple(translators),
         settings=_first_settings(folders),
     )
-
-
-def _read_content(path: Path) -> dict[str, Any]:
-    expected = "the folder that 'python -m scripts ladder' wrote, with its ladder.json"
-    remedy = "name that folder"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(file=path, found="no such file", expected=expected, remedy=remedy) from error
-    except ValueError as error:
-        raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
-    needed = ["task", "source_domain", "target_domain", "label_names", "methods", "runs"]
-    lacking = [key for key in needed if key not in content] if isinstance(content, dict) else needed
-    if lacking:
-        raise InputError(file=path, found=f"no '{lacking[0]}' in it", expected=expected, remedy=remedy)
-    return content
 
 
 def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]) -> Run:
