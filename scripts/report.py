@@ -37,7 +37,7 @@ def write_report(out: Path) -> None:
         after=f"{means['glua']:.1f}",
         table=_results(summary["methods"]),
         failures=_failures(summary["methods"]),
-        pictures=_pictures(out),
+        pictures=_pictures({name: out / folder for name, folder in summary["folders"].items()}),
         seconds=page_table(["step", "time"], rows),
     )
     write_page(
@@ -68,24 +68,25 @@ def _failures(methods: Mapping[str, Any]) -> str:
     )
 
 
-def _pictures(out: Path) -> str:
-    latest = {kind: sorted((out / run / "pictures").glob(f"{kind}_*.png"))[-1:] for run, kind in PANELS}
+def _pictures(folders: Mapping[str, Path]) -> str:
+    none, glua = folders["none"], folders["glua"]
     figures = [
         (
-            latest["translation"],
+            _latest(folders["style"], "translation"),
             "Slices, their translation into the other domain's style, and back. The outlines are the "
             "labels of the MR: anatomy has to stay where it was.",
         ),
         (
-            latest["segmentation"],
+            _latest(glua, "segmentation"),
             "CT slices, the prediction, and the local mask: bright where the feature discriminator is sure.",
         ),
-        ([out / "glua" / "eval" / "median_case.png"], "GLUA on unseen CT, the median case: image, prediction, truth."),
-        ([out / "none" / "eval" / "median_case.png"], "The same without adaptation (its own median case)."),
-        ([out / "glua" / "eval" / "worst_case.png"], "GLUA, the worst case."),
-        ([out / "glua" / "pictures" / "losses.png"], "The losses of the segmentation training."),
+        ([glua / "eval" / "median_case.png"], "GLUA on unseen CT, the median case: image, prediction, truth."),
+        ([none / "eval" / "median_case.png"], "The same without adaptation (its own median case)."),
+        ([glua / "eval" / "worst_case.png"], "GLUA, the worst case."),
+        ([glua / "pictures" / "losses.png"], "The losses of the segmentation training."),
     ]
     return "".join(page_figure(path, caption) for paths, caption in figures for path in paths)
 
 
-PANELS = [("synthesis", "translation"), ("glua", "segmentation")]
+def _latest(folder: Path, kind: str) -> list[Path]:
+    return sorted((folder / "pictures").glob(f"{kind}_*.png"))[-1:]

@@ -35,12 +35,14 @@ def fake_outputs(out: Path) -> None:
     import numpy as np
 
     picture = [[Panel(image=np.eye(8))]]
-    for folder, name in (("synthesis", "translation_000002"), ("glua", "segmentation_000002"), ("glua", "losses")):
-        slice_montage(picture, out / folder / "pictures" / f"{name}.png")
+    style, glua = out / "translators" / "style_seed3", out / "methods" / "glua_seed3"
+    for folder, name in ((style, "translation_000002"), (glua, "segmentation_000002"), (glua, "losses")):
+        slice_montage(picture, folder / "pictures" / f"{name}.png")
     for method, dice_percent in (("none", 40.0), ("glua", 70.0)):
-        write_json(out / method / "eval" / "summary.json", summary(dice_percent))
+        folder = out / "methods" / f"{method}_seed3" / "eval"
+        write_json(folder / "summary.json", summary(dice_percent))
         for word in ("worst", "median"):
-            slice_montage(picture, out / method / "eval" / f"{word}_case.png")
+            slice_montage(picture, folder / f"{word}_case.png")
 
 
 @pytest.fixture
@@ -53,10 +55,13 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[
         self.seconds[name] = 1.0
         if name == "phantom":
             write_json(tmp_path / "data" / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
-        if name.startswith("inference"):
+            for file in ("a.nii.gz", "b.nii.gz"):
+                (tmp_path / "data" / file).touch()
+        if name == "GLUA: masks":
             fake_outputs(tmp_path)
 
     monkeypatch.setattr(demo.Steps, "run", run)
+    monkeypatch.chdir(ROOT)
     demo.run_demo(tmp_path, seed=3)
     return recorded
 
@@ -69,14 +74,16 @@ def test_every_step_names_files_that_exist(commands: dict[str, list[str]]) -> No
 
 
 def test_only_glua_sees_translated_images_and_the_target(commands: dict[str, list[str]]) -> None:
-    none, glua = (commands[f"segmentation training, {title}"] for title in ("no adaptation", "GLUA"))
+    none, glua = (commands[f"{title}: training"] for title in ("no adaptation", "GLUA"))
     assert "--labelled_datalist" in glua
     assert "--labelled_datalist" not in none
     assert any("configs/methods/none.yaml" in word for word in none)
 
 
 def test_unseen_volumes_come_without_labels(commands: dict[str, list[str]], tmp_path: Path) -> None:
-    assert json.loads((tmp_path / "data" / "unseen.json").read_text())["validation"] == [{"image": "a.nii.gz"}]
+    assert json.loads((tmp_path / "unseen.json").read_text())["validation"] == [
+        {"image": str(tmp_path / "data" / "a.nii.gz")}
+    ]
 
 
 def test_summary_holds_methods_gain_seconds_and_provenance(commands: dict[str, list[str]], tmp_path: Path) -> None:
@@ -94,7 +101,7 @@ def test_report_is_one_file_with_its_pictures(commands: dict[str, list[str]], tm
     assert "+30.0 points" in page
     assert "40.0 % to 70.0 %" in page
     assert page.count("<img") == 6
-    assert image_to_data_uri(tmp_path / "glua" / "eval" / "worst_case.png") in page
+    assert image_to_data_uri(tmp_path / "methods" / "glua_seed3" / "eval" / "worst_case.png") in page
     assert 'src="/' not in page
 
 

@@ -19,7 +19,7 @@ from scripts.ladder.plan import Order, Run, named_file, plan, size_files, task_s
 from scripts.ladder.record import FAILURE, status_of, write_ladder
 from scripts.steps import StepFailed, Steps
 
-__all__ = ["run_ladder"]
+__all__ = ["run_ladder", "write_unseen"]
 
 
 def run_ladder(order: Order, *, jobs: int = 1) -> bool:
@@ -53,7 +53,7 @@ def run_ladder(order: Order, *, jobs: int = 1) -> bool:
 
 
 def _provide_data(order: Order) -> None:
-    """Generate the phantom where the task asks for it, and list the target's held-out images without their labels."""
+    """Generate the phantom where the task asks for it, and list what inference is shown."""
     task = task_settings(named_file("tasks", order.task))
     if order.dataset_dir is None:
         phantom = size_files(order.size, task).get("phantom")
@@ -68,6 +68,16 @@ def _provide_data(order: Order) -> None:
             options = [word for key, value in phantom.items() for word in (f"--{key}", str(value))]
             command = ["-m", "scripts", "phantom", "--out", str(order.data), *options]
             Steps(order.data, resume=True).run("phantom", command)
+    write_unseen(order)
+
+
+def write_unseen(order: Order) -> None:
+    """List the target's held-out images in ``unseen.json``, without their labels: what inference is shown.
+
+    Raises:
+        InputError: the target's datalist cannot be read or names no held-out case.
+    """
+    task = task_settings(named_file("tasks", order.task))
     unseen = read_datalist(str(order.data / f"{task['target_domain']}.json"), section="validation")
     images = [{"image": os.path.abspath(item["image"])} for item in unseen]
     write_json(order.out / "unseen.json", {"name": task["target_domain"], "validation": images})
