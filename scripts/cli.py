@@ -57,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
     demo.set_defaults(run=_demo)
 
+    judge = commands.add_parser(
+        "judge-selection",
+        help="evaluate every snapshot with target labels and say which label-free score finds the best",
+    )
+    judge.add_argument("folder", type=Path, help="a ladder's folder, or one of runs trained with snapshot_interval")
+    judge.set_defaults(run=_judge_selection)
+
     bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
@@ -140,6 +147,15 @@ def _demo(options: argparse.Namespace) -> None:
     from scripts.demo import run_demo
 
     run_demo(options.out, seed=options.seed, resume=options.resume)
+
+
+def _judge_selection(options: argparse.Namespace) -> None:
+    from scripts.selection.judge import judge_selection
+    from scripts.selection.report import verdict_table, write_judgement
+
+    runs, verdicts = judge_selection(options.folder)
+    write_judgement(options.folder, runs, verdicts)
+    print(f"{verdict_table(verdicts)}\n\nlook at {options.folder / 'selection.md'}")
 
 
 def _bench(options: argparse.Namespace) -> None:
