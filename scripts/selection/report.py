@@ -21,10 +21,10 @@ __all__ = ["score_figure", "verdict_table", "write_judgement"]
 HEAD = """\
 # Which score finds the best snapshot?
 
-Every snapshot was evaluated **with the target's labels** (oracle), to judge the scores that choose without them. Dice
-is the mean over the structures of the target's held-out cases, in percent. *Dice lost* is how far the chosen snapshot lies
-below the best one of its run, in points; *random* is what a blind choice loses on average. Rank correlations are
-Spearman's, between a score and the true Dice, over the snapshots of one run and over all.
+Every snapshot was evaluated **with the target's labels** (oracle), to judge the scores that choose without them.
+Dice is the mean over the structures of the target's held-out cases, in percent. *Dice lost* is how far the chosen
+snapshot lies below the best one of its run, in points; *random* is what a blind choice loses on average. Rank
+correlations are Spearman's, between a score and the true Dice, over the snapshots of one run and over all.
 """
 
 
