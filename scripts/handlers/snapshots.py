@@ -90,7 +90,9 @@ class Snapshots:
             _set_aside(self.folder)
             self.log.unlink(missing_ok=True)
         elif self.interval:
-            kept = {epoch: row for epoch, row in self._rows().items() if epoch <= engine.state.epoch}
+            any_due = bool(self._due(engine.state.epoch, engine.state.max_epochs))
+            rows = self._rows() if any_due else {}
+            kept = {epoch: row for epoch, row in rows.items() if epoch <= engine.state.epoch}
             self._check_complete(kept, engine.state.epoch, engine.state.max_epochs)
             with atomic_path(self.log) as temporary:
                 temporary.write_text("".join([_line(COLUMNS), *(_line(_cells(row)) for row in kept.values())]))
@@ -98,7 +100,7 @@ class Snapshots:
     def take(self, engine: Engine) -> None:
         """Write and score a snapshot, if one is due, on the first process."""
         epoch, iteration = engine.state.epoch, engine.state.iteration
-        if get_rank() > 0 or not self._is_due(epoch, engine.state.max_epochs):
+        if get_rank() > 0 or epoch not in self._due(epoch, engine.state.max_epochs):
             return
         network = copy.deepcopy(self.average.module)
         re_estimate_statistics(network, self.batches)
@@ -144,8 +146,9 @@ class Snapshots:
         }
         return torch.load(self._path(epoch), map_location="cpu", weights_only=True), int(rows[epoch]["iteration"])
 
-    def _is_due(self, epoch: int, max_epochs: int) -> bool:
-        return epoch % self.interval == 0 or epoch == max_epochs
+    def _due(self, epoch: int, max_epochs: int) -> list[int]:
+        """The epochs up to this one after which there is a snapshot."""
+        return [past for past in range(1, epoch + 1) if past % self.interval == 0 or past == max_epochs]
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:03d}.pt"
@@ -154,7 +157,7 @@ class Snapshots:
         return read_scores(self.log)
 
     def _check_complete(self, rows: Mapping[int, Any], epoch: int, max_epochs: int) -> None:
-        due = [past for past in range(1, epoch + 1) if self._is_due(past, max_epochs)]
+        due = self._due(epoch, max_epochs)
         for past in due:
             if past not in rows or not self._path(past).is_file():
                 raise InputError(

@@ -60,14 +60,14 @@ def best_epoch(values: Mapping[int, float]) -> int:
 
 
 def read_scores(path: Path) -> dict[int, dict[str, float]]:
-    """The table of snapshots that a training writes: epoch -> column -> number.
+    """The table of snapshots that a training writes: epoch -> column -> number. A last line without an end is skipped.
 
     Raises:
         InputError: there is no such file, or it is no such table.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
         return {int(row["epoch"]): {key: float(value) for key, value in row.items()} for row in rows}
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
