@@ -58,7 +58,6 @@ def train(
         scorer=ScoreByWeight(dice),  # type: ignore[arg-type]
         **{"interval": 2, "selection": "label_free", "score": "labelled_dice"} | settings,
     )
-    (root / "logs").mkdir(parents=True, exist_ok=True)
     engine = Engine(step)
     snapshots.attach(engine)
     FinalWeights(path=str(root / "models" / "model.pt"), average=average, card=CARD, chooser=snapshots).attach(engine)
@@ -237,7 +236,9 @@ def test_a_folder_without_snapshots_is_refused(tmp_path: Path) -> None:
 def test_runs_of_a_ladder_have_its_names(tmp_path: Path) -> None:
     for run in ("methods/glua_seed0", "methods/none_seed1"):
         (tmp_path / run / "logs").mkdir(parents=True)
-        (tmp_path / run / "logs" / "selection.csv").touch()
+        (tmp_path / run / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
+    (tmp_path / "just_begun" / "logs").mkdir(parents=True)
+    (tmp_path / "just_begun" / "logs" / "selection.csv").write_text("epoch,iteration\n")
     listed = [{"folder": "methods/glua_seed0", "method": "glua", "seed": 0}]
     (tmp_path / "ladder.json").write_text(json.dumps({"runs": listed}))
     assert find_runs(tmp_path) == {

@@ -86,14 +86,14 @@ class Snapshots:
         """
         if get_rank() > 0:
             return
+        kept: dict[int, dict[str, float]] = {}
         if engine.state.iteration == 0:
             _set_aside(self.folder)
             self.log.unlink(missing_ok=True)
-        elif self.interval:
-            any_due = bool(self._due(engine.state.epoch, engine.state.max_epochs))
-            rows = self._rows() if any_due else {}
-            kept = {epoch: row for epoch, row in rows.items() if epoch <= engine.state.epoch}
+        elif self.interval and self._due(engine.state.epoch, engine.state.max_epochs):
+            kept = {epoch: row for epoch, row in self._rows().items() if epoch <= engine.state.epoch}
             self._check_complete(kept, engine.state.epoch, engine.state.max_epochs)
+        if self.interval:
             with atomic_path(self.log) as temporary:
                 temporary.write_text("".join([_line(COLUMNS), *(_line(_cells(row)) for row in kept.values())]))
 
@@ -112,7 +112,7 @@ class Snapshots:
         parts = self.scorer.parts(network)
         scores = {f"score_{name}": score(parts) for name, score in SCORES.items()}
         row = {"epoch": epoch, "iteration": iteration} | scores | parts
-        append_text(self.log, ("" if self.log.exists() else _line(COLUMNS)) + _line(_cells(row)))
+        append_text(self.log, _line(_cells(row)))
 
     def choose(self, engine: Engine, last: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], int]:
         """The weights to keep and the iteration they are of; ``choice`` says how they were chosen.

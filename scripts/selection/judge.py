@@ -101,7 +101,7 @@ def find_runs(folder: Path) -> dict[Path, str]:
     if (folder / "ladder.json").is_file():
         ladder = json.loads((folder / "ladder.json").read_text(encoding="utf-8"))
         names = {folder / run["folder"]: f"{run['method']}, seed {run['seed']}" for run in ladder["runs"]}
-    runs = sorted(table.parents[1] for table in folder.rglob("logs/selection.csv"))
+    runs = sorted(table.parents[1] for table in folder.rglob("logs/selection.csv") if read_scores(table))
     if not runs:
         raise InputError(
             file=folder,
