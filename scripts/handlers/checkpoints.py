@@ -153,7 +153,8 @@ class FinalWeights:
         network = self.average.module
         re_estimate_statistics(network, self.batches)
         if get_rank() == 0:
-            state, iterations = network.state_dict(), engine.state.iteration
+            state: Mapping[str, torch.Tensor] = network.state_dict()
+            iterations = engine.state.iteration
             check_finite_weights(state, iterations)
             card = dict(self.card)
             if self.chooser is not None:
