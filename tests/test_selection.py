@@ -18,9 +18,6 @@ from torch import nn
 from scripts.engines.averaging import averaged_model
 from scripts.handlers.checkpoints import FinalWeights
 from scripts.handlers.snapshots import Snapshots
-from scripts.selection import judge
-from scripts.selection.judge import JudgedRun, find_runs, judge_selection, verdicts
-from scripts.selection.report import verdict_table, write_judgement
 from scripts.selection.scores import PARTS, SCORES
 
 CARD = {"stage": "segmentation"}
@@ -193,60 +190,6 @@ def test_a_new_run_sets_an_earlier_ones_snapshots_aside(tmp_path: Path) -> None:
     assert not (tmp_path / "logs" / "selection.csv").exists()
 
 
-def judged(name: str, score: list[float], dice: list[float]) -> JudgedRun:
-    epochs = range(1, len(dice) + 1)
-    row = dict.fromkeys([f"score_{name}" for name in SCORES] + list(PARTS) + ["iteration"], float("nan"))
-    scores = {epoch: row | {"score_density": value} for epoch, value in zip(epochs, score, strict=True)}
-    return JudgedRun(name=name, folder=Path(name), scores=scores, oracle_dice=dict(zip(epochs, dice, strict=True)))
-
-
-def test_verdicts_by_hand(tmp_path: Path) -> None:
-    # One run in the score's order, one against it: rank correlations 1 and -1.
-    runs = [judged("a", [1, 2, 3, 4], [50, 60, 70, 80]), judged("b", [1, 2, 3, 4], [80, 70, 60, 30])]
-    found = {verdict.rule: verdict for verdict in verdicts(runs)}
-    assert set(found) == {"density", "last", "random"}, "a score that no run has is not judged"
-    density = found["density"]
-    assert density.correlations == pytest.approx([1, -1])
-    # Ranks of the Dice over all: 2, 3.5, 5.5, 7.5 and 7.5, 5.5, 3.5, 1; the score's: 1.5, 3.5, 5.5, 7.5 twice.
-    assert density.correlation_over_all == pytest.approx(
-        np.corrcoef([1.5, 3.5, 5.5, 7.5] * 2, [2, 3.5, 5.5, 7.5, 7.5, 5.5, 3.5, 1])[0, 1]
-    )
-    assert density.dice_lost == [0, 50]
-    assert found["last"].dice_lost == [0, 50]
-    assert found["random"].dice_lost == [15, 20]
-    write_judgement(tmp_path, runs, list(found.values()))
-    page = (tmp_path / "selection.md").read_text()
-    assert verdict_table(list(found.values())) in page
-    assert "| density | 0.00 (-1.00 to 1.00) |" in page
-    assert "| last | - | - | 25.00 (n = 2) | 50.00 |" in page
-    assert len((tmp_path / "selection.csv").read_text().splitlines()) == 9
-    assert (tmp_path / "plots" / "selection.png").stat().st_size > 1000
-
-
-def test_a_correlation_of_two_snapshots_or_of_equal_ones_is_none() -> None:
-    (short, *_) = verdicts([judged("a", [1, 2], [50, 60]), judged("b", [1, 1, 1], [50, 60, 70])])
-    assert short.correlations == []
-    assert short.dice_lost == [0, 0]
-
-
-def test_a_folder_without_snapshots_is_refused(tmp_path: Path) -> None:
-    assert refused(judge_selection, tmp_path).found == "no run with snapshots in it"
-
-
-def test_runs_of_a_ladder_have_its_names(tmp_path: Path) -> None:
-    for run in ("methods/glua_seed0", "methods/none_seed1"):
-        (tmp_path / run / "logs").mkdir(parents=True)
-        (tmp_path / run / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
-    (tmp_path / "just_begun" / "logs").mkdir(parents=True)
-    (tmp_path / "just_begun" / "logs" / "selection.csv").write_text("epoch,iteration\n")
-    listed = [{"folder": "methods/glua_seed0", "method": "glua", "seed": 0}]
-    (tmp_path / "ladder.json").write_text(json.dumps({"runs": listed}))
-    assert find_runs(tmp_path) == {
-        tmp_path / "methods/glua_seed0": "glua, seed 0",
-        tmp_path / "methods/none_seed1": "methods/none_seed1",
-    }
-
-
 # ---- through the configs ----
 
 DIRECT = CONFIGS / "methods" / "d1_d2.yaml"
@@ -381,23 +324,3 @@ def test_a_method_without_the_target_has_nothing_to_score(data: Path, tmp_path: 
     method = CONFIGS / "methods" / "none.yaml"
     error = refused(run_config, "training", "segmentation", "train", method, **places, **LONG, selection="label_free")
     assert "sees no target slices" in error.found
-
-
-@pytest.mark.slow
-def test_snapshots_are_judged_once(chosen: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    root = chosen("label_free")
-    runs, found = judge_selection(root)
-    assert {verdict.rule for verdict in found} == {*SCORES, "last", "random"}
-    (run,) = runs
-    assert sorted(run.oracle_dice) == [1, 2, 3]
-    assert not list(root.rglob("*_seg.nii.gz")), "predictions are not kept"
-    # The same numbers as the evaluation that users run.
-    summary = json.loads((root / "oracle" / "epoch_003.json").read_text())
-    assert summary["selection"] == {"rule": "snapshot", "epoch": 3, "reads_target_labels": False}
-    assert summary["oracle"].startswith("measured with target labels")
-    monkeypatch.setattr(judge, "_evaluate", None)  # nothing is left to evaluate
-    assert judge_selection(root)[0] == runs
-    (root / "models" / "snapshots" / "epoch_002.pt").rename(root / "epoch_002.pt")
-    error = refused(judge_selection, root)
-    (root / "epoch_002.pt").rename(root / "models" / "snapshots" / "epoch_002.pt")
-    assert error.found == "no such snapshot"
