@@ -76,6 +76,7 @@ def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
             _draw(axes, run, name, STRUCTURE_COLOURS[index % len(STRUCTURE_COLOURS)])
         axes.set_title(name.replace("_", " "), fontsize=9, loc="left", color=INK)
         axes.tick_params(labelsize=7, colors=PALE_INK, length=2)
+        axes.locator_params(axis="x", nbins=4)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(PALE_INK)
         axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
