@@ -58,9 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     _add_ladder(commands)
-    report = commands.add_parser("report", help="draw tables, figures and report.html of a ladder from its files alone")
-    report.add_argument("folder", type=Path, help="what the ladder wrote, with its ladder.json")
-    report.set_defaults(run=_report)
 
     bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
@@ -78,8 +75,26 @@ def _add_ladder(commands: Any) -> None:
     ladder.add_argument("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/ladder.yaml")
     ladder.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
     ladder.add_argument("--translators", type=Path, help="a ladder of the other direction: use its translators")
+    ladder.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a further setting of every segmentation training, such as snapshot_interval=1; may be repeated",
+    )
     ladder.add_argument("--jobs", type=int, default=1, help="runs side by side, for instance one for each core")
     ladder.set_defaults(run=_ladder)
+
+    report = commands.add_parser("report", help="draw tables, figures and report.html of a ladder from its files alone")
+    report.add_argument("folder", type=Path, help="what the ladder wrote, with its ladder.json")
+    report.set_defaults(run=_report)
+
+    judge = commands.add_parser(
+        "judge-selection",
+        help="evaluate every snapshot with target labels and say which label-free score finds the best",
+    )
+    judge.add_argument("folder", type=Path, help="a ladder's folder, or one of runs trained with snapshot_interval")
+    judge.set_defaults(run=_judge_selection)
 
 
 def _add_prepare(commands: Any) -> None:
@@ -167,7 +182,8 @@ def _ladder(options: argparse.Namespace) -> None:
 
     methods, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
     places = {"dataset_dir": options.dataset_dir, "translators": options.translators}
-    order = Order(options.task, methods, seeds, options.out, options.size, **places)
+    settings = [word for setting in options.set for word in f"--{setting}".split("=", 1)]
+    order = Order(options.task, methods, seeds, options.out, options.size, **places, options=settings)
     complete = run_ladder(order, jobs=options.jobs)
     print(f"look at {write_ladder_report(options.out)}")
     if not complete:
@@ -178,6 +194,15 @@ def _report(options: argparse.Namespace) -> None:
     from scripts.ladder.report import write_ladder_report
 
     print(f"look at {write_ladder_report(options.folder)}")
+
+
+def _judge_selection(options: argparse.Namespace) -> None:
+    from scripts.selection.judge import judge_selection
+    from scripts.selection.report import verdict_table, write_judgement
+
+    runs, verdicts = judge_selection(options.folder)
+    write_judgement(options.folder, runs, verdicts)
+    print(f"{verdict_table(verdicts)}\n\nlook at {options.folder / 'selection.md'}")
 
 
 def _bench(options: argparse.Namespace) -> None:

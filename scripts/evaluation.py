@@ -102,6 +102,7 @@ def write_evaluation(
     results_by_case: ResultsByCase,
     label_names: Sequence[str],
     provenance: Mapping[str, Any],
+    selection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write ``metrics.csv`` (a row for each case and structure) and ``summary.json``: both of them, or neither.
 
@@ -110,6 +111,7 @@ def write_evaluation(
         results_by_case: the results of :func:`scripts.metrics.evaluate_case` under each case's name.
         label_names: names of the structures 1..K.
         provenance: config, seed, data, commit, device and the like; written as the summary's ``provenance``.
+        selection: how the evaluated weights were chosen, from their card; None where it does not say.
 
     Returns:
         The summary, as written.
@@ -118,7 +120,8 @@ def write_evaluation(
         InputError: there is no case, or the folder cannot be written.
         ValueError: the results of a case do not match ``label_names``.
     """
-    summary = {**summarise(results_by_case, label_names), "provenance": dict(provenance)}
+    chosen = {"selection": dict(selection) if selection else None}
+    summary = {**summarise(results_by_case, label_names), **chosen, "provenance": dict(provenance)}
     folder = Path(folder)
     with atomic_path(folder / "metrics.csv") as temporary:
         _write_csv(temporary, results_by_case)

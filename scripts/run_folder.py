@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.distributed import get_rank
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
@@ -56,6 +58,13 @@ class RunFolder:
         with atomic_path(self.root / "config.yaml") as temporary:
             ConfigParser.export_config_file(config_of(self.parser), str(temporary), fmt="yaml", sort_keys=False)
         write_json(self.root / "provenance.json", provenance() | {"seed": self.seed, "card": self.card})
+        return self
+
+    def note(self, **entries: Any) -> RunFolder:
+        """Add to ``provenance.json`` what is known only at the end, on the first process."""
+        if get_rank() == 0:
+            path = self.root / "provenance.json"
+            write_json(path, json.loads(path.read_text(encoding="utf-8")) | entries)
         return self
 
 

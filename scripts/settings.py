@@ -25,6 +25,7 @@ RESERVED_KEYS = {
     "imports",
     "bundle_root",
     "dataset_dir",
+    "ckpt_dir",  # without use where --checkpoint names the weights
     "initialize",
     "finalize",
     "run",
@@ -38,10 +39,12 @@ BUNDLE_PROPERTIES = {"train#inferer", "validate#inferer"}
 """Sections' keys that MONAI's bundle workflow looks up by name, whether or not the config refers to them."""
 
 FREE_TO_CHANGE = re.compile(
-    r"resume|device|bundle_root|is_not_rank0|run_name|.+_(dir|datalist|interval|uri|name|config)"
+    r"resume|device|bundle_root|is_not_rank0|run_name|selection(_score)?"
+    r"|(?!snapshot_interval).+_(dir|datalist|interval|uri|name|config)"
     r"|card|run_folder|resume_point|validate|train#(handlers|dataset|target_dataset)(#.+)?"
 )
-"""Settings that say where and how often, not what comes out; the data are compared by their content."""
+"""Settings that say where and how often, not what comes out; the data are compared by their content. Which of
+the snapshots is chosen may change, not at which epochs they are taken."""
 
 
 def check_keys(parser: ConfigParser, spare: Iterable[str] = ()) -> None:

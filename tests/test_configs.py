@@ -106,6 +106,12 @@ def test_a_task_fits_every_base(base: tuple[str, str], task: str) -> None:
     assert unused_keys(merged, merged["run_folder"].get("spare_keys", ())) == []
 
 
+@pytest.mark.parametrize("base", [base for base in BASES if base[1] != "train"], ids="/".join)
+def test_weights_may_be_named_wherever_they_are(base: tuple[str, str]) -> None:
+    merged = ConfigParser.load_config_files(config_files(*base)) | {"checkpoint": "elsewhere/epoch_003.pt"}
+    assert unused_keys(merged, merged["run_folder"].get("spare_keys", ())) == []
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_complete_and_named_after_what_it_does(task: str) -> None:
     config = load(CONFIGS / "tasks" / f"{task}.yaml")

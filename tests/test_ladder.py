@@ -191,6 +191,12 @@ def test_bad_orders_are_refused(change: dict, words: list[str], order: Order) ->
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+def test_further_settings_go_to_every_segmentation_training(order: Order) -> None:
+    for run in plan(replace(order, options=["--snapshot_interval", "1"])):
+        for step in run.steps:
+            assert ("--snapshot_interval" in step.command) == (run.kind == "method" and step.name == "training")
+
+
 def test_a_folder_keeps_to_its_task(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     Recorder(monkeypatch)
     run_ladder(order)

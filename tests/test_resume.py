@@ -22,7 +22,10 @@ RUN = {"max_epochs": 6, "iterations_per_epoch": 4, "checkpoint_interval": 1, "pa
 SETTINGS: dict[str, dict[str, Any]] = {
     "synthesis": RUN,
     # A warm-up that ends in the middle, so that either side of it is continued; and bf16 in one of the stages.
-    "segmentation": RUN | {"adversarial_warmup": 12, "learning_rate_warmup": 3, "val_interval": 2, "precision": "bf16"},
+    # The weights that are kept are chosen among snapshots.
+    "segmentation": RUN
+    | {"adversarial_warmup": 12, "learning_rate_warmup": 3, "val_interval": 2, "precision": "bf16"}
+    | {"snapshot_interval": 2, "selection": "label_free"},
 }
 CHECKPOINT = Path("models", "resume", "checkpoint.pt")
 
@@ -36,9 +39,16 @@ def result(root: Path) -> tuple[dict[str, torch.Tensor], str]:
     return torch.load(root / "models" / "model.pt", weights_only=True), (root / "logs" / "losses.csv").read_text()
 
 
+def tables(root: Path) -> list[str]:
+    """The card, with the choice among snapshots where there are any, and their scores."""
+    files = [root / "models" / "model.json", root / "logs" / "selection.csv"]
+    return [file.read_text() for file in files if file.exists()]
+
+
 def assert_same_result(first: Path, second: Path) -> None:
     (weights, losses), (other_weights, other_losses) = result(first), result(second)
     assert losses == other_losses
+    assert tables(first) == tables(second)
     assert weights.keys() == other_weights.keys()
     assert [name for name in weights if not torch.equal(weights[name], other_weights[name])] == []
 

@@ -90,6 +90,8 @@ def test_a_training_leaves_weights_card_log_and_pictures(
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
     card = json.loads((folder / "models" / "model.json").read_text())
     assert (card["stage"], card["dataset_name"], card["domains"]) == (stage, "phantom", ["mr", "ct"])
+    # Only segmenters are chosen among, and by default nothing is.
+    assert card.get("selection", {}).get("rule") == {"segmentation": "last"}.get(stage)
     assert card["iterations"] == iterations
     named = {key: value for key, value in SMALL[stage].items() if key in card["network"]}
     assert named.items() <= card["network"].items()
@@ -204,6 +206,7 @@ def test_an_evaluation_leaves_tables_predictions_and_pictures(road: Path, data: 
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["cases"] == 2
     assert sorted(summary["structures"]) == sorted(NAMES)
+    assert summary["selection"] == {"rule": "last", "epoch": 2, "reads_target_labels": False}
     assert (folder / "worst_case.png").stat().st_size > 1000
     assert (folder / "median_case.png").stat().st_size > 1000
     prediction, label = (

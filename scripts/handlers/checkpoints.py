@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from ignite.distributed import get_rank
@@ -16,8 +16,19 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from scripts.data.writers import save_tensors, write_json
 from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
+from scripts.selection.choice import selection_sentence
 
-__all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights"]
+__all__ = ["FinalWeights", "ResumePoint", "WeightsChooser", "WeightsLoader", "load_weights", "re_estimate_statistics"]
+
+
+class WeightsChooser(Protocol):
+    """Chooses at the end what is kept: :class:`scripts.handlers.snapshots.Snapshots`."""
+
+    choice: dict[str, Any]
+
+    def choose(self, engine: Engine, last: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], int]:
+        """The state dict to keep and the iteration it is of; afterwards ``choice`` says how it was chosen."""
+        ...
 
 
 class ResumePoint:
@@ -117,6 +128,8 @@ class FinalWeights:
         card: what the weights are good for.
         batches: gives all slices of the domain the network will meet; its batch-norm statistics are re-estimated on
             them. None to keep the statistics of training.
+        chooser: puts other weights in the place of the last ones; None for the last. The card then says which, and how
+            they were chosen, and so does a printed line.
     """
 
     def __init__(
@@ -126,23 +139,37 @@ class FinalWeights:
         average: AveragedModel,
         card: Mapping[str, Any],
         batches: Callable[[], Iterable[torch.Tensor]] | None = None,
+        chooser: WeightsChooser | None = None,
     ) -> None:
         self.path, self.average, self.card, self.batches = Path(path), average, dict(card), batches
+        self.chooser = chooser
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def write(self, engine: Engine) -> None:
-        """Re-estimate, then write, on the first process."""
+        """Re-estimate, choose, then write, on the first process."""
         network = self.average.module
-        if self.batches is not None:
-            with torch.no_grad():
-                update_bn(self.batches(), network, device=next(network.parameters()).device)
+        re_estimate_statistics(network, self.batches)
         if get_rank() == 0:
-            check_finite_weights(network.state_dict(), engine.state.iteration)
-            save_tensors(self.path, network.state_dict())
-            write_json(self.path.with_suffix(".json"), self.card | {"iterations": engine.state.iteration})
+            state: Mapping[str, torch.Tensor] = network.state_dict()
+            iterations = engine.state.iteration
+            check_finite_weights(state, iterations)
+            card = dict(self.card)
+            if self.chooser is not None:
+                state, iterations = self.chooser.choose(engine, state)
+                card["selection"] = self.chooser.choice
+                print(selection_sentence(self.chooser.choice), flush=True)
+            save_tensors(self.path, state)
+            write_json(self.path.with_suffix(".json"), card | {"iterations": iterations})
+
+
+def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[torch.Tensor]] | None) -> None:
+    """Estimate a network's batch-norm statistics anew on all slices of ``batches``; not at all if it is None."""
+    if batches is not None:
+        with torch.no_grad():
+            update_bn(batches(), network, device=next(network.parameters()).device)
 
 
 class WeightsLoader:

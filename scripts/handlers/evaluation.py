@@ -18,6 +18,7 @@ from scripts.evaluation import format_table, worst_and_median_case, write_evalua
 from scripts.figures import case_figure
 from scripts.metrics import StructureResult, evaluate_case
 from scripts.run_folder import provenance
+from scripts.selection.choice import selection_of_weights, selection_sentence
 
 __all__ = ["EvaluationReport"]
 
@@ -34,6 +35,8 @@ class EvaluationReport:
         folder: where the files go.
         label_names: names of the classes 1..K.
         card: what was evaluated, kept in ``summary.json``.
+        weights: file of the evaluated weights; the card beside it says how they were chosen, which is printed and kept
+            with the numbers.
         orientation: axes the pictures are turned to; None leaves them as stored.
         slice_axis: axis of the slices shown, after that.
     """
@@ -44,11 +47,12 @@ class EvaluationReport:
         folder: str,
         label_names: Sequence[str],
         card: Mapping[str, Any],
+        weights: str | None = None,
         orientation: str | None = "RAS",
         slice_axis: int = 2,
     ) -> None:
         self.folder, self.label_names, self.card = Path(folder), list(label_names), dict(card)
-        self.orientation, self.slice_axis = orientation, slice_axis
+        self.weights, self.orientation, self.slice_axis = weights, orientation, slice_axis
         self.results: dict[str, list[StructureResult]] = {}
         self.images: dict[str, str] = {}
         self.label_maps: dict[str, tuple[MetaTensor, MetaTensor]] = {}
@@ -78,8 +82,11 @@ class EvaluationReport:
 
     def write(self, engine: Engine) -> None:
         """Write the tables and the pictures, and print the table."""
-        summary = write_evaluation(self.folder, self.results, self.label_names, provenance() | {"card": self.card})
+        selection = selection_of_weights(Path(self.weights)) if self.weights else None
+        origin = provenance() | {"card": self.card}
+        summary = write_evaluation(self.folder, self.results, self.label_names, origin, selection)
         logger.info("evaluation of %d cases\n%s", summary["cases"], format_table(summary))
+        print(selection_sentence(selection), flush=True)
         for word, name in zip(("worst", "median"), worst_and_median_case(self.results), strict=True):
             self._draw(name, self.folder / f"{word}_case.png", word)
 

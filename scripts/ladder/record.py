@@ -16,7 +16,7 @@ from scripts.run_folder import provenance
 __all__ = ["FAILURE", "read_record", "status_of", "write_ladder"]
 
 FAILURE = "failure.json"
-SAME = ("task", "size", "dataset_dir")
+SAME = ("task", "size", "dataset_dir", "options")
 
 
 def status_of(run: Run) -> str:
@@ -83,6 +83,7 @@ def _head(order: Order) -> dict[str, Any]:
         "task_file": str(task_file),
         "size": order.size,
         "dataset_dir": str(order.data),
+        "options": list(order.options),
         **{key: task[key] for key in ("source_domain", "target_domain", "label_names")},
         "selection": "last",
     }

@@ -1,0 +1,199 @@
+"""Snapshots of the averaged weights during training, their label-free scores, and the choice among them at the end."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.distributed import get_rank
+from ignite.engine import Engine, Events
+from torch.optim.swa_utils import AveragedModel
+
+from scripts.data.slices import SliceSet
+from scripts.data.writers import append_text, atomic_path, save_tensors, write_json
+from scripts.errors import InputError
+from scripts.handlers.checkpoints import load_weights, re_estimate_statistics
+from scripts.handlers.losses import check_finite_weights
+from scripts.selection.choice import best_epoch, check_selection, read_scores
+from scripts.selection.scorer import SnapshotScorer, predict_classes
+from scripts.selection.scores import PARTS, SCORES, mean_dice
+
+__all__ = ["Snapshots"]
+
+COLUMNS = ("epoch", "iteration", *(f"score_{name}" for name in SCORES), *PARTS)
+
+
+class Snapshots:
+    """Every few epochs, and after the last, keep the weights that evaluation would use, and score them.
+
+    They are a copy with batch-norm statistics of its own, so that training does not notice. Attach it before what
+    saves checkpoints: a resumed run then finds every snapshot up to its checkpoint, and makes the later ones anew.
+
+    Args:
+        folder: for ``epoch_NNN.pt`` and its card ``epoch_NNN.json``.
+        log: CSV file of scores and their parts, a row for each snapshot.
+        interval: epochs between two snapshots; 0 for none.
+        selection: ``last``, ``label_free`` or ``oracle``: which snapshot is kept as the run's weights.
+        score: the score that ``label_free`` goes by, one of ``SCORES``.
+        average: the moving average of the trained network.
+        card: what the weights are good for.
+        scorer: measures the parts of the scores.
+        batches: as in :class:`scripts.handlers.checkpoints.FinalWeights`.
+        oracle: for ``selection: oracle`` alone, slices of the target's held-out cases with their labels.
+
+    Attributes:
+        choice: how the weights were chosen, once training is over.
+
+    Raises:
+        InputError: an unknown word, nothing to choose from or by; on resuming, a snapshot is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        log: str,
+        interval: int,
+        selection: str,
+        score: str,
+        average: AveragedModel,
+        card: Mapping[str, Any],
+        scorer: SnapshotScorer,
+        batches: Callable[[], Iterable[torch.Tensor]] | None = None,
+        oracle: SliceSet | None = None,
+    ) -> None:
+        check_selection(selection, score, interval, has_target=scorer.target is not None)
+        self.folder, self.log, self.interval = Path(folder), Path(log), interval
+        self.selection, self.score, self.scorer = selection, score, scorer
+        self.average, self.card, self.batches, self.oracle = average, dict(card), batches, oracle
+        self.choice: dict[str, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        if self.interval:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.take)
+
+    def start(self, engine: Engine) -> None:
+        """Keep what came before the checkpoint a run resumes from; set an earlier run's snapshots aside otherwise.
+
+        Raises:
+            InputError: a snapshot from before the checkpoint is missing.
+        """
+        if get_rank() > 0:
+            return
+        kept: dict[int, dict[str, float]] = {}
+        if engine.state.iteration == 0:
+            _set_aside(self.folder)
+            self.log.unlink(missing_ok=True)
+        elif self.interval and self._due(engine.state.epoch, engine.state.max_epochs):
+            kept = {epoch: row for epoch, row in self._rows().items() if epoch <= engine.state.epoch}
+            self._check_complete(kept, engine.state.epoch, engine.state.max_epochs)
+        if self.interval:
+            with atomic_path(self.log) as temporary:
+                temporary.write_text("".join([_line(COLUMNS), *(_line(_cells(row)) for row in kept.values())]))
+
+    def take(self, engine: Engine) -> None:
+        """Write and score a snapshot, if one is due, on the first process."""
+        epoch, iteration = engine.state.epoch, engine.state.iteration
+        if get_rank() > 0 or epoch not in self._due(epoch, engine.state.max_epochs):
+            return
+        network = copy.deepcopy(self.average.module)
+        re_estimate_statistics(network, self.batches)
+        check_finite_weights(network.state_dict(), iteration)
+        path = self._path(epoch)
+        save_tensors(path, network.state_dict())
+        selection = {"rule": "snapshot", "epoch": epoch, "reads_target_labels": False}
+        write_json(path.with_suffix(".json"), self.card | {"iterations": iteration, "selection": selection})
+        parts = self.scorer.parts(network)
+        scores = {f"score_{name}": score(parts) for name, score in SCORES.items()}
+        row = {"epoch": epoch, "iteration": iteration} | scores | parts
+        append_text(self.log, _line(_cells(row)))
+
+    def choose(self, engine: Engine, last: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], int]:
+        """The weights to keep and the iteration they are of; ``choice`` says how they were chosen.
+
+        Args:
+            engine: the trainer, at its end.
+            last: the state dict that ``selection: last`` keeps.
+
+        Raises:
+            InputError: a snapshot or the table of scores is missing.
+        """
+        if self.selection == "last":
+            self.choice = {"rule": "last", "epoch": engine.state.epoch, "reads_target_labels": False}
+            return last, engine.state.iteration
+        rows = self._rows()
+        self._check_complete(rows, engine.state.epoch, engine.state.max_epochs)
+        if self.selection == "oracle":
+            values = {epoch: self._oracle_dice(epoch) for epoch in rows}
+            self._log_oracle(values)
+            by: dict[str, Any] = {"score": "target_dice"}
+        else:
+            values = {epoch: row[f"score_{self.score}"] for epoch, row in rows.items()}
+            by = {"score": self.score, "labelled_cases": self.scorer.labelled_cases}
+        epoch = best_epoch(values)
+        self.choice = {
+            "rule": self.selection,
+            "epoch": epoch,
+            **by,
+            "value": values[epoch],
+            "reads_target_labels": self.selection == "oracle",
+        }
+        return torch.load(self._path(epoch), map_location="cpu", weights_only=True), int(rows[epoch]["iteration"])
+
+    def _due(self, epoch: int, max_epochs: int) -> list[int]:
+        """The epochs up to this one after which there is a snapshot."""
+        return [past for past in range(1, epoch + 1) if past % self.interval == 0 or past == max_epochs]
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch:03d}.pt"
+
+    def _rows(self) -> dict[int, dict[str, float]]:
+        return read_scores(self.log)
+
+    def _check_complete(self, rows: Mapping[int, Any], epoch: int, max_epochs: int) -> None:
+        due = self._due(epoch, max_epochs)
+        for past in due:
+            if past not in rows or not self._path(past).is_file():
+                raise InputError(
+                    file=self._path(past) if past in rows else self.log,
+                    found=f"no snapshot of epoch {past}" if past in rows else f"no row of epoch {past}",
+                    expected=f"one for each of the epochs {', '.join(map(str, due))}",
+                    remedy="restore it, or start the training anew without --resume",
+                )
+
+    def _oracle_dice(self, epoch: int) -> float:
+        """Dice in 3D on the training's grid: the one place that reads a label of the target."""
+        slices, network = self.oracle, copy.deepcopy(self.average.module)
+        assert slices is not None, "the config reads these cases for selection: oracle"
+        assert slices.labels is not None, "with their labels"
+        load_weights(str(self._path(epoch)), network)
+        prediction = predict_classes(network.eval(), slices.images, self.scorer.batch_size, self.scorer.precision)
+        label = slices.labels[:, 0].cpu().numpy()
+        return mean_dice(prediction, label, slices.case_of.numpy(), self.scorer.num_structures)
+
+    def _log_oracle(self, values: Mapping[int, float]) -> None:
+        """Beside the label-free table, not in it: what reads target labels stays apart."""
+        lines = [_line(("epoch", "oracle_dice")), *(_line((e, f"{value:.9g}")) for e, value in values.items())]
+        with atomic_path(self.log.with_name("oracle.csv")) as temporary:
+            temporary.write_text("".join(lines))
+
+
+def _cells(row: Mapping[str, float]) -> list[object]:
+    return [int(row[key]) if key in ("epoch", "iteration") else f"{row[key]:.9g}" for key in COLUMNS]
+
+
+def _line(cells: Iterable[object]) -> str:
+    return ",".join(map(str, cells)) + "\n"
+
+
+def _set_aside(folder: Path) -> None:
+    if folder.exists():
+        earlier = folder.with_name(f"earlier_{folder.name}")
+        shutil.rmtree(earlier, ignore_errors=True)
+        folder.rename(earlier)

@@ -1,0 +1,107 @@
+"""The choice among snapshots, in numbers and in a sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import InputError, check_choice
+from scripts.selection.scores import SCORES
+
+__all__ = ["RULES", "best_epoch", "check_selection", "read_scores", "selection_of_weights", "selection_sentence"]
+
+RULES = ("last", "label_free", "oracle")
+"""What may choose the weights: nothing, a score without target labels, or Dice with target labels."""
+
+
+def check_selection(rule: str, score: str, interval: int, *, has_target: bool) -> None:
+    """Refuse what cannot choose, before any work.
+
+    Raises:
+        InputError: an unknown word, no snapshots to choose from, or no target slices to score.
+    """
+    check_choice("selection", rule, RULES)
+    check_choice("selection_score", score, tuple(SCORES))
+    if rule != "last" and interval < 1:
+        raise InputError(
+            file="setting 'snapshot_interval'",
+            found=f"{interval} with selection: {rule}",
+            expected="epochs between two snapshots to choose from, 1 or more",
+            remedy="give --snapshot_interval as well, or --selection last",
+        )
+    if rule == "label_free" and not has_target:
+        raise InputError(
+            file="setting 'selection'",
+            found="label_free, and a training that sees no target slices to score",
+            expected="last, for a method without the target",
+            remedy="give --selection last, or a method with a target_datalist",
+        )
+
+
+def best_epoch(values: Mapping[int, float]) -> int:
+    """The epoch of the greatest value; of equal ones the latest, which is nearest to what is kept by default.
+
+    Raises:
+        InputError: there is no value.
+    """
+    known = {epoch: value for epoch, value in values.items() if not math.isnan(value)}
+    if not known:
+        raise InputError(
+            file="the snapshots",
+            found="no score to choose by",
+            expected="a number for at least one of them",
+            remedy="give --selection last, or another selection_score",
+        )
+    return max(known, key=lambda epoch: (known[epoch], epoch))
+
+
+def read_scores(path: Path) -> dict[int, dict[str, float]]:
+    """The table of snapshots that a training writes: epoch -> column -> number. A last line without an end is skipped.
+
+    Raises:
+        InputError: there is no such file, or it is no such table.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+        return {int(row["epoch"]): {key: float(value) for key, value in row.items()} for row in rows}
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            file=path,
+            found=f"no table of snapshots ({type(error).__name__}: {error})",
+            expected="what a training with snapshot_interval writes: a row for each epoch with a snapshot",
+            remedy="restore it, or start the training anew without --resume",
+        ) from error
+
+
+def selection_of_weights(weights: Path) -> dict[str, Any] | None:
+    """What the card beside some weights says of how they were chosen; None if it does not say, or there is no card."""
+    try:
+        selection = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")).get("selection")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return selection if isinstance(selection, dict) else None
+
+
+def selection_sentence(selection: Mapping[str, Any] | None) -> str:
+    """How the weights were chosen, for people to read beside every number."""
+    if selection is None:
+        return "weights: selection unknown, their card does not name it"
+    rule, epoch = selection.get("rule"), selection.get("epoch")
+    if rule == "last":
+        return f"weights: the last (epoch {epoch}); nothing was selected"
+    if rule == "label_free":
+        return (
+            f"weights: epoch {epoch}, selected without target labels by {selection.get('score')} = "
+            f"{selection.get('value'):.4f} (labelled Dice on {selection.get('labelled_cases')} cases)"
+        )
+    if rule == "oracle":
+        return (
+            f"weights: epoch {epoch}, SELECTED WITH TARGET LABELS (oracle): highest Dice on the target's held-out "
+            f"cases, {selection.get('value'):.4f}; no unsupervised result"
+        )
+    return f"weights: the snapshot of epoch {epoch}; nothing was selected"

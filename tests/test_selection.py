@@ -1,0 +1,326 @@
+"""Snapshots and the choice among them: what is kept, what is refused, and that target labels decide nothing unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, FILE_VALUES, refused, run_base, run_config
+from ignite.engine import Engine
+from torch import nn
+
+from scripts.engines.averaging import averaged_model
+from scripts.handlers.checkpoints import FinalWeights
+from scripts.handlers.snapshots import Snapshots
+from scripts.selection.scores import PARTS, SCORES
+
+CARD = {"stage": "segmentation"}
+
+
+class ScoreByWeight:
+    """Looks up the labelled Dice of a network whose only weight is its epoch."""
+
+    labelled_cases, target = "held-out", "some slices"
+
+    def __init__(self, dice: dict[int, float]) -> None:
+        self.dice = dice
+
+    def parts(self, network: nn.Module) -> dict[str, float]:
+        return dict.fromkeys(PARTS, 0.0) | {"labelled_dice": self.dice[int(network.weight.item())]}
+
+
+def train(
+    root: Path, dice: dict[int, float], *, start: int = 0, stop: int | None = None, epochs: int = 5, **settings: Any
+) -> Snapshots:
+    """Train a weight that counts epochs, two iterations each, and keep what the settings say."""
+    network = nn.Linear(1, 1, bias=False)
+    average = averaged_model(network, 0.0)
+
+    def step(engine: Engine, batch: Any) -> None:
+        if engine.state.epoch == stop:
+            raise KeyboardInterrupt
+        nn.init.constant_(average.module.weight, engine.state.epoch)
+
+    snapshots = Snapshots(
+        folder=str(root / "models" / "snapshots"),
+        log=str(root / "logs" / "selection.csv"),
+        average=average,
+        card=CARD,
+        scorer=ScoreByWeight(dice),  # type: ignore[arg-type]
+        **{"interval": 2, "selection": "label_free", "score": "labelled_dice"} | settings,
+    )
+    engine = Engine(step)
+    snapshots.attach(engine)
+    FinalWeights(path=str(root / "models" / "model.pt"), average=average, card=CARD, chooser=snapshots).attach(engine)
+    engine.load_state_dict({"iteration": start * 2, "epoch_length": 2, "max_epochs": epochs})
+    engine.run(range(2), max_epochs=epochs, epoch_length=2)
+    return snapshots
+
+
+def kept(root: Path) -> tuple[float, dict[str, Any]]:
+    """The weight that was kept, and its card."""
+    weight = torch.load(root / "models" / "model.pt", weights_only=True)["weight"].item()
+    return weight, json.loads((root / "models" / "model.json").read_text())
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "models" / "snapshots").glob("*.pt"))
+
+
+def test_snapshots_are_taken_every_few_epochs_and_after_the_last(tmp_path: Path) -> None:
+    train(tmp_path, {2: 0.1, 4: 0.9, 5: 0.5})
+    assert names(tmp_path) == ["epoch_002.pt", "epoch_004.pt", "epoch_005.pt"]
+    card = json.loads((tmp_path / "models" / "snapshots" / "epoch_004.json").read_text())
+    assert card == CARD | {
+        "iterations": 8,
+        "selection": {"rule": "snapshot", "epoch": 4, "reads_target_labels": False},
+    }
+    header, *rows = (tmp_path / "logs" / "selection.csv").read_text().splitlines()
+    assert header.split(",") == ["epoch", "iteration", *(f"score_{name}" for name in SCORES), *PARTS]
+    assert [row.split(",")[:4] for row in rows] == [
+        ["2", "4", "0.1", "0.1"],
+        ["4", "8", "0.9", "0.9"],
+        ["5", "10", "0.5", "0.5"],
+    ]
+
+
+def test_the_best_snapshot_is_kept_and_its_card_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshots = train(tmp_path, {2: 0.1, 4: 0.9, 5: 0.5})
+    weight, card = kept(tmp_path)
+    assert (weight, card["iterations"]) == (4, 8)
+    assert card["selection"] == snapshots.choice
+    assert card["selection"] == {
+        "rule": "label_free",
+        "epoch": 4,
+        "score": "labelled_dice",
+        "labelled_cases": "held-out",
+        "value": 0.9,
+        "reads_target_labels": False,
+    }
+    assert "epoch 4, selected without target labels by labelled_dice = 0.9000" in capsys.readouterr().out
+
+
+def test_of_equal_snapshots_the_latest_is_kept(tmp_path: Path) -> None:
+    train(tmp_path, {2: 0.9, 4: 0.9, 5: 0.5})
+    assert kept(tmp_path)[0] == 4
+
+
+@pytest.mark.parametrize("interval", [0, 2])
+def test_the_last_weights_are_kept_by_default(
+    interval: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, {2: 0.9, 4: 0.1, 5: 0.1}, selection="last", interval=interval)
+    weight, card = kept(tmp_path)
+    assert (weight, card["iterations"]) == (5, 10)
+    assert card["selection"] == {"rule": "last", "epoch": 5, "reads_target_labels": False}
+    assert (
+        (tmp_path / "models" / "snapshots").exists() == (tmp_path / "logs" / "selection.csv").exists() == bool(interval)
+    )
+    assert "the last (epoch 5); nothing was selected" in capsys.readouterr().out
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    dice = {2: 0.7, 4: 0.9, 5: 0.5}
+    train(tmp_path / "whole", dice)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", dice, stop=5)
+    # The checkpoint is of epoch 3; what was seen of epoch 4 (another score, as it were) counts no more.
+    log = tmp_path / "killed" / "logs" / "selection.csv"
+    log.write_text(log.read_text().replace("0.9", "0.1"))
+    train(tmp_path / "killed", dice, start=3)
+    assert log.read_text() == (tmp_path / "whole" / "logs" / "selection.csv").read_text()
+    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
+
+
+def test_a_row_that_was_cut_short_after_the_checkpoint_is_made_again(tmp_path: Path) -> None:
+    dice = {2: 0.7, 4: 0.9, 5: 0.5}
+    train(tmp_path / "whole", dice)
+    whole = (tmp_path / "whole" / "logs" / "selection.csv").read_text()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", dice, stop=5)
+    log = tmp_path / "killed" / "logs" / "selection.csv"
+    log.write_text(whole[: whole.index("\n4,8,") + 7])
+    train(tmp_path / "killed", dice, start=3)
+    assert log.read_text() == whole
+
+
+def test_a_run_killed_before_its_first_snapshot_continues(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, {}, stop=2)
+    train(tmp_path, {2: 0.7, 4: 0.9, 5: 0.5}, start=1)
+    assert kept(tmp_path)[0] == 4
+
+
+@pytest.mark.parametrize("lost", ["models/snapshots/epoch_002.pt", "logs/selection.csv"])
+def test_a_missing_snapshot_is_named(lost: str, tmp_path: Path) -> None:
+    dice = {2: 0.7, 4: 0.9, 5: 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, dice, stop=4)
+    (tmp_path / lost).unlink()
+    error = refused(train, tmp_path, dice, start=3)
+    assert error.file == str(tmp_path / lost)
+    assert "without --resume" in error.remedy
+
+
+def test_a_row_of_a_snapshot_that_is_missing_is_named(tmp_path: Path) -> None:
+    dice = {2: 0.7, 4: 0.9, 5: 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, dice, stop=4)
+    log = tmp_path / "logs" / "selection.csv"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    error = refused(train, tmp_path, dice, start=3)
+    assert (error.file, error.found) == (str(log), "no row of epoch 2")
+
+
+def test_a_new_run_sets_an_earlier_ones_snapshots_aside(tmp_path: Path) -> None:
+    train(tmp_path, {2: 0.9, 4: 0.1, 5: 0.1})
+    train(tmp_path, {5: 0.3}, interval=5)
+    assert names(tmp_path) == ["epoch_005.pt"]
+    assert kept(tmp_path)[0] == 5
+    assert len(list((tmp_path / "models" / "earlier_snapshots").glob("*.pt"))) == 3
+    # One without snapshots too: they are none of its own.
+    train(tmp_path, {}, interval=0, selection="last")
+    assert not (tmp_path / "models" / "snapshots").exists()
+    assert not (tmp_path / "logs" / "selection.csv").exists()
+
+
+# ---- through the configs ----
+
+DIRECT = CONFIGS / "methods" / "d1_d2.yaml"
+"""Adapts without a translator."""
+
+LONG = {"max_epochs": 3, "snapshot_interval": 1, "checkpoint_interval": 1}
+
+
+@pytest.fixture(scope="module")
+def without_labels(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The data set, and copies of it with the target's labels deleted or scrambled; the list still names them."""
+    folders = {"as they are": data}
+    for state in ("deleted", "scrambled"):
+        folders[state] = tmp_path_factory.mktemp(state)
+        for file in data.iterdir():
+            is_target_label = file.name.startswith("ct") and "label" in file.name
+            if is_target_label and state == "scrambled":
+                label = nib.load(file)
+                voxels = np.random.default_rng(0).choice([0, *FILE_VALUES], label.shape).astype(np.int16)
+                nib.save(nib.Nifti1Image(voxels, label.affine), folders[state] / file.name)
+            elif not is_target_label:
+                (folders[state] / file.name).write_bytes(file.read_bytes())
+    return folders.__getitem__
+
+
+@pytest.fixture(scope="module")
+def chosen(without_labels: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a training with a rule of selection, on target labels in some state; each is run once."""
+    done: dict[tuple[str, str], Path] = {}
+
+    def run(selection: str, labels: str = "as they are") -> Path:
+        if (selection, labels) not in done:
+            root = tmp_path_factory.mktemp("run")
+            places = {"bundle_root": root, "dataset_dir": without_labels(labels)}
+            plain = selection == "last"  # as users run it: without snapshots
+            settings = LONG | ({"snapshot_interval": 0} if plain else {"selection": selection})
+            run_config("training", "segmentation", "train", DIRECT, **places, **settings)
+            done[selection, labels] = root
+        return done[selection, labels]
+
+    return run
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
+    return found
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["deleted", "scrambled"])
+@pytest.mark.parametrize("selection", ["last", "label_free"])
+def test_target_labels_change_nothing(selection: str, labels: str, chosen: Callable[..., Path]) -> None:
+    honest, other = chosen(selection), chosen(selection, labels)
+    assert_same_weights(honest / "models" / "model.pt", other / "models" / "model.pt")
+    for name in ["logs/losses.csv", *(["logs/selection.csv"] if selection == "label_free" else [])]:
+        assert (honest / name).read_text() == (other / name).read_text()
+    assert json.loads((other / "models" / "model.json").read_text())["selection"]["reads_target_labels"] is False
+
+
+@pytest.mark.slow
+def test_the_oracle_reads_them_and_says_so(
+    chosen: Callable[..., Path], without_labels: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    places = {"bundle_root": tmp_path / "run", "dataset_dir": without_labels("deleted")}
+    error = refused(run_config, "training", "segmentation", "train", DIRECT, **places, **LONG, selection="oracle")
+    assert "label" in str(error)
+    assert not (tmp_path / "run" / "models").exists(), "refused before any work"
+    honest, other = chosen("oracle"), chosen("oracle", "scrambled")
+    first, second = (json.loads((root / "models" / "model.json").read_text())["selection"] for root in (honest, other))
+    assert first["value"] != second["value"]
+    assert (first["rule"], first["reads_target_labels"]) == ("oracle", True)
+    # What it is told is true of the labels: the best of its own table, by a Dice that scrambled labels cannot have.
+    table = dict(line.split(",") for line in (honest / "logs" / "oracle.csv").read_text().splitlines()[1:])
+    assert first["value"] == pytest.approx(max(map(float, table.values())), abs=1e-6)
+    # The same training all the same: only the choice may differ.
+    assert (honest / "logs" / "losses.csv").read_text() == (other / "logs" / "losses.csv").read_text()
+    assert_same_weights(honest / "models/snapshots/epoch_003.pt", other / "models/snapshots/epoch_003.pt")
+    # The word goes with the weights into provenance and every evaluation.
+    assert json.loads((honest / "provenance.json").read_text())["selection"] == first
+    run_config("evaluating", "segmentation", "evaluate", bundle_root=honest, dataset_dir=data)
+    assert json.loads((honest / "eval" / "summary.json").read_text())["selection"] == first
+
+
+@pytest.mark.slow
+def test_training_does_not_notice_that_snapshots_are_taken(chosen: Callable[..., Path]) -> None:
+    plain, watched = chosen("last"), chosen("label_free")
+    assert (plain / "logs" / "losses.csv").read_text() == (watched / "logs" / "losses.csv").read_text()
+    # The snapshot after the last epoch is what `last` keeps.
+    assert_same_weights(plain / "models" / "model.pt", watched / "models" / "snapshots" / "epoch_003.pt")
+    # And what is kept is the snapshot that the card names.
+    epoch = json.loads((watched / "models" / "model.json").read_text())["selection"]["epoch"]
+    assert_same_weights(watched / "models" / "model.pt", watched / "models" / "snapshots" / f"epoch_{epoch:03d}.pt")
+
+
+@pytest.mark.slow
+def test_the_rule_may_change_when_a_finished_run_is_resumed(chosen: Callable[..., Path], data: Path) -> None:
+    root = chosen("oracle", "scrambled")
+    places = {"bundle_root": root, "dataset_dir": data, "resume": True}
+    run_config("training", "segmentation", "train", DIRECT, **places, **LONG, selection="label_free")
+    assert_same_weights(root / "models" / "model.pt", chosen("label_free") / "models" / "model.pt")
+    # But not the epochs at which there are snapshots.
+    error = refused(
+        run_config, "training", "segmentation", "train", DIRECT, **places, **LONG | {"snapshot_interval": 2}
+    )
+    assert error.found == "a run with snapshot_interval: 1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "file"),
+    [
+        ({"selection": "best"}, "setting 'selection'"),
+        ({"selection": "label_free"}, "setting 'snapshot_interval'"),
+        ({"selection": "label_free", "snapshot_interval": 1, "selection_score": "luck"}, "setting 'selection_score'"),
+    ],
+)
+def test_words_that_choose_nothing(settings: dict[str, Any], file: str, data: Path, tmp_path: Path) -> None:
+    error = refused(run_base, "segmentation/train", dataset_dir=data, bundle_root=tmp_path / "run", **settings)
+    assert error.file == file
+    assert not (tmp_path / "run" / "models").exists()
+
+
+@pytest.mark.slow
+def test_a_method_without_the_target_has_nothing_to_score(data: Path, tmp_path: Path) -> None:
+    places = {"bundle_root": tmp_path, "dataset_dir": data}
+    method = CONFIGS / "methods" / "none.yaml"
+    error = refused(run_config, "training", "segmentation", "train", method, **places, **LONG, selection="label_free")
+    assert "sees no target slices" in error.found
