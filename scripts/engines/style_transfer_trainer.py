@@ -52,9 +52,9 @@ class StyleTransferTrainer(AdversarialTrainer):
     Raises:
         InputError: another word for the kind.
 
-    The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content`` (each where its weight is
-    not 0), ``adversarial``, the extra losses by their names, ``discriminator``, ``content_std`` (a content that shrinks
-    meets the content loss for free: watch it).
+    The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content`` (each where its weight
+    is not 0), ``adversarial``, the extra losses by their names, ``discriminator``, ``content_std`` (a content that
+    shrinks meets the content loss for free: watch it).
     """
 
     def __init__(
