@@ -89,8 +89,8 @@ class CycleGanGenerator(Translator):
         return torch.cat(outputs)[order.argsort()]
 
 
-def _by_domain(domain: Tensor) -> tuple[Tensor, list[int]]:
+def _by_domain(domain: Tensor, source: int = SOURCE) -> tuple[Tensor, list[int]]:
     """The order that puts the source's samples first, and how many there are of each domain: the host waits for it."""
     order = torch.argsort(domain, stable=True)
-    num_source = int((domain == SOURCE).sum())
+    num_source = int((domain == source).sum())
     return order, [num_source, domain.shape[0] - num_source]
