@@ -33,7 +33,7 @@ def generator_translation_loss(
     * ``content``: L_rec_c = |GE(x_ij, j) - c| with c = GE(x, i), gradients through both.
     * ``adversarial``: L_adv, D(x_ij | j) called real.
 
-    Each is a mean over all values; one of weight 0 is left out, and so may be what only it needs.
+    Each is a mean over all values. Of the first three, one of weight 0 is left out, and what it needs may be None.
 
     Args:
         image: x, (B, C, H, W) in [-1, 1].
