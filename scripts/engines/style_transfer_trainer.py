@@ -135,7 +135,7 @@ class StyleTransferTrainer(AdversarialTrainer):
     def translate(
         self, image: torch.Tensor, domain: torch.Tensor, other: torch.Tensor, style: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """All passes of G that the losses share: x_ij; and c, x_ii, x_iji and the content of x_ij by name.
+        """All passes of G that the losses share: x_ij; and c, x_ii, x_iji and the content of x_ij by name, where needed.
 
         Args:
             image: x, (B, C, H, W) in [-1, 1].
@@ -144,19 +144,16 @@ class StyleTransferTrainer(AdversarialTrainer):
             style: of domain j, what G's ``decode`` takes.
         """
         weights, generator = self.loss_arguments, self.generator
-        has_cycle, has_content = weights["cycle_weight"] != 0, weights["content_weight"] != 0
-        has_reconstruction = weights["reconstruction_weight"] != 0
-        passes = dict.fromkeys(("content", "reconstruction", "content_of_translation", "cycle"))
-        own = generator.own_style(image, domain) if has_cycle or has_reconstruction else None
-        content = passes["content"] = generator.encode(image, domain)
-        if has_reconstruction:
+        own, content = generator.own_style(image, domain), generator.encode(image, domain)
+        passes: dict[str, Any] = {"content": content}
+        if weights["reconstruction_weight"] != 0:
             both = generator.decode(torch.cat([content, content]), torch.cat([own, style]))
             passes["reconstruction"], translation = both.chunk(2)
         else:
             translation = generator.decode(content, style)
-        if has_cycle or has_content:
+        if weights["cycle_weight"] != 0 or weights["content_weight"] != 0:
             passes["content_of_translation"] = generator.encode(translation, other)
-        if has_cycle:
+        if weights["cycle_weight"] != 0:
             passes["cycle"] = generator.decode(passes["content_of_translation"], own)
         return translation, passes
 

@@ -15,10 +15,10 @@ def generator_translation_loss(
     *,
     image: Tensor,
     content: Tensor,
-    reconstruction: Tensor | None,
-    cycle: Tensor | None,
-    content_of_translation: Tensor | None,
     fake_logits: Tensor,
+    reconstruction: Tensor | None = None,
+    cycle: Tensor | None = None,
+    content_of_translation: Tensor | None = None,
     reconstruction_weight: float,
     cycle_weight: float,
     content_weight: float,
@@ -33,15 +33,15 @@ def generator_translation_loss(
     * ``content``: L_rec_c = |GE(x_ij, j) - c| with c = GE(x, i), gradients through both.
     * ``adversarial``: L_adv, D(x_ij | j) called real.
 
-    Each is a mean over all values. Of the first three, one of weight 0 is left out, and what it needs may be None.
+    Each is a mean over all values. Of the first three, one of weight 0 is left out, and need not be given.
 
     Args:
         image: x, (B, C, H, W) in [-1, 1].
         content: GE(x, i), (B, F, h, w).
+        fake_logits: raw logits D(x_ij | j), any shape.
         reconstruction: x decoded in its own domain, (B, C, H, W).
         cycle: x after the round trip, (B, C, H, W).
         content_of_translation: GE(x_ij, j), (B, F, h, w).
-        fake_logits: raw logits D(x_ij | j), any shape.
         reconstruction_weight: the paper's 20.
         cycle_weight: the paper's 20.
         content_weight: the paper's 1.
