@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 LOSSES = {
     "style": {"reconstruction", "cycle", "content", "adversarial"},
-    "cyclegan": {"cycle", "adversarial"},
+    "cyclegan": {"cycle", "adversarial", "identity"},
     "starganv2": {"cycle", "adversarial", "style", "diversity"},
 }
 SHORT = {"max_epochs": 2, "iterations_per_epoch": 2, "checkpoint_interval": 1}

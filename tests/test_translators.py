@@ -18,7 +18,7 @@ from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
 from scripts.inferers import SliceWiseInferer
-from scripts.losses.styles import StyleDiversity, StyleReconstruction
+from scripts.losses.extra import Identity, StyleDiversity, StyleReconstruction, Translated
 from scripts.networks.adain import CodeMapping, NoMapping, adaptive_instance_norm
 from scripts.networks.cyclegan_generator import CycleGanGenerator
 from scripts.networks.domain_discriminator import DomainDiscriminator
@@ -230,15 +230,25 @@ class Toy(Translator):
         return torch.full((len(domain),), float(self.drawn))
 
 
-def test_style_losses_by_hand() -> None:
+def test_extra_losses_by_hand() -> None:
     toy, content = Toy(), torch.full((2, 1, 4, 4), 0.25)
     domain = torch.tensor([SOURCE, TARGET])
     style = toy.new_style(domain).requires_grad_()
     translation = toy.decode(content, style)
-    arguments = {"content": content, "translation": translation, "domain": domain, "style": style, "random": seeded()}
+    batch = Translated(
+        image=content,
+        domain=domain,
+        other=domain.flip(0),
+        content=content,
+        style=style,
+        translation=translation,
+        random=seeded(),
+    )
+    # As itself: 0.25 times its mean 0.25.
+    assert Identity(weight=5.0)(toy, batch).item() == 0.25 - 0.0625
     # Rendered by 2, an image of 0.25 has the mean 0.5: |0.5 - 2| = 1.5; rendered by 3 it is 0.75: |0.5 - 0.75|.
-    assert StyleReconstruction()(toy, **arguments).item() == 1.5
-    diversity = StyleDiversity()(toy, **arguments)
+    assert StyleReconstruction(weight=1.0)(toy, batch).item() == 1.5
+    diversity = StyleDiversity(weight=-1.0)(toy, batch)
     assert diversity.item() == 0.25
     assert toy.drawn == 3
     # d mean|0.25 s - 0.75| / ds = -0.25 for each half of the batch; the second translation has no gradient to give.
@@ -297,6 +307,18 @@ def test_passes_of_weight_0_are_not_made(weights: dict[str, float], encoded: lis
     assert trainer.state.output[0].keys() & names.keys() == expected
 
 
+def test_cyclegans_identity_loss_shows_each_generator_what_it_should_make() -> None:
+    network, image = build("cyclegan"), images(2)
+    domain, other = torch.tensor([SOURCE, TARGET]), torch.tensor([TARGET, SOURCE])
+    batch = Translated(
+        image=image, domain=domain, other=other, content=image, style=other, translation=image, random=seeded()
+    )
+    to_source = network.decoders[SOURCE](network.encoders[TARGET](image[:1], other[:1]), domain[:1])
+    to_target = network.decoders[TARGET](network.encoders[SOURCE](image[1:], other[1:]), domain[1:])
+    expected = (torch.cat([to_source, to_target]) - image).abs().mean()
+    torch.testing.assert_close(Identity(weight=5.0)(network, batch), expected)
+
+
 def test_cyclegan_learns_both_directions_from_cycle_and_discriminator() -> None:
     trainer = trainer_of(build("cyclegan"), **CYCLE_ALONE)
     trainer.run()
@@ -307,7 +329,10 @@ def test_cyclegan_learns_both_directions_from_cycle_and_discriminator() -> None:
 
 
 def test_extra_losses_are_in_the_total_with_their_schedule_and_reach_every_network() -> None:
-    extra = {"style": StyleReconstruction(weight=3.0), "diversity": StyleDiversity(schedule=lambda i: 0.5 ** (i + 1))}
+    extra = {
+        "style": StyleReconstruction(weight=3.0),
+        "diversity": StyleDiversity(weight=-1.0, schedule=lambda i: 0.5 ** (i + 1)),
+    }
     trainer = trainer_of(build("starganv2"), iterations=2, extra_losses=extra, **CYCLE_ALONE)
     trainer.run()
     output = trainer.state.output[0]

@@ -15,7 +15,7 @@ from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.image_pool import ImagePool
 from scripts.errors import check_choice
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
-from scripts.losses.styles import ExtraLoss
+from scripts.losses.extra import ExtraLoss, Translated
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
 from scripts.networks.translator import Translator
@@ -105,16 +105,18 @@ class StyleTransferTrainer(AdversarialTrainer):
             loss, parts = generator_translation_loss(
                 image=image, fake_logits=fake_logits, **self.loss_arguments, **passes
             )
+            batch = Translated(
+                image=image,
+                domain=domain,
+                other=other,
+                content=passes["content"],
+                style=style,
+                translation=translation,
+                random=random,
+            )
             for name, extra in self.extra_losses.items():
-                parts[name] = extra(
-                    self.generator,
-                    content=passes["content"],
-                    translation=translation,
-                    domain=other,
-                    style=style,
-                    random=random,
-                )
-                loss = loss + _weight_at(extra, engine.state.iteration - 1) * parts[name]
+                parts[name] = extra(self.generator, batch)
+                loss = loss + extra.weight_at(engine.state.iteration - 1) * parts[name]
         self.report_loss(engine, loss)
         self.step(self.generator_optimizer, loss, engine)
         self.average.update_parameters(self.generator)
@@ -135,7 +137,7 @@ class StyleTransferTrainer(AdversarialTrainer):
     def translate(
         self, image: torch.Tensor, domain: torch.Tensor, other: torch.Tensor, style: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """All passes of G that the losses share: x_ij; and c, x_ii, x_iji and the content of x_ij by name, where needed.
+        """The passes of G that the losses share: x_ij; and c, x_ii, x_iji, the content of x_ij by name, where needed.
 
         Args:
             image: x, (B, C, H, W) in [-1, 1].
@@ -156,7 +158,3 @@ class StyleTransferTrainer(AdversarialTrainer):
         if weights["cycle_weight"] != 0:
             passes["cycle"] = generator.decode(passes["content_of_translation"], own)
         return translation, passes
-
-
-def _weight_at(extra: ExtraLoss, iteration: int) -> float:
-    return extra.weight if extra.schedule is None else extra.weight * extra.schedule(iteration)
