@@ -28,9 +28,9 @@ class StyleTransferTrainer(AdversarialTrainer):
 
     Each image goes through G once: content, reconstruction, translation, the translation's content and the cycle
     serve all four losses, two encoder and three decoder passes instead of the eleven that the terms would take one by
-    one. A loss of weight 0 and the passes that it alone needs are left out.
+    one. A reconstruction, cycle or content loss of weight 0 is left out, with the passes that it alone needs.
 
-    G may be another translator than the paper's, which is one style per domain: the style of each translation is what
+    G may be another translator than the paper's, which has one style per domain: the style of each translation is what
     G hands out, and further losses come from the config.
 
     Args:
