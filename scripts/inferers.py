@@ -31,6 +31,7 @@ class SliceWiseInferer(Inferer):
         scales: zoom factors to average over; ``[1.0]`` for none.
         with_mask: append the local mask (MaskedDeepLab's, 0 to 1) as the last channel.
         precision: ``auto``, ``bf16`` or ``float32``.
+        style_seed: for a Translator: seed of the style of each volume, where it draws one. None for other networks.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class SliceWiseInferer(Inferer):
         scales: Sequence[float] = (1.0,),
         with_mask: bool = False,
         precision: str = "auto",
+        style_seed: int | None = None,
     ) -> None:
         super().__init__()
         autocast("cpu", precision)  # a wrong word is refused now, not at the first volume
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
+        self.style_seed = style_seed
         self.flip_axes, self.scales, self.with_mask, self.precision = (
             tuple(flip_axes),
             tuple(scales),
@@ -75,6 +78,8 @@ class SliceWiseInferer(Inferer):
         self, volume: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+        if self.style_seed is not None:
+            kwargs |= network.volume_arguments(plain, self.style_seed)  # type: ignore[attr-defined]
         slices = plain.movedim(self.slice_axis + 1, 0)
         result = torch.empty(0)
         for start in range(0, len(slices), self.slice_batch_size):

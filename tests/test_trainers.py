@@ -190,7 +190,7 @@ def test_the_shared_passes_are_those_of_the_equations() -> None:
     domain = torch.tensor([SOURCE, SOURCE, TARGET, TARGET])
     other = torch.tensor([TARGET, TARGET, SOURCE, SOURCE])
     with torch.no_grad():
-        translation, passes = trainer.translate(image, domain, other)
+        translation, passes = trainer.translate(image, domain, other, style=other)
         content = generator.encode(image, domain)
         expected = generator.decode(content, other)
         torch.testing.assert_close(translation, expected, atol=1e-5, rtol=1e-4)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from ignite.engine import Engine
 from torch.optim.swa_utils import AveragedModel
 
+from scripts.data.slices import iteration_generator
 from scripts.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.image_pool import ImagePool
 from scripts.errors import check_choice
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
+from scripts.losses.extra import ExtraLoss, Translated
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
-from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from scripts.networks.translator import Translator
 
 __all__ = ["StyleTransferTrainer"]
 
@@ -25,7 +28,10 @@ class StyleTransferTrainer(AdversarialTrainer):
 
     Each image goes through G once: content, reconstruction, translation, the translation's content and the cycle
     serve all four losses, two encoder and three decoder passes instead of the eleven that the terms would take one by
-    one.
+    one. A reconstruction, cycle or content loss of weight 0 is left out, with the passes that it alone needs.
+
+    G may be another translator than the paper's, which has one style per domain: the style of each translation is what
+    G hands out, and further losses come from the config.
 
     Args:
         generator: G.
@@ -39,19 +45,22 @@ class StyleTransferTrainer(AdversarialTrainer):
         content_weight: lambda of L_rec_c, 1 in the paper.
         adversarial_weight: lambda of L_adv, 1 in the paper.
         adversarial_kind: ``lsgan`` (default, the related code's), ``bce`` or ``hinge``.
+        extra_losses: further parts of G's loss by name.
+        seed: seed of the styles that G draws; each iteration's draw depends on the iteration alone.
         arguments: see :class:`AdversarialTrainer`.
 
     Raises:
         InputError: another word for the kind.
 
-    The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content``, ``adversarial``,
-    ``discriminator``, ``content_std`` (a content that shrinks meets the content loss for free: watch it).
+    The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content`` (each where its weight
+    is not 0), ``adversarial``, the extra losses by their names, ``discriminator``, ``content_std`` (a content that
+    shrinks meets the content loss for free: watch it).
     """
 
     def __init__(
         self,
         *,
-        generator: StyleTransferGenerator,
+        generator: Translator,
         discriminator: DomainDiscriminator,
         generator_optimizer: torch.optim.Optimizer,
         discriminator_optimizer: torch.optim.Optimizer,
@@ -62,6 +71,8 @@ class StyleTransferTrainer(AdversarialTrainer):
         content_weight: float = 1.0,
         adversarial_weight: float = 1.0,
         adversarial_kind: str = "lsgan",
+        extra_losses: Mapping[str, ExtraLoss] | None = None,
+        seed: int = 0,
         **arguments: Any,
     ) -> None:
         check_choice("adversarial_kind", adversarial_kind, ADVERSARIAL_KINDS)
@@ -75,7 +86,7 @@ class StyleTransferTrainer(AdversarialTrainer):
             "adversarial_weight": adversarial_weight,
             "kind": adversarial_kind,
         }
-        self.average = average
+        self.average, self.extra_losses, self.seed = average, dict(extra_losses or {}), seed
         super().__init__(**arguments)
 
     def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
@@ -85,13 +96,27 @@ class StyleTransferTrainer(AdversarialTrainer):
         other = domain.flip(0)
 
         # G step: every x_i as itself, as x_ij in the other domain, and back again.
+        random = iteration_generator(self.seed, engine.state.iteration, stream=2)
         with frozen(self.discriminator), self.autocast():
-            translation, passes = self.translate(image, domain, other)
+            style = self.generator.new_style(other, random)
+            translation, passes = self.translate(image, domain, other, style)
             fake_logits = logits_of_domain(self.discriminator(translation), other)
             self.report_forward(engine, translation=translation, **passes)
             loss, parts = generator_translation_loss(
                 image=image, fake_logits=fake_logits, **self.loss_arguments, **passes
             )
+            batch = Translated(
+                image=image,
+                domain=domain,
+                other=other,
+                content=passes["content"],
+                style=style,
+                translation=translation,
+                random=random,
+            )
+            for name, extra in self.extra_losses.items():
+                parts[name] = extra(self.generator, batch)
+                loss = loss + extra.weight_at(engine.state.iteration - 1) * parts[name]
         self.report_loss(engine, loss)
         self.step(self.generator_optimizer, loss, engine)
         self.average.update_parameters(self.generator)
@@ -110,16 +135,26 @@ class StyleTransferTrainer(AdversarialTrainer):
         return self.finish(engine, {"loss": loss, **parts, **discriminator_parts, "content_std": content_std})
 
     def translate(
-        self, image: torch.Tensor, domain: torch.Tensor, other: torch.Tensor
+        self, image: torch.Tensor, domain: torch.Tensor, other: torch.Tensor, style: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """All passes of G that the losses share: x_ij; and c, x_ii, x_iji and the content of x_ij by name."""
-        content = self.generator.encode(image, domain)
-        both = self.generator.decode(torch.cat([content, content]), torch.cat([domain, other]))
-        reconstruction, translation = both.chunk(2)
-        content_of_translation = self.generator.encode(translation, other)
-        return translation, {
-            "content": content,
-            "reconstruction": reconstruction,
-            "content_of_translation": content_of_translation,
-            "cycle": self.generator.decode(content_of_translation, domain),
-        }
+        """The passes of G that the losses share: x_ij; and c, x_ii, x_iji, the content of x_ij by name, where needed.
+
+        Args:
+            image: x, (B, C, H, W) in [-1, 1].
+            domain: int64 labels i, (B,).
+            other: int64 labels j, (B,).
+            style: of domain j, what G's ``decode`` takes.
+        """
+        weights, generator = self.loss_arguments, self.generator
+        own, content = generator.own_style(image, domain), generator.encode(image, domain)
+        passes: dict[str, Any] = {"content": content}
+        if weights["reconstruction_weight"] != 0:
+            both = generator.decode(torch.cat([content, content]), torch.cat([own, style]))
+            passes["reconstruction"], translation = both.chunk(2)
+        else:
+            translation = generator.decode(content, style)
+        if weights["cycle_weight"] != 0 or weights["content_weight"] != 0:
+            passes["content_of_translation"] = generator.encode(translation, other)
+        if weights["cycle_weight"] != 0:
+            passes["cycle"] = generator.decode(passes["content_of_translation"], own)
+        return translation, passes

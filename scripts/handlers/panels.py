@@ -15,7 +15,7 @@ from scripts.data.slices import UnpairedSliceBatches
 from scripts.domains import SOURCE, TARGET
 from scripts.figures import Translation, loss_curves, segmentation_panel, translation_panel
 from scripts.networks.masked_deeplab import MaskedDeepLab
-from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from scripts.networks.translator import Translator
 
 __all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
 
@@ -70,25 +70,27 @@ class TranslationPanel(_Panel):
     """Stage 1: slices of both domains, their translations with the labels' outlines, and the cycle back.
 
     Args:
-        generator: G, usually its moving average.
+        generator: G, usually its moving average. Styles that it draws are the same in every picture of a run.
         domain_names: names of source and target.
         arguments: see :class:`_Panel`.
     """
 
     kind = "translation"
 
-    def __init__(self, *, generator: StyleTransferGenerator, domain_names: Sequence[str], **arguments: object) -> None:
+    def __init__(self, *, generator: Translator, domain_names: Sequence[str], **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
         self.generator, self.domain_names = generator, list(domain_names)
 
     def draw(self, path: Path, title: str) -> None:
         """Translate the sample both ways."""
         sample, directions = self.sample_for(self.generator), []
+        random = torch.Generator().manual_seed(0)
         for key, domain in (("image", SOURCE), ("target_image", TARGET)):
             image, other = sample[key], TARGET + SOURCE - domain
             own, foreign = (torch.full((len(image),), d, device=image.device) for d in (domain, other))
-            translated = self.generator.decode(self.generator.encode(image, own), foreign)
-            cycle = self.generator.decode(self.generator.encode(translated, foreign), own)
+            style, own_style = self.generator.new_style(foreign, random), self.generator.own_style(image, own)
+            translated = self.generator.decode(self.generator.encode(image, own), style)
+            cycle = self.generator.decode(self.generator.encode(translated, foreign), own_style)
             labels = _slices(sample["label"]) if key == "image" and "label" in sample else None
             directions.append(
                 Translation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,11 +14,11 @@ __all__ = ["domain_discriminator_loss", "generator_translation_loss"]
 def generator_translation_loss(
     *,
     image: Tensor,
-    reconstruction: Tensor,
-    cycle: Tensor,
     content: Tensor,
-    content_of_translation: Tensor,
     fake_logits: Tensor,
+    reconstruction: Tensor | None = None,
+    cycle: Tensor | None = None,
+    content_of_translation: Tensor | None = None,
     reconstruction_weight: float,
     cycle_weight: float,
     content_weight: float,
@@ -32,15 +33,15 @@ def generator_translation_loss(
     * ``content``: L_rec_c = |GE(x_ij, j) - c| with c = GE(x, i), gradients through both.
     * ``adversarial``: L_adv, D(x_ij | j) called real.
 
-    Each is a mean over all values.
+    Each is a mean over all values. Of the first three, one of weight 0 is left out, and need not be given.
 
     Args:
         image: x, (B, C, H, W) in [-1, 1].
+        content: GE(x, i), (B, F, h, w).
+        fake_logits: raw logits D(x_ij | j), any shape.
         reconstruction: x decoded in its own domain, (B, C, H, W).
         cycle: x after the round trip, (B, C, H, W).
-        content: GE(x, i), (B, F, h, w).
         content_of_translation: GE(x_ij, j), (B, F, h, w).
-        fake_logits: raw logits D(x_ij | j), any shape.
         reconstruction_weight: the paper's 20.
         cycle_weight: the paper's 20.
         content_weight: the paper's 1.
@@ -50,19 +51,19 @@ def generator_translation_loss(
     Returns:
         The weighted total and its unweighted parts by name, float32 scalars.
     """
-    parts = {
-        "reconstruction": F.l1_loss(reconstruction.float(), image.float()),
-        "cycle": F.l1_loss(cycle.float(), image.float()),
-        "content": F.l1_loss(content_of_translation.float(), content.float()),
-        "adversarial": generator_loss(fake_logits, kind),
+    pairs = {
+        "reconstruction": (reconstruction_weight, reconstruction, image),
+        "cycle": (cycle_weight, cycle, image),
+        "content": (content_weight, content_of_translation, content),
     }
-    total = (
-        reconstruction_weight * parts["reconstruction"]
-        + cycle_weight * parts["cycle"]
-        + content_weight * parts["content"]
-        + adversarial_weight * parts["adversarial"]
-    )
-    return total, parts
+    parts: dict[str, Tensor] = {}
+    total = torch.zeros(())
+    for name, (weight, found, wanted) in pairs.items():
+        if weight != 0 and found is not None:
+            parts[name] = F.l1_loss(found.float(), wanted.float())
+            total = total + weight * parts[name]
+    parts["adversarial"] = generator_loss(fake_logits, kind)
+    return total + adversarial_weight * parts["adversarial"], parts
 
 
 def domain_discriminator_loss(

@@ -1,4 +1,4 @@
-"""Adaptive instance normalisation and the mapping from a domain label to its scales and shifts (section 3.1)."""
+"""Adaptive instance normalisation and the mappings from a style to its scales and shifts (section 3.1)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["InstanceNorm", "StyleMapping", "adaptive_instance_norm"]
+__all__ = ["CodeMapping", "InstanceNorm", "NoMapping", "StyleMapping", "adaptive_instance_norm"]
 
 
 def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
@@ -84,11 +84,63 @@ class StyleMapping(nn.Module):
         """
         one_hot = F.one_hot(domain, self.num_domains).to(self.first.weight.dtype)
         hidden = F.relu(self.second(F.relu(self.first(one_hot))))
+        return _split(self.last(hidden), self.sizes)
+
+
+class CodeMapping(nn.Module):
+    """A linear layer from a style's code to the AdaIN parameters of a whole encoder or decoder.
+
+    Args:
+        num_features: channels of each AdaIN layer, in the order in which the layers run.
+        code_channels: numbers in a code.
+
+    Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
+    """
+
+    def __init__(self, *, num_features: Sequence[int], code_channels: int) -> None:
+        super().__init__()
+        self.sizes = [2 * features for features in num_features]
+        self.linear = nn.Linear(code_channels, sum(self.sizes))
+
+    def forward(self, code: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """One ``(scale, shift)`` pair per AdaIN layer, each (B, C of that layer).
+
+        Args:
+            code: (B, code_channels).
+        """
+        return _split(self.linear(code), self.sizes)
+
+
+class NoMapping(nn.Module):
+    """Scale and shift 0 whatever the style: AdaIN is then plain instance normalisation.
+
+    Args:
+        num_features: channels of each AdaIN layer, in the order in which the layers run.
+    """
+
+    def __init__(self, *, num_features: Sequence[int]) -> None:
+        super().__init__()
+        self.num_features = list(num_features)
+
+    def forward(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """One ``(scale, shift)`` pair of zeros per AdaIN layer, each (1, C of that layer).
+
+        Args:
+            style: tells the device, nothing else.
+        """
         styles: list[tuple[Tensor, Tensor]] = []
-        for parameters in torch.split(self.last(hidden), self.sizes, dim=1):
-            scale, shift = torch.chunk(parameters, 2, dim=1)
-            styles.append((scale, shift))
+        for features in self.num_features:
+            zeros = torch.zeros(1, features, device=style.device)
+            styles.append((zeros, zeros))
         return styles
+
+
+def _split(parameters: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    styles: list[tuple[Tensor, Tensor]] = []
+    for part in torch.split(parameters, sizes, dim=1):
+        scale, shift = torch.chunk(part, 2, dim=1)
+        styles.append((scale, shift))
+    return styles
 
 
 class _AdaptiveInstanceNorm(torch.autograd.Function):

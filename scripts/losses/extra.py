@@ -1,0 +1,93 @@
+"""Further parts of a translator's loss, which a config adds by name (``extra_losses``).
+
+Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017; Choi et al.,
+StarGAN v2: diverse image synthesis for multiple domains, 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scripts.networks.translator import Translator
+
+__all__ = ["ExtraLoss", "Identity", "StyleDiversity", "StyleReconstruction", "Translated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translated:
+    """A batch and its translation, as an iteration has them.
+
+    Attributes:
+        image: x_i, (B, C, H, W) in [-1, 1].
+        domain: int64 labels i, (B,).
+        other: int64 labels j of the domains translated to, (B,).
+        content: of the images, as ``encode`` gave it.
+        style: of the translations, as ``new_style`` drew it.
+        translation: x_ij, the contents rendered in ``style``, (B, C, H, W) in [-1, 1].
+        random: generator on the CPU, of this iteration.
+    """
+
+    image: Tensor
+    domain: Tensor
+    other: Tensor
+    content: Tensor
+    style: Tensor
+    translation: Tensor
+    random: torch.Generator
+
+
+class ExtraLoss:
+    """A part of the generator's loss.
+
+    Args:
+        weight: factor of the part in the total; below 0 for what is to grow.
+        schedule: factor of the weight at an iteration, counted from 0; None for 1.
+    """
+
+    def __init__(self, *, weight: float, schedule: Callable[[int], float] | None = None) -> None:
+        self.weight, self.schedule = weight, schedule
+
+    def weight_at(self, iteration: int) -> float:
+        """The weight at ``iteration``, counted from 0."""
+        return self.weight if self.schedule is None else self.weight * self.schedule(iteration)
+
+    def __call__(self, generator: Translator, batch: Translated) -> Tensor:
+        """The part, unweighted, a float32 scalar."""
+        raise NotImplementedError
+
+
+class Identity(ExtraLoss):
+    """What is of a domain already should stay as it is on the way into it: mean |G_ji(x_i) - x_i|.
+
+    CycleGAN's identity loss: without it, two generators may agree on inverted grey values.
+    """
+
+    def __call__(self, generator: Translator, batch: Translated) -> Tensor:
+        """See :class:`ExtraLoss`; one encoder and one decoder pass of its own."""
+        content = generator.encode(batch.image, batch.other)
+        same = generator.decode(content, generator.own_style(batch.image, batch.domain))
+        return F.l1_loss(same.float(), batch.image.float())
+
+
+class StyleReconstruction(ExtraLoss):
+    """StarGAN v2's: the style of a translation should be the one that it was rendered in, mean |E(x_ij) - s_j|."""
+
+    def __call__(self, generator: Translator, batch: Translated) -> Tensor:
+        """See :class:`ExtraLoss`; gradients reach the style encoder, the translation and the style."""
+        found = generator.own_style(batch.translation, batch.other)
+        return F.l1_loss(found.float(), batch.style.float())
+
+
+class StyleDiversity(ExtraLoss):
+    """StarGAN v2's: how far another style would have led, mean |x_ij - x'_ij|; of negative weight."""
+
+    def __call__(self, generator: Translator, batch: Translated) -> Tensor:
+        """See :class:`ExtraLoss`; gradients reach the first translation alone."""
+        with torch.no_grad():
+            another = generator.decode(batch.content, generator.new_style(batch.other, batch.random))
+        return F.l1_loss(batch.translation.float(), another.float())

@@ -1,0 +1,96 @@
+"""The two generators of CycleGAN, source -> target and target -> source, behind the interface of one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scripts.domains import SOURCE, TARGET
+from scripts.networks.adain import NoMapping
+from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
+from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.translator import Translator
+
+__all__ = ["CycleGanGenerator"]
+
+
+class CycleGanGenerator(Translator):
+    """Two autoencoders that share nothing: an image's domain chooses its encoder, the domain to render in the decoder.
+
+    The encoder of domain i and the decoder of the other domain are the generator of that direction. Encoder and decoder
+    of one domain belong to different generators: together they are no network of CycleGAN's, and train with no loss.
+    Layers are :class:`StyleTransferGenerator`'s with plain instance normalisation, so that the two differ in the
+    method alone; the original has transposed convolutions, and all its residual blocks in a row.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks in each encoder, and again in each decoder; the original has 9 in all.
+        from_domain: the domain ``forward`` takes its images from.
+        to_domain: the domain ``forward`` renders them in.
+
+    Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 1,
+        channels: int = 64,
+        num_blocks: int = 4,
+        from_domain: int = SOURCE,
+        to_domain: int = TARGET,
+    ) -> None:
+        super().__init__(from_domain=from_domain, to_domain=to_domain)
+
+        def mapping(num_features: Sequence[int]) -> NoMapping:
+            return NoMapping(num_features=num_features)
+
+        sizes = {"channels": channels, "num_blocks": num_blocks}
+        self.encoders = nn.ModuleList(
+            [ContentEncoder(in_channels=in_channels, mapping=mapping, **sizes) for _ in (SOURCE, TARGET)]
+        )
+        self.decoders = nn.ModuleList(
+            [ImageDecoder(out_channels=in_channels, mapping=mapping, **sizes) for _ in (SOURCE, TARGET)]
+        )
+        self.apply(initialise_generator)
+
+    @torch.jit.export
+    def encode(self, image: Tensor, domain: Tensor) -> Tensor:
+        """Each image through its domain's encoder, (B, 4 * channels, H / 4, W / 4).
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            domain: int64 domain labels, (B,).
+        """
+        image = as_plain_tensor(image)
+        order, sizes = _by_domain(domain)
+        image_parts, domain_parts = image[order].split(sizes), domain[order].split(sizes)
+        outputs: list[Tensor] = []
+        for index, encoder in enumerate(self.encoders):
+            if sizes[index] > 0:
+                outputs.append(encoder(image_parts[index], domain_parts[index]))
+        return torch.cat(outputs)[order.argsort()]
+
+    @torch.jit.export
+    def decode(self, content: Tensor, domain: Tensor) -> Tensor:
+        """Each content through the decoder of the domain to render it in, (B, in_channels, H, W) in [-1, 1].
+
+        Args:
+            content: (B, 4 * channels, H / 4, W / 4).
+            domain: int64 domain labels, (B,).
+        """
+        order, sizes = _by_domain(domain)
+        content_parts, domain_parts = content[order].split(sizes), domain[order].split(sizes)
+        outputs: list[Tensor] = []
+        for index, decoder in enumerate(self.decoders):
+            if sizes[index] > 0:
+                outputs.append(decoder(content_parts[index], domain_parts[index]))
+        return torch.cat(outputs)[order.argsort()]
+
+
+def _by_domain(domain: Tensor, source: int = SOURCE) -> tuple[Tensor, list[int]]:
+    """The order that puts the source's samples first, and how many there are of each domain: the host waits for it."""
+    order = torch.argsort(domain, stable=True)
+    num_source = int((domain == source).sum())
+    return order, [num_source, domain.shape[0] - num_source]

@@ -1,0 +1,122 @@
+"""The layers of a generator, in an encoder and a decoder that some mapping styles (section 3.1)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scripts.networks.adain import adaptive_instance_norm
+from scripts.networks.upsample import FoldedUpsampleConv
+
+__all__ = ["ContentEncoder", "ImageDecoder", "MakeMapping", "initialise_generator"]
+
+MakeMapping = Callable[[Sequence[int]], nn.Module]
+"""From the channels of each normalisation, in their order, to a module that gives one ``(scale, shift)`` for each."""
+
+
+class ContentEncoder(nn.Module):
+    """Image to content: a 7 x 7 convolution, two of stride 2, ``num_blocks`` residual blocks, AdaIN in every norm.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks.
+        mapping: makes the module whose output styles the norms.
+    """
+
+    def __init__(self, *, in_channels: int, channels: int, num_blocks: int, mapping: MakeMapping) -> None:
+        super().__init__()
+        wide = 4 * channels
+        self.mapping = mapping([channels, 2 * channels] + [wide] * (1 + 2 * num_blocks))
+        self.stem = _ReflectConvolution(in_channels, channels, kernel_size=7)
+        self.down1 = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
+        self.down2 = nn.Conv2d(2 * channels, wide, 3, stride=2, padding=1, bias=False)
+        self.blocks = nn.ModuleList([_ResidualBlock(wide) for _ in range(num_blocks)])
+
+    def forward(self, image: Tensor, style: Tensor) -> Tensor:
+        """The content, (B, 4 * channels, H / 4, W / 4).
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            style: what the mapping takes, its first axis B.
+        """
+        styles = self.mapping(style)
+        x = F.relu(adaptive_instance_norm(self.stem(image), styles[0][0], styles[0][1]))
+        x = F.relu(adaptive_instance_norm(self.down1(x), styles[1][0], styles[1][1]))
+        x = F.relu(adaptive_instance_norm(self.down2(x), styles[2][0], styles[2][1]))
+        for index, block in enumerate(self.blocks):
+            x = block(x, styles[3 + 2 * index], styles[4 + 2 * index])
+        return x
+
+
+class ImageDecoder(nn.Module):
+    """Content to image: ``num_blocks`` residual blocks, two up-samplings, a 7 x 7 convolution, tanh.
+
+    Args:
+        out_channels: channels of an image.
+        channels: width at full resolution.
+        num_blocks: residual blocks.
+        mapping: makes the module whose output styles the norms.
+    """
+
+    def __init__(self, *, out_channels: int, channels: int, num_blocks: int, mapping: MakeMapping) -> None:
+        super().__init__()
+        wide = 4 * channels
+        self.mapping = mapping([wide] * (2 * num_blocks) + [2 * channels, channels])
+        self.blocks = nn.ModuleList([_ResidualBlock(wide) for _ in range(num_blocks)])
+        self.up1 = FoldedUpsampleConv(in_channels=wide, out_channels=2 * channels)
+        self.up2 = FoldedUpsampleConv(in_channels=2 * channels, out_channels=channels)
+        self.to_image = _ReflectConvolution(channels, out_channels, kernel_size=7, bias=True)
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        """The image, (B, out_channels, H, W) in [-1, 1].
+
+        Args:
+            content: (B, 4 * channels, H / 4, W / 4).
+            style: what the mapping takes, its first axis B.
+        """
+        styles = self.mapping(style)
+        x = content
+        for index, block in enumerate(self.blocks):
+            x = block(x, styles[2 * index], styles[2 * index + 1])
+        x = F.relu(adaptive_instance_norm(self.up1(x), styles[-2][0], styles[-2][1]))
+        x = F.relu(adaptive_instance_norm(self.up2(x), styles[-1][0], styles[-1][1]))
+        return torch.tanh(self.to_image(x))
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = _ReflectConvolution(channels, channels, kernel_size=3)
+        self.conv2 = _ReflectConvolution(channels, channels, kernel_size=3)
+
+    def forward(self, x: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+        residual = F.relu(adaptive_instance_norm(self.conv1(x), first[0], first[1]))
+        return x + adaptive_instance_norm(self.conv2(residual), second[0], second[1])
+
+
+class _ReflectConvolution(nn.Conv2d):
+    """A convolution of odd kernel and stride 1 that pads by reflection in the dtype of its input."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = False) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode="reflect", bias=bias
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
+        # CPU autocast would widen the features to float32, only for the convolution to narrow them again.
+        with torch.autocast(x.device.type, enabled=False):
+            margin = self.kernel_size[0] // 2
+            padded = F.pad(x, [margin, margin, margin, margin], mode="reflect")
+        return F.conv2d(padded, self.weight, self.bias)
+
+
+def initialise_generator(module: nn.Module) -> None:
+    """Kaiming's normal weights and no bias, for ``nn.Module.apply``."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.kaiming_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,190 @@
+"""StarGAN v2's generator, mapping network and style encoder: many styles per domain."""
+
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Dict, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scripts.domains import SOURCE, TARGET
+from scripts.networks.adain import CodeMapping, NoMapping
+from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
+from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.translator import Translator
+
+__all__ = ["StarGanV2Generator"]
+
+NUM_DOMAINS = 2
+
+
+class StarGanV2Generator(Translator):
+    """A content encoder with plain instance normalisation, a decoder with AdaIN, and two sources of style codes.
+
+    A *mapping network* turns noise into a code of a domain: a new style. A *style encoder* finds the code of an image:
+    its own style. A whole volume is translated with one new style, drawn by a seed and the volume's voxels, so that its
+    slices agree: the original's latent-guided synthesis with an image for a volume.
+
+    Layers of encoder and decoder are :class:`StyleTransferGenerator`'s, so that the two differ in the method alone.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks in the encoder, and again in the decoder.
+        noise_channels: numbers of noise, 16 as in the original.
+        code_channels: numbers in a style's code, 64 as in the original.
+        mapping_channels: width of the mapping network; 512 in the original.
+        from_domain: the domain ``forward`` takes its images from.
+        to_domain: the domain ``forward`` renders them in.
+
+    Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 1,
+        channels: int = 64,
+        num_blocks: int = 4,
+        noise_channels: int = 16,
+        code_channels: int = 64,
+        mapping_channels: int = 128,
+        from_domain: int = SOURCE,
+        to_domain: int = TARGET,
+    ) -> None:
+        super().__init__(from_domain=from_domain, to_domain=to_domain)
+
+        def plain(num_features: Sequence[int]) -> NoMapping:
+            return NoMapping(num_features=num_features)
+
+        def by_code(num_features: Sequence[int]) -> CodeMapping:
+            return CodeMapping(num_features=num_features, code_channels=code_channels)
+
+        self.noise_channels = noise_channels
+        self.encoder = ContentEncoder(in_channels=in_channels, channels=channels, num_blocks=num_blocks, mapping=plain)
+        self.decoder = ImageDecoder(out_channels=in_channels, channels=channels, num_blocks=num_blocks, mapping=by_code)
+        self.mapping_network = _MappingNetwork(noise_channels, mapping_channels, code_channels)
+        self.style_encoder = _StyleEncoder(in_channels, channels, code_channels)
+        self.apply(initialise_generator)
+
+    @torch.jit.export
+    def encode(self, image: Tensor, domain: Tensor) -> Tensor:
+        """The content of an image, whatever its domain: (B, 4 * channels, H / 4, W / 4).
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            domain: int64 domain labels, (B,); of no effect.
+        """
+        return self.encoder(as_plain_tensor(image), domain)
+
+    @torch.jit.export
+    def decode(self, content: Tensor, style: Tensor) -> Tensor:
+        """A content rendered in a style, (B, in_channels, H, W) in [-1, 1].
+
+        Args:
+            content: (B, 4 * channels, H / 4, W / 4).
+            style: codes, (B, code_channels).
+        """
+        return self.decoder(content, style)
+
+    @torch.jit.export
+    def own_style(self, image: Tensor, domain: Tensor) -> Tensor:
+        """The style encoder: the codes of images as images of these domains, (B, code_channels).
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            domain: int64 domain labels, (B,).
+        """
+        return self.style_encoder(as_plain_tensor(image), domain)
+
+    @torch.jit.export
+    def map_noise(self, noise: Tensor, domain: Tensor) -> Tensor:
+        """The mapping network: the codes that noise stands for in these domains, (B, code_channels).
+
+        Args:
+            noise: (B, noise_channels), of mean 0 and standard deviation 1.
+            domain: int64 domain labels, (B,).
+        """
+        return self.mapping_network(noise, domain)
+
+    def new_style(self, domain: Tensor, random: Optional[torch.Generator] = None) -> Tensor:
+        """A code for each sample, drawn in its domain, (B, code_channels).
+
+        Args:
+            domain: int64 domain labels, (B,).
+            random: generator on the CPU; PyTorch's own by default.
+        """
+        noise = torch.randn(domain.shape[0], self.noise_channels, generator=random)
+        return self.map_noise(noise.to(domain.device, non_blocking=True), domain)
+
+    def volume_arguments(self, volume: Tensor, seed: int) -> Dict[str, Any]:
+        """One style for all slices of a volume; the same for equal voxels and seeds, whatever the file is called.
+
+        Args:
+            volume: (in_channels, H, W, D) in [-1, 1].
+            seed: another seed, another style.
+        """
+        checksum = zlib.crc32(as_plain_tensor(volume).float().cpu().contiguous().numpy().tobytes(), seed)
+        domain = torch.tensor([self.to_domain], device=volume.device)
+        return {"style": self.new_style(domain, torch.Generator().manual_seed(checksum))}
+
+    def forward(self, image: Tensor, style: Optional[Tensor] = None) -> Tensor:
+        """Translate images to ``to_domain``: (B, in_channels, H, W) in [-1, 1] to the same.
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            style: codes, (B, code_channels) or one for all; by default that of the noise's mean, 0.
+        """
+        domain = torch.full((image.shape[0],), self.from_domain, dtype=torch.int64, device=image.device)
+        content = self.encode(image, domain)
+        if style is None:
+            noise = torch.zeros(1, self.noise_channels, device=image.device)
+            style = self.map_noise(noise, torch.full_like(domain[:1], self.to_domain))
+        return self.decode(content, style.expand(image.shape[0], -1))
+
+
+class _MappingNetwork(nn.Module):
+    """Two layers for both domains and two for each; the original has four and four."""
+
+    def __init__(self, noise_channels: int, channels: int, code_channels: int) -> None:
+        super().__init__()
+        self.shared = nn.Sequential(
+            nn.Linear(noise_channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU()
+        )
+        self.own = nn.ModuleList(
+            [
+                nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, code_channels))
+                for _ in range(NUM_DOMAINS)
+            ]
+        )
+
+    def forward(self, noise: Tensor, domain: Tensor) -> Tensor:
+        hidden = self.shared(noise)
+        return _of_domain(torch.stack([layers(hidden) for layers in self.own], 1), domain)
+
+
+class _StyleEncoder(nn.Module):
+    """Four convolutions of stride 2, the mean over the pixels, and a linear layer for each domain.
+
+    No normalisation: it would remove what a style is made of. The original has residual blocks down to 4 x 4 pixels.
+    """
+
+    def __init__(self, in_channels: int, channels: int, code_channels: int) -> None:
+        super().__init__()
+        widths = [in_channels, channels, 2 * channels, 4 * channels, 4 * channels]
+        layers: list[nn.Module] = []
+        for width_in, width_out in pairwise(widths):
+            layers += [nn.Conv2d(width_in, width_out, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
+        self.own = nn.ModuleList([nn.Linear(widths[-1], code_channels) for _ in range(NUM_DOMAINS)])
+
+    def forward(self, image: Tensor, domain: Tensor) -> Tensor:
+        hidden = F.adaptive_avg_pool2d(self.layers(image), 1).flatten(1)
+        return _of_domain(torch.stack([layer(hidden) for layer in self.own], 1), domain)
+
+
+def _of_domain(codes: Tensor, domain: Tensor) -> Tensor:
+    """(B, NUM_DOMAINS, C) to (B, C), each sample's own domain."""
+    return codes[torch.arange(codes.shape[0], device=codes.device), domain]
