@@ -59,9 +59,7 @@ def _pack(chosen: argparse.Namespace) -> None:
 
 
 def _export(chosen: argparse.Namespace) -> None:
-    file = export_network(
-        chosen.bundle, task=chosen.task, weights=chosen.weights, engine=chosen.engine, out=chosen.out
-    )
+    file = export_network(chosen.bundle, task=chosen.task, weights=chosen.weights, engine=chosen.engine, out=chosen.out)
     print(f"Exported {file}; run inference with --engine {chosen.engine} --checkpoint {file}")
 
 

@@ -49,9 +49,7 @@ class Predictor:
         self.device = torch.device(parser.get_parsed_content("device"))
         self.network = parser.get_parsed_content("network").eval()
         if parser["engine"] == "pytorch":
-            load_weights(
-                parser.get_parsed_content("checkpoint"), self.network, parser.get_parsed_content("card")
-            )
+            load_weights(parser.get_parsed_content("checkpoint"), self.network, parser.get_parsed_content("card"))
         labels = parser.get_parsed_content("label_names")
         self.label_names: list[str] = ["background", *labels]
 

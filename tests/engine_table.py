@@ -1,6 +1,7 @@
-"""Measure the table of docs/how-to/export.md: time and size per engine, and how many labels are PyTorch's.
+"""Measure a table of docs/how-to/export.md: time and size per engine, and how many labels are PyTorch's.
 
-``PYTHONPATH=. .venv/bin/python tests/engine_table.py --weights runs/demo/glua/models/model.pt --images runs/demo/data/unseen``
+``PYTHONPATH=. .venv/bin/python tests/engine_table.py --task phantom_mr2ct --weights FILE --images VOLUMES``, or a task
+alone: random weights, and a volume of noise.
 """
 
 from __future__ import annotations
@@ -25,19 +26,23 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Print one Markdown table per size."""
+    """Print one Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True, help="of the demo's segmenter")
-    parser.add_argument("--images", required=True, help="phantom CT volumes: a file, a folder or a datalist")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--weights", type=Path, help="of a segmenter of that task; random ones when left out")
+    parser.add_argument("--images", help="its target volumes: a file, a folder or a datalist; noise when left out")
     options = parser.parse_args()
     with TemporaryDirectory() as work:
-        measure("phantom_mr2ct", options.weights, Path(work), options.images)
-        weights = Path(work) / "random" / "model.pt"
-        weights.parent.mkdir()
-        torch.manual_seed(0)
-        box = pack_bundle("segmentation", task="cardiac_mr2ct", out=Path(work)).folder
-        torch.save(read(box).get_parsed_content("network_def").state_dict(), weights)
-        measure("cardiac_mr2ct", weights, Path(work), None)
+        weights = options.weights or random_weights(options.task, Path(work))
+        measure(options.task, weights, Path(work), options.images)
+
+
+def random_weights(task: str, work: Path) -> Path:
+    """Weights of the base config's network as it is initialised."""
+    torch.manual_seed(0)
+    box = pack_bundle("segmentation", task=task, out=work).folder
+    torch.save(read(box).get_parsed_content("network_def").state_dict(), work / "model.pt")
+    return work / "model.pt"
 
 
 def measure(task: str, weights: Path, work: Path, images: str | None) -> None:
@@ -53,11 +58,11 @@ def measure(task: str, weights: Path, work: Path, images: str | None) -> None:
         export_network("segmentation", task=task, weights=weights, engine=engine, out=file)
     print(f"\n{task}: volumes {[tuple(volume.shape[2:]) for volume in volumes]}, {torch.get_num_threads()} thread(s)\n")
     print("| engine | precision | seconds a volume | largest error | equal labels | MB |\n|---|---|---|---|---|---|")
+    exact = [SliceWiseInferer(precision="float32")(volume, network) for volume in volumes]
     for precision in ["float32", "auto"]:
         networks = {"pytorch": network} | {
             engine: ExportedNetwork(engine=engine, path=file, precision=precision) for engine, file in files.items()
         }
-        exact = [SliceWiseInferer(precision="float32")(volume, network) for volume in volumes]
         inferer = SliceWiseInferer(precision=precision)
         seconds: dict[str, list[float]] = {name: [] for name in networks}
         found = {name: [inferer(volume, each) for volume in volumes] for name, each in networks.items()}
@@ -84,9 +89,9 @@ def read(box: Path) -> ConfigParser:
 
 
 def load(config: ConfigParser, images: str | None) -> Iterator[torch.Tensor]:
-    """Volumes as the network meets them, (1, 1, H, W, D); noise of 16 slices without images."""
+    """Volumes as the network meets them, (1, 1, H, W, D); noise of 4 slices without images."""
     if images is None:
-        yield torch.rand(1, 1, *config["slice_size"], 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        yield torch.rand(1, 1, *config["slice_size"], 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
         return
     config.update({"dataset_dir": images})
     for item in config.get_parsed_content("dataset"):

@@ -29,8 +29,10 @@ def main(name: str) -> None:
         for size, settings in SIZES.items():
             overlays = [TASK, *([f"configs/sizes/{name}_small.yaml"] if "small" in size else [])]
             short = train(name, overlays, folder, [*settings, "--iterations_per_epoch", "1"])
-            longer = train(name, overlays, folder, [*settings, "--iterations_per_epoch", "4"])
-            print(f"| training | {size} | {longer[0]:.1f} | {(longer[1] - short[1]) / 3:.2f} an iteration |", flush=True)
+            longer = train(name, overlays, folder, [*settings, "--iterations_per_epoch", "3"])
+            print(
+                f"| training | {size} | {longer[0]:.1f} | {(longer[1] - short[1]) / 2:.2f} an iteration |", flush=True
+            )
             where = f"{work}/data" if name == "synthesis" else f"{work}/data/ct_train"
             volumes = 2  # two cases in each domain, of 60 to 75 slices
             places = ["--bundle_root", f"{work}/run", "--dataset_dir", where, "--output_dir", f"{work}/out"]

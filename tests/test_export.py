@@ -26,7 +26,7 @@ from bundle.pack import BUNDLES
 from scripts.exported_network import ENGINES, ExportedNetwork
 from scripts.handlers.checkpoints import load_weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX export:DeprecationWarning")]
+pytestmark = pytest.mark.slow
 
 PACKAGES = {"torchscript": [], "onnx": ["onnx", "onnxruntime"], "openvino": ["onnx", "onnxruntime", "openvino"]}
 
@@ -203,7 +203,9 @@ def test_a_network_of_another_task(exports: Any, engine: str) -> None:
 
 
 def test_an_unknown_engine() -> None:
-    assert "one of pytorch, torchscript, onnx, openvino" in refused(ExportedNetwork, engine="tensorrt", path="x").expected
+    assert (
+        "one of pytorch, torchscript, onnx, openvino" in refused(ExportedNetwork, engine="tensorrt", path="x").expected
+    )
 
 
 @pytest.mark.parametrize("engine", [needs("onnx")])
@@ -226,9 +228,7 @@ def test_another_suffix(trained: Path, tmp_path: Path) -> None:
     assert error.expected == "'.ts' for torchscript"
 
 
-def test_an_engine_that_computes_something_else(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_computes_something_else(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = ExportedNetwork.forward
     monkeypatch.setattr(ExportedNetwork, "forward", lambda self, image: forward(self, image) + 0.01)
     out, weights = tmp_path / "model.ts", weights_of(trained, "synthesis")

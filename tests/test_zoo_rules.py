@@ -7,24 +7,26 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 |---|---|
 | ``LICENSE`` and ``configs/metadata.json`` by these names | ``test_the_directory`` |
 | ``models/model.pt`` and one ``configs/inference.*`` ("preferred", in fact required) | ``test_the_directory`` |
-| files above 25 MB are named in ``large_files.yml`` | ``test_no_file_needs_large_files_but_the_weights`` |
+| files above 25 MB are named in ``large_files.yml`` | ``test_nothing_but_weights_is_large`` |
 | ``version`` and ``changelog``; the version is in the changelog | ``test_version_and_changelog`` |
-| metadata follow the schema, which is named by its address | ``test_packed_bundles.test_the_zoos_checks_pass``, ``test_metadata`` |
+| metadata follow the schema, for every task | ``test_metadata.test_every_task_packs`` |
 | MONAI's own ``verify_metadata`` passes | ``test_packed_bundles.test_the_zoos_checks_pass`` |
-| ``verify_net_in_out`` of ``network_def``, one config file, n = 1, the image alone | the same |
-| ``ckpt_export`` of ``network_def`` with ``models/model.pt``, and the file loads | the same; ``test_export`` compares |
-| the same shapes for every task | ``test_network_def_gives_what_the_metadata_declare`` |
-| ``torch.load(models/model.pt)`` is the plain state dict of ``network_def`` | ``test_network_def_loads_the_weights`` |
-| requirements are pip names with exact versions, and those installed | ``test_requirements_are_exact_and_installed`` |
-| required keys of the configs | ``test_the_configs_have_the_zoos_keys`` |
-| ``check_properties`` of the workflow finds nothing | ``test_the_workflow_has_every_property`` |
-| training, evaluation and inference run, for two epochs, with a resolved config | ``test_packed_bundles``, ``test_multi_gpu`` |
-| no personal paths; ``bundle_root`` is ``.`` | ``test_bundle_root_is_here``, ``test_packed_bundles`` |
-| ``docs/README.md`` with the zoo's headings | ``test_the_card_has_the_zoos_headings`` |
+| ``verify_net_in_out`` of ``network_def``, one config file, the image alone | ``test_packed_bundles.test_the_zoos_checks_pass`` |
+| the same for every task | ``test_network_def_gives_what_the_metadata_declare`` |
+| ``ckpt_export`` of ``network_def`` with ``models/model.pt`` | ``test_packed_bundles.test_the_zoos_checks_pass`` |
+| the exported file loads and computes the same | ``test_export.test_an_engine_computes_what_pytorch_does`` |
+| ``models/model.pt`` is the plain state dict of ``network_def`` | ``test_network_def_loads_the_weights`` |
+| requirements are pip names with exact versions, those installed | ``test_requirements_are_exact_and_installed`` |
+| required keys of the configs; ``bundle_root`` is ``.`` | ``test_the_configs_have_the_zoos_keys`` |
+| ``check_properties`` of each workflow finds nothing | ``test_the_workflow_has_every_property`` |
+| training and inference run from the bundle's folder alone | ``test_packed_bundles.test_segmentation_is_evaluated`` |
+| training runs under ``torchrun`` | ``test_multi_gpu.test_two_processes_train`` |
+| no personal paths | ``test_packed_bundles.test_nothing_in_a_box_points_outside_it`` |
+| ``docs/README.md`` with the zoo's headings and figures | ``test_the_card_has_the_zoos_headings`` |
 | its commands run | ``test_the_cards_commands`` |
-| the name says organ or task, and what is done | ``test_the_name`` |
-| black, isort, flake8 | ruff's rules of the same names, in ``test_house`` |
-| TensorRT, where a bundle offers it | ``test_export``, as far as a machine without a GPU can tell |
+| the name says task and job | ``test_the_name`` |
+| black, isort, flake8: ruff's rules of the same names | ``test_house.test_ruff_is_content`` |
+| TensorRT, as far as a machine without a GPU can tell | ``test_export.test_tensorrts_settings_are_those_that_monai_knows`` |
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import SMALL, SMALL_TRAINING, TASK
+from conftest import SMALL, SMALL_TRAINING, TASK, config_files
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle.pack import BUNDLES, OVERLAYS, ROOT, pack_bundle
+from bundle.task_values import write_values
 
 TASKS = sorted(path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml"))
 LARGEST_FILE = 25_000_000
@@ -82,13 +85,21 @@ def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Each bundle, packed with the weights of a network that nobody trained, whose size stands on their card."""
     name, work = request.param, tmp_path_factory.mktemp("zoo")
     parser = ConfigParser()
-    parser.read_config([str(ROOT / "configs" / name / "inference.yaml"), str(ROOT / "configs" / "tasks" / f"{TASK}.yaml")])
+    parser.read_config(config_files(name, "inference"))
     parser.update(SMALL[name])
     weights = work / "weights" / "model.pt"
     weights.parent.mkdir()
     torch.save(parser.get_parsed_content("network_def").state_dict(), weights)
     weights.with_suffix(".json").write_text(json.dumps({"network": parser.get_parsed_content("card")["network"]}))
     return Box(name, pack_bundle(name, task=TASK, out=work, weights=weights).folder)
+
+
+def test_the_table_names_tests_that_exist() -> None:
+    named = re.findall(r"``(?:(test_\w+)\.)?(test_\w+)`` \|$", __doc__ or "", re.MULTILINE)
+    assert len(named) == (__doc__ or "").count("\n| ") - 1, "every rule has its test"
+    for module, test in named:
+        source = (ROOT / "tests" / f"{module or 'test_zoo_rules'}.py").read_text(encoding="utf-8")
+        assert f"def {test}(" in source, test
 
 
 def test_the_directory(box: Box) -> None:
@@ -99,7 +110,7 @@ def test_the_directory(box: Box) -> None:
     assert not [path for path in (box.folder / "models").glob("*.pt") if path.name != "model.pt"]
 
 
-def test_no_file_needs_large_files_but_the_weights(box: Box) -> None:
+def test_nothing_but_weights_is_large(box: Box) -> None:
     large = [path for path in box.folder.rglob("*") if path.is_file() and path.stat().st_size > LARGEST_FILE]
     assert [path for path in large if path.parent.name != "models"] == []
 
@@ -126,7 +137,8 @@ def test_network_def_gives_what_the_metadata_declare(tmp_path: Path, name: str, 
     assert list(ports["inputs"]) == ["image"]
     assert list(ports["outputs"]) == ["pred"]
     with torch.inference_mode():
-        output = parser.get_parsed_content("network_def").eval()(torch.rand(1, image["num_channels"], *image["spatial_shape"]))
+        slices = torch.rand(1, image["num_channels"], *image["spatial_shape"])
+        output = parser.get_parsed_content("network_def").eval()(slices)
     assert isinstance(output, torch.Tensor)
     assert list(output.shape) == [1, pred["num_channels"], *pred["spatial_shape"]]
     assert str(output.dtype) == f"torch.{pred['dtype']}"
@@ -168,6 +180,8 @@ def test_the_workflow_has_every_property(
         pytest.skip(f"{box.name} has no {config}.yaml")
     monkeypatch.chdir(box.folder)
     settings = {"dataset_dir": str(data), "device": "cpu"}
+    if config == "train" and box.name == "segmentation":
+        settings["labelled_datalist"] = str(data / "mr.json")
     if config == "train":
         settings |= SMALL_TRAINING[box.name]
     workflow = ConfigWorkflow(str(file), workflow_type=kind, **settings)
@@ -214,9 +228,7 @@ def test_the_cards_commands(box: Box, data: Path, tmp_path: Path) -> None:
 
 
 def _shortened(box: Box, data: Path, tmp_path: Path) -> Path:
-    """The bundle with its data in place, and short trainings written into its configs: its commands stay as they are."""
-    from bundle.task_values import write_values
-
+    """The bundle with data in place, and short trainings written into its configs: the commands stay as they are."""
     folder = tmp_path / box.folder.name
     for file in box.folder.rglob("*"):
         if file.is_file() and "__pycache__" not in file.parts:
