@@ -11,7 +11,7 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 | ``version`` and ``changelog``; the version is in the changelog | ``test_version_and_changelog`` |
 | metadata follow the schema, for every task | ``test_metadata.test_every_task_packs`` |
 | MONAI's own ``verify_metadata`` passes | ``test_packed_bundles.test_the_zoos_checks_pass`` |
-| ``verify_net_in_out`` of ``network_def``, one config file, the image alone | ``test_packed_bundles.test_the_zoos_checks_pass`` |
+| ``verify_net_in_out``: one config file, the image alone | ``test_packed_bundles.test_the_zoos_checks_pass`` |
 | the same for every task | ``test_network_def_gives_what_the_metadata_declare`` |
 | ``ckpt_export`` of ``network_def`` with ``models/model.pt`` | ``test_packed_bundles.test_the_zoos_checks_pass`` |
 | the exported file loads and computes the same | ``test_export.test_an_engine_computes_what_pytorch_does`` |
@@ -26,7 +26,7 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 | its commands run | ``test_the_cards_commands`` |
 | the name says task and job | ``test_the_name`` |
 | black, isort, flake8: ruff's rules of the same names | ``test_house.test_ruff_is_content`` |
-| TensorRT, as far as a machine without a GPU can tell | ``test_export.test_tensorrts_settings_are_those_that_monai_knows`` |
+| TensorRT, as far as can be without a GPU | ``test_export.test_tensorrts_settings_are_those_that_monai_knows`` |
 """
 
 from __future__ import annotations
