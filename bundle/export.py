@@ -54,7 +54,6 @@ def export_network(
     check_choice("engine", engine, list(ENGINES))
     target = path_for_engine(weights, engine) if out is None else Path(out)
     _check_suffix(target, engine)
-    write: Callable[..., None] = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}[engine]
     with TemporaryDirectory() as work:
         box = pack_bundle(name, task=task, out=Path(work), weights=weights, root=root).folder
         parser = ConfigParser()
@@ -65,7 +64,7 @@ def export_network(
         load_weights(str(weights), network)
         made = box / "models" / f"model{ENGINES[engine]}"
         size = parser.get_parsed_content("slice_size")
-        write(made, box=box, network=network, card=card, size=size)
+        _WRITERS[engine](made, box=box, network=network, card=card, size=size)
         _check_agreement(made, network, engine, size)
         _put_in_place(made, target)
     return target
@@ -117,6 +116,9 @@ def _openvino(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: 
     model = openvino.convert_model(str(through))
     model.set_rt_info(json.dumps(card), [CARD])
     openvino.save_model(model, str(made), compress_to_fp16=False)
+
+
+_WRITERS: dict[str, Callable[..., None]] = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}
 
 
 def _check_agreement(made: Path, network: nn.Module, engine: str, size: list[int]) -> None:
