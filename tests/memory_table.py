@@ -19,6 +19,9 @@ SIZES = {
 }
 """The task's slice size with ``configs/sizes/<bundle>_small.yaml``, and 256 pixels with the base config's network."""
 
+BATCH = {"96 x 96, small network": ["--batch_size", "8"], "256 x 256, full network": ["--batch_size", "2"]}
+"""Slices per domain in training: 8 at full size are meant for a GPU."""
+
 
 def main(name: str) -> None:
     """Print one row per size and job: peak resident memory, and processor seconds."""
@@ -28,8 +31,8 @@ def main(name: str) -> None:
         print("| job | slices, network | peak memory, GiB | seconds |\n|---|---|---|---|", flush=True)
         for size, settings in SIZES.items():
             overlays = [TASK, *([f"configs/sizes/{name}_small.yaml"] if "small" in size else [])]
-            short = train(name, overlays, folder, [*settings, "--iterations_per_epoch", "1"])
-            longer = train(name, overlays, folder, [*settings, "--iterations_per_epoch", "3"])
+            short = train(name, overlays, folder, [*settings, *BATCH[size], "--iterations_per_epoch", "1"])
+            longer = train(name, overlays, folder, [*settings, *BATCH[size], "--iterations_per_epoch", "3"])
             print(
                 f"| training | {size} | {longer[0]:.1f} | {(longer[1] - short[1]) / 2:.2f} an iteration |", flush=True
             )
