@@ -17,7 +17,7 @@ from bundle.weights import copy_weights, read_settings
 from scripts.data.writers import atomic_path, make_folder
 from scripts.errors import InputError
 
-__all__ = ["BUNDLES", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
+__all__ = ["BUNDLES", "OVERLAYS", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
 
 BUNDLES = ("synthesis", "segmentation")
 """Names of the two slices of ``configs/`` and ``docs/``."""
@@ -25,8 +25,8 @@ BUNDLES = ("synthesis", "segmentation")
 ROOT = Path(__file__).resolve().parents[1]
 """The workshop: the folder of ``configs/``, ``scripts/``, ``docs/`` and ``LICENSE``."""
 
-OVERLAY = "multi_gpu_train.yaml"
-"""The one config that is read on top of another and so need not define every task key."""
+OVERLAYS = ("multi_gpu_train.yaml", "inference_trt.yaml")
+"""The configs that are read on top of another and so need not define every task key."""
 
 ARCHIVE_TIME = (1980, 1, 1, 0, 0, 0)
 """One time for every archive member, the earliest the format knows, so that equal folders give equal archives."""
@@ -90,7 +90,7 @@ def pack_bundle(
 
 def _write_into_configs(building: Path, values: str, *, origin: Path) -> None:
     for config in sorted((building / "configs").glob("*.yaml")):
-        write_values(config, values, origin=origin, every_key=config.name != OVERLAY)
+        write_values(config, values, origin=origin, every_key=config.name not in OVERLAYS)
 
 
 def _copy_slice(root: Path, name: str, building: Path) -> None:

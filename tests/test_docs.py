@@ -50,6 +50,10 @@ ROAD = {
         "dist/glua_phantom_mr2ct_segmentation.zip",
         "predictions_of_the_bundle/ct_train_1002_image_seg.nii.gz",
     ],
+    "docs/how-to/export.md": [
+        "runs/phantom/segmentation/models/model.ts",
+        "predictions_of_torchscript/ct_train_1002_image_seg.nii.gz",
+    ],
     "docs/how-to/resuming.md": ["runs/phantom/synthesis/models/model.pt"],
     "README.md": [
         "my_data/ct.json",
@@ -59,7 +63,8 @@ ROAD = {
 """Pages with commands, in the order in which one builds on the other, and files each says it writes."""
 
 OTHER_OPTIONS = {
-    "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"},
+    "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"}
+    | {"use_trace", "converter_kwargs"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {"source", "protocol", "map", "trust", "workers", "methods", "seeds", "size"},

@@ -27,8 +27,8 @@ LIBRARIES = "filelock torch numpy monai ignite nibabel scipy skimage matplotlib 
 ALLOWED = {"scripts", *sys.stdlib_module_names, *LIBRARIES.split()}
 """What `scripts` may import anywhere."""
 
-LAZY = {"itk", "medpy", "SimpleITK"}
-"""What it may import inside a function only: DICOM reading, and what the benchmark compares with."""
+LAZY = {"itk", "medpy", "SimpleITK", "onnxruntime", "openvino"}
+"""What it may import inside a function only: DICOM reading, what the benchmark compares with, other engines."""
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

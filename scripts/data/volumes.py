@@ -24,6 +24,7 @@ __all__ = [
     "LabelsToClassesd",
     "LoadVolumed",
     "check_same_grid",
+    "check_shape",
     "check_values",
     "header_gap_mm",
     "innermost_message",
@@ -154,6 +155,15 @@ def _check_header(path: str) -> None:
         ) from error
     while len(shape) > 3 and shape[-1] == 1:  # some tools write an axis of one time point
         shape = shape[:-1]
+    check_shape(shape, path)
+
+
+def check_shape(shape: Sequence[int], path: str) -> None:
+    """Refuse what is no volume.
+
+    Raises:
+        InputError: another number of axes than 3, or an axis of fewer than 2 voxels; ``path`` is named in it.
+    """
     if len(shape) != 3 or min(shape) < 2:
         remedy = "split a 4D file into its volumes, stack 2D files into one"
         found = f"{len(shape)} dimensions {tuple(shape)}"

@@ -18,7 +18,15 @@ from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
 from scripts.selection.choice import selection_sentence
 
-__all__ = ["FinalWeights", "ResumePoint", "WeightsChooser", "WeightsLoader", "load_weights", "re_estimate_statistics"]
+__all__ = [
+    "FinalWeights",
+    "ResumePoint",
+    "WeightsChooser",
+    "WeightsLoader",
+    "check_card",
+    "load_weights",
+    "re_estimate_statistics",
+]
 
 
 class WeightsChooser(Protocol):
@@ -100,7 +108,7 @@ class ResumePoint:
     def load(self) -> None:
         """Put every object back into the state it was saved in."""
         states = _read(self.path)
-        _check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
+        check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
         # Both through JSON: a setting given in Python may be a path or a device.
         now = json.loads(json.dumps(self.settings, default=str))
         _check_settings(json.loads(states.pop("settings", "{}")), now, self.path)
@@ -199,7 +207,7 @@ def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None =
     state = _read(file)
     card_file = file.with_suffix(".json")
     if card and card_file.exists():
-        _check_card(_read_card(card_file), card, file)
+        check_card(_read_card(card_file), card, file)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -237,11 +245,21 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise InputError(file=path, found=f"no JSON object ({error})", expected="a card", remedy=remedy) from error
 
 
-def _check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """Compare the card of weights, at any depth, with what is expected of them; what one of them lacks is no matter.
+
+    Args:
+        found: the card that came with the weights.
+        expected: this config's card.
+        path: the weights, for the message.
+
+    Raises:
+        InputError: naming the first setting that differs.
+    """
     for key, value in expected.items():
         known = found.get(key)
         if isinstance(value, Mapping) and isinstance(known, Mapping):
-            _check_card(known, value, path)
+            check_card(known, value, path)
         elif key in found and known != value:
             raise InputError(
                 file=path,

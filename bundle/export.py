@@ -1,0 +1,159 @@
+"""The network of one task's weights as one file for another engine: TorchScript, ONNX or OpenVINO."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ckpt_export
+from monai.networks import convert_to_onnx
+from torch import nn
+
+from bundle.pack import ROOT, pack_bundle
+from scripts.data.writers import atomic_path
+from scripts.errors import InputError, check_choice
+from scripts.exported_network import CARD, ENGINES, ExportedNetwork, import_engine, path_for_engine
+from scripts.handlers.checkpoints import load_weights
+
+__all__ = ["TOLERANCE", "export_network"]
+
+TOLERANCE = 1e-3
+"""How far an engine's float32 output may lie from PyTorch's, as a share of the largest output."""
+
+DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
+
+
+def export_network(
+    name: str, *, task: str, weights: Path, engine: str, out: Path | None = None, root: Path = ROOT
+) -> Path:
+    """Write the network with its weights, as it is packed, for an engine; only if that engine computes the same.
+
+    The network takes any batch size and any slice size, and carries the card of its weights. The local mask of the
+    segmenter is inside.
+
+    Args:
+        name: ``synthesis`` or ``segmentation``.
+        task: name of a file in ``configs/tasks``, without ``.yaml``.
+        weights: plain state dict of the bundle's ``network_def``.
+        engine: one of ``scripts.exported_network.ENGINES``.
+        out: the file; beside the weights under their name, with the engine's suffix, when None.
+        root: the workshop to take configs from.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: what packing refuses, a package that is missing, a suffix that is not the engine's, or outputs that
+            differ by more than ``TOLERANCE``.
+    """
+    check_choice("engine", engine, list(ENGINES))
+    target = path_for_engine(weights, engine) if out is None else Path(out)
+    _check_suffix(target, engine)
+    with TemporaryDirectory() as work:
+        box = pack_bundle(name, task=task, out=Path(work), weights=weights, root=root).folder
+        parser = ConfigParser()
+        parser.read_config(str(box / "configs" / "inference.yaml"))
+        parser.read_meta(str(box / "configs" / "metadata.json"))
+        card = {**parser.get_parsed_content("card"), "task": task}
+        network = parser.get_parsed_content("network_def").eval()
+        load_weights(str(weights), network)
+        made = box / "models" / f"model{ENGINES[engine]}"
+        size = parser.get_parsed_content("slice_size")
+        _WRITERS[engine](made, box=box, network=network, card=card, size=size)
+        _check_agreement(made, network, engine, size)
+        _put_in_place(made, target)
+    return target
+
+
+def _check_suffix(target: Path, engine: str) -> None:
+    if target.suffix != ENGINES[engine]:
+        raise InputError(
+            file=target,
+            found=f"the suffix {target.suffix or 'none'!r}",
+            expected=f"{ENGINES[engine]!r} for {engine}",
+            remedy="give --out another name, or leave it out",
+        )
+
+
+def _torchscript(made: Path, *, box: Path, card: Mapping[str, Any], **_: Any) -> None:
+    """MONAI's own export: metadata and config go into the file, where MONAI Deploy looks for them."""
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(made),
+        ckpt_file=str(box / "models" / "model.pt"),
+        meta_file=str(box / "configs" / "metadata.json"),
+        config_file=str(box / "configs" / "inference.yaml"),
+        **{f"_meta_#{CARD}": dict(card)},
+    )
+
+
+def _onnx(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: list[int], **_: Any) -> None:
+    onnx = import_engine("onnx", "onnx")
+    # Traced: PyTorch's other exporter, by torch.export, needs a package more and takes twenty times as long.
+    model = convert_to_onnx(
+        network,
+        [_noise(2, size)],
+        input_names=["image"],
+        output_names=["pred"],
+        dynamic_axes={"image": DYNAMIC_AXES, "pred": DYNAMIC_AXES},
+        use_trace=True,
+        dynamo=False,
+    )
+    onnx.helper.set_model_props(model, {CARD: json.dumps(card)})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(made))
+
+
+def _openvino(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: list[int], **_: Any) -> None:
+    openvino = import_engine("openvino", "openvino")
+    through = made.with_suffix(ENGINES["onnx"])
+    _onnx(through, network=network, card=card, size=size)
+    model = openvino.convert_model(str(through))
+    model.set_rt_info(json.dumps(card), [CARD])
+    openvino.save_model(model, str(made), compress_to_fp16=False)
+
+
+_WRITERS: dict[str, Callable[..., None]] = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}
+
+
+def _check_agreement(made: Path, network: nn.Module, engine: str, size: list[int]) -> None:
+    """Compare with PyTorch on noise, at the task's slice size and at another, in batches of different sizes."""
+    exported = ExportedNetwork(engine=engine, path=made, precision="float32")
+    for images in [_noise(2, size), _noise(1, [side + 32 for side in size])]:
+        with torch.inference_mode():
+            expected, found = network(images), exported(images)
+        error = ((found - expected).abs().max() / expected.abs().max()).item()
+        if found.shape != expected.shape or not error <= TOLERANCE:
+            raise InputError(
+                file=f"engine '{engine}'",
+                found=f"outputs that differ from PyTorch's by {error:.1e} of the largest",
+                expected=f"at most {TOLERANCE:.0e}",
+                remedy="choose another engine, or the package's version in requirements-export.txt",
+            )
+
+
+def _noise(batch: int, size: list[int]) -> torch.Tensor:
+    return torch.rand(batch, 1, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def _put_in_place(made: Path, target: Path) -> None:
+    """Move the export to its place; OpenVINO's values first, so that a description never lies beside older ones."""
+    values = made.with_suffix(".bin")
+    if values.is_file():
+        with atomic_path(target.with_suffix(".bin")) as temporary:
+            target.unlink(missing_ok=True)
+            _copy(values, temporary)
+    with atomic_path(target) as temporary:
+        _copy(made, temporary)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as content, target.open("wb") as copy:
+        while block := content.read(2**24):
+            copy.write(block)
+        os.fsync(copy.fileno())

@@ -1,0 +1,280 @@
+"""Other engines: the exported network computes what PyTorch's does, whole volumes too, and what is refused.
+
+An engine whose package is absent is skipped; what needs none of them always runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, ROOT, TASK, refused, run_config
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from bundle.__main__ import main
+from bundle.export import export_network
+from bundle.pack import BUNDLES
+from scripts.exported_network import ENGINES, ExportedNetwork
+from scripts.handlers.checkpoints import load_weights
+
+pytestmark = pytest.mark.slow
+
+PACKAGES = {"torchscript": [], "onnx": ["onnx", "onnxruntime"], "openvino": ["onnx", "onnxruntime", "openvino"]}
+
+
+def needs(engine: str) -> Any:
+    absent = [package for package in PACKAGES[engine] if find_spec(package) is None]
+    reason = f"engine {engine}: no {', '.join(absent)}; pip install -r requirements-export.txt"
+    return pytest.param(engine, marks=pytest.mark.skipif(bool(absent), reason=reason))
+
+
+every_engine = pytest.mark.parametrize("engine", [needs(engine) for engine in ENGINES])
+every_bundle = pytest.mark.parametrize("name", BUNDLES)
+
+
+def weights_of(trained: Path, name: str) -> Path:
+    return trained / name / "models" / "model.pt"
+
+
+def network_of(name: str, weights: Path) -> nn.Module:
+    """The network in PyTorch, built from the config and the card beside the weights."""
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name / "inference.yaml"), str(CONFIGS / "tasks" / f"{TASK}.yaml")])
+    card = json.loads(weights.with_suffix(".json").read_text())
+    parser.update({**card["grid"], **card["network"]})
+    network = parser.get_parsed_content("network_def").eval()
+    load_weights(str(weights), network)
+    return network
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def exports(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that exports once per bundle and engine and gives the file."""
+    folder, made = tmp_path_factory.mktemp("exports"), {}
+
+    def export(name: str, engine: str) -> Path:
+        if (name, engine) not in made:
+            out = folder / f"{name}{ENGINES[engine]}"
+            made[name, engine] = export_network(
+                name, task=TASK, weights=weights_of(trained, name), engine=engine, out=out
+            )
+        return made[name, engine]
+
+    return export
+
+
+@every_engine
+@every_bundle
+def test_an_engine_computes_what_pytorch_does(exports: Any, trained: Path, name: str, engine: str) -> None:
+    network = network_of(name, weights_of(trained, name))
+    exported = ExportedNetwork(engine=engine, path=exports(name, engine), precision="float32")
+    # The size of training, the two slice sizes of the tasks in small, and odd batches: nothing is baked in.
+    for shape in [(1, 1, 32, 32), (3, 1, 96, 96), (2, 1, 64, 128), (8, 1, 36, 44)]:
+        images = noise(*shape)
+        with torch.inference_mode():
+            expected, found = network(images), exported(images)
+        assert found.dtype == torch.float32
+        assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4, shape
+
+
+@every_engine
+def test_the_mask_is_inside_what_is_exported(exports: Any, trained: Path, engine: str) -> None:
+    network = network_of("segmentation", weights_of(trained, "segmentation"))
+    images = noise(2, 1, 32, 32)
+    with torch.inference_mode():
+        masked = network(images)
+        unmasked = network.predict_unmasked(network.forward_features(images), [32, 32])
+        found = ExportedNetwork(engine=engine, path=exports("segmentation", engine), precision="float32")(images)
+    assert (masked - unmasked).abs().max() > 20 * (masked - found).abs().max()
+
+
+@every_engine
+@every_bundle
+def test_inference_by_an_engine_writes_the_same_volumes(
+    exports: Any, trained: Path, data: Path, tmp_path: Path, name: str, engine: str
+) -> None:
+    places = {"bundle_root": trained / name, "dataset_dir": data}
+    if name == "segmentation":
+        places["dataset_dir"] = data / "ct.json"
+    run_config("inference", name, "inference", output_dir=tmp_path / "pytorch", **places)
+    chosen = {"engine": engine, "checkpoint": exports(name, engine)}
+    run_config("inference", name, "inference", output_dir=tmp_path / engine, **places, **chosen)
+    volumes = sorted((tmp_path / "pytorch").glob("*.nii.gz"))
+    assert len(volumes) == 3
+    for volume in volumes:
+        expected, found = nib.load(volume), nib.load(tmp_path / engine / volume.name)
+        np.testing.assert_array_equal(expected.affine, found.affine)
+        difference = np.asarray(expected.dataobj).astype(int) - np.asarray(found.dataobj)
+        if name == "segmentation":
+            assert (difference == 0).mean() >= 0.999
+        else:
+            assert np.abs(difference).max() <= 1  # of 1000, the range it is written in
+
+
+@pytest.mark.parametrize("engine", [needs("torchscript"), needs("openvino")])
+def test_bf16_is_close_to_float32(exports: Any, trained: Path, engine: str) -> None:
+    network = network_of("segmentation", weights_of(trained, "segmentation"))
+    images = noise(2, 1, 64, 64)
+    exported = ExportedNetwork(engine=engine, path=exports("segmentation", engine), precision="bf16")
+    with torch.inference_mode():
+        expected = network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = exported(images).float()
+    assert ((found - expected).square().mean().sqrt() / expected.std()).item() < 0.05
+
+
+def test_the_command_line_exports_beside_the_weights(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "model.pt"
+    for suffix in [".pt", ".json"]:
+        weights.with_suffix(suffix).write_bytes(weights_of(trained, "synthesis").with_suffix(suffix).read_bytes())
+    main(["export", "synthesis", "--task", TASK, "--weights", str(weights), "--engine", "torchscript"])
+    assert f"Exported {tmp_path / 'model.ts'}" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.pt", "model.ts"]
+
+
+def test_torchscript_carries_what_monais_own_export_does(exports: Any) -> None:
+    extra = {"metadata.json": "", "inference.json": ""}
+    torch.jit.load(str(exports("segmentation", "torchscript")), _extra_files=extra)
+    metadata = json.loads(extra["metadata.json"])
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
+    assert metadata["card"]["domains"] == ["mr", "ct"]
+    assert json.loads(extra["inference.json"])["task"] == TASK
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    package = PACKAGES[engine][-1]
+    monkeypatch.setitem(sys.modules, package, None)
+    file = tmp_path / f"model{ENGINES[engine]}"
+    file.touch()
+    error = refused(ExportedNetwork, engine=engine, path=file)
+    assert error.found == f"no package {package}"
+    assert f"pip install {package}" in error.remedy
+    assert "requirements-export.txt" in error.remedy
+
+
+def test_export_without_its_package_writes_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    out, weights = tmp_path / "model.onnx", weights_of(trained, "synthesis")
+    error = refused(export_network, "synthesis", task=TASK, weights=weights, engine="onnx", out=out)
+    assert error.found == "no package onnx"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ["torchscript", "onnx", "openvino"])
+def test_a_file_that_is_not_there(tmp_path: Path, engine: str) -> None:
+    error = refused(ExportedNetwork, engine=engine, path=tmp_path / "model.pt")
+    assert error.file == str(tmp_path / f"model{ENGINES[engine]}")
+    assert "python -m bundle export" in error.remedy
+
+
+@every_engine
+def test_a_file_that_is_no_network(tmp_path: Path, engine: str) -> None:
+    file = tmp_path / f"model{ENGINES[engine]}"
+    file.write_bytes(b"nothing of the kind")
+    assert f"no network that {engine} can read" in refused(ExportedNetwork, engine=engine, path=file).found
+
+
+@every_engine
+def test_a_network_of_another_task(exports: Any, engine: str) -> None:
+    card = {"domains": ["ct", "mr"]}
+    error = refused(ExportedNetwork, engine=engine, path=exports("segmentation", engine), card=card)
+    assert error.found == "weights made with domains: ['mr', 'ct']"
+
+
+def test_an_unknown_engine() -> None:
+    error = refused(ExportedNetwork, engine="tensorrt", path="x")
+    assert error.expected == "one of pytorch, torchscript, onnx, openvino"
+
+
+@pytest.mark.parametrize("engine", [needs("onnx")])
+def test_a_precision_that_an_engine_does_not_have(exports: Any, engine: str) -> None:
+    path = exports("synthesis", engine)
+    assert refused(ExportedNetwork, engine=engine, path=path, precision="bf16").found == "bf16 with engine onnx"
+
+
+def test_the_mask_beside_the_output(exports: Any, trained: Path, data: Path, tmp_path: Path) -> None:
+    settings = {"engine": "torchscript", "checkpoint": exports("segmentation", "torchscript"), "write_mask": True}
+    places = {"bundle_root": trained / "segmentation", "dataset_dir": data / "ct.json", "output_dir": tmp_path}
+    error = refused(run_config, "inference", "segmentation", "inference", **places, **settings)
+    assert error.file == "setting 'write_mask'"
+    assert not list(tmp_path.glob("*.nii.gz"))
+
+
+def test_another_suffix(trained: Path, tmp_path: Path) -> None:
+    out, weights = tmp_path / "model.pt", weights_of(trained, "synthesis")
+    error = refused(export_network, "synthesis", task=TASK, weights=weights, engine="torchscript", out=out)
+    assert error.expected == "'.ts' for torchscript"
+
+
+def test_an_engine_that_computes_something_else(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = ExportedNetwork.forward
+    monkeypatch.setattr(ExportedNetwork, "forward", lambda self, image: forward(self, image) + 0.01)
+    out, weights = tmp_path / "model.ts", weights_of(trained, "synthesis")
+    error = refused(export_network, "synthesis", task=TASK, weights=weights, engine="torchscript", out=out)
+    assert "outputs that differ from PyTorch's" in error.found
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- TensorRT --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU TensorRT steps aside, which is what is seen here")
+@every_bundle
+def test_without_tensorrt_its_overlay_warns_and_pytorch_computes(
+    trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    where = data / "ct.json" if name == "segmentation" else data
+    places = {"bundle_root": trained / name, "dataset_dir": where}
+    run_config("inference", name, "inference", output_dir=tmp_path / "plain", **places)
+    logging.getLogger("monai.networks.trt_compiler").propagate = True
+    with caplog.at_level(logging.WARNING):
+        overlay = CONFIGS / name / "inference_trt.yaml"
+        run_config("inference", name, "inference", overlay, output_dir=tmp_path / "overlaid", **places)
+    assert "trt_compile() has no effect" in caplog.text
+    for volume in (tmp_path / "plain").glob("*.nii.gz"):
+        found = np.asarray(nib.load(tmp_path / "overlaid" / volume.name).dataobj)
+        np.testing.assert_array_equal(found, np.asarray(nib.load(volume).dataobj))
+
+
+@every_bundle
+def test_tensorrts_settings_are_those_that_monai_knows(tmp_path: Path, name: str) -> None:
+    """Built as far as can be without a GPU: MONAI's compiler takes every setting, and names its plan and input."""
+    from monai.networks.trt_compiler import TrtCompiler
+
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name / file) for file in ["inference.yaml", "inference_trt.yaml"]])
+    parser.update({"checkpoint": str(tmp_path / "model.pt"), "slice_batch_size": 4})
+    (handler,) = [item for item in parser["handlers"] if item["_target_"] == "TrtHandler"]
+    settings = parser.get_parsed_content(f"handlers#{parser['handlers'].index(handler)}#args")
+    compiler = TrtCompiler(parser.get_parsed_content("network_def"), str(tmp_path / "model.pt.plan"), **settings)
+    assert compiler.input_names == ["image"]
+    assert compiler.dynamic_batchsize == [1, 4, 4]
+    assert compiler.fallback
+
+
+def test_the_extras_are_pinned() -> None:
+    pins = [line for line in (ROOT / "requirements-export.txt").read_text().splitlines() if not line.startswith("#")]
+    names = {line.split("==")[0] for line in pins}
+    assert all("==" in line for line in pins)
+    assert names == {package for packages in PACKAGES.values() for package in packages}

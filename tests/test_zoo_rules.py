@@ -1,0 +1,248 @@
+"""What the MONAI Model Zoo's own verification asks of a bundle, rule by rule, for both bundles and without exceptions.
+
+The zoo keeps lists of bundles that are excused from preferred files, from the shape check and from TorchScript; nearly
+every generative bundle stands on them. Neither of these two needs to. Packed bundles stand in a folder of their own.
+
+| rule of the zoo | where it is tested |
+|---|---|
+| ``LICENSE`` and ``configs/metadata.json`` by these names | ``test_the_directory`` |
+| ``models/model.pt`` and one ``configs/inference.*`` ("preferred", in fact required) | ``test_the_directory`` |
+| files above 25 MB are named in ``large_files.yml`` | ``test_nothing_but_weights_is_large`` |
+| ``version`` and ``changelog``; the version is in the changelog | ``test_version_and_changelog`` |
+| metadata follow the schema, for every task | ``test_metadata.test_every_task_packs`` |
+| MONAI's own ``verify_metadata`` passes | ``test_packed_bundles.test_the_zoos_checks_pass`` |
+| ``verify_net_in_out``: one config file, the image alone | ``test_packed_bundles.test_the_zoos_checks_pass`` |
+| the same for every task | ``test_network_def_gives_what_the_metadata_declare`` |
+| ``ckpt_export`` of ``network_def`` with ``models/model.pt`` | ``test_packed_bundles.test_the_zoos_checks_pass`` |
+| the exported file loads and computes the same | ``test_export.test_an_engine_computes_what_pytorch_does`` |
+| ``models/model.pt`` is the plain state dict of ``network_def`` | ``test_network_def_loads_the_weights`` |
+| requirements are pip names with exact versions, those installed | ``test_requirements_are_exact_and_installed`` |
+| required keys of the configs; ``bundle_root`` is ``.`` | ``test_the_configs_have_the_zoos_keys`` |
+| ``check_properties`` of each workflow finds nothing | ``test_the_workflow_has_every_property`` |
+| training and inference run from the bundle's folder alone | ``test_packed_bundles.test_segmentation_is_evaluated`` |
+| training runs under ``torchrun`` | ``test_multi_gpu.test_two_processes_train`` |
+| no personal paths | ``test_packed_bundles.test_nothing_in_a_box_points_outside_it`` |
+| ``docs/README.md`` with the zoo's headings and figures | ``test_the_card_has_the_zoos_headings`` |
+| its commands run | ``test_the_cards_commands`` |
+| the name says task and job | ``test_the_name`` |
+| black, isort, flake8: ruff's rules of the same names | ``test_house.test_ruff_is_content`` |
+| TensorRT, as far as can be without a GPU | ``test_export.test_tensorrts_settings_are_those_that_monai_knows`` |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import SMALL, SMALL_TRAINING, TASK, config_files
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from bundle.pack import BUNDLES, OVERLAYS, ROOT, pack_bundle
+from bundle.task_values import write_values
+
+TASKS = sorted(path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml"))
+LARGEST_FILE = 25_000_000
+
+HEADINGS = ["Model Overview", "Data", "Training configuration", "Memory Consumption", "Input", "Output", "Performance"]
+HEADINGS += ["MONAI Bundle Commands", "Limitations", "References", "License"]
+"""Those of the zoo's bundles, in their order."""
+
+INFERENCE_KEYS = ["bundle_root", "device", "network_def", "inferer", "output_dir", "preprocessing", "postprocessing"]
+TRAINING_KEYS = ["bundle_root", "device", "dataset_dir", "train#trainer", "train#trainer#max_epochs"]
+TRAINING_KEYS += ["train#dataset", "train#dataset#data", "train#handlers", "train#inferer"]
+
+every_bundle = pytest.mark.parametrize("name", BUNDLES)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A packed bundle with weights of tiny networks."""
+
+    name: str
+    folder: Path
+
+    @property
+    def metadata(self) -> dict:
+        return json.loads((self.folder / "configs" / "metadata.json").read_text())
+
+    def parser(self, config: str = "inference") -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config(str(self.folder / "configs" / f"{config}.yaml"))
+        return parser
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Box:
+    """Each bundle, packed with the weights of a network that nobody trained, whose size stands on their card."""
+    name, work = request.param, tmp_path_factory.mktemp("zoo")
+    parser = ConfigParser()
+    parser.read_config(config_files(name, "inference"))
+    parser.update(SMALL[name])
+    weights = work / "weights" / "model.pt"
+    weights.parent.mkdir()
+    torch.save(parser.get_parsed_content("network_def").state_dict(), weights)
+    weights.with_suffix(".json").write_text(json.dumps({"network": parser.get_parsed_content("card")["network"]}))
+    return Box(name, pack_bundle(name, task=TASK, out=work, weights=weights).folder)
+
+
+def test_the_table_names_tests_that_exist() -> None:
+    named = re.findall(r"``(?:(test_\w+)\.)?(test_\w+)`` \|$", __doc__ or "", re.MULTILINE)
+    assert len(named) == (__doc__ or "").count("\n| ") - 1, "every rule has its test"
+    for module, test in named:
+        source = (ROOT / "tests" / f"{module or 'test_zoo_rules'}.py").read_text(encoding="utf-8")
+        assert f"def {test}(" in source, test
+
+
+def test_the_directory(box: Box) -> None:
+    for file in ["LICENSE", "configs/metadata.json", "models/model.pt", "docs/README.md", "scripts/__init__.py"]:
+        assert (box.folder / file).is_file(), file
+    # The zoo takes the last of several, MONAI Label the first: there must be one.
+    assert [path.name for path in (box.folder / "configs").glob("inference.*")] == ["inference.yaml"]
+    assert not [path for path in (box.folder / "models").glob("*.pt") if path.name != "model.pt"]
+
+
+def test_nothing_but_weights_is_large(box: Box) -> None:
+    large = [path for path in box.folder.rglob("*") if path.is_file() and path.stat().st_size > LARGEST_FILE]
+    assert [path for path in large if path.parent.name != "models"] == []
+
+
+def test_version_and_changelog(box: Box) -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", box.metadata["version"])
+    assert box.metadata["version"] in box.metadata["changelog"]
+
+
+def test_the_name(box: Box) -> None:
+    assert re.fullmatch(rf"[a-z0-9]+(_[a-z0-9]+)*_{box.name}", box.folder.name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@every_bundle
+def test_network_def_gives_what_the_metadata_declare(tmp_path: Path, name: str, task: str) -> None:
+    """``verify_net_in_out`` for every task, with the true network but for its width."""
+    folder = pack_bundle(name, task=task, out=tmp_path).folder
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.yaml"))
+    parser.update({key: value for key, value in SMALL[name].items() if key not in ("slice_size", "spacing_mm")})
+    ports = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]
+    image, pred = ports["inputs"]["image"], ports["outputs"]["pred"]
+    assert list(ports["inputs"]) == ["image"]
+    assert list(ports["outputs"]) == ["pred"]
+    with torch.inference_mode():
+        slices = torch.rand(1, image["num_channels"], *image["spatial_shape"])
+        output = parser.get_parsed_content("network_def").eval()(slices)
+    assert isinstance(output, torch.Tensor)
+    assert list(output.shape) == [1, pred["num_channels"], *pred["spatial_shape"]]
+    assert str(output.dtype) == f"torch.{pred['dtype']}"
+    assert len(pred["channel_def"]) == pred["num_channels"]
+
+
+def test_network_def_loads_the_weights(box: Box) -> None:
+    state = torch.load(box.folder / "models" / "model.pt", weights_only=True)
+    box.parser().get_parsed_content("network_def").load_state_dict(state, strict=True)
+
+
+def test_requirements_are_exact_and_installed(box: Box) -> None:
+    metadata = box.metadata
+    required = metadata["required_packages_version"]
+    assert "optional_packages_version" not in metadata, "its old name, which verify_metadata refuses"
+    assert all(re.fullmatch(r"\d+(\.\d+)+", version) for version in required.values())
+    known = {"monai": metadata["monai_version"], **required}
+    if sys.version_info >= (3, 11):  # older Pythons have other pins, which requirements.txt names
+        assert {name: installed_version(name) for name in known} == known
+
+
+def test_the_configs_have_the_zoos_keys(box: Box) -> None:
+    for config, keys in [("inference", INFERENCE_KEYS), ("train", TRAINING_KEYS)]:
+        parser = box.parser(config)
+        assert [key for key in keys if key not in parser] == [], config
+        assert parser["bundle_root"] == "."
+    if box.name == "segmentation":
+        training = box.parser("train")
+        keys = ["validate#evaluator", "validate#handlers", "validate#dataset", "validate#dataset#data", "val_interval"]
+        assert [key for key in keys if key not in training] == []
+
+
+@pytest.mark.parametrize(("config", "kind"), [("train", "train"), ("inference", "infer"), ("evaluate", "infer")])
+def test_the_workflow_has_every_property(
+    box: Box, data: Path, monkeypatch: pytest.MonkeyPatch, config: str, kind: str
+) -> None:
+    file = box.folder / "configs" / f"{config}.yaml"
+    if not file.is_file():
+        pytest.skip(f"{box.name} has no {config}.yaml")
+    monkeypatch.chdir(box.folder)
+    settings = {"dataset_dir": str(data), "device": "cpu"}
+    if config == "train" and box.name == "segmentation":
+        settings["labelled_datalist"] = str(data / "mr.json")
+    if config == "train":
+        settings |= SMALL_TRAINING[box.name]
+    workflow = ConfigWorkflow(str(file), workflow_type=kind, **settings)
+    workflow.initialize()
+    assert workflow.check_properties() in (None, [])
+
+
+@every_bundle
+def test_the_card_has_the_zoos_headings(name: str) -> None:
+    text = (ROOT / "docs" / name / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"^#{1,2} (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    assert found == HEADINGS
+    for figure in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
+        assert (ROOT / "docs" / name / figure).is_file(), figure
+        assert not figure.startswith("http"), "figures travel with the bundle"
+    assert re.search(r"!\[", text), "the zoo's cards show what the model does"
+
+
+CARD_COMMANDS = re.compile(r"```\n((?:python|torchrun) .*?)```", re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_cards_commands(box: Box, data: Path, tmp_path: Path) -> None:
+    """Every command of the card as it stands there, in the bundle's folder, one after the other."""
+    text = (box.folder / "docs" / "README.md").read_text(encoding="utf-8")
+    found = [block.strip() for block in CARD_COMMANDS.findall(text)]
+    assert len(found) == text.count("```") // 2, "every block of the card is a command"
+    folder = _shortened(box, data, tmp_path)
+    for command in found:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "onnx_export" in command and "No module named 'onnx'" in done.stderr:
+            continue  # an optional package; test_export says so too
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    results = {"synthesis": ["translated/datalist.json"], "segmentation": ["predictions", "eval/summary.json"]}
+    missing = [name for name in [*results[box.name], "models/model.ts"] if not (folder / name).exists()]
+    assert missing == []
+
+
+def _shortened(box: Box, data: Path, tmp_path: Path) -> Path:
+    """The bundle with data in place, and short trainings written into its configs: the commands stay as they are."""
+    folder = tmp_path / box.folder.name
+    for file in box.folder.rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            target = folder / file.relative_to(box.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    (folder / "data").mkdir()
+    for file in data.iterdir():
+        (folder / "data" / file.name).write_bytes(file.read_bytes())
+    (folder / "data" / "datalist.json").write_bytes((data / "mr.json").read_bytes())
+    short = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, **SMALL_TRAINING[box.name]}
+    short |= {key: SMALL[box.name][key] for key in ("slice_size", "spacing_mm")}
+    for config in (folder / "configs").glob("*.yaml"):
+        values = yaml.safe_dump(short, default_flow_style=None, width=1000)
+        write_values(config, values, origin=Path("short"), every_key=False)
+    assert set(OVERLAYS) <= {path.name for path in (folder / "configs").iterdir()}
+    return folder
