@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -16,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from scripts.data.writers import save_tensors, write_json
 from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
+from scripts.processes import rank
 
 __all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights"]
 
@@ -60,11 +60,11 @@ class ResumePoint:
         A new run sets the checkpoint of an earlier one aside, under the name ``earlier_...``: killed before its own
         first one, it would otherwise be continued as the earlier run.
         """
-        if get_rank() == 0:
+        if rank() == 0:
             self.unproven.unlink(missing_ok=True)
         if self.path.exists() and self.resume:
             self.load()
-        elif self.path.exists() and get_rank() == 0:
+        elif self.path.exists() and rank() == 0:
             self.path.replace(self.path.with_name(f"earlier_{self.path.name}"))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.prove)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save_unproven)
@@ -72,7 +72,7 @@ class ResumePoint:
 
     def save_unproven(self, engine: Engine) -> None:
         """Write a checkpoint beside the one that counts, on the first process."""
-        if get_rank() == 0:
+        if rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
             check_finite_weights(states, engine.state.iteration)
             described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings, default=str)}
@@ -139,7 +139,7 @@ class FinalWeights:
         if self.batches is not None:
             with torch.no_grad():
                 update_bn(self.batches(), network, device=next(network.parameters()).device)
-        if get_rank() == 0:
+        if rank() == 0:
             check_finite_weights(network.state_dict(), engine.state.iteration)
             save_tensors(self.path, network.state_dict())
             write_json(self.path.with_suffix(".json"), self.card | {"iterations": engine.state.iteration})
