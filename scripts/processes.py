@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
-from torch.distributed.nn.functional import all_reduce
 
 from scripts.errors import InputError
 
@@ -37,14 +36,31 @@ def join() -> None:
     """Meet the other processes that the launcher started, and take the GPU of this one's place on its machine.
 
     Raises:
-        InputError: more processes than GPUs on a machine.
+        InputError: more processes than GPUs on a machine, or a launcher whose second workers would look for the first.
     """
     if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
+    _check_restarts()
     if torch.cuda.is_available():
         _take_gpu(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group()  # NCCL for tensors on GPUs, gloo for those on the host
     idist.sync()  # ignite makes a group of its own, which all have to do together
+
+
+def _check_restarts() -> None:
+    """Refuse at once what would fail at the first restart.
+
+    By default, PyTorch's launcher keeps one store of addresses; restarted workers read those of the dead in it
+    (PyTorch issue 135712).
+    """
+    shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shares_store and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise InputError(
+            file="torchrun --max-restarts",
+            found="a launcher that keeps the addresses of workers that died",
+            expected="new addresses at every restart",
+            remedy="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment",
+        )
 
 
 def _take_gpu(place: int) -> None:
@@ -76,7 +92,7 @@ def rank() -> int:
 
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     """The sum of every process's ``values``; gradients reach them all."""
-    return values if num_processes() == 1 else all_reduce(values)
+    return values if num_processes() == 1 else _Sum.apply(values)
 
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
@@ -124,3 +140,17 @@ def told_by_first(items: Sequence[T]) -> list[T]:
         dist.broadcast_object_list(message, src=0)
         told = message[0]
     return told
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over processes; each value's gradient is what all processes' losses together say of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _Sum.forward(ctx, gradient)

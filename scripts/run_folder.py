@@ -41,7 +41,7 @@ class RunFolder:
         self.parser = running_parser()
 
     def open(self) -> RunFolder:
-        """Before anything else is built: check the settings, join other processes, make the folder, seed all generators.
+        """Before anything else is built: check the settings, join other processes, make the folder, seed.
 
         Raises:
             InputError: a key that no part of the config uses, a folder that cannot be written.

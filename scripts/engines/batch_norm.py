@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from scripts.processes import mean_over_processes, num_processes
 
-__all__ = ["BatchNormOverProcesses", "synchronised"]
+__all__ = ["BatchNormOverProcesses", "synchronised", "unsynchronised"]
 
 
 class BatchNormOverProcesses(nn.SyncBatchNorm):
@@ -42,9 +43,17 @@ def synchronised(network: nn.Module) -> nn.Module:
     Args:
         network: changed in place. Names, shapes and values of its state stay as they are.
     """
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
-    for name, layer in layers:
-        substitute = BatchNormOverProcesses(layer.num_features, eps=layer.eps, momentum=layer.momentum)
+    return _exchange(network, nn.BatchNorm2d, BatchNormOverProcesses)
+
+
+def unsynchronised(network: nn.Module) -> nn.Module:
+    """Take :func:`synchronised` back: for what one process does alone."""
+    return _exchange(network, BatchNormOverProcesses, nn.BatchNorm2d)
+
+
+def _exchange(network: nn.Module, old: type[_BatchNorm], new: type[_BatchNorm]) -> nn.Module:
+    for name, layer in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, old)]:
+        substitute = new(layer.num_features, eps=layer.eps, momentum=layer.momentum)
         substitute.load_state_dict(layer.state_dict())
         network.set_submodule(name, substitute.to(layer.weight.device))
     return network

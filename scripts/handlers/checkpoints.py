@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from scripts.data.writers import save_tensors, write_json
+from scripts.engines.batch_norm import unsynchronised
 from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
-from scripts.processes import rank
+from scripts.processes import gathered, rank
 
 __all__ = ["FinalWeights", "ResumePoint", "WeightsLoader", "load_weights"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class ResumePoint:
@@ -62,13 +67,26 @@ class ResumePoint:
         """
         if rank() == 0:
             self.unproven.unlink(missing_ok=True)
-        if self.path.exists() and self.resume:
+        if self.resume and self._is_there_for_all():
             self.load()
+            logger.info("continuing from iteration %d of %s", engine.state.iteration, self.path)
         elif self.path.exists() and rank() == 0:
             self.path.replace(self.path.with_name(f"earlier_{self.path.name}"))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.prove)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save_unproven)
         engine.add_event_handler(Events.COMPLETED, self.prove)
+
+    def _is_there_for_all(self) -> bool:
+        """Whether there is a checkpoint; processes on several machines must see the same."""
+        seen = gathered(self.path.exists())
+        if any(seen) and not all(seen):
+            raise InputError(
+                file=self.path,
+                found=f"a checkpoint that {seen.count(True)} of {len(seen)} processes see",
+                expected="one that all of them see",
+                remedy="give a --bundle_root on a disk that all machines share",
+            )
+        return all(seen)
 
     def save_unproven(self, engine: Engine) -> None:
         """Write a checkpoint beside the one that counts, on the first process."""
@@ -134,15 +152,16 @@ class FinalWeights:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def write(self, engine: Engine) -> None:
-        """Re-estimate, then write, on the first process."""
-        network = self.average.module
+        """Re-estimate, then write, on the first process alone."""
+        if rank() > 0:
+            return
+        network = unsynchronised(self.average.module)
         if self.batches is not None:
             with torch.no_grad():
                 update_bn(self.batches(), network, device=next(network.parameters()).device)
-        if rank() == 0:
-            check_finite_weights(network.state_dict(), engine.state.iteration)
-            save_tensors(self.path, network.state_dict())
-            write_json(self.path.with_suffix(".json"), self.card | {"iterations": engine.state.iteration})
+        check_finite_weights(network.state_dict(), engine.state.iteration)
+        save_tensors(self.path, network.state_dict())
+        write_json(self.path.with_suffix(".json"), self.card | {"iterations": engine.state.iteration})
 
 
 class WeightsLoader:

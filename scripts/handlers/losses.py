@@ -55,6 +55,8 @@ class LossLog:
     def start(self, engine: Engine) -> None:
         """Keep the rows up to the iteration a run resumes from; begin anew otherwise."""
         self.pending = []
+        if rank() > 0:
+            return
         rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() and engine.state.iteration else []
         kept = rows[:1] + [
             row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration
