@@ -25,6 +25,7 @@ RESERVED_KEYS = {
     "imports",
     "bundle_root",
     "dataset_dir",
+    "ckpt_dir",
     "initialize",
     "finalize",
     "run",

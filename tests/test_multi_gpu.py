@@ -157,7 +157,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lo
 @needs_proc
 @pytest.mark.parametrize("stage", ["synthesis"], scope="module")
 def test_a_killed_worker_is_replaced_and_the_run_continues(stage: str, data: Path, one: Path, tmp_path: Path) -> None:
-    changes = {"resume": True, "checkpoint_interval": 1}
+    changes = {"resume": True, "checkpoint_interval": 1, "logging_file": CONFIGS / "logging.conf"}
     command = bundle_command("training", stage, "train", overlay(stage), **settings(stage, data, tmp_path, **changes))
     checkpoint = tmp_path / CHECKPOINT
     done, workers = run_and_kill_a_worker(torchrun(command, "--max-restarts=1"), when=checkpoint.exists)
