@@ -60,7 +60,7 @@ ROAD = {
 
 OTHER_OPTIONS = {
     "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"},
-    "torchrun": {"standalone", "nnodes", "nproc_per_node"},
+    "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {"source", "protocol", "map", "trust", "workers"},
     "bundle": {"task", "weights", "zip"},
