@@ -65,6 +65,7 @@ OTHER_OPTIONS = {
     | {"source", "protocol", "map", "trust", "workers"},
     "bundle": {"task", "weights", "zip"},
     "others": {"conf", "logdir"},  # MONAI Label's and TensorBoard's
+    "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen
 }
 
 

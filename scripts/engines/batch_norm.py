@@ -18,6 +18,10 @@ class BatchNormOverProcesses(nn.SyncBatchNorm):
     distances from that mean. Every process must hold as many values per channel.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C, H, W)."""
         if x.is_cuda or not self.training or num_processes() == 1:
