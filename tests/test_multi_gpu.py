@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -155,16 +156,17 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lo
 
 @pytest.mark.slow
 @needs_proc
-@pytest.mark.parametrize("stage", ["synthesis"], scope="module")
-def test_a_killed_worker_is_replaced_and_the_run_continues(stage: str, data: Path, one: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_the_run_continues(data: Path, tmp_path: Path) -> None:
+    stage, one, root = "synthesis", tmp_path / "one", tmp_path / "two"
+    run_config("training", stage, "train", **settings(stage, data, one), **{"train#batches#shares": 2})
     changes = {"resume": True, "checkpoint_interval": 1, "logging_file": CONFIGS / "logging.conf"}
-    command = bundle_command("training", stage, "train", overlay(stage), **settings(stage, data, tmp_path, **changes))
-    checkpoint = tmp_path / CHECKPOINT
+    command = bundle_command("training", stage, "train", overlay(stage), **settings(stage, data, root, **changes))
+    checkpoint = root / CHECKPOINT
     done, workers = run_and_kill_a_worker(torchrun(command, "--max-restarts=1"), when=checkpoint.exists)
     assert done.code == 0, done.stderr[-2000:]
     assert "continuing from iteration" in done.stdout + done.stderr
     checkpoint.write_bytes((one / CHECKPOINT).read_bytes())  # its own is of the last epoch
-    assert_same_training(tmp_path, one)
+    assert_same_training(root, one)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
@@ -192,5 +194,7 @@ def test_a_folder_that_cannot_be_written_ends_every_process(data: Path, tmp_path
     command = bundle_command("training", "synthesis", "train", **settings("synthesis", data, tmp_path / "file" / "run"))
     done = run_command(torchrun(command), timeout_s=TIMEOUT_S)
     assert done.code == 1
-    assert done.errors
-    assert all("found a folder that cannot be written (Not a directory)" in line for line in done.errors)
+    sentences = re.findall(r"^\[rank\d\]: error: .*$", done.stderr, re.MULTILINE)
+    assert sentences
+    assert all("found a folder that cannot be written (Not a directory)" in sentence for sentence in sentences)
+    assert "Traceback (most recent call last)" not in "".join(re.findall(r"^\[rank.*$", done.stderr, re.MULTILINE))
