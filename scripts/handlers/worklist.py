@@ -68,7 +68,9 @@ class Worklist:
             tensors = [value for value in case.values() if isinstance(value, MetaTensor)]
             written = {str(path) for tensor in tensors for path in tensor.meta.get("saved_to", ())}
             image = str(case["image"].meta["filename_or_obj"])
-            (item,) = [item for item in self.own if item["image"] == image]
+            item = next((item for item in self.own if item["image"] == image), None)
+            if item is None:  # a server put volumes of its own into dataset#data
+                continue
             record = {
                 "made_with": self.key,
                 "inputs": {path: _stamp(path) for path in item.values()},
