@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.distributed import get_rank
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
 from scripts.data.writers import atomic_path, make_folder, write_json
 from scripts.errors import show_input_errors_as_sentences
+from scripts.processes import join, leave, num_processes, rank
 from scripts.settings import check_keys, config_of, running_parser
 
 __all__ = ["RunFolder", "provenance"]
@@ -42,19 +42,22 @@ class RunFolder:
         self.parser = running_parser()
 
     def open(self) -> RunFolder:
-        """Before anything else is built: check the settings, make the folder, seed every generator.
+        """Before anything else is built: check the settings, join other processes, make the folder, seed.
 
         Raises:
             InputError: a key that no part of the config uses, a folder that cannot be written.
         """
         show_input_errors_as_sentences()
         check_keys(self.parser, self.spare_keys)
+        join()
         make_folder(self.root)
         set_determinism(self.seed)
         return self
 
     def record(self) -> RunFolder:
-        """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device)."""
+        """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes)."""
+        if rank() > 0:
+            return self
         with atomic_path(self.root / "config.yaml") as temporary:
             ConfigParser.export_config_file(config_of(self.parser), str(temporary), fmt="yaml", sort_keys=False)
         write_json(self.root / "provenance.json", provenance() | {"seed": self.seed, "card": self.card})
@@ -62,10 +65,14 @@ class RunFolder:
 
     def note(self, **entries: Any) -> RunFolder:
         """Add to ``provenance.json`` what is known only at the end, on the first process."""
-        if get_rank() == 0:
+        if rank() == 0:
             path = self.root / "provenance.json"
             write_json(path, json.loads(path.read_text(encoding="utf-8")) | entries)
         return self
+
+    def close(self) -> None:
+        """After everything else: part from the other processes."""
+        leave()
 
 
 def provenance() -> dict[str, Any]:
@@ -81,6 +88,7 @@ def provenance() -> dict[str, Any]:
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "processes": num_processes(),
         "commit": _git("rev-parse", "HEAD") if tracked else None,
         "uncommitted_changes": tracked and bool(_git("status", "--porcelain", "--untracked-files=no")),
     }

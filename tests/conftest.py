@@ -172,10 +172,22 @@ def bundle_command(run_id: str, stage: str, config: str, *overlays: Path | str, 
     return command
 
 
-def run_command(command: list[str], **environment: str) -> Finished:
+def torchrun(command: list[str], *options: str, processes: int = 2) -> list[str]:
+    """A command of Python's as several processes run it."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1"]
+    return [*launcher, f"--nproc_per_node={processes}", *options, *command[1:]]
+
+
+def run_command(command: list[str], timeout_s: float = 300, **environment: str) -> Finished:
     """Run a command in the project's folder to its end."""
     done = subprocess.run(
-        command, cwd=ROOT, env=command_environment(**environment), capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env=command_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 

@@ -65,11 +65,12 @@ ROAD = {
 OTHER_OPTIONS = {
     "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"}
     | {"use_trace", "converter_kwargs"},
-    "torchrun": {"standalone", "nnodes", "nproc_per_node"},
+    "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {"source", "protocol", "map", "trust", "workers", "methods", "seeds", "size"},
     "bundle": {"task", "weights", "zip"},
     "others": {"conf", "logdir"},  # MONAI Label's and TensorBoard's
+    "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen
 }
 
 

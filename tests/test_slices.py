@@ -229,10 +229,27 @@ def test_seeds_differ() -> None:
     assert not equal(batches().batch(0), batches(seed=4).batch(0))
 
 
-def test_processes_draw_differently(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = batches().batch(0)
-    monkeypatch.setattr(slices, "get_rank", lambda: 1)
-    assert not equal(batches().batch(0), alone)
+def test_processes_divide_the_batch_that_one_would_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = batches(shares=4).batch(3)
+    assert {len(part) for part in whole.values()} == {4 * batches().batch_size}
+    assert equal({key: part[: batches().batch_size] for key, part in whole.items()}, batches().batch(3))
+    monkeypatch.setattr(slices, "num_processes", lambda: 2)
+    for place in range(2):
+        monkeypatch.setattr(slices, "rank", lambda place=place: place)
+        own = {key: part.chunk(2)[place] for key, part in whole.items()}
+        assert equal(batches(shares=4).batch(3), own)
+        # A run of one process with four shares goes on with two that have two each.
+        resumed = batches()
+        assert resumed.shares == 2
+        resumed.load_state_dict({**batches(shares=4).state_dict(), "iteration": 3})
+        assert equal(next(iter(resumed)), own)
+
+
+def test_shares_that_processes_cannot_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = batches(shares=3).state_dict()
+    monkeypatch.setattr(slices, "num_processes", lambda: 2)
+    with pytest.raises(InputError, match=r"found batches of 3 share\(s\) for 2 process\(es\).*start 1 or 3 process"):
+        batches().load_state_dict(state)
 
 
 def test_resuming_on_other_slices_is_refused() -> None:

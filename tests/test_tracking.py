@@ -1,23 +1,71 @@
-"""``--tracking mlflow`` logs a training's loss in a local store."""
+"""``--tracking mlflow`` shows losses, metrics, pictures and settings of either stage in a local store."""
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import bundle_command, run_command
+import yaml
+from conftest import run_config
+from monai.utils import path_to_sqlite_uri
+
+mlflow = pytest.importorskip("mlflow")
+pytestmark = pytest.mark.slow
+
+LOSSES = {
+    "synthesis": {"loss", "reconstruction", "cycle", "content", "adversarial", "discriminator", "content_std"},
+    "segmentation": {"loss", "cross_entropy", "dice", "alignment_d1", "alignment_d2", "d1", "d2", "mask_mean"},
+}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["synthesis", "segmentation"])
-def test_mlflow_gets_the_loss_of_every_iteration(stage: str, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    settings = {"bundle_root": tmp_path, "dataset_dir": data, "cache_dir": tmp_path / "cache", "tracking": "mlflow"}
+class Tracked:
+    """The one run in the store of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.client = mlflow.MlflowClient(path_to_sqlite_uri(str(folder / "mlruns.db")))
+        (experiment,) = [found for found in self.client.search_experiments() if found.name == "monai_experiment"]
+        (self.run,) = self.client.search_runs(experiment.experiment_id)
+
+    def steps(self, metric: str) -> list[int]:
+        return [point.step for point in self.client.get_metric_history(self.run.info.run_id, metric)]
+
+    def files(self, folder: str | None = None) -> set[str]:
+        return {file.path for file in self.client.list_artifacts(self.run.info.run_id, folder)}
+
+
+def settings(stage: str, data: Path, root: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = {"bundle_root": root, "dataset_dir": data, "tracking": "mlflow", "batch_size": 3}
     if stage == "segmentation":
         settings |= {"labelled_datalist": data / "mr.json", "labelled_intensity": "@source_intensity"}
-    done = run_command(bundle_command("training", stage, "train", **settings))
-    assert done.code == 0, done.stderr[-2000:]
-    with sqlite3.connect(next(tmp_path.rglob("mlruns.db"))) as store:
-        steps = [row[0] for row in store.execute("select step from metrics where key like '%loss' order by step")]
-    assert len(steps) == 2
+        settings |= {"val_interval": 1}
+    return settings
+
+
+@pytest.mark.parametrize("stage", ["synthesis", "segmentation"])
+def test_mlflow_shows_a_training(stage: str, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "of_an_earlier_run.png").touch()
+    run_config("training", stage, "train", **settings(stage, data, tmp_path))
+    tracked = Tracked(tmp_path / "eval")
+    assert tracked.run.info.status == "FINISHED"
+    assert tracked.steps("train_loss") == [1, 2]
+    for name in LOSSES[stage]:
+        assert tracked.steps(name) == [2], name
+    panel = {"synthesis": "translation", "segmentation": "segmentation"}[stage]
+    assert tracked.files("pictures") == {f"pictures/{panel}_000002.png", "pictures/losses.png"}
+    (config,) = [file for file in tracked.files() if file == "config.yaml"]
+    stored = Path(tracked.client.download_artifacts(tracked.run.info.run_id, config, str(tmp_path)))
+    assert yaml.safe_load(stored.read_text())["batch_size"] == 3
+    if stage == "segmentation":
+        assert tracked.steps("val_mean_dice") == [1]
+
+
+def test_mlflow_shows_an_evaluation(data: Path, trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "segmentation" / "models" / "model.pt"
+    where = {"bundle_root": tmp_path, "dataset_dir": data, "checkpoint": checkpoint, "tracking": "mlflow"}
+    run_config("evaluating", "segmentation", "evaluate", **where)
+    tracked = Tracked(tmp_path / "eval")
+    assert tracked.steps("dice_percent") == [1]
+    assert tracked.files("pictures") == {"pictures/worst_case.png", "pictures/median_case.png"}
+    assert {"summary.json", "metrics.csv"} < tracked.files()

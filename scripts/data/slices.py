@@ -1,8 +1,9 @@
 """All slices of a domain in memory, and unpaired batches of both domains drawn from them.
 
-Every random choice of iteration ``i`` comes from a generator seeded by ``(seed, i, rank)``, so a resumed run
-continues with the very batches of an uninterrupted one, and no worker process or file access stands between the data
-and a step.
+A batch is made of shares, one for each process that the run was started with. Every random choice of iteration ``i``
+in share ``k`` comes from a generator seeded by ``(seed, i, k)``, so a resumed run continues with the very batches of an
+uninterrupted one, whatever the number of processes that now divide the shares, and no worker process or file access
+stands between the data and a step.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.distributed import get_rank
 from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Transform
@@ -30,6 +30,7 @@ from scripts.data.augmentation import BatchAugmentation
 from scripts.data.case_names import Item
 from scripts.data.writers import make_folder, save_tensors
 from scripts.errors import InputError
+from scripts.processes import num_processes, rank
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
 
@@ -122,14 +123,19 @@ class UnpairedSliceBatches:
 
     Args:
         source: slices of the labelled domain.
-        batch_size: slices per domain.
+        batch_size: slices per domain and share.
         augmentation: applied to the slices of both domains, and to the labels.
         target: slices of the unlabelled domain, or None for training on the labelled domain alone.
         source_augmentation: applied to the source's slices (and labels) after that.
         seed: seed of every choice.
+        shares: of how many shares the batch of all processes is made; None for one per process. They divide them
+            evenly, each process taking its own in order.
 
     Attributes:
-        iteration: number of batches given so far; set by resuming.
+        iteration: number of batches given so far; set by resuming, as is ``shares``.
+
+    Raises:
+        InputError: shares that the processes cannot divide evenly.
     """
 
     def __init__(
@@ -141,10 +147,13 @@ class UnpairedSliceBatches:
         target: SliceSet | None = None,
         source_augmentation: BatchAugmentation | None = None,
         seed: int = 0,
+        shares: int | None = None,
     ) -> None:
         self.source, self.target, self.batch_size = source, target, batch_size
         self.augmentation, self.source_augmentation = augmentation, source_augmentation
         self.seed, self.iteration = seed, 0
+        self.shares = num_processes() if shares is None else shares
+        _check_shares(self.shares, "setting 'train#batches#shares'")
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -153,8 +162,13 @@ class UnpairedSliceBatches:
             yield self.batch(index)
 
     def batch(self, index: int) -> dict[str, torch.Tensor]:
-        """The batch of iteration ``index`` (counted from 0); the same whenever it is asked for."""
-        generator = iteration_generator(self.seed, index)
+        """This process's part of the batch of iteration ``index`` (counted from 0); the same whenever asked for."""
+        own = self.shares // num_processes()
+        shares = [self._share(index, share) for share in range(rank() * own, (rank() + 1) * own)]
+        return shares[0] if own == 1 else {key: torch.cat([share[key] for share in shares]) for key in shares[0]}
+
+    def _share(self, index: int, share: int) -> dict[str, torch.Tensor]:
+        generator = iteration_generator(self.seed, index, share=share)
         chosen = self._draw(self.source, generator)
         labels = None if self.source.labels is None else self.source.labels[chosen]
         image, label = self.augmentation(self.source.images[chosen], labels, generator)
@@ -185,14 +199,14 @@ class UnpairedSliceBatches:
             yield slices.images[chosen]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: how many batches were given, and of which slices."""
-        return {"iteration": self.iteration, "content": self._content()}
+        """What a resumed run needs: how many batches were given, of how many shares, and of which slices."""
+        return {"iteration": self.iteration, "shares": self.shares, "content": self._content()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the batch that ``state`` was taken at.
+        """Continue after the batch that ``state`` was taken at, with batches of as many shares.
 
         Raises:
-            InputError: the slices are others.
+            InputError: the slices are others, or the processes cannot divide the shares.
         """
         if state["content"] != self._content():
             raise InputError(
@@ -201,7 +215,9 @@ class UnpairedSliceBatches:
                 expected="the same content",
                 remedy="give the data that the run was started with, or start a new one without --resume",
             )
-        self.iteration = state["iteration"]
+        shares = state.get("shares", self.shares)  # the first checkpoints did not name it
+        _check_shares(shares, "the checkpoint to resume from")
+        self.iteration, self.shares = state["iteration"], shares
 
     def _content(self) -> list[str]:
         return [slices.content for slices in (self.source, self.target) if slices is not None]
@@ -217,10 +233,20 @@ def device_with_room(device: torch.device, needed_bytes: int) -> torch.device:
     return torch.device("cpu")
 
 
-def iteration_generator(seed: int, iteration: int, stream: int = 0) -> torch.Generator:
-    """The CPU random generator of one iteration on this process; ``stream`` separates uses within it."""
-    state = np.random.SeedSequence([seed, iteration, get_rank(), stream]).generate_state(1, np.uint64)[0]
+def iteration_generator(seed: int, iteration: int, stream: int = 0, share: int = 0) -> torch.Generator:
+    """The CPU random generator of one share of an iteration; ``stream`` separates uses within it."""
+    state = np.random.SeedSequence([seed, iteration, share, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
+
+
+def _check_shares(shares: int, where: str) -> None:
+    if shares < 1 or shares % num_processes():
+        raise InputError(
+            file=where,
+            found=f"batches of {shares} share(s) for {num_processes()} process(es)",
+            expected="shares that the processes divide evenly",
+            remedy=f"start {' or '.join(str(n) for n in range(1, shares + 1) if shares % n == 0) or 1} process(es)",
+        )
 
 
 class _VolumeCache(PersistentDataset):

@@ -122,14 +122,16 @@ class SaveVolumed(SaveImaged):
         self.output_dtype = output_dtype
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write each key; several channels become the last axis of the file."""
+        """Write each key; several channels become the last axis of the file. Its metadata say where: ``saved_to``."""
         for key in self.key_iterator(data):
             volume = data[key]
             writer = NibabelWriter(output_dtype=self.output_dtype)
             writer.set_data_array(volume, channel_dim=0)
             writer.set_metadata(volume.meta, resample=False)
-            with atomic_path(self.layout.filename(subject=volume.meta["filename_or_obj"])) as temporary:
+            path = self.layout.filename(subject=volume.meta["filename_or_obj"])
+            with atomic_path(path) as temporary:
                 writer.write(temporary, header=_header_in_mm(self.output_dtype))
+            volume.meta["saved_to"] = [*volume.meta.get("saved_to", ()), str(path)]
         return dict(data)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from scripts.engines.precision import autocast
 from scripts.errors import InputError
+from scripts.processes import mean_over_processes, num_processes
 
 __all__ = ["AdversarialTrainer", "frozen"]
 
@@ -105,8 +106,15 @@ class AdversarialTrainer(Trainer):
         """Store an iteration's output, detached, and fire the event that follows a model's update.
 
         The output is a list with one dictionary: MONAI's handlers, MLflow's among them, look for a list of samples.
+        Of several processes each has the same numbers, the means over all: what one writes is true of the whole batch,
+        and where one meets a loss that is not finite, all of them do.
         """
-        engine.state.output = [{key: value.detach() for key, value in output.items()}]
+        detached = {key: value.detach() for key, value in output.items()}
+        numbers = [key for key, value in detached.items() if value.ndim == 0]
+        if num_processes() > 1 and numbers:
+            means = mean_over_processes(torch.stack([detached[key].float() for key in numbers]))
+            detached |= dict(zip(numbers, means.unbind(), strict=True))
+        engine.state.output = [detached]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
@@ -136,11 +144,11 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 def _average_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Average gradients over processes: one all-reduce per step, no wrapper round each network's ``forward``."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if num_processes() == 1:
         return
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    flat /= dist.get_world_size()
+    flat /= num_processes()
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 
 from scripts.data.slices import iteration_generator
+from scripts.processes import gathered_batch, own_part
 
 __all__ = ["ImagePool"]
 
 
 class ImagePool:
     """Return a new image or, half of the time, an earlier one, so that D does not forget old mistakes of G.
+
+    Several processes keep the same pool of all their images.
 
     Args:
         size: images kept; 0 hands every new image through.
@@ -28,7 +31,8 @@ class ImagePool:
         """Exchange some of the new images for kept ones.
 
         Args:
-            images: (B, 1, H, W), detached.
+            images: (B, 1, H, W), detached: as many that pretend to be of the one domain as of the other, one after
+                the other.
             domains: (B,) the domain each image pretends to be of.
             iteration: seeds the choice.
 
@@ -37,6 +41,12 @@ class ImagePool:
         """
         if self.size == 0:
             return images, domains
+        shown, shown_domains = self._exchange(gathered_batch(images, 2), gathered_batch(domains, 2), iteration)
+        return own_part(shown, 2), own_part(shown_domains, 2)
+
+    def _exchange(
+        self, images: torch.Tensor, domains: torch.Tensor, iteration: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if len(self.images) < self.size:
             room = self.size - len(self.images)
             self.images = torch.cat([self.images.to(images), images[:room]])

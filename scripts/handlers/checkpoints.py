@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from scripts.data.writers import save_tensors, write_json
+from scripts.engines.batch_norm import unsynchronised
 from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
+from scripts.processes import gathered, rank
 from scripts.selection.choice import selection_sentence
 
 __all__ = [
@@ -37,6 +39,9 @@ class WeightsChooser(Protocol):
     def choose(self, engine: Engine, last: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], int]:
         """The state dict to keep and the iteration it is of; afterwards ``choice`` says how it was chosen."""
         ...
+
+
+logger = logging.getLogger(__name__)
 
 
 class ResumePoint:
@@ -79,19 +84,32 @@ class ResumePoint:
         A new run sets the checkpoint of an earlier one aside, under the name ``earlier_...``: killed before its own
         first one, it would otherwise be continued as the earlier run.
         """
-        if get_rank() == 0:
+        if rank() == 0:
             self.unproven.unlink(missing_ok=True)
-        if self.path.exists() and self.resume:
+        if self.resume and self._is_there_for_all():
             self.load()
-        elif self.path.exists() and get_rank() == 0:
+            logger.info("continuing from iteration %d of %s", engine.state.iteration, self.path)
+        elif self.path.exists() and rank() == 0:
             self.path.replace(self.path.with_name(f"earlier_{self.path.name}"))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.prove)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save_unproven)
         engine.add_event_handler(Events.COMPLETED, self.prove)
 
+    def _is_there_for_all(self) -> bool:
+        """Whether there is a checkpoint; processes on several machines must see the same."""
+        seen = gathered(self.path.exists())
+        if any(seen) and not all(seen):
+            raise InputError(
+                file=self.path,
+                found=f"a checkpoint that {seen.count(True)} of {len(seen)} processes see",
+                expected="one that all of them see",
+                remedy="give a --bundle_root on a disk that all machines share",
+            )
+        return all(seen)
+
     def save_unproven(self, engine: Engine) -> None:
         """Write a checkpoint beside the one that counts, on the first process."""
-        if get_rank() == 0:
+        if rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
             check_finite_weights(states, engine.state.iteration)
             described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings, default=str)}
@@ -157,24 +175,29 @@ class FinalWeights:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def write(self, engine: Engine) -> None:
-        """Re-estimate, choose, then write, on the first process."""
+        """Re-estimate, choose, then write, on the first process alone."""
+        if rank() > 0:
+            return
         network = self.average.module
         re_estimate_statistics(network, self.batches)
-        if get_rank() == 0:
-            state: Mapping[str, torch.Tensor] = network.state_dict()
-            iterations = engine.state.iteration
-            check_finite_weights(state, iterations)
-            card = dict(self.card)
-            if self.chooser is not None:
-                state, iterations = self.chooser.choose(engine, state)
-                card["selection"] = self.chooser.choice
-                print(selection_sentence(self.chooser.choice), flush=True)
-            save_tensors(self.path, state)
-            write_json(self.path.with_suffix(".json"), card | {"iterations": iterations})
+        state: Mapping[str, torch.Tensor] = network.state_dict()
+        iterations = engine.state.iteration
+        check_finite_weights(state, iterations)
+        card = dict(self.card)
+        if self.chooser is not None:
+            state, iterations = self.chooser.choose(engine, state)
+            card["selection"] = self.chooser.choice
+            print(selection_sentence(self.chooser.choice), flush=True)
+        save_tensors(self.path, state)
+        write_json(self.path.with_suffix(".json"), card | {"iterations": iterations})
 
 
 def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[torch.Tensor]] | None) -> None:
-    """Estimate a network's batch-norm statistics anew on all slices of ``batches``; not at all if it is None."""
+    """Estimate a network's batch-norm statistics anew on all slices of ``batches``; not at all if it is None.
+
+    One process does it alone: the network's norms no longer ask the others afterwards.
+    """
+    unsynchronised(network)
     if batches is not None:
         with torch.no_grad():
             update_bn(batches(), network, device=next(network.parameters()).device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from monai.transforms import LoadImage, Orientation
 from scripts.data.case_names import case_name
 from scripts.evaluation import format_table, worst_and_median_case, write_evaluation
 from scripts.figures import case_figure
+from scripts.handlers.worklist import Worklist
 from scripts.metrics import StructureResult, evaluate_case
+from scripts.processes import rank
 from scripts.run_folder import provenance
 from scripts.selection.choice import selection_of_weights, selection_sentence
 
@@ -29,10 +32,13 @@ class EvaluationReport:
     """Compare each prediction with its label, then write ``metrics.csv``, ``summary.json`` and two pictures.
 
     Expects an evaluator whose output holds, per case, ``pred`` (1, H, W, D) of class ids on the image's grid, and
-    ``label`` likewise; both MetaTensors with the spacing in their affine.
+    ``label`` likewise; both MetaTensors with the spacing in their affine, ``pred`` saved before. The summary is over
+    the whole worklist, whichever process or earlier run did a case; its means are the evaluator's metrics.
 
     Args:
         folder: where the files go.
+        worklist: whose cases are evaluated.
+        preprocessing: gives a case's ``label`` on the image's grid.
         label_names: names of the classes 1..K.
         card: what was evaluated, kept in ``summary.json``.
         weights: file of the evaluated weights; the card beside it says how they were chosen, which is printed and kept
@@ -45,6 +51,8 @@ class EvaluationReport:
         self,
         *,
         folder: str,
+        worklist: Worklist,
+        preprocessing: Callable[[dict[str, str]], dict[str, Any]],
         label_names: Sequence[str],
         card: Mapping[str, Any],
         weights: str | None = None,
@@ -52,48 +60,50 @@ class EvaluationReport:
         slice_axis: int = 2,
     ) -> None:
         self.folder, self.label_names, self.card = Path(folder), list(label_names), dict(card)
-        self.weights, self.orientation, self.slice_axis = weights, orientation, slice_axis
-        self.results: dict[str, list[StructureResult]] = {}
-        self.images: dict[str, str] = {}
-        self.label_maps: dict[str, tuple[MetaTensor, MetaTensor]] = {}
+        self.worklist, self.preprocessing, self.weights = worklist, preprocessing, weights
+        self.orientation, self.slice_axis = orientation, slice_axis
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
-        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.compare)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    def start(self, engine: Engine) -> None:
-        """Forget an earlier evaluation."""
-        self.results, self.images, self.label_maps = {}, {}, {}
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def compare(self, engine: Engine) -> None:
         """Measure the cases of one iteration."""
         for case in engine.state.output:
             prediction, label = case["pred"], case["label"]
-            name = case_name(str(case["image"].meta["filename_or_obj"]))
-            self.images[name] = str(case["image"].meta["filename_or_obj"])
             spacing_mm = np.linalg.norm(np.asarray(label.affine)[:3, :3], axis=0).tolist()
-            self.results[name] = evaluate_case(
+            results = evaluate_case(
                 _array(prediction), _array(label), spacing_mm=spacing_mm, label_names=self.label_names
             )
-            # One byte a voxel: the worst and the median case are known only at the end.
-            self.label_maps[name] = (prediction.to("cpu", torch.uint8), label.to("cpu", torch.uint8))
+            case["results"] = [asdict(result) for result in results]
 
     def write(self, engine: Engine) -> None:
-        """Write the tables and the pictures, and print the table."""
+        """Write the tables and the pictures, and print the table, on the first process."""
+        records = self.worklist.collect()
+        if rank() > 0:
+            return
+        results = {
+            name: [StructureResult(**result) for result in record["results"]] for name, record in records.items()
+        }
         selection = selection_of_weights(Path(self.weights)) if self.weights else None
         origin = provenance() | {"card": self.card}
-        summary = write_evaluation(self.folder, self.results, self.label_names, origin, selection)
+        summary = write_evaluation(self.folder, results, self.label_names, origin, selection)
+        engine.state.metrics.update(
+            {measure: mean for measure, mean in summary["mean_over_structures"].items() if mean is not None}
+        )
         logger.info("evaluation of %d cases\n%s", summary["cases"], format_table(summary))
         print(selection_sentence(selection), flush=True)
-        for word, name in zip(("worst", "median"), worst_and_median_case(self.results), strict=True):
-            self._draw(name, self.folder / f"{word}_case.png", word)
+        for word, name in zip(("worst", "median"), worst_and_median_case(results), strict=True):
+            dice = float(np.nanmean([result.dice for result in results[name]]))
+            title = f"{word} case: {name}, mean Dice {100 * dice:.1f} %"
+            self._draw(name, records[name]["written"], self.folder / f"{word}_case.png", title)
 
-    def _draw(self, name: str, path: Path, word: str) -> None:
-        prediction, label = (self._oriented(label_map) for label_map in self.label_maps[name])
-        image = self._oriented(LoadImage(image_only=True, ensure_channel_first=True)(self.images[name]))
-        dice = float(np.nanmean([result.dice for result in self.results[name]]))
+    def _draw(self, name: str, written: Sequence[str], path: Path, title: str) -> None:
+        (item,) = [item for item in self.worklist.items if case_name(item["image"]) == name]
+        load = LoadImage(image_only=True, ensure_channel_first=True)
+        image, prediction = self._oriented(load(item["image"])), self._oriented(load(written[0]))
+        label = self._oriented(self.preprocessing(dict(item))["label"])
         spacing_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0).tolist()
         case_figure(
             _array(image),
@@ -101,7 +111,7 @@ class EvaluationReport:
             _array(label),
             spacing_mm,
             self.label_names,
-            f"{word} case: {name}, mean Dice {100 * dice:.1f} %",
+            title,
             path,
             through_plane_axis=self.slice_axis,
         )

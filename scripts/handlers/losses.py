@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from scripts.data.writers import append_text, atomic_path
 from scripts.errors import InputError
+from scripts.processes import rank
 
 __all__ = [
     "LossLog",
@@ -55,6 +55,8 @@ class LossLog:
     def start(self, engine: Engine) -> None:
         """Keep the rows up to the iteration a run resumes from; begin anew otherwise."""
         self.pending = []
+        if rank() > 0:
+            return
         rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() and engine.state.iteration else []
         kept = rows[:1] + [
             row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration
@@ -81,7 +83,7 @@ class LossLog:
         rows = [(iteration, row) for iteration, row in zip(iterations, torch.stack(losses).tolist(), strict=True)]
         for iteration, row in rows:
             _check_finite(dict(zip(self.keys, row, strict=True)), iteration)
-        if get_rank() == 0:
+        if rank() == 0:
             header = "" if os.path.getsize(self.path) else ",".join(["iteration", *self.keys]) + "\n"
             lines = [",".join([str(iteration), *(f"{value:.6g}" for value in row)]) + "\n" for iteration, row in rows]
             append_text(self.path, header + "".join(lines))
@@ -157,7 +159,7 @@ class TrainingProgress:
             total=total,
             initial=engine.state.iteration,
             desc=self.description,
-            disable=get_rank() > 0,
+            disable=rank() > 0,
             dynamic_ncols=True,
         )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
 from torch import nn
 
@@ -16,6 +15,7 @@ from scripts.domains import SOURCE, TARGET
 from scripts.figures import Translation, loss_curves, segmentation_panel, translation_panel
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.translator import Translator
+from scripts.processes import rank
 
 __all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
 
@@ -51,7 +51,7 @@ class _Panel:
 
     def show(self, engine: Engine) -> None:
         """Draw one picture."""
-        if get_rank() == 0:
+        if rank() == 0:
             title = f"iteration {engine.state.iteration}"
             with torch.inference_mode():
                 self.draw(self.folder / f"{self.kind}_{engine.state.iteration:06d}.png", title)
@@ -149,7 +149,7 @@ class LossCurves:
 
     def draw(self, engine: Engine) -> None:
         """Draw, on the first process."""
-        if get_rank() == 0:
+        if rank() == 0:
             loss_curves(self.log, self.path)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.distributed import get_rank
 from ignite.engine import Engine, Events
 from torch.optim.swa_utils import AveragedModel
 
@@ -18,6 +17,7 @@ from scripts.data.writers import append_text, atomic_path, save_tensors, write_j
 from scripts.errors import InputError
 from scripts.handlers.checkpoints import load_weights, re_estimate_statistics
 from scripts.handlers.losses import check_finite_weights
+from scripts.processes import rank
 from scripts.selection.choice import best_epoch, check_selection, read_scores
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import PARTS, SCORES, mean_dice
@@ -84,7 +84,7 @@ class Snapshots:
         Raises:
             InputError: a snapshot from before the checkpoint is missing.
         """
-        if get_rank() > 0:
+        if rank() > 0:
             return
         kept: dict[int, dict[str, float]] = {}
         if engine.state.iteration == 0:
@@ -100,7 +100,7 @@ class Snapshots:
     def take(self, engine: Engine) -> None:
         """Write and score a snapshot, if one is due, on the first process."""
         epoch, iteration = engine.state.epoch, engine.state.iteration
-        if get_rank() > 0 or epoch not in self._due(epoch, engine.state.max_epochs):
+        if rank() > 0 or epoch not in self._due(epoch, engine.state.max_epochs):
             return
         network = copy.deepcopy(self.average.module)
         re_estimate_statistics(network, self.batches)

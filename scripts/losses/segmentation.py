@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.losses import DiceLoss
+from monai.losses.utils import compute_tp_fp_fn
+from monai.networks import one_hot
 from torch import Tensor
 from torch.nn import functional as F
 
 from scripts.losses.adversarial import discriminator_loss, generator_loss
+from scripts.processes import sum_over_processes
 
 __all__ = ["alignment_discriminator_loss", "alignment_loss", "supervised_loss", "supervised_losses"]
 
-# Plain (not squared) denominators over the whole batch; the background counts only in the cross-entropy.
-_FOREGROUND_DICE = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, squared_pred=False, batch=True)
+_SMOOTH = 1e-5
+"""Added to the numerator and the denominator of a Dice, as MONAI's losses do."""
 
 
 def supervised_losses(each: Sequence[Tensor], label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -47,7 +49,7 @@ def supervised_loss(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Te
     logits = logits.float()
     parts = {
         "cross_entropy": F.cross_entropy(logits, label[:, 0].long()),
-        "dice": _FOREGROUND_DICE(logits, label),
+        "dice": _foreground_dice_loss(logits, label),
     }
     return parts["cross_entropy"] + parts["dice"], parts
 
@@ -104,3 +106,16 @@ def alignment_discriminator_loss(
     """
     total = discriminator_loss(source_logits, target_logits, kind, target_weights)
     return total, {"discriminator": total}
+
+
+def _foreground_dice_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """MONAI's ``DiceLoss(batch=True, include_background=False, softmax=True)``, over all processes' slices.
+
+    A Dice of a whole batch is no mean of its parts' Dices, so the sums it is made of are added over processes first.
+    """
+    probability = logits.softmax(1)[:, 1:]
+    truth = one_hot(label, num_classes=logits.shape[1])[:, 1:]
+    sums = torch.stack(compute_tp_fp_fn(probability, truth, [0, 2, 3], 1, False))
+    hits, false_alarms, misses = sum_over_processes(sums).unbind()
+    dice = (2 * hits + _SMOOTH) / (2 * (hits + 0.5 * false_alarms + 0.5 * misses) + _SMOOTH)
+    return (1 - dice).mean()

@@ -1,0 +1,63 @@
+"""Batch normalisation by the statistics of all processes' slices, as one process with all of them would have it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scripts.processes import mean_over_processes, num_processes
+
+__all__ = ["BatchNormOverProcesses", "synchronised", "unsynchronised"]
+
+
+class BatchNormOverProcesses(nn.SyncBatchNorm):
+    """PyTorch's ``SyncBatchNorm``, on CPUs too.
+
+    PyTorch's own works on GPUs alone; here, training on a CPU averages the processes' means, then their mean squared
+    distances from that mean. Every process must hold as many values per channel.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise (B, C, H, W)."""
+        if x.is_cuda or not self.training or num_processes() == 1:
+            return super().forward(x)
+        values, shape = x.float(), (1, -1, 1, 1)
+        mean = mean_over_processes(values.mean((0, 2, 3)))
+        variance = mean_over_processes((values - mean.view(shape)).square().mean((0, 2, 3)))
+        self._keep(mean.detach(), variance.detach(), count=num_processes() * x.numel() // x.shape[1])
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias.view(shape), values - mean.view(shape), scale.view(shape)).to(x.dtype)
+
+    def _keep(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
+        """Take a batch's statistics into the running ones, as ``F.batch_norm`` does."""
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance * count / (count - 1), share)
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """Put :class:`BatchNormOverProcesses` in place of each batch norm of a network, with its values.
+
+    Args:
+        network: changed in place. Names, shapes and values of its state stay as they are.
+    """
+    return _exchange(network, nn.BatchNorm2d, BatchNormOverProcesses)
+
+
+def unsynchronised(network: nn.Module) -> nn.Module:
+    """Take :func:`synchronised` back: for what one process does alone."""
+    return _exchange(network, BatchNormOverProcesses, nn.BatchNorm2d)
+
+
+def _exchange(network: nn.Module, old: type[_BatchNorm], new: type[_BatchNorm]) -> nn.Module:
+    for name, layer in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, old)]:
+        substitute = new(layer.num_features, eps=layer.eps, momentum=layer.momentum)
+        substitute.load_state_dict(layer.state_dict())
+        network.set_submodule(name, substitute.to(layer.weight.device))
+    return network

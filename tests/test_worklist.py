@@ -1,0 +1,116 @@
+"""Volumes are shared among processes, each is done once, and none again after an interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import bundle_command, run_command, run_config, torchrun
+
+from scripts.handlers import worklist
+from scripts.handlers.worklist import Worklist
+
+pytestmark = pytest.mark.slow
+
+CASES = ["ct_0", "ct_1", "ct_2"]
+
+
+@pytest.fixture(scope="module")
+def three(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist with all three cases of the target domain to evaluate."""
+    content = json.loads((data / "ct.json").read_text())
+    entries = [{key: str(data / file) for key, file in entry.items()} for entry in content["training"]]
+    entries += [{key: str(data / file) for key, file in entry.items()} for entry in content["validation"]]
+    path = tmp_path_factory.mktemp("list") / "ct.json"
+    path.write_text(json.dumps({"training": entries[:1], "validation": entries}))
+    return path
+
+
+def settings(three: Path, trained: Path, out: Path, **more: Any) -> dict[str, Any]:
+    checkpoint = trained / "segmentation" / "models" / "model.pt"
+    return {"evaluation_datalist": three, "checkpoint": checkpoint, "output_dir": out, "bundle_root": out} | more
+
+
+@pytest.fixture(scope="module")
+def alone(three: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process writes."""
+    out = tmp_path_factory.mktemp("alone") / "eval"
+    run_config("evaluating", "segmentation", "evaluate", **settings(three, trained, out))
+    return out
+
+
+def predictions(out: Path) -> dict[str, tuple[int, bytes]]:
+    """When each prediction was written, and what."""
+    files = sorted((out / "predictions").iterdir())
+    return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def assert_same_evaluation(out: Path, expected: Path) -> None:
+    assert (out / "metrics.csv").read_text() == (expected / "metrics.csv").read_text()
+    found, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (out, expected))
+    assert found.pop("provenance").keys() == wanted.pop("provenance").keys()
+    assert found == wanted
+    assert [name for name in predictions(out)] == [f"{case}_image_seg.nii.gz" for case in CASES]
+    for name in ("worst_case.png", "median_case.png"):
+        assert (out / name).read_bytes() == (expected / name).read_bytes()
+
+
+def test_two_processes_evaluate_as_one(three: Path, trained: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "eval"
+    command = bundle_command("evaluating", "segmentation", "evaluate", **settings(three, trained, out))
+    done = run_command(torchrun(command), timeout_s=240)
+    assert done.code == 0, done.stderr[-2000:]
+    assert_same_evaluation(out, alone)
+    assert json.loads((out / "summary.json").read_text())["provenance"]["processes"] == 2
+
+
+def test_an_interrupted_evaluation_does_only_what_is_left(
+    three: Path, trained: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, noted = tmp_path / "eval", Worklist.note
+
+    def note(self: Worklist, engine: Any) -> None:
+        noted(self, engine)
+        if len(self.done) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worklist, "note", note)
+    with pytest.raises(KeyboardInterrupt):
+        run_config("evaluating", "segmentation", "evaluate", **settings(three, trained, out))
+    monkeypatch.setattr(Worklist, "note", noted)
+    before = predictions(out)
+    assert len(before) == 2
+    (out / "done" / "ct_1_image.json").write_text("{")  # a note that was damaged is none
+    run_config("evaluating", "segmentation", "evaluate", **settings(three, trained, out, resume=True))
+    assert_same_evaluation(out, alone)
+    after = predictions(out)
+    assert [name for name in before if before[name] == after[name]] == ["ct_0_image_seg.nii.gz"]
+
+
+def test_a_note_of_other_settings_or_of_a_result_that_is_gone_does_not_hold(
+    three: Path, trained: Path, alone: Path
+) -> None:
+    run_config("evaluating", "segmentation", "evaluate", **settings(three, trained, alone, resume=True))
+    first = predictions(alone)
+    (alone / "predictions" / "ct_2_image_seg.nii.gz").unlink()
+    run_config("evaluating", "segmentation", "evaluate", **settings(three, trained, alone, resume=True))
+    second = predictions(alone)
+    assert [name for name in first if first[name] != second[name]] == ["ct_2_image_seg.nii.gz"]
+    changed = settings(three, trained, alone, resume=True, slice_batch_size=3)
+    run_config("evaluating", "segmentation", "evaluate", **changed)
+    third = predictions(alone)
+    assert not [name for name in second if second[name][0] == third[name][0]]
+
+
+def test_every_volume_has_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worklist, "settings_of_result", dict)
+    items = [{"image": f"case_{index}.nii.gz"} for index in range(7)]
+    monkeypatch.setattr(worklist, "num_processes", lambda: 3)
+    parts = []
+    for place in range(3):
+        monkeypatch.setattr(worklist, "rank", lambda place=place: place)
+        parts.append(Worklist(items=items, folder=str(tmp_path), checkpoint="none").own)
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert sorted(item["image"] for part in parts for item in part) == [item["image"] for item in items]
