@@ -132,7 +132,9 @@ class LabelServer:
 
     def training_processes(self) -> list[int]:
         """The processes in which a training runs."""
-        return [pid for pid, words in processes_of_session(self.process.pid).items() if "monailabel.interfaces" in words]
+        return [
+            pid for pid, words in processes_of_session(self.process.pid).items() if "monailabel.interfaces" in words
+        ]
 
     def _good(self, answer: requests.Response) -> requests.Response:
         assert answer.ok, f"{answer.status_code} {answer.text}\n{self.log.read_text()[-4000:]}"

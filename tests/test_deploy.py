@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,8 +23,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import FILE_VALUES, ROOT, SMALL, config_files, write_volume
-from label_server import ENVIRONMENT, LabelServer, processes_of_session, wait_until
+from label_server import ENVIRONMENT, TRAINING_SECONDS, LabelServer, processes_of_session, wait_until
 from monai.bundle import ConfigParser
+from test_bad_input import IMAGES, replace_volume
 
 from bundle.pack import pack_bundle, packed_name
 from bundle.task_values import write_values
@@ -35,6 +37,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
 ]
 
+PHANTOM = "phantom_mr2ct"
 CASE = {"phantom_mr2ct": "ct_0", "abdomen_ct2mr": "mr_0"}
 """The tasks that are packed, and a volume of each one's target."""
 
@@ -52,6 +55,9 @@ prediction_discriminator_channels: 4
 """
 EMPTY = "cardiac_ct2mr"
 """A task packed without weights."""
+
+BAR = re.compile(r"segmentation: +\d+%")
+"""What a training shows once it runs."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +137,9 @@ def answer_of_the_bundle(box: Path, volume: Path, output: Path) -> np.ndarray:
     return np.asarray(nib.load(written).dataobj)
 
 
-def refused(served: Served, task: str, case: str) -> str:
-    """What the person is told."""
-    answer = served.server.ask_infer(packed_name(task, "segmentation"), case)
-    assert answer.status_code == 422, answer.text
-    return answer.json()["detail"]
-
-
-def goes_on_serving(served: Served, task: str) -> None:
-    if CASE[task] not in served.server.info()["datastore"].get("train", []):
-        served.server.upload(f"good_{task}", served.volume(task))
-    label_map, _ = served.server.infer(packed_name(task, "segmentation"), f"good_{task}")
-    assert label_map.shape == nib.load(served.volume(task)).shape
+def losses_of(box: Path) -> set[str]:
+    with (box / "logs" / "losses.csv").open() as file:
+        return set(next(csv.reader(file)))
 
 
 def test_a_viewer_sees_the_models_that_have_weights(served: Served) -> None:
@@ -178,8 +175,106 @@ def test_from_a_volume_to_a_better_segmenter(served: Served, task: str, tmp_path
     expected = answer_of_the_bundle(box, volume, tmp_path / "second")
     np.testing.assert_array_equal(np.asarray(second.dataobj), expected)
     assert (np.asarray(second.dataobj) != np.asarray(first.dataobj)).any()
+    # The phantom's task file names unlabelled target volumes; the abdomen's does not, and its data folder is empty.
+    is_adapted = task == "phantom_mr2ct"
+    assert ({"d1", "d2"} <= losses_of(box)) is is_adapted
+    assert (f"{box / 'data' / 'mr.json'}: no such datalist" in server.log.read_text()) is not is_adapted
 
 
-def losses_of(box: Path) -> set[str]:
-    with (box / "logs" / "losses.csv").open() as file:
-        return set(next(csv.reader(file)))
+BAD_VOLUMES = ["text", "truncated", "4D", "NaN", "constant"]
+
+
+@pytest.mark.parametrize("kind", BAD_VOLUMES)
+def test_a_wrong_volume_is_answered_with_a_sentence(served: Served, kind: str, tmp_path: Path) -> None:
+    volume = tmp_path / served.volume(PHANTOM).name
+    shutil.copy(served.volume(PHANTOM), volume)
+    replace_volume(volume, kind)
+    served.server.upload(f"bad_{kind}", volume)
+    assert IMAGES[kind] in refused(served, PHANTOM, f"bad_{kind}")
+    assert_it_serves(served)
+
+
+def test_what_is_not_there_is_said(served: Served) -> None:
+    for model, case, said in [
+        (packed_name(EMPTY, "segmentation"), "any", "model.pt: found no such file, expected the weights of a finished"),
+        ("another_segmentation", "any", "another_segmentation: no such model on this server; it has glua_"),
+        (packed_name(PHANTOM, "segmentation"), "nobody", "nobody: no such volume on this server"),
+    ]:
+        answer = served.server.ask_infer(model, case)
+        assert (answer.status_code, said in answer.json()["detail"]) == (404, True), answer.text
+    assert_it_serves(served)
+
+
+@pytest.fixture
+def models(served: Served, tmp_path: Path) -> Iterator[Path]:
+    """The phantom's folder of weights, for a test to damage."""
+    folder = served.box(PHANTOM) / "models"
+    shutil.copytree(folder, tmp_path / "kept")
+    yield folder
+    folder.chmod(0o755)
+    shutil.copytree(tmp_path / "kept", folder, dirs_exist_ok=True)
+
+
+def test_weights_that_have_gone_are_missed(served: Served, models: Path) -> None:
+    case = given_volume(served)
+    (models / "model.pt").unlink()
+    assert "model.pt: found no such file" in refused(served, PHANTOM, case)
+
+
+def test_weights_of_another_task_are_refused(served: Served, models: Path) -> None:
+    case = given_volume(served)
+    for name in ["model.pt", "model.json"]:
+        shutil.copy(served.box("abdomen_ct2mr") / "models" / name, models)
+    said = refused(served, PHANTOM, case)
+    assert "found weights made with dataset_name: abdomen, expected dataset_name: phantom" in said
+
+
+def test_a_killed_training_is_reported_and_leaves_the_weights(served: Served, models: Path, tmp_path: Path) -> None:
+    server, model, before = served.server, packed_name(PHANTOM, "segmentation"), digest(models / "model.pt")
+    submit(served, tmp_path)
+    server.start_training(model, max_epochs=100_000)
+    assert wait_until(lambda: any(BAR.match(line) for line in server.training().get("details", [])), TRAINING_SECONDS)
+    (process,) = server.training_processes()
+    os.kill(process, signal.SIGKILL)
+    ended = server.finished_training()
+    assert ended["status"] == "ERROR"
+    assert any("was ended from outside before it finished" in line for line in ended["details"]), ended["details"]
+    assert digest(models / "model.pt") == before
+    assert_it_serves(served)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes anywhere")
+def test_a_model_folder_that_cannot_be_written_ends_a_training_at_once(
+    served: Served, models: Path, tmp_path: Path
+) -> None:
+    submit(served, tmp_path)
+    models.chmod(0o555)
+    served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
+    ended = served.server.finished_training()
+    assert ended["status"] == "ERROR"
+    said = ended["details"][-1]
+    assert said.startswith(f"error: {models}: found a folder that cannot be written (Permission denied)"), said
+    assert_it_serves(served)
+
+
+def refused(served: Served, task: str, case: str) -> str:
+    """What the person is told."""
+    answer = served.server.ask_infer(packed_name(task, "segmentation"), case)
+    assert answer.status_code == 422, answer.text
+    return answer.json()["detail"]
+
+
+def given_volume(served: Served) -> str:
+    served.server.upload("good", served.volume(PHANTOM))
+    return "good"
+
+
+def submit(served: Served, folder: Path) -> None:
+    case = given_volume(served)
+    label = corrected_label(served.volume(PHANTOM), folder / f"{case}.nii.gz")
+    served.server.submit_label(case, label, NAMES[PHANTOM])
+
+
+def assert_it_serves(served: Served) -> None:
+    label_map, _ = served.server.infer(packed_name(PHANTOM, "segmentation"), given_volume(served))
+    assert label_map.shape == nib.load(served.volume(PHANTOM)).shape
