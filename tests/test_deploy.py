@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import FILE_VALUES, ROOT, SMALL, config_files, write_volume
 from label_server import ENVIRONMENT, TRAINING_SECONDS, LabelServer, processes_of_session, wait_until
 from monai.bundle import ConfigParser
@@ -86,7 +87,9 @@ def served(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         weights = write_weights(task, work / task)
         box = pack_bundle("segmentation", task=task, out=folder / "model", weights=weights, root=workshop).folder
         write_values(box / "configs" / "train.yaml", SHORT, origin=work, every_key=True)
-    pack_bundle("segmentation", task=EMPTY, out=folder / "model")
+    box = pack_bundle("segmentation", task=EMPTY, out=folder / "model").folder
+    for config in (box / "configs").glob("*.yaml"):
+        write_values(config, yaml.safe_dump(SMALL["segmentation"]), origin=work, every_key=False)
     server = LabelServer(folder)
     try:
         server.wait()
@@ -203,6 +206,14 @@ def test_what_is_not_there_is_said(served: Served) -> None:
         answer = served.server.ask_infer(model, case)
         assert (answer.status_code, said in answer.json()["detail"]) == (404, True), answer.text
     assert_it_serves(served)
+
+
+def test_weights_that_are_put_there_later_are_served(served: Served, tmp_path: Path) -> None:
+    for file in write_weights(EMPTY, tmp_path / EMPTY).parent.iterdir():
+        shutil.copy(file, served.box(EMPTY) / "models")
+    label_map, _ = served.server.infer(packed_name(EMPTY, "segmentation"), given_volume(served))
+    assert label_map.shape == nib.load(served.volume(PHANTOM)).shape
+    assert packed_name(EMPTY, "segmentation") in served.server.info()["models"]
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ OTHER_OPTIONS = {
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {"source", "protocol", "map", "trust", "workers"},
     "bundle": {"task", "weights", "zip"},
-    "others": {"conf", "logdir"},  # MONAI Label's and TensorBoard's
+    "others": {"conf", "app", "studies", "host", "port", "logdir"},  # MONAI Label's and TensorBoard's
 }
 
 
