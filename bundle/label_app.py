@@ -108,15 +108,23 @@ class BundleApp(MONAILabelApp):
             raise refusal from error
 
     def train(self, request: dict[str, Any]) -> Any:
-        """Train a bundle: in a process of its own, whose last lines the server shows as the task's ``details``."""
+        """Train a bundle on from its weights: in a process of its own, whose last lines are the task's ``details``.
+
+        Raises:
+            HTTPException: in the server's own process (``run_sync``), as :meth:`infer`.
+            SystemExit: in a process of its own, with the sentence.
+        """
         try:
+            if (reason := self._why_not(request.get("model", ""))) is not None:
+                raise HTTPException(NOT_FOUND, detail=reason)
             with _watched():
                 return super().train(request)
         except Exception as error:
-            if (refusal := _refusal(error)) is None:
+            refusal = error if isinstance(error, HTTPException) else _refusal(error)
+            if refusal is None:
                 raise
             if self._server_mode:
-                raise refusal from error
+                raise refusal from None
             sys.exit(f"error: {refusal.detail}")
 
     def _why_not(self, name: str) -> str | None:

@@ -230,6 +230,10 @@ def test_weights_that_have_gone_are_missed(served: Served, models: Path) -> None
     case = given_volume(served)
     (models / "model.pt").unlink()
     assert "model.pt: found no such file" in refused(served, PHANTOM, case)
+    served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
+    ended = served.server.finished_training()
+    assert ended["status"] == "ERROR"
+    assert ended["details"][-1].startswith(f"error: {models / 'model.pt'}: found no such file"), ended["details"]
 
 
 def test_weights_of_another_task_are_refused(served: Served, models: Path) -> None:
