@@ -13,7 +13,7 @@ SEGMENTATION_WEIGHTS ?=
 
 RUN := .venv/bin/python
 
-.PHONY: help install install-dev demo test lint format bench pack clean
+.PHONY: help install install-dev demo test test-deploy lint format bench pack clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ demo: .venv/installed ## The whole road on generated data: phantom, both stages,
 
 test: .venv/installed-dev ## Every test that CI runs, with coverage
 	$(RUN) -m pytest --cov --cov-report=term
+
+test-deploy: .venv/installed-dev .venv-deploy/installed ## The packed bundles in a real MONAI Label server on this machine (Python 3.11)
+	$(RUN) -m pytest -m deploy tests/test_deploy.py
 
 lint: .venv/installed-dev ## ruff check, ruff format --check, mypy
 	$(RUN) -m ruff check .
@@ -46,8 +49,8 @@ pack: .venv/installed ## Pack both bundles for TASK into dist/, with weights whe
 	$(RUN) -m bundle pack synthesis --task $(TASK) --out dist $(if $(SYNTHESIS_WEIGHTS),--weights "$(SYNTHESIS_WEIGHTS)")
 	$(RUN) -m bundle pack segmentation --task $(TASK) --out dist $(if $(SEGMENTATION_WEIGHTS),--weights "$(SEGMENTATION_WEIGHTS)")
 
-clean: ## Remove the environment, dist/ and tool caches; runs/ and models/ stay
-	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+clean: ## Remove the environments, dist/ and tool caches; runs/ and models/ stay
+	rm -rf .venv .venv-deploy dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # Prints the version and the place of a torch that can use an accelerator and is new enough for MONAI, or nothing.
@@ -81,6 +84,15 @@ export FIND_ACCELERATED_TORCH
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	$(call install_pins,requirements.txt requirements-dev.txt)
+
+# MONAI Label's packages are too old for .venv.
+.venv-deploy/installed: requirements-deploy.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "error: $(PYTHON) is not Python 3.11, for which MONAI Label is pinned; name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv-deploy
+	@echo "Installing requirements-deploy.txt into .venv-deploy: minutes the first time"
+	@.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-deploy.txt
+	@touch $@
 
 define install_pins
 @echo "Installing $(lastword $(1)) into .venv: minutes the first time"

@@ -5,5 +5,7 @@ A bundle is the ``<name>`` slice of ``configs/``, ``docs/`` and ``models/`` with
 the task's values into the YAML files' own top-level keys, and its labels and sizes into ``metadata.json``. Nothing
 else is edited, so a packed folder runs from anywhere and in the tools that read a single file per role.
 
+``label_app.py`` is for MONAI Label alone: it is copied beside packed bundles, and the server imports it, nothing here.
+
 ``python -m bundle pack segmentation --task phantom_mr2ct --out dist`` packs one.
 """

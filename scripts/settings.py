@@ -19,7 +19,15 @@ from monai.bundle import ConfigComponent, ConfigParser
 
 from scripts.errors import InputError
 
-__all__ = ["check_keys", "config_of", "raw_settings", "running_parser", "settings_of_result", "unused_keys"]
+__all__ = [
+    "check_keys",
+    "config_of",
+    "is_replaced",
+    "raw_settings",
+    "running_parser",
+    "settings_of_result",
+    "unused_keys",
+]
 
 RESERVED_KEYS = {
     "imports",
@@ -88,6 +96,15 @@ def raw_settings(keys: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     """
     config = config_of(running_parser())
     return {name: config[key] for name, key in zip(names, keys, strict=True)}
+
+
+def is_replaced(key: str) -> bool:
+    """Whether a value stands in the running config where the base config has a component that makes it.
+
+    Args:
+        key: path of the component, ``section#key``.
+    """
+    return not isinstance(running_parser().get(key), Mapping)
 
 
 def settings_of_result() -> dict[str, Any]:

@@ -69,7 +69,7 @@ OTHER_OPTIONS = {
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {"source", "protocol", "map", "trust", "workers", "methods", "seeds", "size"},
     "bundle": {"task", "weights", "zip"},
-    "others": {"conf", "logdir"},  # MONAI Label's and TensorBoard's
+    "others": {"conf", "app", "studies", "host", "port", "logdir"},  # MONAI Label's and TensorBoard's
     "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen
 }
 

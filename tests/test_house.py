@@ -55,7 +55,14 @@ PINS = dict(filter(None, map(pin_of, (ROOT / "requirements.txt").read_text().spl
     "name",
     [
         *["README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"],
-        *["requirements.txt", "requirements-dev.txt", ".pre-commit-config.yaml", ".editorconfig", ".gitignore"],
+        *[
+            "requirements.txt",
+            "requirements-dev.txt",
+            "requirements-deploy.txt",
+            ".pre-commit-config.yaml",
+            ".editorconfig",
+            ".gitignore",
+        ],
         *[".ci/run", "models/README.md", "configs/logging.conf", "docs/synthesis/README.md"],
         *["docs/segmentation/README.md", "configs/synthesis/metadata.json", "configs/segmentation/metadata.json"],
     ],
@@ -66,7 +73,19 @@ def test_the_house_has(name: str) -> None:
 
 def test_make_explains_itself() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ["help", "install", "install-dev", "demo", "test", "lint", "format", "bench", "pack", "clean"]:
+    for target in [
+        "help",
+        "install",
+        "install-dev",
+        "demo",
+        "test",
+        "test-deploy",
+        "lint",
+        "format",
+        "bench",
+        "pack",
+        "clean",
+    ]:
         assert re.search(rf"make {target} +\S", shown), target
 
 
@@ -100,6 +119,14 @@ def test_every_requirement_is_pinned_for_every_python() -> None:
     newer = {line.split("==")[0] for line in lines if ">=" in line}
     assert all("==" in line for line in lines)
     assert older == newer
+
+
+def test_the_deploy_environment_has_the_same_pins() -> None:
+    deploy = dict(filter(None, map(pin_of, (ROOT / "requirements-deploy.txt").read_text().splitlines())))
+    other = {name: version for name, version in PINS.items() if deploy[name] != version}
+    assert set(other) == {"numpy"}  # MONAI Label needs NumPy 1
+    lines = [line for line in (ROOT / "requirements-deploy.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all("==" in line for line in lines)
 
 
 @pytest.mark.parametrize("path", [path for path in CODE if path.is_relative_to(ROOT / "scripts")], ids=name_of)

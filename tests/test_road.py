@@ -257,19 +257,6 @@ def test_a_labelled_domain_without_held_out_cases_trains(val_interval: int, data
     assert (tmp_path / "run" / "models" / "model.pt").is_file()
 
 
-def test_a_server_may_set_length_and_cases_by_monais_names(data: Path, tmp_path: Path) -> None:
-    # What MONAI Label overrides when it trains a bundle.
-    cases = [{key: str(data / f"mr_{case}_{key}.nii.gz") for key in ("image", "label")} for case in (0, 1)]
-    overrides = {
-        "train#trainer#max_epochs": 1,
-        "train#dataset#data": cases,
-        "validate#dataset#data": cases[:1],
-        "val_interval": 1,
-    }
-    run_config("training", "segmentation", "train", bundle_root=tmp_path, dataset_dir=data, **overrides)
-    assert json.loads((tmp_path / "models" / "model.json").read_text())["iterations"] == 2
-
-
 def test_adaptation_reads_no_target_label(road: Path, data: Path, tmp_path: Path) -> None:
     # The target's label files are gone, its list still names them: a training that looked would stop.
     for file in data.iterdir():

@@ -8,6 +8,7 @@ target domain.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ __all__ = [
     "write_datalist",
 ]
 
+logger = logging.getLogger(__name__)
+
 
 def read_datalist(
     path: str | None,
@@ -37,6 +40,7 @@ def read_datalist(
     needs_label: bool = False,
     distinct_names: bool = False,
     may_be_empty: bool = False,
+    may_be_missing: bool = False,
 ) -> list[Item]:
     """The entries of one section (``training``, ``validation`` ...) of a datalist, as absolute, existing paths.
 
@@ -47,6 +51,7 @@ def read_datalist(
             read them.
         distinct_names: whether each image's file name must be its own, as reports and outputs are named after it.
         may_be_empty: whether a section that is missing or empty is no case rather than an error.
+        may_be_missing: whether a file that is not there is no case, and said in the log, rather than an error.
 
     Raises:
         InputError: the file or a volume is missing, the section is missing or empty, a label is missing, or a name
@@ -55,6 +60,9 @@ def read_datalist(
     if path is None:
         return []
     listed = Path(path)
+    if may_be_missing and not listed.exists():
+        logger.warning("%s: no such datalist; the training goes on without its volumes", listed)
+        return []
     remedy = "write it with 'python -m scripts datalist', or name another one"
     content = _read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
     sections = sorted(key for key, value in content.items() if isinstance(value, list))

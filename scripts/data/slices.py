@@ -236,7 +236,7 @@ def device_with_room(device: torch.device, needed_bytes: int) -> torch.device:
 def iteration_generator(seed: int, iteration: int, stream: int = 0, share: int = 0) -> torch.Generator:
     """The CPU random generator of one share of an iteration; ``stream`` separates uses within it."""
     state = np.random.SeedSequence([seed, iteration, share, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> 1))
+    return torch.Generator().manual_seed(int(state) >> 1)
 
 
 def _check_shares(shares: int, where: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImaged, MapLabelValue, MapTransform
+from monai.transforms import LoadImaged, MapLabelValue, MapTransform, Spacingd
 
 from scripts.data.sections import body_mask
 from scripts.errors import InputError
@@ -23,6 +23,7 @@ __all__ = [
     "KeepBodyd",
     "LabelsToClassesd",
     "LoadVolumed",
+    "ResampleVolumed",
     "check_same_grid",
     "check_shape",
     "check_values",
@@ -117,6 +118,19 @@ class LabelsToClassesd(MapTransform):
                 )
             mapped[key] = self.mapper(label)
         return mapped
+
+
+class ResampleVolumed(Spacingd):
+    """MONAI's ``Spacingd``, shown its own keys alone.
+
+    It takes whatever begins with ``image_`` for the metadata of ``image`` and writes into it: MONAI Label's
+    ``image_path`` is a string.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Resample each key."""
+        own = {key: data[key] for key in self.key_iterator(dict(data))}
+        return {**data, **super().__call__(own, lazy=lazy)}
 
 
 class KeepBodyd(MapTransform):

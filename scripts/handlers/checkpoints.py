@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from monai.transforms import Transform
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from scripts.data.writers import save_tensors, write_json
+from scripts.data.writers import make_folder, save_tensors, write_json
 from scripts.engines.batch_norm import unsynchronised
 from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
@@ -23,6 +24,7 @@ from scripts.selection.choice import selection_sentence
 __all__ = [
     "FinalWeights",
     "ResumePoint",
+    "ServedWeightsd",
     "WeightsChooser",
     "WeightsLoader",
     "check_card",
@@ -171,7 +173,9 @@ class FinalWeights:
         self.chooser = chooser
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
+        """Register with a trainer, after proving that the folder can be written: not when the training is over."""
+        if rank() == 0:
+            make_folder(self.path.parent)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def write(self, engine: Engine) -> None:
@@ -218,6 +222,35 @@ class WeightsLoader:
     def attach(self, engine: Engine) -> None:
         """Load now: nothing else should run with weights that do not fit."""
         load_weights(self.path, self.network, self.card)
+
+
+class ServedWeightsd(Transform):
+    """Refuse to prepare an image for weights that are missing, of another task or of another network.
+
+    Servers load weights themselves, and leniently: MONAI Label answers with a random network where the file has gone,
+    and with another task's labels where that fits by size. Its request names the file, in ``model_filename``; data
+    without that key pass unseen, as everything else loads through :class:`WeightsLoader`.
+
+    Args:
+        folder: where the server looks for weights.
+        network: one of the kind the server builds; it is given the weights, so that every key and size is compared.
+        card: this config's card.
+    """
+
+    def __init__(self, *, folder: str, network: nn.Module, card: Mapping[str, Any]) -> None:
+        self.folder, self.network, self.card = Path(folder), network, dict(card)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Check what the request names; the data stay as they are.
+
+        Raises:
+            InputError: as :func:`load_weights`.
+        """
+        named = data.get("model_filename") or []
+        first = named if isinstance(named, str) else next(iter(named), None)  # the server takes the first of several
+        if first is not None:
+            load_weights(str(self.folder / first), self.network, self.card)
+        return dict(data)
 
 
 def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:
