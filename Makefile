@@ -82,8 +82,8 @@ export FIND_ACCELERATED_TORCH
 .venv/installed: .venv/bin/python requirements.txt
 	$(call install_pins,requirements.txt)
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
-	$(call install_pins,requirements.txt requirements-dev.txt)
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt
+	$(call install_pins,requirements.txt requirements-dev.txt requirements-export.txt)
 
 # MONAI Label's packages are too old for .venv.
 .venv-deploy/installed: requirements-deploy.txt
