@@ -70,7 +70,7 @@ def _add_ladder(commands: Any) -> None:
     ladder = commands.add_parser("ladder", help="train and evaluate several methods and seeds under one protocol")
     ladder.add_argument("--task", required=True, help="a file of configs/tasks, by name or path")
     ladder.add_argument("--methods", required=True, help="files of configs/methods, such as none,style,glua,supervised")
-    ladder.add_argument("--seeds", default="0", help="such as 0,1,2")
+    ladder.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
     ladder.add_argument("--out", type=Path, required=True, help="the ladder's folder; the same again goes on with it")
     ladder.add_argument("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/ladder.yaml")
     ladder.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
@@ -78,6 +78,7 @@ def _add_ladder(commands: Any) -> None:
     ladder.add_argument(
         "--set",
         action="append",
+        type=_setting,
         default=[],
         metavar="KEY=VALUE",
         help="a further setting of every segmentation training, such as snapshot_interval=1; may be repeated",
@@ -95,6 +96,17 @@ def _add_ladder(commands: Any) -> None:
     )
     judge.add_argument("folder", type=Path, help="a ladder's folder, or one of runs trained with snapshot_interval")
     judge.set_defaults(run=_judge_selection)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    return key, value
 
 
 def _add_prepare(commands: Any) -> None:
@@ -180,10 +192,9 @@ def _ladder(options: argparse.Namespace) -> None:
     from scripts.ladder.report import write_ladder_report
     from scripts.ladder.run import run_ladder
 
-    methods, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
+    methods, seeds = options.methods.split(","), options.seeds
     places = {"dataset_dir": options.dataset_dir, "translators": options.translators}
-    settings = [word for setting in options.set for word in f"--{setting}".split("=", 1)]
-    order = Order(options.task, methods, seeds, options.out, options.size, **places, options=settings)
+    order = Order(options.task, methods, seeds, options.out, options.size, **places, settings=dict(options.set))
     complete = run_ladder(order, jobs=options.jobs)
     print(f"look at {write_ladder_report(options.out)}")
     if not complete:

@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 
 from scripts.data.writers import write_json
+from scripts.demo_page import write_report
 from scripts.ladder.plan import Order, plan
 from scripts.ladder.run import write_unseen
-from scripts.report import write_report
 from scripts.run_folder import provenance
 from scripts.steps import Steps
 

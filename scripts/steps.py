@@ -32,7 +32,8 @@ class Steps:
     """Run commands one after another, time them, and remember which are done.
 
     Args:
-        folder: where ``steps.json`` is kept: the seconds of each step that was started, null until it is done.
+        folder: where ``steps.json`` is kept: the seconds of each step that was started, null until it is done. Of
+            a step that was resumed they are the last attempt's alone.
         resume: skip the steps that are done; otherwise all are forgotten.
         logs: folder for what each step prints; None to print it only.
         quiet: print neither the commands nor what they print.

@@ -192,9 +192,23 @@ def test_bad_orders_are_refused(change: dict, words: list[str], order: Order) ->
 
 
 def test_further_settings_go_to_every_segmentation_training(order: Order) -> None:
-    for run in plan(replace(order, options=["--snapshot_interval", "1"])):
+    for run in plan(replace(order, settings={"snapshot_interval": "1"})):
         for step in run.steps:
             assert ("--snapshot_interval" in step.command) == (run.kind == "method" and step.name == "training")
+
+
+def test_a_setting_of_the_network_goes_to_its_evaluation_too(order: Order) -> None:
+    training, evaluation = run_of(plan(replace(order, settings={"mask_mode": "off"})), "glua").steps
+    for step in (training, evaluation):
+        assert "--mask_mode off" in " ".join(step.command)
+
+
+def test_a_method_may_be_a_file_of_ones_own(order: Order, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("d1_weight: 0.05\n")
+    _, run = plan(replace(order, methods=[str(mine)], seeds=[0]))
+    assert (run.name, run.translator) == ("mine", "style")
+    assert run.folder == order.out / "methods" / "mine_seed0"
 
 
 def test_a_folder_keeps_to_its_task(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:

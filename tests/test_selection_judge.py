@@ -14,6 +14,9 @@ from scripts.selection.judge import JudgedRun, find_runs, judge_selection, verdi
 from scripts.selection.report import verdict_table, write_judgement
 from scripts.selection.scores import PARTS, SCORES
 
+HEAD = ("task", "source_domain", "target_domain", "label_names", "methods")
+"""What else a ladder's record holds."""
+
 
 def judged(name: str, score: list[float], dice: list[float]) -> JudgedRun:
     epochs = range(1, len(dice) + 1)
@@ -62,7 +65,7 @@ def test_runs_of_a_ladder_have_its_names(tmp_path: Path) -> None:
     (tmp_path / "just_begun" / "logs").mkdir(parents=True)
     (tmp_path / "just_begun" / "logs" / "selection.csv").write_text("epoch,iteration\n")
     listed = [{"folder": "methods/glua_seed0", "method": "glua", "seed": 0}]
-    (tmp_path / "ladder.json").write_text(json.dumps({"runs": listed}))
+    (tmp_path / "ladder.json").write_text(json.dumps(dict.fromkeys(HEAD, "") | {"runs": listed}))
     assert find_runs(tmp_path) == {
         tmp_path / "methods/glua_seed0": "glua, seed 0",
         tmp_path / "methods/none_seed1": "methods/none_seed1",

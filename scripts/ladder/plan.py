@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Order:
         size: ``small`` or ``full``, a section of ``configs/ladder.yaml``.
         dataset_dir: folder with ``<domain>.json``; None for the phantom, which is generated.
         translators: folder of a ladder of the other direction, whose translators are used: one serves both directions.
-        options: further settings of every segmentation training, as they would stand on its command line.
+        settings: further settings of every segmentation training, by key, as they would be typed.
     """
 
     task: str
@@ -42,7 +43,7 @@ class Order:
     size: str = "small"
     dataset_dir: Path | None = None
     translators: Path | None = None
-    options: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -56,7 +57,7 @@ class Step:
 
     name: str
     command: Sequence[str]
-    resumed: Sequence[str] = ()
+    resumed: Sequence[str] = ("--resume", "True")
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,17 @@ def plan(order: Order) -> list[Run]:
     """
     task = named_file("tasks", order.task)
     size = size_files(order.size, task_settings(task))
-    methods = {name: yaml.safe_load(named_file("methods", name).read_text()) for name in order.methods}
-    translators = dict.fromkeys(method["translator"] for method in methods.values() if method["translator"] != "none")
+    merged = {
+        name: _merged([CONFIGS / "segmentation/train.yaml", named_file("methods", name)]) for name in order.methods
+    }
+    needed = {name: str(config["translator"]) for name, config in merged.items()}
+    translators = dict.fromkeys(translator for translator in needed.values() if translator != "none")
     return [
         run
         for seed in order.seeds
         for run in (
             *(_translator_run(order, task, size, name, seed) for name in translators),
-            *(_method_run(order, task, size, name, method["translator"], seed) for name, method in methods.items()),
+            *(_method_run(order, task, size, name, translator, seed) for name, translator in needed.items()),
         )
     ]
 
@@ -152,9 +156,9 @@ def _translator_run(order: Order, task: Path, size: Size, name: str, seed: int) 
     inference = [CONFIGS / "synthesis/inference.yaml", *shared, *network]
     places = ["--dataset_dir", str(order.data), "--logging_file", str(CONFIGS / "logging.conf")]
     train = _bundle("training", training, folder, *places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed))
-    translate = _bundle("inference", inference, folder, *places, *_network_options(training, inference))
+    translate = _bundle("inference", inference, folder, *places, *_network_options(_merged(training), inference))
     if order.translators is None:
-        steps = [Step("training", train, ("--resume", "True")), Step("translation", translate)]
+        steps = [Step("training", train), Step("translation", translate)]
     else:
         weights = order.translators / "translators" / folder.name / "models" / "model.pt"
         domains = ["--trained_domains", str(_trained_domains(weights))]
@@ -171,7 +175,7 @@ def _trained_domains(weights: Path) -> list[str]:
 
 
 def _method_run(order: Order, task: Path, size: Size, name: str, translator: str, seed: int) -> Run:
-    folder = order.out / "methods" / f"{name}_seed{seed}"
+    folder = order.out / "methods" / f"{Path(name).stem}_seed{seed}"
     shared = [task, *_files(size, "both")]
     network = _files(size, "segmentation_network")
     overlay = named_file("methods", name)
@@ -180,34 +184,39 @@ def _method_run(order: Order, task: Path, size: Size, name: str, translator: str
     inference = [CONFIGS / "segmentation/inference.yaml", *shared, *network]
     logging = ["--logging_file", str(CONFIGS / "logging.conf")]
     places = ["--dataset_dir", str(order.data), *logging]
-    options = [*places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed), *order.options]
+    options = [*places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed)]
+    options += [word for key, value in order.settings.items() for word in (f"--{key}", value)]
     if translator != "none":
         translated = order.out / "translators" / f"{translator}_seed{seed}" / "translated" / "datalist.json"
         options += ["--labelled_datalist", str(translated)]
-    steps = [
-        Step("training", _bundle("training", training, folder, *options), ("--resume", "True")),
-        Step(
-            "evaluation",
-            _bundle("evaluating", evaluation, folder, *places, *_network_options(training, evaluation)),
-        ),
-    ]
-    if _merged(training)["mask_mode"] != "off":
+    trained = _merged(training) | {key: _typed(value) for key, value in order.settings.items()}
+    evaluate = _bundle("evaluating", evaluation, folder, *places, *_network_options(trained, evaluation))
+    steps = [Step("training", _bundle("training", training, folder, *options)), Step("evaluation", evaluate)]
+    if trained["mask_mode"] != "off":
         mask = ["--write_mask", "True", "--output_dir", str(folder / "masks"), *logging]
         unseen = ["--dataset_dir", str(order.out / "unseen.json")]
-        masks = _bundle("inference", inference, folder, *unseen, *mask, *_network_options(training, inference))
+        masks = _bundle("inference", inference, folder, *unseen, *mask, *_network_options(trained, inference))
         steps.append(Step("masks", masks))
-    return Run("method", name, seed, translator, folder, steps)
+    return Run("method", Path(name).stem, seed, translator, folder, steps)
 
 
-def _network_options(training: Sequence[Path], use: Sequence[Path]) -> list[str]:
+def _network_options(trained: Mapping[str, Any], use: Sequence[Path]) -> list[str]:
     """The settings of a trained network's card that another config, as its files leave it, has otherwise."""
-    trained, used = _merged(training), _merged(use)
+    used = _merged(use)
     options = []
     for reference in trained["card"]["network"].values():
         key = str(reference).removeprefix("@")
         if trained[key] != used[key]:
             options += [f"--{key}", str(trained[key])]
     return options
+
+
+def _typed(text: str) -> Any:
+    """What a command line makes of a word: a Python literal, or else the word (YAML would take off for false)."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _merged(files: Sequence[Path]) -> dict[str, Any]:

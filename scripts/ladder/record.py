@@ -17,7 +17,7 @@ from scripts.run_folder import provenance
 __all__ = ["FAILURE", "read_record", "status_of", "write_ladder"]
 
 FAILURE = "failure.json"
-SAME = ("task", "size", "dataset_dir", "options")
+SAME = ("task", "size", "dataset_dir", "settings")
 
 
 def status_of(run: Run) -> str:
@@ -44,7 +44,7 @@ def write_ladder(order: Order, runs: Sequence[Run]) -> dict[str, Any]:
                 expected=f"{key} {content[key]}",
                 remedy="choose another --out, or ask for what this folder was begun with",
             )
-    content["methods"] = [*dict.fromkeys([*earlier["methods"], *order.methods])]
+    content["methods"] = [*dict.fromkeys([*earlier["methods"], *(run.name for run in runs if run.kind == "method")])]
     content["seeds"] = sorted({*earlier["seeds"], *order.seeds})
     for key, kind in (("runs", "method"), ("translators", "translator")):
         entries = {entry["folder"]: entry for entry in earlier[key]}
@@ -85,9 +85,8 @@ def _head(order: Order) -> dict[str, Any]:
         "size": order.size,
         # A generated phantom goes where its ladder goes.
         "dataset_dir": "data" if order.dataset_dir is None else os.path.abspath(order.dataset_dir),
-        "options": list(order.options),
+        "settings": dict(order.settings),
         **{key: task[key] for key in ("source_domain", "target_domain", "label_names")},
-        "selection": "last",
     }
 
 

@@ -134,7 +134,7 @@ class Ladder:
         """The datalist of a domain, in the data set's folder as it was named or in the ladder's own ``data``."""
         name = f"{self.content[f'{domain}_domain']}.json"
         where = Path(str(self.content.get("dataset_dir") or "data"))
-        places = [where, self.folder / where, self.folder / "data"]
+        places = [self.folder / where, where, self.folder / "data"]
         return next((place / name for place in places if (place / name).is_file()), where / name)
 
 

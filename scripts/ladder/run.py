@@ -98,6 +98,9 @@ def _steps_of(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
     failure = run.folder / FAILURE
     failure.unlink(missing_ok=True)
     needed = [r for r in runs if r.kind == "translator" and (r.name, r.seed) == (run.translator, run.seed)]
+    for translator in needed if run.kind == "method" else ():
+        with FileLock(make_folder(translator.folder) / ".lock"):  # another process may be at it: wait for its end
+            pass
     if run.kind == "method" and any(status_of(r) != "done" for r in needed):
         write_json(failure, {"step": "training", "error": f"its translator, {needed[0].title}, is not done"})
         return

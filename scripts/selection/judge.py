@@ -17,10 +17,11 @@ import monai.bundle
 import numpy as np
 import yaml
 from monai.bundle import ConfigParser
-from scipy.stats import spearmanr
 
 from scripts.data.writers import write_json
 from scripts.errors import InputError
+from scripts.ladder.record import read_record
+from scripts.ladder.statistics import rank_correlation
 from scripts.selection.choice import best_epoch, read_scores
 from scripts.selection.scores import SCORES
 
@@ -99,7 +100,7 @@ def find_runs(folder: Path) -> dict[Path, str]:
     """
     names: dict[Path, str] = {}
     if (folder / "ladder.json").is_file():
-        ladder = json.loads((folder / "ladder.json").read_text(encoding="utf-8"))
+        ladder = read_record(folder)
         names = {folder / run["folder"]: f"{run['method']}, seed {run['seed']}" for run in ladder["runs"]}
     runs = sorted(table.parents[1] for table in folder.rglob("logs/selection.csv") if read_scores(table))
     if not runs:
@@ -172,9 +173,8 @@ def _table(run: Path) -> Path:
 
 def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """NaN where it is not defined: fewer than three snapshots, or one of the two is constant."""
-    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
-        return float("nan")
-    return float(spearmanr(first, second).statistic)
+    found = rank_correlation(first, second)
+    return float("nan") if found is None else found
 
 
 def _evaluate(run: Path, weights: Path) -> dict[str, Any]:
