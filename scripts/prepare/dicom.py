@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -20,7 +19,6 @@ import numpy as np
 from scripts.data.case_names import natural_order
 from scripts.data.volumes import innermost_message
 from scripts.errors import InputError
-from scripts.prepare.case import available_cores
 
 __all__ = ["Series", "dicom_files", "read_series"]
 
@@ -34,8 +32,6 @@ SHIFT_TOLERANCE_MM = 0.5
 COSINE_TOLERANCE = 1e-3
 INT16_KINDS = ("short", "char", "unsigned_char")
 """ITK's names of pixel types that always fit int16."""
-FILES_PER_THREAD = 8
-"""Fewer do not pay for a decoder of their own."""
 LOADING = Lock()
 """ITK loads its modules when they are first used, which threads may not do at once."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -100,7 +96,7 @@ def read_series(folder: Path) -> Series:
             expected="the slices of one series, at least 2",
             remedy="name the folder that holds the slices themselves",
         )
-    slices, volume = _read(files)
+    slices, volume = _Decoder().read(files)
     _check_one_series(folder, slices)
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
@@ -118,39 +114,6 @@ def _is_dicom(file: Path) -> bool:
         import itk
 
         return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
-
-
-def _read(files: Sequence[Path]) -> tuple[list[_Slice], np.ndarray]:
-    """The slices of all files, and their rescaled pixels (file, row, column) in the same order.
-
-    Each core takes a part of the files: ITK lets other threads work while it decodes.
-    """
-    pixels = _Pixels(len(files))
-    parts = np.array_split(range(len(files)), min(available_cores(), max(1, len(files) // FILES_PER_THREAD)))
-    with ThreadPoolExecutor(len(parts)) as pool:
-        read = pool.map(lambda part: _Decoder().read([files[index] for index in part], int(part[0]), pixels), parts)
-        slices = [piece for pieces in read for piece in pieces]
-    return slices, pixels.volume
-
-
-class _Pixels:
-    """The pixels of a series as its slices arrive: int16 if all values are whole and of that range, else float32."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.lock = count, Lock()
-        self.volume = np.empty(0, np.int16)
-
-    def place(self, index: int, plane: np.ndarray, *, is_short: bool, is_whole: bool) -> None:
-        """Put one slice in its place; one of another size has none, and is refused with the whole series."""
-        limits = np.iinfo(np.int16)
-        fits = is_short or (is_whole and limits.min <= plane.min() and plane.max() <= limits.max)
-        with self.lock:
-            if not self.volume.size:
-                self.volume = np.empty((self.count, *plane.shape), np.int16)
-            if not fits and self.volume.dtype == np.int16:
-                self.volume = self.volume.astype(np.float32)
-            if plane.shape == self.volume.shape[1:]:
-                self.volume[index] = plane
 
 
 class _Decoder:
@@ -173,18 +136,31 @@ class _Decoder:
         """ITK's name for the type of the rescaled pixels of the file that was read last."""
         return str(self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType()))
 
-    def read(self, files: Sequence[Path], first: int, pixels: _Pixels) -> list[_Slice]:
-        """The slices of some files of a series; their pixels go to ``pixels``, from place ``first`` on."""
+    def read(self, files: Sequence[Path]) -> tuple[list[_Slice], np.ndarray]:
+        """The slices of all files, and their rescaled pixels (file, row, column) in the same order.
+
+        The pixels are int16 if all values are whole and of that range, else float32.
+        """
         is_short = True  # as most are; asking the first file would decode it once more
         slices: list[_Slice] = []
-        for index, file in enumerate(files, first):
+        volume = np.empty(0)
+        limits = np.iinfo(np.int16)
+        for index, file in enumerate(files):
             plane = self._plane(file, is_short)
             if is_short and self.kind not in INT16_KINDS:
                 is_short = False
                 plane = self._plane(file, is_short)
             slices.append(self._header(file, plane.shape[:2]))
-            pixels.place(index, plane, is_short=is_short, is_whole=self.kind not in ("float", "double"))
-        return slices
+            if index == 0:
+                volume = np.empty((len(files), *plane.shape), np.int16)
+            if slices[-1].size != slices[0].size:
+                _check_one_series(file.parent, [slices[0], slices[-1]])
+            if not is_short and volume.dtype == np.int16:
+                is_whole = self.kind not in ("float", "double")
+                if not is_whole or plane.min() < limits.min or plane.max() > limits.max:
+                    volume = volume.astype(np.float32)
+            volume[index] = plane
+        return slices, volume
 
     def _plane(self, file: Path, is_short: bool) -> np.ndarray:
         reader = self.readers[is_short]
