@@ -16,10 +16,13 @@ from scripts.errors import InputError, check_choice
 from scripts.handlers.checkpoints import check_card
 from scripts.networks.plain_tensor import as_plain_tensor
 
-__all__ = ["CARD", "ENGINES", "ExportedNetwork", "import_engine", "path_for_engine"]
+__all__ = ["CARD", "ENGINES", "ExportedNetwork", "files_of_engine", "import_engine", "path_for_engine"]
 
 ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
-"""Engines beside ``pytorch``, and the suffix of their files; OpenVINO's has a second file, with the suffix .bin."""
+"""Engines beside ``pytorch``, and the suffix of their files."""
+
+VALUES = ".bin"
+"""Suffix of the file beside OpenVINO's, which holds the weights' values."""
 
 CARD = "card"
 """Where an exported file keeps the card of its weights, as JSON: see ``python -m bundle export``."""
@@ -92,6 +95,14 @@ class ExportedNetwork(nn.Module):
 def path_for_engine(path: str | Path, engine: str) -> Path:
     """The file for an engine that belongs to weights: the same place and name, with the engine's suffix."""
     return Path(path).with_suffix(ENGINES[engine])
+
+
+def files_of_engine(path: str | Path, engine: str) -> list[Path]:
+    """The files that an engine reads in the place of some weights; for ``pytorch`` the weights themselves."""
+    if engine == "pytorch":
+        return [Path(path)]
+    file = path_for_engine(path, engine)
+    return [file, file.with_suffix(VALUES)] if engine == "openvino" else [file]
 
 
 def import_engine(package: str, engine: str) -> Any:
