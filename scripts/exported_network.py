@@ -16,7 +16,7 @@ from scripts.errors import InputError, check_choice
 from scripts.handlers.checkpoints import check_card
 from scripts.networks.plain_tensor import as_plain_tensor
 
-__all__ = ["CARD", "ENGINES", "ExportedNetwork", "files_of_engine", "import_engine", "path_for_engine"]
+__all__ = ["CARD", "ENGINES", "VALUES", "ExportedNetwork", "files_of_engine", "import_engine", "path_for_engine"]
 
 ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 """Engines beside ``pytorch``, and the suffix of their files."""
@@ -44,6 +44,9 @@ class ExportedNetwork(nn.Module):
             TorchScript see. ONNX Runtime computes in float32, so ``bf16`` is refused for it.
         card: this config's card.
 
+    Attributes:
+        card: the card in the file.
+
     Raises:
         InputError: another engine, a package that is missing, no such file or one that the engine cannot read, a file
             made for another task or network, or a precision that the engine does not have.
@@ -67,8 +70,8 @@ class ExportedNetwork(nn.Module):
             raise InputError(file=file, found="no such file", expected=f"a network for {engine}", remedy=remedy)
         load = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}[engine]
         self.engine = engine
-        self.runner, found = load(file, torch.device(device), precision)
-        check_card(found, card or {}, file)
+        self.runner, self.card = load(file, torch.device(device), precision)
+        check_card(self.card, card or {}, file)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) float32 to the network's output, (B, K, H, W), on the same device."""
