@@ -12,7 +12,15 @@ from typing import Any
 from scripts.errors import InputError, check_choice
 from scripts.selection.scores import SCORES
 
-__all__ = ["RULES", "best_epoch", "check_selection", "read_scores", "selection_of_card", "selection_of_weights", "selection_sentence"]
+__all__ = [
+    "RULES",
+    "best_epoch",
+    "check_selection",
+    "read_scores",
+    "selection_of_card",
+    "selection_of_weights",
+    "selection_sentence",
+]
 
 RULES = ("last", "label_free", "oracle")
 """What may choose the weights: nothing, a score without target labels, or Dice with target labels."""
