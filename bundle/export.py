@@ -15,9 +15,10 @@ from monai.networks import convert_to_onnx
 from torch import nn
 
 from bundle.pack import ROOT, pack_bundle
+from bundle.weights import read_card
 from scripts.data.writers import atomic_path
 from scripts.errors import InputError, check_choice
-from scripts.exported_network import CARD, ENGINES, ExportedNetwork, import_engine, path_for_engine
+from scripts.exported_network import CARD, ENGINES, VALUES, ExportedNetwork, import_engine, path_for_engine
 from scripts.handlers.checkpoints import load_weights
 from scripts.networks.translator import Translator
 
@@ -25,6 +26,9 @@ __all__ = ["TOLERANCE", "export_network"]
 
 TOLERANCE = 1e-3
 """How far an engine's float32 output may lie from PyTorch's, as a share of the largest output."""
+
+HISTORY = ("iterations", "selection")
+"""What the weights' own card alone can say: how long they were trained, and how they were chosen."""
 
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -60,7 +64,8 @@ def export_network(
         parser = ConfigParser()
         parser.read_config(str(box / "configs" / "inference.yaml"))
         parser.read_meta(str(box / "configs" / "metadata.json"))
-        card = {**parser.get_parsed_content("card"), "task": task}
+        history = {key: value for key, value in read_card(weights).items() if key in HISTORY}
+        card = {**parser.get_parsed_content("card"), "task": task, **history}
         network = parser.get_parsed_content("network_def").eval()
         _check_slices_suffice(network, weights)
         load_weights(str(weights), network)
@@ -156,9 +161,9 @@ def _noise(batch: int, size: list[int]) -> torch.Tensor:
 
 def _put_in_place(made: Path, target: Path) -> None:
     """Move the export to its place; OpenVINO's values first, so that a description never lies beside older ones."""
-    values = made.with_suffix(".bin")
+    values = made.with_suffix(VALUES)
     if values.is_file():
-        with atomic_path(target.with_suffix(".bin")) as temporary:
+        with atomic_path(target.with_suffix(VALUES)) as temporary:
             target.unlink(missing_ok=True)
             _copy(values, temporary)
     with atomic_path(target) as temporary:

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from scripts.errors import InputError
 from scripts.handlers.checkpoints import load_weights
 
-__all__ = ["copy_weights", "read_settings"]
+__all__ = ["copy_weights", "read_card", "read_settings"]
 
 
 def read_settings(weights: Path) -> str:
@@ -29,7 +29,7 @@ def read_settings(weights: Path) -> str:
     Raises:
         InputError: the card is no JSON object.
     """
-    card = _read_card(weights)
+    card = read_card(weights)
     settings = {**card.get("grid", {}), **card.get("network", {})}
     return "".join(f"{key}: {_in_one_line(value)}\n" for key, value in settings.items())
 
@@ -66,7 +66,12 @@ def _card_of(weights: Path) -> Path:
     return weights.with_suffix(".json")
 
 
-def _read_card(weights: Path) -> dict[str, Any]:
+def read_card(weights: Path) -> dict[str, Any]:
+    """The card beside weights, empty if there is none.
+
+    Raises:
+        InputError: the card is no JSON object.
+    """
     file = _card_of(weights)
     if not file.is_file():
         return {}

@@ -16,10 +16,13 @@ from scripts.errors import InputError, check_choice
 from scripts.handlers.checkpoints import check_card
 from scripts.networks.plain_tensor import as_plain_tensor
 
-__all__ = ["CARD", "ENGINES", "ExportedNetwork", "import_engine", "path_for_engine"]
+__all__ = ["CARD", "ENGINES", "VALUES", "ExportedNetwork", "files_of_engine", "import_engine", "path_for_engine"]
 
 ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
-"""Engines beside ``pytorch``, and the suffix of their files; OpenVINO's has a second file, with the suffix .bin."""
+"""Engines beside ``pytorch``, and the suffix of their files."""
+
+VALUES = ".bin"
+"""Suffix of the file beside OpenVINO's, which holds the weights' values."""
 
 CARD = "card"
 """Where an exported file keeps the card of its weights, as JSON: see ``python -m bundle export``."""
@@ -40,6 +43,9 @@ class ExportedNetwork(nn.Module):
         precision: ``auto``, ``bf16`` or ``float32``, as for :class:`SliceWiseInferer`, whose autocast only PyTorch and
             TorchScript see. ONNX Runtime computes in float32, so ``bf16`` is refused for it.
         card: this config's card.
+
+    Attributes:
+        card: the card in the file.
 
     Raises:
         InputError: another engine, a package that is missing, no such file or one that the engine cannot read, a file
@@ -64,8 +70,8 @@ class ExportedNetwork(nn.Module):
             raise InputError(file=file, found="no such file", expected=f"a network for {engine}", remedy=remedy)
         load = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}[engine]
         self.engine = engine
-        self.runner, found = load(file, torch.device(device), precision)
-        check_card(found, card or {}, file)
+        self.runner, self.card = load(file, torch.device(device), precision)
+        check_card(self.card, card or {}, file)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) float32 to the network's output, (B, K, H, W), on the same device."""
@@ -92,6 +98,14 @@ class ExportedNetwork(nn.Module):
 def path_for_engine(path: str | Path, engine: str) -> Path:
     """The file for an engine that belongs to weights: the same place and name, with the engine's suffix."""
     return Path(path).with_suffix(ENGINES[engine])
+
+
+def files_of_engine(path: str | Path, engine: str) -> list[Path]:
+    """The files that an engine reads in the place of some weights; for ``pytorch`` the weights themselves."""
+    if engine == "pytorch":
+        return [Path(path)]
+    file = path_for_engine(path, engine)
+    return [file, file.with_suffix(VALUES)] if engine == "openvino" else [file]
 
 
 def import_engine(package: str, engine: str) -> Any:

@@ -124,9 +124,21 @@ def test_two_images_of_one_name_are_refused_where_results_are_named_after_them(t
         find_volumes(listed)
     with pytest.raises(InputError, match=message):
         read_datalist(listed, "validation", distinct_names=True)
-    # Training names nothing after its cases, and one image may stand in two lists.
+    # Training names nothing after its cases.
     assert read_datalist(listed, "validation") == entries
-    assert find_volumes(write_list(tmp_path / "twice.json", training=entries[:1], validation=entries[:1]))
+
+
+def test_an_image_that_is_listed_twice_is_one_case_with_one_label(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_label.nii.gz", "b_label.nii.gz")
+    entry = {"image": str(tmp_path / "a.nii.gz"), "label": str(tmp_path / "a_label.nii.gz")}
+    listed = write_list(tmp_path / "twice.json", training=[entry], validation=[entry, entry])
+    assert find_volumes(listed) == [{"image": entry["image"]}]
+    assert read_datalist(listed, "validation", needs_label=True, distinct_names=True) == [entry]
+    assert len(read_datalist(listed, "validation")) == 2  # in training it counts twice
+    other = entry | {"label": str(tmp_path / "b_label.nii.gz")}
+    listed = write_list(tmp_path / "two.json", validation=[entry, other])
+    with pytest.raises(InputError, match=r"two labels for .*a\.nii\.gz, .*a_label\.nii\.gz and .*b_label\.nii\.gz"):
+        read_datalist(listed, "validation", needs_label=True, distinct_names=True)
 
 
 def test_a_compressed_and_a_plain_image_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -124,6 +124,30 @@ def test_inference_by_an_engine_writes_the_same_volumes(
             assert np.abs(difference).max() <= 1  # of 1000, the range it is written in
 
 
+@every_engine
+def test_an_export_says_how_its_weights_were_chosen(exports: Any, trained: Path, engine: str) -> None:
+    card = json.loads(weights_of(trained, "segmentation").with_suffix(".json").read_text())
+    found = ExportedNetwork(engine=engine, path=exports("segmentation", engine)).card
+    assert card["selection"]["rule"] == "last"
+    assert (found["selection"], found["iterations"]) == (card["selection"], card["iterations"])
+
+
+def test_an_evaluation_of_an_export_reports_its_own_selection(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, own = tmp_path / "model.pt", weights_of(trained, "segmentation")
+    card = json.loads(own.with_suffix(".json").read_text())
+    chosen = {"rule": "snapshot", "epoch": 7, "reads_target_labels": False}
+    weights.write_bytes(own.read_bytes())
+    weights.with_suffix(".json").write_text(json.dumps(card | {"selection": chosen}))
+    export_network("segmentation", task=TASK, weights=weights, engine="torchscript")
+    weights.with_suffix(".json").write_text(json.dumps(card))  # weights of a later training lie beside it now
+    places = {"bundle_root": tmp_path, "dataset_dir": data, "checkpoint": weights, "output_dir": tmp_path / "eval"}
+    run_config("evaluating", "segmentation", "evaluate", engine="torchscript", **places)
+    assert json.loads((tmp_path / "eval" / "summary.json").read_text())["selection"] == chosen
+    assert "weights: the snapshot of epoch 7" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("engine", [needs("torchscript"), needs("openvino")])
 def test_bf16_is_close_to_float32(exports: Any, trained: Path, engine: str) -> None:
     network = network_of("segmentation", weights_of(trained, "segmentation"))

@@ -33,7 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # The warm-up ends on the way, so that either domain sets batch norm's running statistics; validation runs too. A
     # network this small turns rounding errors into other weights within a few large steps: the rate is low.
     "segmentation": RUN
-    | {"labelled_intensity": "@source_intensity", "adversarial_warmup": 3, "val_interval": 2, "learning_rate": 1e-4},
+    | {"labelled_intensity": "@source_intensity", "adversarial_warmup": 3, "val_interval": 2, "learning_rate": 1e-4}
+    | {"snapshot_interval": 1},  # which the first process scores alone
 }
 NOT_MEANS = {"mask_std", "content_std"}
 """Standard deviations are logged as the mean of those of the processes' parts."""

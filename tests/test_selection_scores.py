@@ -15,6 +15,7 @@ from torch import nn
 
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet
+from scripts.losses.segmentation import supervised_loss
 from scripts.selection.choice import (
     best_epoch,
     check_selection,
@@ -72,6 +73,13 @@ def test_consistency_is_cross_entropy_and_dice_against_the_unchanged_prediction(
     assert masked_consistency_loss(sure, prediction) == pytest.approx(0.0, abs=1e-4)
     # Nothing known: cross-entropy log 2, and a soft Dice of 2 * 0.5 / (1 + 1).
     assert masked_consistency_loss(torch.zeros(1, 2, 1, 2), prediction) == pytest.approx(math.log(2) + 0.5, abs=1e-4)
+
+
+def test_the_process_that_scores_asks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, prediction = torch.zeros(1, 2, 1, 2), torch.tensor([[[[0, 1]]]])
+    monkeypatch.setattr("scripts.losses.segmentation.sum_over_processes", lambda values: values * math.nan)
+    assert math.isnan(supervised_loss(logits, prediction)[0]), "training does"
+    assert masked_consistency_loss(logits, prediction) == pytest.approx(math.log(2) + 0.5, abs=1e-4)
 
 
 def test_density_is_1_in_one_cluster_and_lower_in_many() -> None:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
+from scripts import processes
 from scripts.domains import SOURCE, TARGET
 from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
 from scripts.inferers import SliceWiseInferer
-from scripts.losses.extra import Identity, StyleDiversity, StyleReconstruction, Translated
+from scripts.losses.extra import Identity, StyleDiversity, StyleReconstruction, Translated, drawn_style
 from scripts.networks.adain import CodeMapping, NoMapping, adaptive_instance_norm
 from scripts.networks.cyclegan_generator import CycleGanGenerator
 from scripts.networks.domain_discriminator import DomainDiscriminator
@@ -341,6 +342,19 @@ def test_extra_losses_are_in_the_total_with_their_schedule_and_reach_every_netwo
     torch.testing.assert_close(output["loss"], expected)
     assert output["diversity"] > 0
     assert learning(trainer.generator) == parameters_of(trainer.generator)
+
+
+def test_each_process_draws_its_part_of_the_styles_that_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, both = build("starganv2"), torch.tensor([TARGET, SOURCE])
+    whole = drawn_style(
+        network, both.repeat_interleave(4), seeded()
+    )  # two processes' samples: two of each domain from either
+    monkeypatch.setattr(processes, "num_processes", lambda: 2)
+    monkeypatch.setattr(processes.dist, "all_gather", lambda parts, own: [part.copy_(own) for part in parts])
+    for place, rows in enumerate([[0, 1, 4, 5], [2, 3, 6, 7]]):
+        monkeypatch.setattr(processes, "rank", lambda place=place: place)
+        torch.testing.assert_close(drawn_style(network, both.repeat_interleave(2), seeded()), whole[rows])
+    assert not torch.allclose(whole[:2], whole[2:4])
 
 
 def test_drawn_styles_depend_on_seed_and_iteration_alone() -> None:

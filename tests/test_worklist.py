@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from conftest import bundle_command, run_command, run_config, torchrun
+from monai.data import MetaTensor
 
 from scripts.handlers import worklist
 from scripts.handlers.worklist import Worklist
@@ -102,6 +105,30 @@ def test_a_note_of_other_settings_or_of_a_result_that_is_gone_does_not_hold(
     run_config("evaluating", "segmentation", "evaluate", **changed)
     third = predictions(alone)
     assert not [name for name in second if second[name][0] == third[name][0]]
+
+
+@pytest.mark.parametrize(
+    ("engine", "read"),
+    [("pytorch", ["m.pt"]), ("torchscript", ["m.ts"]), ("onnx", ["m.onnx"]), ("openvino", ["m.xml", "m.bin"])],
+)
+def test_a_note_holds_while_the_files_that_the_engine_reads_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, read: list[str]
+) -> None:
+    monkeypatch.setattr(worklist, "settings_of_result", dict)
+    image, files = tmp_path / "case.nii.gz", ["m.pt", "m.ts", "m.onnx", "m.xml", "m.bin"]
+    for file in [image, *(tmp_path / name for name in files)]:
+        file.write_bytes(b"earlier")
+
+    def work(resume: bool) -> Worklist:
+        places = {"folder": str(tmp_path), "checkpoint": str(tmp_path / "m.pt")}
+        return Worklist(items=[{"image": str(image)}], engine=engine, resume=resume, **places)
+
+    done = [{"image": MetaTensor(torch.zeros(1), meta={"filename_or_obj": str(image)})}]
+    for name in files:
+        work(resume=False).note(SimpleNamespace(state=SimpleNamespace(output=done)))
+        assert work(resume=True).own == []
+        (tmp_path / name).write_bytes(b"another")
+        assert len(work(resume=True).own) == (name in read), name
 
 
 def test_every_volume_has_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,13 +49,14 @@ def read_datalist(
         section: the key of the list to read.
         needs_label: whether each entry must have a label; otherwise labels are dropped, so that no later step can
             read them.
-        distinct_names: whether each image's file name must be its own, as reports and outputs are named after it.
+        distinct_names: whether each image's file name must be its own, as reports and outputs are named after it; an
+            entry that is listed again then counts once.
         may_be_empty: whether a section that is missing or empty is no case rather than an error.
         may_be_missing: whether a file that is not there is no case, and said in the log, rather than an error.
 
     Raises:
-        InputError: the file or a volume is missing, the section is missing or empty, a label is missing, or a name
-            stands for two images.
+        InputError: the file or a volume is missing, the section is missing or empty, a label is missing, or, with
+            ``distinct_names``, a name stands for two images or an image has two labels.
     """
     if path is None:
         return []
@@ -83,7 +84,7 @@ def read_datalist(
 def find_volumes(where: str) -> list[Item]:
     """The images to segment that a person named: a NIfTI file, a folder of them, or a datalist (all of its sections).
 
-    Of a folder, label maps are left out; their names tell them (``label``, ``seg``, ``mask``).
+    An image that stands in two sections is one of them once. Of a folder, label maps are left out; their names tell them (``label``, ``seg``, ``mask``).
 
     Raises:
         InputError: nothing is there, no NIfTI file is in it, or two images have one name: their results would too.
@@ -285,18 +286,25 @@ def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) ->
 
 
 def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
-    """The same items, if no two *different* images share a case name."""
-    image_of: dict[str, str] = {}
+    """Each case once, if no two *different* images share a case name, nor two labels an image."""
+    item_of: dict[str, Item] = {}
     for item in items:
-        other = image_of.setdefault(case_name(item["image"]), item["image"])
-        if other != item["image"]:
+        other = item_of.setdefault(case_name(item["image"]), item)
+        if other["image"] != item["image"]:
             raise InputError(
                 file=where,
-                found=f"one case name for two images, {other} and {item['image']}",
+                found=f"one case name for two images, {other['image']} and {item['image']}",
                 expected="a file name of its own for each image, as results are named after it",
                 remedy="rename one of them (a link with another name will do)",
             )
-    return items
+        if other != item:
+            raise InputError(
+                file=where,
+                found=f"two labels for {item['image']}, {other.get('label')} and {item.get('label')}",
+                expected="one label for each image",
+                remedy="take one of the two entries out",
+            )
+    return list(item_of.values())
 
 
 def _relative(file: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.image_pool import ImagePool
 from scripts.errors import check_choice
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
-from scripts.losses.extra import ExtraLoss, Translated
+from scripts.losses.extra import ExtraLoss, Translated, drawn_style
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
 from scripts.networks.translator import Translator
@@ -98,7 +98,7 @@ class StyleTransferTrainer(AdversarialTrainer):
         # G step: every x_i as itself, as x_ij in the other domain, and back again.
         random = iteration_generator(self.seed, engine.state.iteration, stream=2)
         with frozen(self.discriminator), self.autocast():
-            style = self.generator.new_style(other, random)
+            style = drawn_style(self.generator, other, random)
             translation, passes = self.translate(image, domain, other, style)
             fake_logits = logits_of_domain(self.discriminator(translation), other)
             self.report_forward(engine, translation=translation, **passes)

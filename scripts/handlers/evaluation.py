@@ -16,12 +16,13 @@ from monai.transforms import LoadImage, Orientation
 
 from scripts.data.case_names import case_name
 from scripts.evaluation import format_table, worst_and_median_case, write_evaluation
+from scripts.exported_network import ExportedNetwork
 from scripts.figures import case_figure
 from scripts.handlers.worklist import Worklist
 from scripts.metrics import StructureResult, evaluate_case
 from scripts.processes import rank
 from scripts.run_folder import provenance
-from scripts.selection.choice import selection_of_weights, selection_sentence
+from scripts.selection.choice import selection_of_card, selection_of_weights, selection_sentence
 
 __all__ = ["EvaluationReport"]
 
@@ -43,6 +44,7 @@ class EvaluationReport:
         card: what was evaluated, kept in ``summary.json``.
         weights: file of the evaluated weights; the card beside it says how they were chosen, which is printed and kept
             with the numbers.
+        exported: the network that was evaluated in their place, with a card of its own; None for the weights.
         orientation: axes the pictures are turned to; None leaves them as stored.
         slice_axis: axis of the slices shown, after that.
     """
@@ -56,11 +58,13 @@ class EvaluationReport:
         label_names: Sequence[str],
         card: Mapping[str, Any],
         weights: str | None = None,
+        exported: ExportedNetwork | None = None,
         orientation: str | None = "RAS",
         slice_axis: int = 2,
     ) -> None:
         self.folder, self.label_names, self.card = Path(folder), list(label_names), dict(card)
-        self.worklist, self.preprocessing, self.weights = worklist, preprocessing, weights
+        self.worklist, self.preprocessing = worklist, preprocessing
+        self.weights, self.exported = weights, exported
         self.orientation, self.slice_axis = orientation, slice_axis
 
     def attach(self, engine: Engine) -> None:
@@ -86,7 +90,7 @@ class EvaluationReport:
         results = {
             name: [StructureResult(**result) for result in record["results"]] for name, record in records.items()
         }
-        selection = selection_of_weights(Path(self.weights)) if self.weights else None
+        selection = self._selection()
         origin = provenance() | {"card": self.card}
         summary = write_evaluation(self.folder, results, self.label_names, origin, selection)
         engine.state.metrics.update(
@@ -98,6 +102,11 @@ class EvaluationReport:
             dice = float(np.nanmean([result.dice for result in results[name]]))
             title = f"{word} case: {name}, mean Dice {100 * dice:.1f} %"
             self._draw(name, records[name]["written"], self.folder / f"{word}_case.png", title)
+
+    def _selection(self) -> dict[str, Any] | None:
+        if self.exported is not None:
+            return selection_of_card(self.exported.card)
+        return selection_of_weights(Path(self.weights)) if self.weights else None
 
     def _draw(self, name: str, written: Sequence[str], path: Path, title: str) -> None:
         (item,) = [item for item in self.worklist.items if case_name(item["image"]) == name]

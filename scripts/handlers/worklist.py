@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from scripts.data.case_names import Item, case_name
 from scripts.data.writers import write_json
 from scripts.errors import InputError
+from scripts.exported_network import files_of_engine
 from scripts.processes import gathered, num_processes, rank, told_by_first
 from scripts.settings import settings_of_result
 
@@ -33,15 +34,24 @@ class Worklist:
         items: entries with ``image`` and perhaps ``label``, of distinct case names; the first process's are taken.
         folder: where results go.
         checkpoint: the weights the results are made with.
+        engine: what runs them: another than ``pytorch`` reads a file of its own in their place.
         resume: skip what an interrupted run has done; otherwise do everything.
 
     Attributes:
         own: the entries that this process has to do.
     """
 
-    def __init__(self, *, items: Sequence[Item], folder: str, checkpoint: str, resume: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        items: Sequence[Item],
+        folder: str,
+        checkpoint: str,
+        engine: str = "pytorch",
+        resume: bool = False,
+    ) -> None:
         self.items, self.notes = told_by_first(items), Path(folder) / "done"
-        self.key = _digest(checkpoint)
+        self.key = _digest(files_of_engine(checkpoint, engine))
         found = {case_name(item["image"]): self._note(item) for item in self.items} if resume and rank() == 0 else {}
         # One process looks, before any begins to write: all must agree on what is left.
         (done,) = told_by_first([{name: note for name, note in found.items() if note is not None}])
@@ -108,11 +118,12 @@ class Worklist:
             return None
 
 
-def _digest(checkpoint: str) -> str:
+def _digest(weights: Sequence[Path]) -> str:
     """Of the settings and the weights; weights that are not there are for their loader to report."""
     digest = hashlib.sha256(json.dumps(settings_of_result(), sort_keys=True, default=str).encode())
-    if os.path.isfile(checkpoint):
-        digest.update(Path(checkpoint).read_bytes())
+    for file in weights:
+        if file.is_file():
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scripts.networks.translator import Translator
+from scripts.processes import gathered_batch, own_part
 
-__all__ = ["ExtraLoss", "Identity", "StyleDiversity", "StyleReconstruction", "Translated"]
+__all__ = ["ExtraLoss", "Identity", "StyleDiversity", "StyleReconstruction", "Translated", "drawn_style"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Translated:
         domain: int64 labels i, (B,).
         other: int64 labels j of the domains translated to, (B,).
         content: of the images, as ``encode`` gave it.
-        style: of the translations, as ``new_style`` drew it.
+        style: of the translations, as :func:`drawn_style` gave it.
         translation: x_ij, the contents rendered in ``style``, (B, C, H, W) in [-1, 1].
         random: generator on the CPU, of this iteration.
     """
@@ -39,6 +40,17 @@ class Translated:
     style: Tensor
     translation: Tensor
     random: torch.Generator
+
+
+def drawn_style(generator: Translator, domain: Tensor, random: torch.Generator) -> Tensor:
+    """The style of each sample, as one process with the samples of all would draw it.
+
+    Args:
+        generator: draws for all processes' samples; each process keeps its own.
+        domain: int64 domain labels, (B,), as many samples of the one domain as of the other, one after the other.
+        random: generator on the CPU, in the same state on every process.
+    """
+    return own_part(generator.new_style(gathered_batch(domain, 2), random), 2)
 
 
 class ExtraLoss:
@@ -89,5 +101,5 @@ class StyleDiversity(ExtraLoss):
     def __call__(self, generator: Translator, batch: Translated) -> Tensor:
         """See :class:`ExtraLoss`; gradients reach the first translation alone."""
         with torch.no_grad():
-            another = generator.decode(batch.content, generator.new_style(batch.other, batch.random))
+            another = generator.decode(batch.content, drawn_style(generator, batch.other, batch.random))
         return F.l1_loss(batch.translation.float(), another.float())

@@ -36,12 +36,14 @@ def supervised_losses(each: Sequence[Tensor], label: Tensor) -> tuple[Tensor, di
     return total, parts
 
 
-def supervised_loss(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def supervised_loss(logits: Tensor, label: Tensor, *, over_processes: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """L_seg: cross-entropy over all classes plus one minus the mean soft Dice of the foreground classes (section 3.2).
 
     Args:
         logits: (B, K + 1, H, W), class 0 is the background.
         label: class ids 0..K, (B, 1, H, W), integer or whole floats.
+        over_processes: whether the Dice is that of all processes' slices, which all must then ask for together; False
+            for what one process measures alone.
 
     Returns:
         The sum and its parts ``cross_entropy`` and ``dice``, float32 scalars.
@@ -49,7 +51,7 @@ def supervised_loss(logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Te
     logits = logits.float()
     parts = {
         "cross_entropy": F.cross_entropy(logits, label[:, 0].long()),
-        "dice": _foreground_dice_loss(logits, label),
+        "dice": _foreground_dice_loss(logits, label, over_processes),
     }
     return parts["cross_entropy"] + parts["dice"], parts
 
@@ -108,14 +110,14 @@ def alignment_discriminator_loss(
     return total, {"discriminator": total}
 
 
-def _foreground_dice_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """MONAI's ``DiceLoss(batch=True, include_background=False, softmax=True)``, over all processes' slices.
+def _foreground_dice_loss(logits: Tensor, label: Tensor, over_processes: bool) -> Tensor:
+    """MONAI's ``DiceLoss(batch=True, include_background=False, softmax=True)``, over all processes' slices if wanted.
 
     A Dice of a whole batch is no mean of its parts' Dices, so the sums it is made of are added over processes first.
     """
     probability = logits.softmax(1)[:, 1:]
     truth = one_hot(label, num_classes=logits.shape[1])[:, 1:]
     sums = torch.stack(compute_tp_fp_fn(probability, truth, [0, 2, 3], 1, False))
-    hits, false_alarms, misses = sum_over_processes(sums).unbind()
+    hits, false_alarms, misses = (sum_over_processes(sums) if over_processes else sums).unbind()
     dice = (2 * hits + _SMOOTH) / (2 * (hits + 0.5 * false_alarms + 0.5 * misses) + _SMOOTH)
     return (1 - dice).mean()

@@ -12,7 +12,15 @@ from typing import Any
 from scripts.errors import InputError, check_choice
 from scripts.selection.scores import SCORES
 
-__all__ = ["RULES", "best_epoch", "check_selection", "read_scores", "selection_of_weights", "selection_sentence"]
+__all__ = [
+    "RULES",
+    "best_epoch",
+    "check_selection",
+    "read_scores",
+    "selection_of_card",
+    "selection_of_weights",
+    "selection_sentence",
+]
 
 RULES = ("last", "label_free", "oracle")
 """What may choose the weights: nothing, a score without target labels, or Dice with target labels."""
@@ -81,9 +89,15 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
 def selection_of_weights(weights: Path) -> dict[str, Any] | None:
     """What the card beside some weights says of how they were chosen; None if it does not say, or there is no card."""
     try:
-        selection = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")).get("selection")
-    except (OSError, ValueError, AttributeError):
+        card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return selection_of_card(card) if isinstance(card, dict) else None
+
+
+def selection_of_card(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a card says of how the weights were chosen; None if it does not say."""
+    selection = card.get("selection")
     return selection if isinstance(selection, dict) else None
 
 

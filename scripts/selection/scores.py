@@ -121,7 +121,8 @@ def masked_consistency_loss(changed_logits: Tensor, prediction: Tensor) -> float
         changed_logits: (B, K + 1, H, W), for the slices masked and augmented.
         prediction: (B, 1, H, W) class ids of the unchanged slices, moved as the augmentation moved the image.
     """
-    return float(supervised_loss(changed_logits, prediction)[0])
+    # The first process alone scores: the others, at their next step, would add gradients to its sums.
+    return float(supervised_loss(changed_logits, prediction, over_processes=False)[0])
 
 
 def neighbourhood_density(probabilities: Tensor) -> float:
