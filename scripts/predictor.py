@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from numpy.typing import ArrayLike
 
-from scripts.data.volumes import check_shape, check_values
+from scripts.data.volumes import LoadVolumed, check_shape, check_values
 from scripts.data.writers import SaveVolumed
 from scripts.errors import InputError
 from scripts.handlers.checkpoints import load_weights
@@ -47,9 +47,10 @@ class Predictor:
         self.postprocessing = parser.get_parsed_content("postprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.device = torch.device(parser.get_parsed_content("device"))
+        self.card: dict[str, Any] = parser.get_parsed_content("card")  # its stage, domains and labels
         self.network = parser.get_parsed_content("network").eval()
         if parser["engine"] == "pytorch":
-            load_weights(parser.get_parsed_content("checkpoint"), self.network, parser.get_parsed_content("card"))
+            load_weights(parser.get_parsed_content("checkpoint"), self.network, self.card)
         labels = parser.get_parsed_content("label_names")
         self.label_names: list[str] = ["background", *labels]
 
@@ -71,7 +72,8 @@ class Predictor:
         check_shape(voxels.shape, "the array")
         image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(np.asarray(affine, np.float64)))
         check_values(image, "the array", is_label=False)
-        item = self.preprocessing({"image": image}, start=1)  # loading is done
+        loading = [isinstance(transform, LoadVolumed) for transform in self.preprocessing.transforms].index(True)
+        item = self.preprocessing({"image": image}, start=loading + 1)
         slices = item["image"][None].to(self.device)
         item["pred"] = self.inferer(slices, self.network)[0]
         dtype: Any = np.float32
