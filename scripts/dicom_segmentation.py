@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,6 +35,11 @@ SERIES_NUMBER_OFFSET = 1000
 MAX_TEXT = 64
 """Characters that DICOM's long strings may have."""
 HASH_DIGITS = 16
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName", "SliceThickness"),
+)
+"""What the standard wants in every image, if only empty; some anonymisation deletes it."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +91,15 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
     labels = predict(series.image, series.affine)
     path = out / f"{slices[0].SeriesInstanceUID}_seg.dcm"
     names = predict.label_names[1:]
-    return write_segmentation(path, labels, series, slices, label_names=names, maker=Maker.of_bundle(bundle))
+    return write_segmentation(path, labels, slices, label_names=names, maker=Maker.of_bundle(bundle))
 
 
 def source_slices(series: Series, source: object) -> list[Any]:
-    """The headers of a series' slices in the order of its volume, with every UID that a reference to them needs.
+    """The headers of a series' slices in the order of its volume, with all that a reference to them needs.
 
     Empty SOP UIDs are taken from the file's own header, which repeats them by the standard. A missing study, series or
-    frame of reference gets a UID made from those of the slices, the same each time; the log says so.
+    frame of reference gets a UID made from those of the slices, the same each time; the log says so. The distance of
+    the slices is that of their positions; their orientation, which may differ by rounding, is the first one's.
 
     Returns:
         One pydicom ``Dataset`` per slice, without pixels.
@@ -102,37 +109,47 @@ def source_slices(series: Series, source: object) -> list[Any]:
     """
     pydicom = _import("pydicom")
     slices = [pydicom.dcmread(series.files[index], stop_before_pixels=True, force=True) for index in series.order]
+    spacing_mm = pydicom.valuerep.DS(float(np.linalg.norm(series.affine[:3, 2])), auto_format=True)
     for piece in slices:
         for name in ("SOPClassUID", "SOPInstanceUID"):
             if not piece.get(name):
                 setattr(piece, name, getattr(piece, "file_meta", {}).get(f"MediaStorage{name}", ""))
-    uids = [str(piece.SOPInstanceUID) for piece in slices]
-    if len(set(uids)) < len(uids) or not all(uids):
-        expected = "slices with a SOPInstanceUID each, which the segmentation can refer to"
-        _raise(source, f"{len(set(filter(None, uids)))} UIDs for {len(uids)} slices", expected, "export it again")
-    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        found = {str(piece.get(name) or "") for piece in slices}
-        if len(found) > 1 and name != "SeriesInstanceUID":  # public releases have a series UID per slice
-            remedy = "put the slices of one series alone into a folder"
-            _raise(source, f"{len(found)} values of {name}", "one for all slices", remedy)
-        if "" in found:
-            made = pydicom.uid.generate_uid(prefix=None, entropy_srcs=[name, *uids])
-            logger.warning("%s: no %s; the segmentation says %s.", source, name, made)
-            for piece in slices:
-                setattr(piece, name, piece.get(name) or made)
+        for name in MAY_BE_EMPTY:
+            if name not in piece:
+                setattr(piece, name, None)
+        piece.SpacingBetweenSlices = spacing_mm
+        piece.ImageOrientationPatient = slices[0].ImageOrientationPatient
+    _fill_shared_uids(slices, source)
     return slices
 
 
+def _fill_shared_uids(slices: Sequence[Any], source: object) -> None:
+    uids = [str(piece.SOPInstanceUID) for piece in slices]
+    if len(set(uids)) < len(uids) or not all(uids):
+        expected = "slices with a SOPInstanceUID each, which the segmentation can refer to"
+        found = f"{len(set(filter(None, uids)))} UIDs for {len(uids)} slices"
+        _raise(source, found, expected, "export the series again with its UIDs")
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        found_uids = {str(piece.get(name) or "") for piece in slices}
+        if len(found_uids) > 1 and name != "SeriesInstanceUID":  # public releases have a series UID per slice
+            remedy = "put the slices of one series alone into a folder"
+            _raise(source, f"{len(found_uids)} values of {name}", "one for all slices", remedy)
+        if "" in found_uids:
+            made = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name + ''.join(uids)).int}"
+            logger.warning("%s: no %s; the segmentation says %s.", source, name, made)
+            for piece in slices:
+                setattr(piece, name, piece.get(name) or made)
+
+
 def write_segmentation(
-    path: Path, labels: np.ndarray, series: Series, slices: Sequence[Any], *, label_names: Sequence[str], maker: Maker
+    path: Path, labels: np.ndarray, slices: Sequence[Any], *, label_names: Sequence[str], maker: Maker
 ) -> Path:
     """Write a label map on a series' grid as a DICOM Segmentation of binary segments, whole or not at all.
 
     Args:
         path: the file.
-        labels: (X, Y, Z), class ids 0 (background) to K, on the grid of ``series.image``.
-        series: the series that was segmented.
-        slices: its headers, as :func:`source_slices` gives them.
+        labels: (X, Y, Z), class ids 0 (background) to K, on the grid of :class:`Series`' ``image``.
+        slices: the series' headers, as :func:`source_slices` gives them.
         label_names: K names; segment k is ``label_names[k - 1]``. All are described, also those that are nowhere.
         maker: what made the label map.
 
@@ -143,20 +160,13 @@ def write_segmentation(
         InputError: highdicom is not installed, or the file cannot be written.
     """
     highdicom = _import("highdicom")
-    spacing_mm = float(np.linalg.norm(series.affine[:3, 2]))  # SliceThickness need not be the distance
-    first = slices[0]
     segmentation = highdicom.seg.Segmentation(
         source_images=list(slices),
         pixel_array=np.ascontiguousarray(labels.T, dtype=np.uint8),  # (slice, row, column)
         segmentation_type="BINARY",
         segment_descriptions=[_segment(number, name, maker) for number, name in enumerate(label_names, 1)],
-        pixel_measures=highdicom.PixelMeasuresSequence(
-            pixel_spacing=[float(spacing) for spacing in first.PixelSpacing],
-            slice_thickness=spacing_mm,
-            spacing_between_slices=spacing_mm,
-        ),
         series_instance_uid=highdicom.UID(),
-        series_number=int(first.get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET,
+        series_number=int(slices[0].get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET,
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer="GLUA",
