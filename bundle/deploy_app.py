@@ -32,7 +32,7 @@ class SegmentationApp(Application):
     def compose(self) -> None:
         """Join the operators: study -> its series -> the one to segment -> file."""
         context: AppContext = init_app_context(self.argv)
-        bundle = Path(context.model_path).absolute()
+        bundle = _bundle_in(Path(context.model_path).absolute())
         sys.path.insert(0, str(bundle))  # a bundle brings its own code
         importlib.import_module("scripts.errors").show_input_errors_as_sentences()
         rules = Path(__file__).with_name(RULES_FILE)
@@ -78,17 +78,26 @@ class SegmentSeriesOperator(Operator):
         chosen = op_input.receive("study_selected_series_list") or []
         series = [one.series for study in chosen for one in study.selected_series]
         if len(series) != 1:
-            found = ", ".join(f"{one.SeriesInstanceUID} ({one.SeriesDescription})" for one in series)
+            named = [f"{one.SeriesInstanceUID} ({one.SeriesDescription or 'without description'})" for one in series]
             raise importlib.import_module("scripts.errors").InputError(
                 file=self.source,
-                found=f"{len(series)} series to segment{': ' if found else ''}{found}",
+                found=f"{len(series)} series to segment{': ' if named else ''}{', '.join(named)}",
                 expected="one, with UIDs of its study, its series and its slices",
-                remedy=f"put it into a folder of its own, or write rules that select it into {RULES_FILE}",
+                remedy=f"write rules that select it into {RULES_FILE}, or give it a folder of its own"
+                if named
+                else f"look at {RULES_FILE}, and at the log for slices that were ignored; python -m bundle dicom reads "
+                "slices without UIDs",
             )
         files = [Path(piece.get_native_sop_instance().filename) for piece in series[0].get_sop_instances()]
         segment_series = importlib.import_module("scripts.dicom_segmentation").segment_series
         written = segment_series(self.bundle, sorted(files), source=self.source, out=self.out)
         logger.info("Wrote %s", written)
+
+
+def _bundle_in(models: Path) -> Path:
+    """The bundle that is meant: the folder itself, or, as in a packaged application, the one folder in it."""
+    inside = [folder for folder in models.glob("*/") if (folder / "configs").is_dir()]
+    return models if (models / "configs").is_dir() or len(inside) != 1 else inside[0]
 
 
 if __name__ == "__main__":
