@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.deploy.conditions import CountCondition
-from monai.deploy.core import Application, AppContext, Fragment, Operator, OperatorSpec, init_app_context
+from monai.deploy.core import AppContext, Application, Fragment, Operator, OperatorSpec, init_app_context
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 

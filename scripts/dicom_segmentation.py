@@ -84,7 +84,9 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
     _import("highdicom")
     predict = Predictor(bundle, **settings)
     if predict.card["stage"] != "segmentation":
-        _raise(bundle, f"a {predict.card['stage']} bundle", "a segmentation bundle", "name a packed segmentation bundle")
+        _raise(
+            bundle, f"a {predict.card['stage']} bundle", "a segmentation bundle", "name a packed segmentation bundle"
+        )
     series = read_slices(files, source)
     slices = source_slices(series, source)
     _check_modality(source, str(slices[0].get("Modality", "")), predict.card["domains"][1])

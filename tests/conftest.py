@@ -149,12 +149,14 @@ def config_files(stage: str, config: str, *overlays: Path | str, task: str = TAS
     return [str(file) for file in files]
 
 
-def write_weights(task: str, folder: Path, *, seed: int | None = None, **settings: Any) -> Path:
-    """Random weights of a tiny segmenter with their card: for tests of the road, not of the answer."""
+def write_weights(
+    task: str, folder: Path, *, stage: str = "segmentation", seed: int | None = None, **settings: Any
+) -> Path:
+    """Random weights of a tiny network with their card: for tests of the road, not of the answer."""
     folder.mkdir()
     parser = ConfigParser()
-    parser.read_config(config_files("segmentation", "train", task=task))
-    parser.update(SMALL["segmentation"] | settings)
+    parser.read_config(config_files(stage, "train", task=task))
+    parser.update(SMALL[stage] | settings)
     torch.manual_seed(len(task) if seed is None else seed)
     torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
     (folder / "model.json").write_text(json.dumps(parser.get_parsed_content("card")))

@@ -58,7 +58,9 @@ def labels_by_slice(segmentation: Path, folder: Path) -> dict[str, np.ndarray]:
     import pydicom
 
     read = pydicom.dcmread(segmentation)
-    slices = {slice_.SOPInstanceUID or slice_.file_meta.MediaStorageSOPInstanceUID: slice_ for slice_ in _slices(folder)}
+    slices = {
+        slice_.SOPInstanceUID or slice_.file_meta.MediaStorageSOPInstanceUID: slice_ for slice_ in _slices(folder)
+    }
     labels = {uid: np.zeros((slice_.Rows, slice_.Columns), np.uint8) for uid, slice_ in slices.items()}
     (shared,) = read.SharedFunctionalGroupsSequence
     pixels = read.pixel_array.reshape(-1, read.Rows, read.Columns)

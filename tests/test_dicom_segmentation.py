@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIGS, refused
+from conftest import CONFIGS, refused, write_weights
 from dicom_series import FORMATS, NAMES, OBLIQUE, TASK, labels_by_slice, retag, tiny_bundle, write_series
 
 from bundle.__main__ import main
@@ -19,10 +19,9 @@ from scripts.predictor import Predictor
 from scripts.prepare.dicom import dicom_files, read_series
 from scripts.structure_codes import SNOMED, structure_code
 
-needs_packages = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     find_spec("highdicom") is None, reason="no highdicom: pip install -r requirements-dicom.txt"
 )
-pytestmark = needs_packages
 MAKER = Maker("a_bundle", "1.2.3", "0123456789abcdef")
 
 
@@ -46,7 +45,9 @@ def write_and_read(folder: Path, labels: np.ndarray, out: Path):
 
 def test_every_voxel_lies_where_its_slice_lies(tmp_path: Path) -> None:
     volume = volume_of()
-    labels = np.random.default_rng(1).integers(0, 5, volume.shape)  # as written: slice k of `volume` is a file of its own
+    labels = np.random.default_rng(1).integers(
+        0, 5, volume.shape
+    )  # as written: slice k of `volume` is a file of its own
     folder = write_series(tmp_path / "series", volume)
     series = read_series(folder)
     assert np.array_equal(series.image, volume)  # so labels are on the series' grid as they stand
@@ -79,7 +80,9 @@ def test_the_file_says_what_made_it_and_of_whom(tmp_path: Path) -> None:
     assert read.SeriesInstanceUID not in {"1.2.3.1", read.SOPInstanceUID}
     assert (read.ManufacturerModelName, read.DeviceSerialNumber) == ("a_bundle", "0123456789abcdef")
     assert [segment.SegmentLabel for segment in read.SegmentSequence] == NAMES
-    algorithms = {segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion for segment in read.SegmentSequence}
+    algorithms = {
+        segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion for segment in read.SegmentSequence
+    }
     assert algorithms == {"1.2.3"}
     left_kidney = read.SegmentSequence[2].SegmentedPropertyTypeCodeSequence[0]
     assert (left_kidney.CodeValue, left_kidney.CodeMeaning) == ("64033007", "Kidney")
@@ -107,6 +110,17 @@ def test_missing_uids_are_found_or_made_the_same_each_time(tmp_path: Path, caplo
         assert made.startswith("2.25.")
         assert f"no {name}; the segmentation says {made}" in caplog.text
         assert made == getattr(source_slices(series, folder)[0], name)
+
+
+def test_axes_may_be_rounded_differently_from_slice_to_slice(tmp_path: Path) -> None:
+    import pydicom
+
+    folder = write_series(tmp_path / "series", volume_of())
+    first = pydicom.dcmread(folder / "0.dcm")
+    first.ImageOrientationPatient = [0.0001, 0.8, -0.6, 1, 0.0001, 0]
+    first.save_as(folder / "0.dcm")
+    read = write_and_read(folder, np.ones((6, 5, 4), np.int16), tmp_path)
+    assert read.NumberOfFrames == 4
 
 
 def test_codes_are_those_of_the_standard() -> None:
@@ -196,6 +210,9 @@ def test_a_bundle_that_cannot_segment_is_refused(tmp_path: Path) -> None:
     empty = pack_bundle("segmentation", task=TASK, out=tmp_path / "dist").folder
     assert refused(segment, empty, folder, tmp_path / "out").file == str(empty / "models" / "model.pt")
     assert refused(segment, tmp_path, folder, tmp_path / "out").expected == "a packed bundle's config"
+    weights = write_weights(TASK, tmp_path / "weights", stage="synthesis")
+    translator = pack_bundle("synthesis", task=TASK, out=tmp_path / "dist", weights=weights).folder
+    assert refused(segment, translator, folder, tmp_path / "out").found == "a synthesis bundle"
 
 
 def test_missing_packages_are_named(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

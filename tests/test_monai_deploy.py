@@ -106,7 +106,7 @@ def study_of_two(folder: Path) -> Path:
 def test_of_two_series_the_rules_choose_one(box: Path, tmp_path: Path) -> None:
     study = study_of_two(tmp_path / "study")
     rules = {"selections": [{"name": "second", "conditions": {"SeriesDescription": "number 2"}}]}
-    done = run_app(box, study, tmp_path, rules)
+    done = run_app(box.parent, study, tmp_path, rules)  # the folder of the bundle, as a packaged application has it
     assert done.code == 0, done.stderr[-3000:]
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["1.2.3.2_seg.dcm"]
 
