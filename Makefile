@@ -85,8 +85,8 @@ export FIND_ACCELERATED_TORCH
 .venv/installed: .venv/bin/python requirements.txt
 	$(call install_pins,requirements.txt)
 
-.venv/installed-dev: .venv/installed requirements-dicom.txt requirements-dev.txt
-	$(call install_pins,requirements.txt requirements-dicom.txt requirements-dev.txt)
+.venv/installed-dev: .venv/installed requirements-export.txt requirements-dicom.txt requirements-dev.txt
+	$(call install_pins,requirements.txt requirements-export.txt requirements-dicom.txt requirements-dev.txt)
 
 # MONAI Label's packages are too old for .venv, and MONAI Deploy's bring CUDA with them.
 .venv-%/installed: requirements-%.txt

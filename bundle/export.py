@@ -19,6 +19,7 @@ from scripts.data.writers import atomic_path
 from scripts.errors import InputError, check_choice
 from scripts.exported_network import CARD, ENGINES, ExportedNetwork, import_engine, path_for_engine
 from scripts.handlers.checkpoints import load_weights
+from scripts.networks.translator import Translator
 
 __all__ = ["TOLERANCE", "export_network"]
 
@@ -61,6 +62,7 @@ def export_network(
         parser.read_meta(str(box / "configs" / "metadata.json"))
         card = {**parser.get_parsed_content("card"), "task": task}
         network = parser.get_parsed_content("network_def").eval()
+        _check_slices_suffice(network, weights)
         load_weights(str(weights), network)
         made = box / "models" / f"model{ENGINES[engine]}"
         size = parser.get_parsed_content("slice_size")
@@ -77,6 +79,17 @@ def _check_suffix(target: Path, engine: str) -> None:
             found=f"the suffix {target.suffix or 'none'!r}",
             expected=f"{ENGINES[engine]!r} for {engine}",
             remedy="give --out another name, or leave it out",
+        )
+
+
+def _check_slices_suffice(network: nn.Module, weights: Path) -> None:
+    """Refuse a translator that draws a style for each volume: the exported network would have one for all."""
+    if isinstance(network, Translator) and network.volume_arguments(torch.zeros(1, 1, 1, 1), 0):
+        raise InputError(
+            file=weights,
+            found="a translator that draws a style for each volume",
+            expected="one whose output depends on the slices alone",
+            remedy="translate with engine pytorch, or export the style transfer or CycleGAN",
         )
 
 

@@ -71,6 +71,10 @@ class ExportedNetwork(nn.Module):
         """(B, C, H, W) float32 to the network's output, (B, K, H, W), on the same device."""
         return self.runner(as_plain_tensor(image))
 
+    def volume_arguments(self, volume: Tensor, seed: int) -> dict[str, Any]:
+        """Nothing besides the slices: only translators that need no more are exported."""
+        return {}
+
     def forward_features(self, image: Tensor) -> Tensor:
         """Refuse: an exported network gives its output alone.
 

@@ -44,6 +44,8 @@ class Predictor:
         parser.update({"bundle_root": str(bundle), **settings})
         check_keys(parser, parser["run_folder"]["spare_keys"])
         self.preprocessing = parser.get_parsed_content("preprocessing")
+        kinds = [type(transform) for transform in self.preprocessing.transforms]
+        self.loaded = kinds.index(LoadVolumed) + 1  # where an array, which needs no loading, comes in
         self.postprocessing = parser.get_parsed_content("postprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.device = torch.device(parser.get_parsed_content("device"))
@@ -72,8 +74,7 @@ class Predictor:
         check_shape(voxels.shape, "the array")
         image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(np.asarray(affine, np.float64)))
         check_values(image, "the array", is_label=False)
-        loading = [isinstance(transform, LoadVolumed) for transform in self.preprocessing.transforms].index(True)
-        item = self.preprocessing({"image": image}, start=loading + 1)
+        item = self.preprocessing({"image": image}, start=self.loaded)
         slices = item["image"][None].to(self.device)
         item["pred"] = self.inferer(slices, self.network)[0]
         dtype: Any = np.float32

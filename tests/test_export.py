@@ -265,7 +265,7 @@ def test_tensorrts_settings_are_those_that_monai_knows(tmp_path: Path, name: str
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / name / file) for file in ["inference.yaml", "inference_trt.yaml"]])
     parser.update({"checkpoint": str(tmp_path / "model.pt"), "slice_batch_size": 4})
-    (handler,) = [item for item in parser["handlers"] if item["_target_"] == "TrtHandler"]
+    (handler,) = [item for item in parser["handlers"] if isinstance(item, dict) and item["_target_"] == "TrtHandler"]
     settings = parser.get_parsed_content(f"handlers#{parser['handlers'].index(handler)}#args")
     compiler = TrtCompiler(parser.get_parsed_content("network_def"), str(tmp_path / "model.pt.plan"), **settings)
     assert compiler.input_names == ["image"]

@@ -41,7 +41,7 @@ NOT_MEANS = {"mask_std", "content_std"}
 
 def settings(stage: str, data: Path, root: Path, **more: Any) -> dict[str, Any]:
     lists = {"labelled_datalist": data / "mr.json"} if stage == "segmentation" else {}
-    return SETTINGS[stage] | lists | {"dataset_dir": data, "bundle_root": root, "cache_dir": data / "cache"} | more
+    return SETTINGS[stage] | lists | {"dataset_dir": data, "bundle_root": root, "cache_dir": root / "cache"} | more
 
 
 def overlay(stage: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,8 @@ def _head(order: Order) -> dict[str, Any]:
         "task": task["task"],
         "task_file": str(task_file),
         "size": order.size,
-        "dataset_dir": str(order.data),
+        # A generated phantom goes where its ladder goes.
+        "dataset_dir": "data" if order.dataset_dir is None else os.path.abspath(order.dataset_dir),
         "options": list(order.options),
         **{key: task[key] for key in ("source_domain", "target_domain", "label_names")},
         "selection": "last",
