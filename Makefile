@@ -13,10 +13,10 @@ SEGMENTATION_WEIGHTS ?=
 
 RUN := .venv/bin/python
 
-.PHONY: help install install-dev demo test test-deploy lint format bench pack clean
+.PHONY: help install install-dev demo test test-deploy test-monai-deploy lint format bench pack clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  Settings: PYTHON=$(PYTHON)  TASK=$(TASK)  SYNTHESIS_WEIGHTS=FILE  SEGMENTATION_WEIGHTS=FILE"
 
@@ -32,6 +32,9 @@ test: .venv/installed-dev ## Every test that CI runs, with coverage
 
 test-deploy: .venv/installed-dev .venv-deploy/installed ## The packed bundles in a real MONAI Label server on this machine (Python 3.11)
 	$(RUN) -m pytest -m deploy tests/test_deploy.py
+
+test-monai-deploy: .venv/installed-dev .venv-monai-deploy/installed ## A packed bundle in a real MONAI Deploy application (Python 3.11)
+	$(RUN) -m pytest -m deploy tests/test_monai_deploy.py
 
 lint: .venv/installed-dev ## ruff check, ruff format --check, mypy
 	$(RUN) -m ruff check .
@@ -50,7 +53,7 @@ pack: .venv/installed ## Pack both bundles for TASK into dist/, with weights whe
 	$(RUN) -m bundle pack segmentation --task $(TASK) --out dist $(if $(SEGMENTATION_WEIGHTS),--weights "$(SEGMENTATION_WEIGHTS)")
 
 clean: ## Remove the environments, dist/ and tool caches; runs/ and models/ stay
-	rm -rf .venv .venv-deploy dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	rm -rf .venv .venv-deploy .venv-monai-deploy dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # Prints the version and the place of a torch that can use an accelerator and is new enough for MONAI, or nothing.
@@ -82,16 +85,16 @@ export FIND_ACCELERATED_TORCH
 .venv/installed: .venv/bin/python requirements.txt
 	$(call install_pins,requirements.txt)
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt
-	$(call install_pins,requirements.txt requirements-dev.txt requirements-export.txt)
+.venv/installed-dev: .venv/installed requirements-export.txt requirements-dicom.txt requirements-dev.txt
+	$(call install_pins,requirements.txt requirements-export.txt requirements-dicom.txt requirements-dev.txt)
 
-# MONAI Label's packages are too old for .venv.
-.venv-deploy/installed: requirements-deploy.txt
+# MONAI Label's packages are too old for .venv, and MONAI Deploy's bring CUDA with them.
+.venv-%/installed: requirements-%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-		|| { echo "error: $(PYTHON) is not Python 3.11, for which MONAI Label is pinned; name one with make PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -m venv --clear .venv-deploy
-	@echo "Installing requirements-deploy.txt into .venv-deploy: minutes the first time"
-	@.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-deploy.txt
+		|| { echo "error: $(PYTHON) is not Python 3.11, for which $< is pinned; name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(@D)
+	@echo "Installing $< into $(@D): minutes the first time"
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 define install_pins

@@ -1,6 +1,7 @@
 """``python -m bundle pack <synthesis|segmentation> --task T [--weights FILE] [--out DIR] [--zip]``.
 
 ``python -m bundle export <synthesis|segmentation> --task T --weights FILE --engine ENGINE [--out FILE]``.
+``python -m bundle dicom --bundle FOLDER --source FOLDER [--out DIR] [--device DEVICE]``.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ from pathlib import Path
 
 from bundle.export import export_network
 from bundle.pack import BUNDLES, PackedBundle, pack_bundle
+from scripts.dicom_segmentation import segment_series
 from scripts.errors import show_input_errors_as_sentences
 from scripts.exported_network import ENGINES
+from scripts.prepare.dicom import dicom_files
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Pack one bundle, or export its network, as the command line says, and tell where it lies.
+    """Pack a bundle, export its network or segment a DICOM series with it, and tell where the result lies.
 
     Args:
         arguments: the command line without the program's name; ``sys.argv`` when None.
 
     Raises:
-        InputError: an unknown task, a task key that a config lacks, weights that do not fit, a folder not ours, or an
-            engine whose package is missing.
+        InputError: an unknown task, a task key that a config lacks, weights that do not fit, a folder not ours, an
+            engine whose package is missing, or no single DICOM series.
     """
     show_input_errors_as_sentences()
     chosen = _command_line().parse_args(arguments)
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bundle", description="Pack a MONAI bundle that runs from anywhere, or export its network."
+        prog="python -m bundle", description="Pack a MONAI bundle that runs from anywhere, and use what was packed."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     pack = commands.add_parser("pack", help="write glua_<task>_<bundle>/ with one task's values")
@@ -51,6 +54,12 @@ def _command_line() -> argparse.ArgumentParser:
     export.add_argument("--engine", choices=list(ENGINES), required=True, help="what shall run it")
     export.add_argument("--out", type=Path, help="the file; beside the weights when left out")
     export.set_defaults(run=_export)
+    dicom = commands.add_parser("dicom", help="segment a DICOM series and write a DICOM Segmentation")
+    dicom.add_argument("--bundle", type=Path, required=True, help="folder of a packed segmentation bundle with weights")
+    dicom.add_argument("--source", type=Path, required=True, help="folder with the slices of one series")
+    dicom.add_argument("--out", type=Path, default=Path("segmentations"), help="where to write (default: %(default)s)")
+    dicom.add_argument("--device", help="such as cpu or cuda:0; a GPU if there is one when left out")
+    dicom.set_defaults(run=_dicom)
     return parser
 
 
@@ -61,6 +70,12 @@ def _pack(chosen: argparse.Namespace) -> None:
 def _export(chosen: argparse.Namespace) -> None:
     file = export_network(chosen.bundle, task=chosen.task, weights=chosen.weights, engine=chosen.engine, out=chosen.out)
     print(f"Exported {file}; run inference with --engine {chosen.engine} --checkpoint {file}")
+
+
+def _dicom(chosen: argparse.Namespace) -> None:
+    settings = {} if chosen.device is None else {"device": chosen.device}
+    files = dicom_files(chosen.source)
+    print(f"Wrote {segment_series(chosen.bundle, files, source=chosen.source, out=chosen.out, **settings)}")
 
 
 def _tell(packed: PackedBundle) -> None:

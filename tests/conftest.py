@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from scripts.errors import InputError, find_input_error
 
@@ -146,6 +147,20 @@ def config_files(stage: str, config: str, *overlays: Path | str, task: str = TAS
     """A base config, its task file, and what is laid over them."""
     files = [CONFIGS / stage / f"{config}.yaml", CONFIGS / "tasks" / f"{task}.yaml", *overlays]
     return [str(file) for file in files]
+
+
+def write_weights(
+    task: str, folder: Path, *, stage: str = "segmentation", seed: int | None = None, **settings: Any
+) -> Path:
+    """Random weights of a tiny network with their card: for tests of the road, not of the answer."""
+    folder.mkdir()
+    parser = ConfigParser()
+    parser.read_config(config_files(stage, "train", task=task))
+    parser.update(SMALL[stage] | settings)
+    torch.manual_seed(len(task) if seed is None else seed)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+    (folder / "model.json").write_text(json.dumps(parser.get_parsed_content("card")))
+    return folder / "model.pt"
 
 
 def small_settings(stage: str, config: str, **more: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,11 +20,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 import yaml
-from conftest import FILE_VALUES, ROOT, SMALL, config_files, write_volume
+from conftest import FILE_VALUES, ROOT, SMALL, write_volume, write_weights
 from label_server import ENVIRONMENT, TRAINING_SECONDS, LabelServer, processes_of_session, wait_until
-from monai.bundle import ConfigParser
 from test_bad_input import IMAGES, replace_volume
 
 from bundle.pack import pack_bundle, packed_name
@@ -104,18 +101,6 @@ def copied_workshop(folder: Path) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "LICENSE", folder)
     return folder
-
-
-def write_weights(task: str, folder: Path) -> Path:
-    """Random weights of a tiny network with their card: the road is what is tested, not the answer."""
-    folder.mkdir()
-    parser = ConfigParser()
-    parser.read_config(config_files("segmentation", "train", task=task))
-    parser.update(SMALL["segmentation"])
-    torch.manual_seed(len(task))
-    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
-    (folder / "model.json").write_text(json.dumps(parser.get_parsed_content("card")))
-    return folder / "model.pt"
 
 
 def corrected_label(volume: Path, path: Path) -> Path:

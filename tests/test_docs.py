@@ -68,8 +68,9 @@ OTHER_OPTIONS = {
     "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {"source", "protocol", "map", "trust", "workers", "methods", "seeds", "size", "jobs", "translators", "set"},
-    "bundle": {"task", "weights", "zip"},
+    "bundle": {"task", "weights", "zip", "bundle", "source", "out"},
     "others": {"conf", "app", "studies", "host", "port", "logdir"},  # MONAI Label's and TensorBoard's
+    "monai-deploy": {"input", "output", "model", "models", "config", "platform", "tag"},
     "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen
 }
 

@@ -59,6 +59,8 @@ PINS = dict(filter(None, map(pin_of, (ROOT / "requirements.txt").read_text().spl
             "requirements.txt",
             "requirements-dev.txt",
             "requirements-deploy.txt",
+            "requirements-dicom.txt",
+            "requirements-monai-deploy.txt",
             ".pre-commit-config.yaml",
             ".editorconfig",
             ".gitignore",
@@ -80,6 +82,7 @@ def test_make_explains_itself() -> None:
         "demo",
         "test",
         "test-deploy",
+        "test-monai-deploy",
         "lint",
         "format",
         "bench",
@@ -121,12 +124,23 @@ def test_every_requirement_is_pinned_for_every_python() -> None:
     assert older == newer
 
 
-def test_the_deploy_environment_has_the_same_pins() -> None:
-    deploy = dict(filter(None, map(pin_of, (ROOT / "requirements-deploy.txt").read_text().splitlines())))
-    other = {name: version for name, version in PINS.items() if deploy[name] != version}
-    assert set(other) == {"numpy"}  # MONAI Label needs NumPy 1
-    lines = [line for line in (ROOT / "requirements-deploy.txt").read_text().splitlines() if not line.startswith("#")]
-    assert all("==" in line for line in lines)
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [("deploy", {"numpy"}), ("monai-deploy", set())],  # MONAI Label needs NumPy 1
+)
+def test_the_deploy_environments_have_the_same_pins(name: str, others: set[str]) -> None:
+    lines = (ROOT / f"requirements-{name}.txt").read_text().splitlines()
+    deploy = dict(filter(None, map(pin_of, lines)))
+    assert {pinned for pinned, version in PINS.items() if deploy[pinned] != version} == others
+    assert all("==" in line for line in lines if not line.startswith("#"))
+
+
+def test_monai_deploys_environment_has_the_pins_of_dicom() -> None:
+    dicom, deploy = (
+        dict(filter(None, map(pin_of, (ROOT / f"requirements-{name}.txt").read_text().splitlines())))
+        for name in ("dicom", "monai-deploy")
+    )
+    assert dicom.items() <= deploy.items()
 
 
 @pytest.mark.parametrize("path", [path for path in CODE if path.is_relative_to(ROOT / "scripts")], ids=name_of)

@@ -20,7 +20,7 @@ from scripts.data.case_names import natural_order
 from scripts.data.volumes import innermost_message
 from scripts.errors import InputError
 
-__all__ = ["Series", "dicom_files", "read_series"]
+__all__ = ["Series", "dicom_files", "read_series", "read_slices"]
 
 PREAMBLE, MAGIC = 128, b"DICM"
 GAP_TOLERANCE_MM = 0.05
@@ -74,7 +74,14 @@ class _Slice:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The DICOM files that lie directly in a folder, in natural order of their names, which need no suffix."""
+    """The DICOM files that lie directly in a folder, in natural order of their names, which need no suffix.
+
+    Raises:
+        InputError: no such folder.
+    """
+    if not folder.is_dir():
+        remedy = "name the folder that holds the slices themselves"
+        raise InputError(file=folder, found="no such folder", expected="a folder of DICOM slices", remedy=remedy)
     files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_order)
     return [file for file in files if not file.name.startswith(".") and file.name != "DICOMDIR" and _is_dicom(file)]
 
@@ -88,20 +95,32 @@ def read_series(folder: Path) -> Series:
     Raises:
         InputError: no or unreadable files, several series, a missing position, unequal gaps, a tilted gantry.
     """
-    files = dicom_files(folder)
+    return read_slices(dicom_files(folder), folder)
+
+
+def read_slices(files: Sequence[Path], source: object) -> Series:
+    """Read one series whose files are known.
+
+    Args:
+        files: the slices of one series and no others, in natural order of their names.
+        source: what a message calls the series: its folder.
+
+    Raises:
+        InputError: as :func:`read_series`.
+    """
     if len(files) < 2:
         raise InputError(
-            file=folder,
+            file=source,
             found=f"{len(files)} DICOM files",
             expected="the slices of one series, at least 2",
             remedy="name the folder that holds the slices themselves",
         )
     slices, volume = _Decoder().read(files)
-    _check_one_series(folder, slices)
+    _check_one_series(source, slices)
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
     ordered = [slices[index] for index in order]
-    step = _step_mm(folder, ordered, normal)
+    step = _step_mm(source, ordered, normal)
     # (slice, row, column) is (z, y, x).
     return Series(_in_order(volume, order).T, _affine(ordered[0], step), tuple(files), tuple(order))
 
@@ -223,7 +242,7 @@ def _numbers(file: Path, tags: Any, key: str, name: str, count: int) -> list[flo
     return numbers
 
 
-def _check_one_series(folder: Path, slices: Sequence[_Slice]) -> None:
+def _check_one_series(source: object, slices: Sequence[_Slice]) -> None:
     first = slices[0]
     axes = np.array([piece.axes for piece in slices])
     spacing = np.array([piece.spacing_mm for piece in slices])
@@ -239,23 +258,23 @@ def _check_one_series(folder: Path, slices: Sequence[_Slice]) -> None:
             other = slices[fits.index(False)]
             ours, theirs = (getattr(piece, what) for piece in (first, other))
             name = what.removesuffix("_mm").replace("_", " ")
-            _raise_mixed(folder, f"{name} {ours} in {first.file.name} and {theirs} in {other.file.name}")
+            _raise_mixed(source, f"{name} {ours} in {first.file.name} and {theirs} in {other.file.name}")
     series = [uid for uid, count in Counter(piece.uid for piece in slices).most_common() if count > 1]
     # A UID of its own in each file says nothing; two that are shared by several files are two series.
     if len(series) > 1:
-        _raise_mixed(folder, f"{len(series)} series UIDs, {series[0]} and {series[1]}")
+        _raise_mixed(source, f"{len(series)} series UIDs, {series[0]} and {series[1]}")
 
 
-def _raise_mixed(folder: Path, found: str) -> None:
+def _raise_mixed(source: object, found: str) -> None:
     raise InputError(
-        file=folder,
+        file=source,
         found=f"several series: {found}",
         expected="the slices of one series",
         remedy="put each series into a folder of its own",
     )
 
 
-def _step_mm(folder: Path, ordered: Sequence[_Slice], normal: np.ndarray) -> np.ndarray:
+def _step_mm(source: object, ordered: Sequence[_Slice], normal: np.ndarray) -> np.ndarray:
     """The vector from one slice to the next, in mm, checked to be the same everywhere and along the normal."""
     positions = np.array([piece.position for piece in ordered])
     along = (positions @ normal).tolist()
@@ -266,27 +285,27 @@ def _step_mm(folder: Path, ordered: Sequence[_Slice], normal: np.ndarray) -> np.
     if gaps.min() < GAP_TOLERANCE_MM:
         index = int(gaps.argmin())
         names = f"{ordered[index].file.name} and {ordered[index + 1].file.name}"
-        _raise_mixed(folder, f"{names} lie at the same position ({along[index]:.2f} mm)")
+        _raise_mixed(source, f"{names} lie at the same position ({along[index]:.2f} mm)")
     if np.abs(gaps - np.median(gaps)).max() > tolerance:
         index = int(np.abs(gaps - np.median(gaps)).argmax())
         raise InputError(
-            file=folder,
+            file=source,
             found=f"slices {gaps[index]:.2f} mm apart between {ordered[index].file.name} and "
             f"{ordered[index + 1].file.name}, {np.median(gaps):.2f} mm elsewhere",
             expected="one slice spacing",
             remedy="look for missing slices, or resample the series to equal spacing and give it as NIfTI",
         )
-    _check_stacked(folder, positions, normal, step, spacing)
+    _check_stacked(source, positions, normal, step, spacing)
     return spacing * normal
 
 
-def _check_stacked(folder: Path, positions: np.ndarray, normal: np.ndarray, step: np.ndarray, spacing: float) -> None:
+def _check_stacked(source: object, positions: np.ndarray, normal: np.ndarray, step: np.ndarray, spacing: float) -> None:
     """Refuse slices that are shifted against each other in plane: steadily (a tilted gantry) or singly."""
     sideways = step - (step @ normal) * normal
     tilt = float(np.degrees(np.arctan2(np.linalg.norm(sideways), spacing)))
     if tilt > TILT_TOLERANCE_DEGREES:
         raise InputError(
-            file=folder,
+            file=source,
             found=f"a gantry tilt of {tilt:.1f} degrees: the slices are shifted against each other",
             expected="slices stacked along their normal",
             remedy="convert the series with a tool that corrects the tilt (dcm2niix does) and prepare it as 'folder'",
@@ -295,7 +314,7 @@ def _check_stacked(folder: Path, positions: np.ndarray, normal: np.ndarray, step
     shift_mm = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
     if shift_mm > SHIFT_TOLERANCE_MM + np.linalg.norm(sideways) * len(positions):
         raise InputError(
-            file=folder,
+            file=source,
             found=f"a slice that is shifted in plane by {shift_mm:.2f} mm against the first",
             expected="slices stacked along their normal",
             remedy="look whether the folder holds slices of another series",

@@ -1,0 +1,82 @@
+"""What a structure's name means to other systems: its code in SNOMED CT, as DICOM Segmentations carry it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Concept", "StructureCode", "structure_code"]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A code, the scheme it belongs to, and its meaning in words."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class StructureCode:
+    """What a segment shows.
+
+    Attributes:
+        category: the kind of thing.
+        kind: the structure itself.
+        side: left or right, where the structure's own code does not say it.
+    """
+
+    category: Concept
+    kind: Concept
+    side: Concept | None = None
+
+
+ANATOMICAL_STRUCTURE = Concept("91723000", "SCT", "Anatomical Structure")
+TISSUE = Concept("85756007", "SCT", "Tissue")
+SIDES = {"left": Concept("7771000", "SCT", "Left"), "right": Concept("24028007", "SCT", "Right")}
+OWN_SCHEME = "99GLUA"
+"""DICOM leaves names that begin with 99 to anyone; these codes mean something to this project alone."""
+
+SNOMED = {
+    "adrenal gland": "23451007",
+    "aorta": "15825003",
+    "ascending aorta": "54247002",
+    "bladder": "89837001",
+    "brain": "12738006",
+    "duodenum": "38848004",
+    "esophagus": "32849002",
+    "gallbladder": "28231008",
+    "heart": "80891009",
+    "inferior vena cava": "64131007",
+    "kidney": "64033007",
+    "left atrium": "82471001",
+    "left ventricle": "87878005",
+    "liver": "10200004",
+    "lung": "39607008",
+    "myocardium": "74281007",
+    "pancreas": "15776009",
+    "prostate": "41216001",
+    "pulmonary artery": "81040000",
+    "right atrium": "73829009",
+    "right ventricle": "53085002",
+    "spleen": "78961009",
+    "stomach": "69695003",
+}
+
+
+def structure_code(name: str) -> StructureCode:
+    """The codes of a structure.
+
+    Args:
+        name: as in ``label_names``: ``liver``, ``left kidney``. Case and underscores do not matter.
+
+    Returns:
+        Codes of SNOMED CT; for a name that is not known here, a code of this project's own, the name as its meaning.
+    """
+    words = name.lower().replace("_", " ").split()
+    whole, side, part = " ".join(words), SIDES.get(words[0] if words else ""), " ".join(words[1:])
+    if whole in SNOMED:
+        return StructureCode(ANATOMICAL_STRUCTURE, Concept(SNOMED[whole], "SCT", whole.capitalize()))
+    if side is not None and part in SNOMED:
+        return StructureCode(ANATOMICAL_STRUCTURE, Concept(SNOMED[part], "SCT", part.capitalize()), side)
+    return StructureCode(TISSUE, Concept(whole.replace(" ", "_").upper()[:16], OWN_SCHEME, name[:64]))

@@ -1,0 +1,221 @@
+"""DICOM Segmentations, read back frame by frame, and what a series must have to get one."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CONFIGS, refused, write_weights
+from dicom_series import FORMATS, NAMES, OBLIQUE, TASK, labels_by_slice, retag, tiny_bundle, write_series
+
+from bundle.__main__ import main
+from bundle.pack import pack_bundle
+from scripts.dicom_segmentation import Maker, segment_series, source_slices, write_segmentation
+from scripts.predictor import Predictor
+from scripts.prepare.dicom import dicom_files, read_series
+from scripts.structure_codes import SNOMED, structure_code
+
+pytestmark = pytest.mark.skipif(
+    find_spec("highdicom") is None, reason="no highdicom: pip install -r requirements-dicom.txt"
+)
+MAKER = Maker("a_bundle", "1.2.3", "0123456789abcdef")
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("dicom"))
+
+
+def volume_of(shape: tuple[int, int, int] = (6, 5, 4)) -> np.ndarray:
+    return np.random.default_rng(0).integers(-900, 900, shape)
+
+
+def write_and_read(folder: Path, labels: np.ndarray, out: Path):
+    import pydicom
+
+    series = read_series(folder)
+    slices = source_slices(series, folder)
+    written = write_segmentation(out / "seg.dcm", labels, slices, label_names=NAMES, maker=MAKER)
+    return pydicom.dcmread(written)
+
+
+def test_every_voxel_lies_where_its_slice_lies(tmp_path: Path) -> None:
+    volume = volume_of()
+    labels = np.random.default_rng(1).integers(
+        0, 5, volume.shape
+    )  # as written: slice k of `volume` is a file of its own
+    folder = write_series(tmp_path / "series", volume)
+    series = read_series(folder)
+    assert np.array_equal(series.image, volume)  # so labels are on the series' grid as they stand
+    write_and_read(folder, labels, tmp_path)
+    found = labels_by_slice(tmp_path / "seg.dcm", folder)
+    for index in range(volume.shape[2]):
+        np.testing.assert_array_equal(found[f"{(7 * index) % 10}.dcm"], labels[..., index].T)
+
+
+def test_another_reader_finds_the_same_volume_at_the_same_place(tmp_path: Path) -> None:
+    import highdicom
+
+    labels = np.random.default_rng(2).integers(0, 5, (6, 5, 4))
+    folder = write_series(tmp_path / "series", volume_of())
+    write_and_read(folder, labels, tmp_path)
+    read = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+    # Its axes are (slice, row, column), in either direction; positions tell which voxel is which.
+    for at, class_id in np.ndenumerate(read.array):
+        lps = (read.affine @ [*at, 1.0])[:3]
+        x, y, z = np.round((OBLIQUE @ (lps - [-31.0, 12.5, 7.25])) / [1.5, 2.0, 3.0]).astype(int)
+        assert class_id == labels[x, y, z]
+
+
+def test_the_file_says_what_made_it_and_of_whom(tmp_path: Path) -> None:
+    labels = np.zeros((6, 5, 4), np.int16)
+    labels[0, 0, 0] = 3  # three structures are nowhere, and described all the same
+    folder = write_series(tmp_path / "series", volume_of(), PatientID="p1", SeriesNumber=7)
+    read = write_and_read(folder, labels, tmp_path)
+    assert (read.Modality, read.PatientID, read.StudyInstanceUID, read.SeriesNumber) == ("SEG", "p1", "1.2.3", 1007)
+    assert read.SeriesInstanceUID not in {"1.2.3.1", read.SOPInstanceUID}
+    assert (read.ManufacturerModelName, read.DeviceSerialNumber) == ("a_bundle", "0123456789abcdef")
+    assert [segment.SegmentLabel for segment in read.SegmentSequence] == NAMES
+    algorithms = {
+        segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion for segment in read.SegmentSequence
+    }
+    assert algorithms == {"1.2.3"}
+    left_kidney = read.SegmentSequence[2].SegmentedPropertyTypeCodeSequence[0]
+    assert (left_kidney.CodeValue, left_kidney.CodeMeaning) == ("64033007", "Kidney")
+    assert left_kidney.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    measures = read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.SliceThickness, measures.SpacingBetweenSlices) == (5.0, 3.0)  # the series says 5 and 5.5
+
+
+def test_nothing_found_is_an_answer_too(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", volume_of())
+    write_and_read(folder, np.zeros((6, 5, 4), np.int16), tmp_path)
+    assert not any(voxels.any() for voxels in labels_by_slice(tmp_path / "seg.dcm", folder).values())
+
+
+def test_missing_uids_are_found_or_made_the_same_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_series(tmp_path / "series", volume_of())
+    retag(folder, SOPInstanceUID="", SOPClassUID="", StudyInstanceUID="", SeriesInstanceUID="", FrameOfReferenceUID="")
+    series = read_series(folder)
+    slices = source_slices(series, folder)
+    # File i.dcm got the instance UID ending in its place among the sorted names, 0 1 4 7.
+    assert [piece.SOPInstanceUID for piece in slices] == ["1.2.77.1", "1.2.77.4", "1.2.77.3", "1.2.77.2"]
+    assert {piece.SOPClassUID.name for piece in slices} == {"CT Image Storage"}
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        (made,) = {getattr(piece, name) for piece in slices}
+        assert made.startswith("2.25.")
+        assert f"no {name}; the segmentation says {made}" in caplog.text
+        assert made == getattr(source_slices(series, folder)[0], name)
+
+
+def test_axes_may_be_rounded_differently_from_slice_to_slice(tmp_path: Path) -> None:
+    import pydicom
+
+    folder = write_series(tmp_path / "series", volume_of())
+    first = pydicom.dcmread(folder / "0.dcm")
+    first.ImageOrientationPatient = [0.0001, 0.8, -0.6, 1, 0.0001, 0]
+    first.save_as(folder / "0.dcm")
+    read = write_and_read(folder, np.ones((6, 5, 4), np.int16), tmp_path)
+    assert read.NumberOfFrames == 4
+
+
+def test_codes_are_those_of_the_standard() -> None:
+    """pydicom's dictionary, made from the standard's tables, has each code under the same words but myocardium's."""
+    from pydicom.sr._concepts_dict import concepts
+    from pydicom.sr.codedict import codes
+
+    meanings: dict[str, set[str]] = {}
+    for entries in concepts["SCT"].values():
+        for value, (meaning, _) in entries.items():
+            meanings.setdefault(value, set()).add(meaning.lower())
+    unknown = {name for name, value in SNOMED.items() if name not in meanings.get(value, ())}
+    assert unknown == {"myocardium"}
+    kidney = structure_code("Left_kidney")
+    assert (kidney.side.value, kidney.category.value) == (codes.SCT.Left.value, codes.SCT.AnatomicalStructure.value)
+    assert structure_code("right kidney").side.value == codes.SCT.Right.value
+    assert structure_code("left ventricle").side is None  # its own code says it
+    lesion = structure_code("odd lesion")
+    assert (lesion.kind.value, lesion.kind.scheme, lesion.kind.meaning) == ("ODD_LESION", "99GLUA", "odd lesion")
+    assert lesion.category.value == codes.SCT.Tissue.value
+
+
+@pytest.mark.parametrize("task", sorted((CONFIGS / "tasks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_task_names_structures_with_a_code(task: Path) -> None:
+    names = yaml.safe_load(task.read_text())["label_names"]
+    assert {structure_code(name).kind.scheme for name in names} == {"SCT"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chaos_ct_dicom/DICOM_anon", "small_ct_mr/example_ct_dicom"])
+@pytest.mark.skipif(not FORMATS.is_dir(), reason="no samples of the public releases beside the checkout")
+def test_a_real_series_from_the_command_line(
+    box: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = FORMATS / name
+    main(["dicom", "--bundle", str(box), "--source", str(folder), "--out", str(tmp_path), "--device", "cpu"])
+    (written,) = tmp_path.iterdir()
+    assert capsys.readouterr().out.strip() == f"Wrote {written}"
+    series = read_series(folder)
+    expected = Predictor(box, device="cpu")(series.image, series.affine)
+    assert len(np.unique(expected)) > 1
+    found = labels_by_slice(written, folder)
+    for index, file in enumerate(series.order):
+        np.testing.assert_array_equal(found[series.files[file].name], expected[..., index].T)
+
+
+def segment(box: Path, folder: Path, out: Path) -> Path:
+    return segment_series(box, dicom_files(folder), source=folder, out=out, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ({"SOPInstanceUID": "1.2.4"}, "1 UIDs for 4 slices"),
+        ({"Modality": "MR"}, "modality MR"),
+    ],
+)
+def test_a_series_that_cannot_be_used_is_refused(box: Path, tags: dict, found: str, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", volume_of(), **tags)
+    assert refused(segment, box, folder, tmp_path / "out").found == found
+    assert not (tmp_path / "out").exists()
+
+
+def test_slices_of_two_studies_are_refused(box: Path, tmp_path: Path) -> None:
+    import pydicom
+
+    folder = write_series(tmp_path / "series", volume_of())
+    first = pydicom.dcmread(folder / "0.dcm")
+    first.StudyInstanceUID = "1.2.4"
+    first.save_as(folder / "0.dcm")
+    assert refused(segment, box, folder, tmp_path / "out").found == "2 values of StudyInstanceUID"
+
+
+def test_two_series_in_a_folder_no_series_and_no_folder_are_refused(box: Path, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", volume_of())
+    write_series(tmp_path / "other", volume_of(), series=2)
+    for file in (tmp_path / "other").iterdir():
+        file.rename(folder / f"other_{file.name}")
+    assert "2 series UIDs" in refused(segment, box, folder, tmp_path / "out").found
+    (tmp_path / "empty").mkdir()
+    assert refused(segment, box, tmp_path / "empty", tmp_path / "out").found == "0 DICOM files"
+    assert refused(dicom_files, tmp_path / "nowhere").found == "no such folder"
+
+
+def test_a_bundle_that_cannot_segment_is_refused(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", volume_of())
+    empty = pack_bundle("segmentation", task=TASK, out=tmp_path / "dist").folder
+    assert refused(segment, empty, folder, tmp_path / "out").file == str(empty / "models" / "model.pt")
+    assert refused(segment, tmp_path, folder, tmp_path / "out").expected == "a packed bundle's config"
+    weights = write_weights(TASK, tmp_path / "weights", stage="synthesis")
+    translator = pack_bundle("synthesis", task=TASK, out=tmp_path / "dist", weights=weights).folder
+    assert refused(segment, translator, folder, tmp_path / "out").found == "a synthesis bundle"
+
+
+def test_missing_packages_are_named(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    error = refused(segment, box, tmp_path, tmp_path / "out")
+    assert (error.file, error.remedy) == ("highdicom", "pip install -r requirements-dicom.txt")
