@@ -85,7 +85,7 @@ def find_volumes(where: str) -> list[Item]:
     """The images to segment that a person named: a NIfTI file, a folder of them, or a datalist (all of its sections).
 
     An image that stands in two sections is one of them once. Of a folder, label maps are left out; their names
-        tell them (``label``, ``seg``, ``mask``).
+    tell them (``label``, ``seg``, ``mask``).
 
     Raises:
         InputError: nothing is there, no NIfTI file is in it, or two images have one name: their results would too.
