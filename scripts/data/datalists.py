@@ -84,7 +84,7 @@ def read_datalist(
 def find_volumes(where: str) -> list[Item]:
     """The images to segment that a person named: a NIfTI file, a folder of them, or a datalist (all of its sections).
 
-    An image that stands in two sections is one of them once. Of a folder, label maps are left out; their names
+    An image that stands in two sections counts once. Of a folder, label maps are left out; their names
     tell them (``label``, ``seg``, ``mask``).
 
     Raises:
