@@ -152,8 +152,8 @@ def test_a_code_is_mapped_linearly_in_the_order_of_the_layers() -> None:
 
 def test_the_two_directions_of_cyclegan_share_no_parameter() -> None:
     network = build("cyclegan")
-    to_target = parameters_of(network.encoders[SOURCE], network.decoders[TARGET])
-    to_source = parameters_of(network.encoders[TARGET], network.decoders[SOURCE])
+    to_target = parameters_of(network.encoders.of_domain[SOURCE], network.decoders.of_domain[TARGET])
+    to_source = parameters_of(network.encoders.of_domain[TARGET], network.decoders.of_domain[SOURCE])
     assert to_target.isdisjoint(to_source)
     assert to_target | to_source == parameters_of(network)
 
@@ -162,7 +162,7 @@ def test_the_way_to_the_target_teaches_that_generator_alone() -> None:
     network = build("cyclegan")
     source, target = torch.full((2,), SOURCE), torch.full((2,), TARGET)
     network.decode(network.encode(images(2), source), target).square().sum().backward()
-    assert learning(network) == parameters_of(network.encoders[SOURCE], network.decoders[TARGET])
+    assert learning(network) == parameters_of(network.encoders.of_domain[SOURCE], network.decoders.of_domain[TARGET])
 
 
 # --- StarGAN v2 ------------------------------------------------------------------------------------------------------
@@ -314,8 +314,8 @@ def test_cyclegans_identity_loss_shows_each_generator_what_it_should_make() -> N
     batch = Translated(
         image=image, domain=domain, other=other, content=image, style=other, translation=image, random=seeded()
     )
-    to_source = network.decoders[SOURCE](network.encoders[TARGET](image[:1], other[:1]), domain[:1])
-    to_target = network.decoders[TARGET](network.encoders[SOURCE](image[1:], other[1:]), domain[1:])
+    to_source = network.decoders.of_domain[SOURCE](network.encoders.of_domain[TARGET](image[:1], other[:1]), domain[:1])
+    to_target = network.decoders.of_domain[TARGET](network.encoders.of_domain[SOURCE](image[1:], other[1:]), domain[1:])
     expected = (torch.cat([to_source, to_target]) - image).abs().mean()
     torch.testing.assert_close(Identity(weight=5.0)(network, batch), expected)
 

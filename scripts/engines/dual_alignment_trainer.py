@@ -148,8 +148,9 @@ class DualAlignmentTrainer(AdversarialTrainer):
         features = segmenter.forward_features(image)
         d1_logits = segmenter.feature_discriminator(features)
         mask = segmenter.mask_of_logits(d1_logits)
+        predictions = self.predictions(features, mask, image)
         judged = {"image": image, "features": features, "d1_logits": d1_logits, "mask": mask}
-        return judged | self.predictions(features, mask, image)
+        return judged | predictions | {"pixel_weights": self.pixel_weights(predictions["each"])}
 
     def predictions(self, features: torch.Tensor, mask: torch.Tensor | None, image: torch.Tensor) -> Passed:
         """The logits of each predictor, ``each``, and their sum, ``logits``, which is S's decision."""
@@ -172,7 +173,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
         return alignment_loss(
             d1_logits_target=target["d1_logits"] if self.d1_weight > 0 else None,
             d2_logits_target=self.prediction_discriminator(seen_by_d2) if self.d2_weight > 0 else None,
-            d2_weights_target=self.pixel_weights(target),
+            d2_weights_target=target["pixel_weights"],
             d1_weight=self.d1_weight * ramp,
             d2_weight=self.d2_weight * ramp,
             kind_d1=self.d1_kind,
@@ -187,11 +188,11 @@ class DualAlignmentTrainer(AdversarialTrainer):
             taught = self.average.module.eval()(target["image"])
         return self.self_training.loss(target["logits"], taught)
 
-    def pixel_weights(self, target: Passed) -> torch.Tensor | None:
+    def pixel_weights(self, each: list[torch.Tensor]) -> torch.Tensor | None:
         """How much each target pixel counts with D2, (B, 1, H, W); None for the same everywhere."""
         if self.disagreement_weight == 0:
             return None
-        return disagreement_weights(target["each"], base=self.disagreement_base, weight=self.disagreement_weight)
+        return disagreement_weights(each, base=self.disagreement_base, weight=self.disagreement_weight)
 
     def discriminator_steps(self, source: Passed, target: Passed) -> dict[str, torch.Tensor]:
         """Update D1 on detached features and D2 on detached predictions; their losses as ``d1`` and ``d2``."""
@@ -201,7 +202,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
             d1 = self.segmenter.feature_discriminator
             losses["d1"] = self.discriminator_step(d1, self.d1_optimizer, self.d1_kind, pair)
         if self.d2_weight > 0:
-            d2, weights = self.prediction_discriminator, self.pixel_weights(target)
+            d2, weights = self.prediction_discriminator, target["pixel_weights"]
             pair = (prediction_map(source["logits"], self.d2_input), prediction_map(target["logits"], self.d2_input))
             losses["d2"] = self.discriminator_step(d2, self.d2_optimizer, self.d2_kind, pair, weights)
         return losses

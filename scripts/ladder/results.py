@@ -175,7 +175,7 @@ def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]
         "translator": entry.get("translator") or "none",
         "commands": tuple(entry.get("commands") or ()),
         "seconds": entry.get("seconds") or {},
-        "selection": str(_settings_of(where).get("selection", content.get("selection", "last"))),
+        "selection": str(_settings_of(where).get("selection", "last")),
     }
     if entry.get("status") == "failed":
         return Run(**run, status="failed", error=entry.get("error") or "no word was left")
@@ -184,6 +184,7 @@ def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]
         lacking = [name for name in content["label_names"] if name not in summary["structures"]]
         if lacking:
             return Run(**run, status="missing", error=f"eval/summary.json: no structure '{lacking[0]}' in it")
+        run["selection"] = (summary.get("selection") or {}).get("rule", run["selection"])  # what did choose, as it says
         return Run(**run, status="done", summary=summary, dice_of_case=_dice_of_case(where / "eval" / "metrics.csv"))
     except FileNotFoundError as error:
         return Run(**run, status="missing", error=entry.get("error") or f"no {Path(error.filename).name} in eval/")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import LoadImage, Orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -27,12 +27,8 @@ Intensity = Literal["source_intensity", "target_intensity", "labelled_intensity"
 CUT_PIXELS = 256
 """Edge of a cut: sharp in a picture whose panels are 320 pixels wide."""
 
-TRANSLATED = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0.0, "a_max": 1000.0} | {
-    "b_min": -1.0,
-    "b_max": 1.0,
-    "clip": True,
-}
-"""What synthesis writes: 0 to 1000 spans the target's intensity range."""
+TRAINING = Path(__file__).resolve().parents[2] / "configs" / "segmentation" / "train.yaml"
+"""Whose ``labelled_intensity`` is that of translated images; a method may have another for its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +150,8 @@ class LadderVolumes:
             InputError: the file cannot be read.
         """
         volume = self._oriented(path)
-        rule = TRANSLATED if intensity == "labelled_intensity" else self.settings[intensity]
+        base = ConfigParser.load_config_file(str(TRAINING)) if intensity == "labelled_intensity" else self.settings
+        rule = base[intensity]
         transform = ConfigParser({"rule": rule, "slice_axis": self.slice_axis}).get_parsed_content("rule")
         scaled = transform({"image": torch.from_numpy(volume.voxels.astype(np.float32))[None]})["image"][0]
         return Volume(voxels=np.asarray(scaled), spacing_mm=volume.spacing_mm)
@@ -218,8 +215,7 @@ class LadderVolumes:
 
     def _oriented(self, path: str | Path) -> Volume:
         try:
-            file = nib.load(path)
-            voxels = np.asanyarray(file.dataobj)
+            volume = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)(path)
         except Exception as error:
             raise InputError(
                 file=path,
@@ -227,15 +223,10 @@ class LadderVolumes:
                 expected="NIfTI, as the ladder wrote it",
                 remedy="run that part of the ladder again",
             ) from error
-        voxels = voxels.reshape(voxels.shape[:3])
-        spacing = np.linalg.norm(file.affine[:3, :3], axis=0)
         axes = self.settings.get("orientation")
-        if axes:
-            stored = nib.orientations.io_orientation(file.affine)
-            turn = nib.orientations.ornt_transform(stored, nib.orientations.axcodes2ornt(tuple(axes)))
-            voxels = nib.orientations.apply_orientation(voxels, turn)
-            spacing = spacing[np.argsort(turn[:, 0])]
-        return Volume(voxels=voxels, spacing_mm=tuple(spacing.tolist()))
+        volume = Orientation(axes, labels=None)(volume) if axes else volume
+        spacing = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
+        return Volume(voxels=np.asarray(volume[0]), spacing_mm=tuple(spacing.tolist()))
 
 
 def mask_path(run: Run, case: str) -> Path:

@@ -6,6 +6,7 @@ StarGAN v2: diverse image synthesis for multiple domains, 2020.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def drawn_style(generator: Translator, domain: Tensor, random: torch.Generator) 
     return own_part(generator.new_style(gathered_batch(domain, 2), random), 2)
 
 
-class ExtraLoss:
+class ExtraLoss(ABC):
     """A part of the generator's loss.
 
     Args:
@@ -68,9 +69,9 @@ class ExtraLoss:
         """The weight at ``iteration``, counted from 0."""
         return self.weight if self.schedule is None else self.weight * self.schedule(iteration)
 
+    @abstractmethod
     def __call__(self, generator: Translator, batch: Translated) -> Tensor:
         """The part, unweighted, a float32 scalar."""
-        raise NotImplementedError
 
 
 class Identity(ExtraLoss):

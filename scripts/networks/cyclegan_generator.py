@@ -47,10 +47,10 @@ class CycleGanGenerator(Translator):
             return NoMapping(num_features=num_features)
 
         sizes = {"channels": channels, "num_blocks": num_blocks}
-        self.encoders = nn.ModuleList(
+        self.encoders = _ByDomain(
             [ContentEncoder(in_channels=in_channels, mapping=mapping, **sizes) for _ in (SOURCE, TARGET)]
         )
-        self.decoders = nn.ModuleList(
+        self.decoders = _ByDomain(
             [ImageDecoder(out_channels=in_channels, mapping=mapping, **sizes) for _ in (SOURCE, TARGET)]
         )
         self.apply(initialise_generator)
@@ -63,14 +63,7 @@ class CycleGanGenerator(Translator):
             image: (B, in_channels, H, W) in [-1, 1].
             domain: int64 domain labels, (B,).
         """
-        image = as_plain_tensor(image)
-        order, sizes = _by_domain(domain)
-        image_parts, domain_parts = image[order].split(sizes), domain[order].split(sizes)
-        outputs: list[Tensor] = []
-        for index, encoder in enumerate(self.encoders):
-            if sizes[index] > 0:
-                outputs.append(encoder(image_parts[index], domain_parts[index]))
-        return torch.cat(outputs)[order.argsort()]
+        return self.encoders(as_plain_tensor(image), domain)
 
     @torch.jit.export
     def decode(self, content: Tensor, domain: Tensor) -> Tensor:
@@ -80,17 +73,25 @@ class CycleGanGenerator(Translator):
             content: (B, 4 * channels, H / 4, W / 4).
             domain: int64 domain labels, (B,).
         """
-        order, sizes = _by_domain(domain)
-        content_parts, domain_parts = content[order].split(sizes), domain[order].split(sizes)
+        return self.decoders(content, domain)
+
+
+class _ByDomain(nn.Module):
+    """One module for each domain; a sample goes through its own."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.source = SOURCE  # TorchScript knows no names of modules
+        self.of_domain = nn.ModuleList(modules)
+
+    def forward(self, x: Tensor, domain: Tensor) -> Tensor:
+        """(B, ...) in, (B, ...) out, in the same order: the host waits to know how many samples each domain has."""
+        order = torch.argsort(domain, stable=True)
+        num_source = int((domain == self.source).sum())
+        sizes = [num_source, domain.shape[0] - num_source]
+        x_parts, domain_parts = x[order].split(sizes), domain[order].split(sizes)
         outputs: list[Tensor] = []
-        for index, decoder in enumerate(self.decoders):
+        for index, module in enumerate(self.of_domain):
             if sizes[index] > 0:
-                outputs.append(decoder(content_parts[index], domain_parts[index]))
+                outputs.append(module(x_parts[index], domain_parts[index]))
         return torch.cat(outputs)[order.argsort()]
-
-
-def _by_domain(domain: Tensor, source: int = SOURCE) -> tuple[Tensor, list[int]]:
-    """The order that puts the source's samples first, and how many there are of each domain: the host waits for it."""
-    order = torch.argsort(domain, stable=True)
-    num_source = int((domain == source).sum())
-    return order, [num_source, domain.shape[0] - num_source]
