@@ -50,10 +50,12 @@ def test_the_quick_run_returns_and_writes_every_key(tmp_path: Path, capsys: pyte
         "inference": {"ours", "slice_inferer"},
         "surface_distance": {"ours", "monai", "medpy"},
         "preparation": {"cases", "unpacking"}
-        | {f"{kind}{reader}" for kind in ("series", "jpeg2000_series") for reader in ("", "_simpleitk")},
+        | {
+            f"{kind}{reader}" for kind in ("series", "short_series", "jpeg2000_series") for reader in ("", "_simpleitk")
+        },
     }
     targets = {"style_transfer": [4, 1.7, None, 0.05], "dual_alignment": [2, 0.05], "inference": [2.5]}
-    targets |= {"surface_distance": [50, 4], "preparation": [1, 1, None]}
+    targets |= {"surface_distance": [50, 4], "preparation": [1, 1, 1, None]}
     assert result["sections"].keys() == variants.keys()
     for name, section in result["sections"].items():
         assert section["seconds"].keys() == section["peak_memory_mib"].keys() == variants[name]

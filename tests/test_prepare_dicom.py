@@ -14,7 +14,7 @@ from skimage.io import imread, imsave
 
 from scripts.errors import InputError
 from scripts.prepare.case import FindOptions
-from scripts.prepare.dicom import read_series
+from scripts.prepare.dicom import FILES_AT_ONCE, read_series
 from scripts.prepare.run import Order, prepare
 
 AXIAL = np.eye(3)
@@ -95,6 +95,34 @@ def test_a_broken_slope_gives_real_numbers(tmp_path: Path) -> None:
     read = read_series(series(tmp_path, volume_of(), RescaleSlope=0.25))
     assert np.array_equal(read.image, volume_of() / 4)
     assert read.image.dtype == np.float32
+
+
+def test_a_later_slice_of_another_pixel_type_is_not_cut_to_the_first_ones(tmp_path: Path) -> None:
+    """Scanners may scale each slice by itself: the first one is whole, the last one is not."""
+    folder = series(tmp_path, volume_of())
+    pixels = volume_of()[..., 3].T.astype(np.uint16)
+    write_slice(folder / "3.dcm", pixels, position=(-10, -20, 42), spacing=(2.0, 1.5), RescaleSlope=0.25)
+    read = read_series(folder)
+    assert read.image.dtype == np.float32
+    assert np.array_equal(read.image[..., :3], volume_of()[..., :3])
+    assert np.array_equal(read.image[..., 3], volume_of()[..., 3] / 4)
+
+
+def test_a_series_longer_than_what_is_decoded_at_once(tmp_path: Path) -> None:
+    """Two batches and a part of one, with names against the positions, so that each batch's slices lie all over."""
+    count = 2 * FILES_AT_ONCE + 3
+    volume = volume_of((6, 5, count))
+    shuffled = np.random.default_rng(0).permutation(count)
+    read = read_series(series(tmp_path, volume, names=[f"{index}.dcm" for index in shuffled]))
+    assert np.array_equal(read.image, volume)
+    assert [read.files[index].name for index in read.order] == [f"{index}.dcm" for index in shuffled]
+
+
+def test_a_slice_of_another_size_in_a_later_batch_is_refused(tmp_path: Path) -> None:
+    folder = series(tmp_path, volume_of((6, 5, FILES_AT_ONCE)))
+    write_slice(folder / "99.dcm", np.ones((7, 8), np.uint16), position=(-10, -20, 999))
+    with pytest.raises(InputError, match=r"size 5 x 6 in 0.dcm and 7 x 8 in 99.dcm"):
+        read_series(folder)
 
 
 @pytest.mark.parametrize("uids", [["", "", "", ""], ["1.1", "1.2", "1.3", "1.4"]])
@@ -209,7 +237,7 @@ def empty(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (two_sizes, r"found several series: size \(5, 6\) in 0.dcm and \(7, 8\) in 9.dcm"),
+        (two_sizes, r"found several series: size 5 x 6 in 0.dcm and 7 x 8 in 9.dcm"),
         (two_orientations, "found several series: orientation"),
         (two_modalities, "found several series: modality CT in 0.dcm and MR in 9.dcm"),
         (two_echoes, "found several series: echo time"),

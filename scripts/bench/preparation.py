@@ -7,6 +7,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,11 +25,12 @@ __all__ = ["measure_preparation", "write_series"]
 CASES = (2, 3, 4, 5)
 TAGS = {"0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0060": "CT", "0020|000d": "1.2.1", "0020|000e": "1.2.2"}
 """Class of the files, modality, and one study and series: SimpleITK goes by the series' UID."""
+SERIES = {"series": "DICOM series", "short_series": "short DICOM series", "jpeg2000_series": "JPEG 2000 series"}
 SPACING_MM = (0.78, 0.78, 3.0)
 
 
 def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
-    """Time reading a DICOM series, plain and in JPEG 2000, and preparing CT volumes as `btcv` under `clean`.
+    """Time reading DICOM series, long, short and in JPEG 2000, and preparing CT volumes as `btcv` under `clean`.
 
     The volumes are generated; both readers are asserted to give the same voxels.
 
@@ -43,19 +45,19 @@ def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image, label = _volume(shape)
-        write_series(folder / "plain", image, compress=False)
-        write_series(folder / "jpeg2000", image[..., : shape[2] // 4], compress=True)
+        quarter = image[..., : shape[2] // 4]
+        write_series(folder / "series", image, compress=False)
+        write_series(folder / "short_series", quarter, compress=False)
+        write_series(folder / "jpeg2000_series", quarter, compress=True)
         files = _write_cases(folder / "btcv", image, label)
         variants: dict[str, Callable[[], object]] = {
-            "series": lambda: read_series(folder / "plain"),
-            "jpeg2000_series": lambda: read_series(folder / "jpeg2000"),
             "cases": _preparing(folder),
             "unpacking": lambda: [gzip.decompress(file.read_bytes()) for file in files],
         }
+        variants |= {name: partial(read_series, folder / name) for name in SERIES}
         notes: tuple[str, ...] = ("SimpleITK is not installed (it comes with medpy): not compared",)
         if find_spec("SimpleITK"):
-            variants["series_simpleitk"] = lambda: _simpleitk(folder / "plain")
-            variants["jpeg2000_series_simpleitk"] = lambda: _simpleitk(folder / "jpeg2000")
+            variants |= {f"{name}_simpleitk": partial(_simpleitk, folder / name) for name in SERIES}
             _check_equal(folder)
             notes = ()
         timings = round_robin(variants, rounds=rounds, device=torch.device("cpu"))
@@ -63,12 +65,12 @@ def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
     cores = available_cores()
     notes = (f"{60 * len(CASES) / seconds:.0f} volumes with their labels a minute on {cores} core(s)", *notes)
     return Measurement(
-        size=f"{' x '.join(map(str, shape))} voxels int16, a quarter of the slices in JPEG 2000, {len(CASES)} cases",
+        size=f"{' x '.join(map(str, shape))} voxels int16, a quarter of that in the two other series, {len(CASES)} cases",
         timings=timings,
         ratios=[
             *(
                 Ratio(name=f"{what} : SimpleITK", value=timings.ratio(f"{key}_simpleitk", key), target=1.0)
-                for key, what in (("series", "DICOM series"), ("jpeg2000_series", "JPEG 2000 series"))
+                for key, what in SERIES.items()
                 if f"{key}_simpleitk" in variants
             ),
             Ratio(name="preparing : unpacking its files on one core", value=timings.ratio("unpacking", "cases")),
@@ -141,7 +143,7 @@ def _volume(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_equal(folder: Path) -> None:
-    for name in ("plain", "jpeg2000"):
+    for name in SERIES:
         if not np.array_equal(read_series(folder / name).image, _simpleitk(folder / name).T):
             raise ValueError(f"SimpleITK reads other voxels from the {name} series: they must be equal")
 

@@ -8,7 +8,7 @@ file to file in public releases, so a folder is one series if its slices fit tog
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -30,12 +30,16 @@ GAP_TOLERANCE = 0.02
 TILT_TOLERANCE_DEGREES = 0.5
 SHIFT_TOLERANCE_MM = 0.5
 COSINE_TOLERANCE = 1e-3
-INT16_KINDS = ("short", "char", "unsigned_char")
-"""ITK's names of pixel types that always fit int16."""
+INT16_KINDS, REAL_KINDS = {"short", "char", "unsigned_char"}, {"float", "double"}
+"""ITK's names of the types of rescaled pixels that always fit int16, and of those that may have fractions."""
+FILES_AT_ONCE = 32
 LOADING = Lock()
 """ITK loads its modules when they are first used, which threads may not do at once."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
+ROWS, COLUMNS = "0028|0010", "0028|0011"
+PIXEL_FORMAT = ("0028|0100", "0028|0101", "0028|0102", "0028|0103", "0028|1052", "0028|1053")
+"""Bits allocated and stored, the highest bit, the sign, the intercept and the slope."""
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 SERIES_UID, MODALITY, ECHO_TIME = "0020|000e", "0008|0060", "0018|0081"
 
@@ -60,7 +64,8 @@ class Series:
 @dataclass(frozen=True)
 class _Slice:
     file: Path
-    size: tuple[int, ...]  # rows, columns
+    size: str  # rows x columns
+    pixel_format: tuple[str, ...]  # what the type of the rescaled pixels follows from
     position: np.ndarray  # (3,), LPS, mm, centre of the first pixel
     axes: np.ndarray  # (2, 3): direction of a row, direction of a column
     spacing_mm: tuple[float, float]  # between rows, between columns
@@ -115,14 +120,15 @@ def read_slices(files: Sequence[Path], source: object) -> Series:
             expected="the slices of one series, at least 2",
             remedy="name the folder that holds the slices themselves",
         )
-    slices, volume = _Decoder().read(files)
-    _check_one_series(source, slices)
-    normal = np.cross(*slices[0].axes)
-    order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
-    ordered = [slices[index] for index in order]
-    step = _step_mm(source, ordered, normal)
+    try:
+        slices, volume = _read(files)
+    except RuntimeError as error:
+        # One by one names the file that is broken; if none is, they do not fit together.
+        _stack(source, [piece for file in files for piece in _read([file])[0]])
+        raise _broken(source, error) from error
+    order, affine = _stack(source, slices)
     # (slice, row, column) is (z, y, x).
-    return Series(_in_order(volume, order).T, _affine(ordered[0], step), tuple(files), tuple(order))
+    return Series(_in_order(volume, order).T, affine, tuple(files), tuple(order))
 
 
 def _is_dicom(file: Path) -> bool:
@@ -135,85 +141,100 @@ def _is_dicom(file: Path) -> bool:
         return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
 
 
-class _Decoder:
-    """Reads one file after another with one decoder of ITK: making one takes longer than reading a slice."""
+def _read(files: Sequence[Path]) -> tuple[list[_Slice], np.ndarray]:
+    """All slices and their rescaled pixels (file, row, column): int16 if whole and of that range, else float32.
 
-    def __init__(self) -> None:
-        with LOADING:
-            import itk
-
-            self.decoder = itk.GDCMImageIO.New()
-            kinds = {True: itk.Image[itk.SS, 3], False: itk.Image[itk.F, 3]}
-            self.readers = {
-                is_short: itk.ImageFileReader[kind].New(ImageIO=self.decoder) for is_short, kind in kinds.items()
-            }
-            # Not itk.array_view_from_image, which looks the image's type up for every slice.
-            self.views = {is_short: itk.PyBuffer[kind].GetArrayViewFromImage for is_short, kind in kinds.items()}
-
-    @property
-    def kind(self) -> str:
-        """ITK's name for the type of the rescaled pixels of the file that was read last."""
-        return str(self.decoder.GetComponentTypeAsString(self.decoder.GetComponentType()))
-
-    def read(self, files: Sequence[Path]) -> tuple[list[_Slice], np.ndarray]:
-        """The slices of all files, and their rescaled pixels (file, row, column) in the same order.
-
-        The pixels are int16 if all values are whole and of that range, else float32.
-        """
-        is_short = True  # as most are; asking the first file would decode it once more
-        slices: list[_Slice] = []
-        volume = np.empty(0)
-        limits = np.iinfo(np.int16)
-        for index, file in enumerate(files):
-            plane = self._plane(file, is_short)
-            if is_short and self.kind not in INT16_KINDS:
-                is_short = False
-                plane = self._plane(file, is_short)
-            slices.append(self._header(file, plane.shape[:2]))
-            if index == 0:
-                volume = np.empty((len(files), *plane.shape), np.int16)
-            if slices[-1].size != slices[0].size:
-                _check_one_series(file.parent, [slices[0], slices[-1]])
-            if not is_short and volume.dtype == np.int16:
-                is_whole = self.kind not in ("float", "double")
-                if not is_whole or plane.min() < limits.min or plane.max() > limits.max:
-                    volume = volume.astype(np.float32)
-            volume[index] = plane
+    Raises:
+        RuntimeError: ITK cannot read several files, or not together.
+        InputError: it cannot read a single one, or that is not one slice, or lacks its place.
+    """
+    dtype = np.int16 if _kinds(files[:1]) <= INT16_KINDS else np.float32
+    slices, volume = _decode(files, dtype)
+    formats = {piece.pixel_format: piece.file for piece in slices}
+    kinds = _kinds(formats.values())
+    if kinds <= INT16_KINDS:
         return slices, volume
+    if dtype == np.int16:
+        slices, volume = _decode(files, np.float32)
+    limits = np.iinfo(np.int16)
+    fits = not kinds & REAL_KINDS and volume.min() >= limits.min and volume.max() <= limits.max
+    return slices, volume.astype(np.int16) if fits else volume
 
-    def _plane(self, file: Path, is_short: bool) -> np.ndarray:
-        reader = self.readers[is_short]
+
+def _kinds(files: Iterable[Path]) -> set[str]:
+    """ITK's names of the types of the files' rescaled pixels."""
+    with LOADING:
+        import itk
+
+        decoder = itk.GDCMImageIO.New()
+    kinds = set()
+    for file in files:
+        decoder.SetFileName(str(file))
         try:
-            reader.SetFileName(str(file))
-            reader.Update()
+            decoder.ReadImageInformation()
         except RuntimeError as error:
             raise _broken(file, error) from error
-        pixels = self.views[is_short](reader.GetOutput(), update=False)
-        if len(pixels) != 1:
-            raise InputError(
-                file=file,
-                found=f"a multi-frame file of {len(pixels)} frames",
-                expected="one file per slice",
-                remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
-            )
-        return np.asarray(pixels[0])
-
-    def _header(self, file: Path, size: tuple[int, ...]) -> _Slice:
-        tags = self.decoder.GetMetaDataDictionary()
-        between_rows_mm, between_columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
-        return _Slice(
-            file=file,
-            size=size,
-            position=np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3)),
-            axes=np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3),
-            spacing_mm=(between_rows_mm, between_columns_mm),
-            uid=_text(tags, SERIES_UID),
-            modality=_text(tags, MODALITY),
-            echo_time=_text(tags, ECHO_TIME),
-        )
+        kinds.add(str(decoder.GetComponentTypeAsString(decoder.GetComponentType())))
+    return kinds
 
 
-def _broken(file: Path, error: RuntimeError) -> InputError:
+def _decode(files: Sequence[Path], dtype: type[np.generic]) -> tuple[list[_Slice], np.ndarray]:
+    """As :func:`_read`, cast to a type; some files at a time: few calls, and ITK's memory is used again."""
+    with LOADING:
+        import itk
+
+        image_type = itk.Image[itk.SS if dtype == np.int16 else itk.F, 3]
+        # Its own check of the positions takes the files' order for the slices'.
+        reader = itk.ImageSeriesReader[image_type].New(ImageIO=itk.GDCMImageIO.New(), SpacingWarningRelThreshold=np.inf)
+        view = itk.PyBuffer[image_type].GetArrayViewFromImage
+    slices: list[_Slice] = []
+    volume = np.empty(0)
+    for start in range(0, len(files), FILES_AT_ONCE):
+        part = files[start : start + FILES_AT_ONCE]
+        try:
+            reader.SetFileNames([str(file) for file in part])
+            reader.UpdateLargestPossibleRegion()
+        except RuntimeError as error:
+            if len(files) == 1:
+                raise _broken(files[0], error) from error
+            raise
+        planes = view(reader.GetOutput(), update=False)
+        if start == 0:
+            volume = np.empty((len(files), *planes.shape[1:]), dtype)
+        if planes.shape != (len(part), *volume.shape[1:]):
+            _raise_multi_frame(files, len(planes))
+        volume[start : start + len(part)] = planes
+        slices += map(_slice, part, reader.GetMetaDataDictionaryArray())
+    return slices, volume
+
+
+def _raise_multi_frame(files: Sequence[Path], frames: int) -> None:
+    if len(files) > 1:
+        raise RuntimeError("the files hold images of several sizes")
+    raise InputError(
+        file=files[0],
+        found=f"a multi-frame file of {frames} frames",
+        expected="one file per slice",
+        remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
+    )
+
+
+def _slice(file: Path, tags: Any) -> _Slice:
+    between_rows_mm, between_columns_mm = _numbers(file, tags, PIXEL_SPACING, "PixelSpacing", 2)
+    return _Slice(
+        file=file,
+        size=_text(tags, ROWS) + " x " + _text(tags, COLUMNS),
+        pixel_format=tuple(_text(tags, key) for key in PIXEL_FORMAT),
+        position=np.array(_numbers(file, tags, POSITION, "ImagePositionPatient", 3)),
+        axes=np.array(_numbers(file, tags, ORIENTATION, "ImageOrientationPatient", 6)).reshape(2, 3),
+        spacing_mm=(between_rows_mm, between_columns_mm),
+        uid=_text(tags, SERIES_UID),
+        modality=_text(tags, MODALITY),
+        echo_time=_text(tags, ECHO_TIME),
+    )
+
+
+def _broken(file: object, error: RuntimeError) -> InputError:
     return InputError(
         file=file,
         found=f"DICOM data that cannot be decoded ({innermost_message(error)[:120]})",
@@ -223,7 +244,12 @@ def _broken(file: Path, error: RuntimeError) -> InputError:
 
 
 def _text(tags: Any, key: str) -> str:
-    return str(tags[key]).strip(" \0") if tags.HasKey(key) else ""
+    if not tags.HasKey(key):
+        return ""
+    import itk
+
+    # As tags[key], which tries all types for every tag, though GDCM's are all text.
+    return str(itk.MetaDataObject[str].cast(tags.Get(key)).GetMetaDataObjectValue()).strip(" \0")
 
 
 def _numbers(file: Path, tags: Any, key: str, name: str, count: int) -> list[float]:
@@ -272,6 +298,15 @@ def _raise_mixed(source: object, found: str) -> None:
         expected="the slices of one series",
         remedy="put each series into a folder of its own",
     )
+
+
+def _stack(source: object, slices: Sequence[_Slice]) -> tuple[list[int], np.ndarray]:
+    """The slices' order along their normal and the volume's affine; refused unless they are one even stack."""
+    _check_one_series(source, slices)
+    normal = np.cross(*slices[0].axes)
+    order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
+    ordered = [slices[index] for index in order]
+    return order, _affine(ordered[0], _step_mm(source, ordered, normal))
 
 
 def _step_mm(source: object, ordered: Sequence[_Slice], normal: np.ndarray) -> np.ndarray:
