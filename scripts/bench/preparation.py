@@ -65,7 +65,7 @@ def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
     cores = available_cores()
     notes = (f"{60 * len(CASES) / seconds:.0f} volumes with their labels a minute on {cores} core(s)", *notes)
     return Measurement(
-        size=f"{' x '.join(map(str, shape))} voxels int16, a quarter of that in the two other series, {len(CASES)} cases",
+        size=f"{' x '.join(map(str, shape))} voxels int16, a quarter of that in the other series, {len(CASES)} cases",
         timings=timings,
         ratios=[
             *(

@@ -8,7 +8,7 @@ file to file in public releases, so a folder is one series if its slices fit tog
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -141,71 +141,87 @@ def _is_dicom(file: Path) -> bool:
         return bool(itk.GDCMImageIO.New().CanReadFile(str(file)))
 
 
-def _read(files: Sequence[Path]) -> tuple[list[_Slice], np.ndarray]:
+def _read(files: Sequence[Path], *, as_short: bool | None = None) -> tuple[list[_Slice], np.ndarray]:
     """All slices and their rescaled pixels (file, row, column): int16 if whole and of that range, else float32.
+
+    Some files are decoded at a time: few calls, and ITK's memory is used again.
+
+    Args:
+        files: the slices of one series.
+        as_short: ITK hands the pixels over as int16, else as float32; by default as the first file's type needs.
 
     Raises:
         RuntimeError: ITK cannot read several files, or not together.
         InputError: it cannot read a single one, or that is not one slice, or lacks its place.
     """
-    dtype = np.int16 if _kinds(files[:1]) <= INT16_KINDS else np.float32
-    slices, volume = _decode(files, dtype)
-    formats = {piece.pixel_format: piece.file for piece in slices}
-    kinds = _kinds(formats.values())
-    if kinds <= INT16_KINDS:
-        return slices, volume
-    if dtype == np.int16:
-        slices, volume = _decode(files, np.float32)
+    as_short = _kind(files[0]) in INT16_KINDS if as_short is None else as_short
+    decode = _decoder(as_short=as_short)
+    slices: list[_Slice] = []
+    kinds: dict[tuple[str, ...], str] = {}
+    volume = np.empty(0, np.int16)
+    for start in range(0, len(files), FILES_AT_ONCE):
+        part = files[start : start + FILES_AT_ONCE]
+        planes, dictionaries = decode(part)
+        if start == 0:
+            volume = np.empty((len(files), *planes.shape[1:]), np.int16)
+        if planes.shape != (len(part), *volume.shape[1:]):
+            _raise_multi_frame(files, len(planes))
+        slices += map(_slice, part, dictionaries)
+        for piece in slices[start:]:
+            if piece.pixel_format not in kinds:
+                kinds[piece.pixel_format] = _kind(piece.file)
+        found = set(kinds.values())
+        if as_short and not found <= INT16_KINDS:
+            return _read(files, as_short=False)
+        if not as_short and volume.dtype == np.int16 and (found & REAL_KINDS or not _fits_int16(planes)):
+            volume = volume.astype(np.float32)
+        volume[start : start + len(part)] = planes
+    return slices, volume
+
+
+def _fits_int16(values: np.ndarray) -> bool:
     limits = np.iinfo(np.int16)
-    fits = not kinds & REAL_KINDS and volume.min() >= limits.min and volume.max() <= limits.max
-    return slices, volume.astype(np.int16) if fits else volume
+    return bool(values.min() >= limits.min and values.max() <= limits.max)
 
 
-def _kinds(files: Iterable[Path]) -> set[str]:
-    """ITK's names of the types of the files' rescaled pixels."""
+def _kind(file: Path) -> str:
+    """ITK's name of the type of a file's rescaled pixels."""
     with LOADING:
         import itk
 
         decoder = itk.GDCMImageIO.New()
-    kinds = set()
-    for file in files:
-        decoder.SetFileName(str(file))
-        try:
-            decoder.ReadImageInformation()
-        except RuntimeError as error:
-            raise _broken(file, error) from error
-        kinds.add(str(decoder.GetComponentTypeAsString(decoder.GetComponentType())))
-    return kinds
+    decoder.SetFileName(str(file))
+    try:
+        decoder.ReadImageInformation()
+    except RuntimeError as error:
+        raise _broken(file, error) from error
+    return str(decoder.GetComponentTypeAsString(decoder.GetComponentType()))
 
 
-def _decode(files: Sequence[Path], dtype: type[np.generic]) -> tuple[list[_Slice], np.ndarray]:
-    """As :func:`_read`, cast to a type; some files at a time: few calls, and ITK's memory is used again."""
+def _decoder(*, as_short: bool) -> Callable[[Sequence[Path]], tuple[np.ndarray, Iterable[Any]]]:
+    """A call that decodes files of one size.
+
+    It gives their pixels (file, row, column) and dictionaries of tags, both for use before the next call.
+    """
     with LOADING:
         import itk
 
-        image_type = itk.Image[itk.SS if dtype == np.int16 else itk.F, 3]
+        image_type = itk.Image[itk.SS if as_short else itk.F, 3]
         # Its own check of the positions takes the files' order for the slices'.
         reader = itk.ImageSeriesReader[image_type].New(ImageIO=itk.GDCMImageIO.New(), SpacingWarningRelThreshold=np.inf)
         view = itk.PyBuffer[image_type].GetArrayViewFromImage
-    slices: list[_Slice] = []
-    volume = np.empty(0)
-    for start in range(0, len(files), FILES_AT_ONCE):
-        part = files[start : start + FILES_AT_ONCE]
+
+    def decode(files: Sequence[Path]) -> tuple[np.ndarray, Iterable[Any]]:
         try:
-            reader.SetFileNames([str(file) for file in part])
+            reader.SetFileNames([str(file) for file in files])
             reader.UpdateLargestPossibleRegion()
         except RuntimeError as error:
             if len(files) == 1:
                 raise _broken(files[0], error) from error
             raise
-        planes = view(reader.GetOutput(), update=False)
-        if start == 0:
-            volume = np.empty((len(files), *planes.shape[1:]), dtype)
-        if planes.shape != (len(part), *volume.shape[1:]):
-            _raise_multi_frame(files, len(planes))
-        volume[start : start + len(part)] = planes
-        slices += map(_slice, part, reader.GetMetaDataDictionaryArray())
-    return slices, volume
+        return view(reader.GetOutput(), update=False), reader.GetMetaDataDictionaryArray()
+
+    return decode
 
 
 def _raise_multi_frame(files: Sequence[Path], frames: int) -> None:
