@@ -182,6 +182,15 @@ def test_table_and_air_become_the_images_minimum() -> None:
     assert image[0, 10, 29, 0] == 300.0  # the input is untouched
 
 
+def test_a_volume_without_a_patient_is_refused() -> None:
+    """Noise around 0 has no piece that stays after an opening; an MR of small values given as CT looks like it."""
+    noise = MetaTensor(torch.randn(1, 32, 32, 3), affine=torch.eye(4))
+    with pytest.raises(
+        InputError, match=r"'image': found no patient: no piece of tissue above 100, values -.* expected a CT"
+    ):
+        KeepBodyd("image", threshold=100.0)({"image": noise})
+
+
 def test_big_endian_and_scaled_files_are_read(tmp_path: Path) -> None:
     # Values on disk times 2 minus 1024, big-endian: what a scanner's export may look like.
     file = nib.Nifti1Image(RAMP.astype(">i2"), np.eye(4), nib.Nifti1Header(endianness=">"))

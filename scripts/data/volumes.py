@@ -139,6 +139,9 @@ class KeepBodyd(MapTransform):
     Args:
         keys: keys of images (1, H, W, D).
         threshold: values above it are tissue, in the image's unit (HU for CT).
+
+    Raises:
+        InputError: no piece of tissue, such as an image of another unit or pure noise.
     """
 
     def __init__(self, keys: KeysCollection, threshold: float, allow_missing_keys: bool = False) -> None:
@@ -150,8 +153,16 @@ class KeepBodyd(MapTransform):
         kept = dict(data)
         for key in self.key_iterator(kept):
             image = kept[key]
-            outside = torch.from_numpy(~body_mask(np.asarray(image[0]), self.threshold))[None]
-            kept[key] = image.masked_fill(outside, float(image.min()))
+            body = body_mask(np.asarray(image[0]), self.threshold)
+            if not body.any():
+                values = f"values {image.min():g} to {image.max():g}"
+                raise InputError(
+                    file=_file_of(image, key),
+                    found=f"no patient: no piece of tissue above {self.threshold:g}, {values}",
+                    expected="a CT in HU",
+                    remedy="look at the volume; give it in HU, or give a volume of the modality that the task names",
+                )
+            kept[key] = image.masked_fill(torch.from_numpy(~body)[None], float(image.min()))
         return kept
 
 
