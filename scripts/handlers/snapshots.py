@@ -18,7 +18,7 @@ from scripts.errors import InputError
 from scripts.handlers.checkpoints import load_weights, re_estimate_statistics
 from scripts.handlers.losses import check_finite_weights
 from scripts.processes import rank
-from scripts.selection.choice import best_epoch, check_selection, read_scores
+from scripts.selection.choice import best_epoch, check_selection, read_scores, snapshot_file
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import PARTS, SCORES, mean_dice
 
@@ -151,7 +151,7 @@ class Snapshots:
         return [past for past in range(1, epoch + 1) if past % self.interval == 0 or past == max_epochs]
 
     def _path(self, epoch: int) -> Path:
-        return self.folder / f"epoch_{epoch:03d}.pt"
+        return snapshot_file(self.folder, epoch)
 
     def _rows(self) -> dict[int, dict[str, float]]:
         return read_scores(self.log)

@@ -20,6 +20,7 @@ __all__ = [
     "selection_of_card",
     "selection_of_weights",
     "selection_sentence",
+    "snapshot_file",
 ]
 
 RULES = ("last", "label_free", "oracle")
@@ -65,6 +66,11 @@ def best_epoch(values: Mapping[int, float]) -> int:
             remedy="give --selection last, or another selection_score",
         )
     return max(known, key=lambda epoch: (known[epoch], epoch))
+
+
+def snapshot_file(folder: Path, epoch: int) -> Path:
+    """Where a snapshot's weights lie in the folder of snapshots."""
+    return folder / f"epoch_{epoch:03d}.pt"
 
 
 def read_scores(path: Path) -> dict[int, dict[str, float]]:

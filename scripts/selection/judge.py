@@ -22,7 +22,7 @@ from scripts.data.writers import write_json
 from scripts.errors import InputError
 from scripts.ladder.record import read_record
 from scripts.ladder.statistics import rank_correlation
-from scripts.selection.choice import best_epoch, read_scores
+from scripts.selection.choice import best_epoch, read_scores, snapshot_file
 from scripts.selection.scores import SCORES
 
 __all__ = ["JudgedRun", "Verdict", "evaluate_snapshots", "find_runs", "judge_selection", "verdicts"]
@@ -123,8 +123,8 @@ def evaluate_snapshots(run: Path) -> dict[int, float]:
     """
     found = {}
     for epoch in read_scores(_table(run)):
-        weights = run / "models" / "snapshots" / f"epoch_{epoch:03d}.pt"
-        result = run / "oracle" / f"epoch_{epoch:03d}.json"
+        weights = snapshot_file(run / "models" / "snapshots", epoch)
+        result = run / "oracle" / f"{weights.stem}.json"
         if not weights.is_file():
             raise InputError(
                 file=weights,
