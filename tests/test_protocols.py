@@ -10,9 +10,19 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIGS
-from releases import CENTRES, true_image, true_label, world_of, write_btcv, write_chaos_mr, write_mmwhs
+from releases import (
+    CENTRES,
+    true_image,
+    true_label,
+    world_of,
+    write_btcv,
+    write_chaos_ct,
+    write_chaos_mr,
+    write_mmwhs,
+)
 
 from scripts.errors import InputError
+from scripts.prepare.case import FindOptions
 from scripts.prepare.crops import CropAroundLabeld
 from scripts.prepare.rules import Rules, dataset_names, read_rules
 from scripts.prepare.run import Order, prepare
@@ -189,3 +199,27 @@ def test_a_protocol_of_your_own(tmp_path: Path) -> None:
     report = prepare(Order("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", str(tmp_path / "mine.yaml")))
     assert report["protocol"]["name"] == "mine"
     assert report["domains"]["ct"]["sections"] == {"training": ["ct_0001"], "test": ["ct_0002"]}
+
+
+@pytest.mark.parametrize("protocol", ["sifa", "dar"])
+def test_a_protocol_prepares_the_domains_that_it_names_and_no_other(protocol: str, tmp_path: Path) -> None:
+    """T1 in both phases and the CT, for which SIFA and DAR-UNet have no rules, stay unprepared."""
+    source = write_chaos_ct(write_chaos_mr(write_chaos_mr(tmp_path / "in", 1), 2), 5)
+    report = prepare(Order("chaos", source, tmp_path / "out", protocol))
+    assert report["domains_left_out"] == ["mr_t1_in", "mr_t1_out", "ct_liver"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mr", "mr.json", "prepare.json"}
+    assert report["domains"]["mr"]["sections"]["training"] == ["mr_02"]  # 1 is a test case
+    with pytest.raises(InputError, match=f"--domain: found 'ct_liver', expected one of mr, .* '{protocol}'"):
+        prepare(Order("chaos", source, tmp_path / "out", protocol, find=FindOptions(domain="ct_liver")))
+
+
+def test_a_tree_without_the_protocols_domains(tmp_path: Path) -> None:
+    source = write_chaos_ct(tmp_path / "in", 5)
+    with pytest.raises(InputError, match=r"expected CHAOS: folders such as .*, of mr;"):
+        prepare(Order("chaos", source, tmp_path / "out", "sifa"))
+
+
+@pytest.mark.parametrize("pair", known(), ids="-".join)
+def test_every_prepared_domain_has_rules_of_its_protocol(pair: tuple[str, str]) -> None:
+    chosen = yaml.safe_load((CONFIGS / "protocols" / f"{pair[1]}.yaml").read_text())["datasets"][pair[0]]
+    assert set(rules_of(pair).domains) == set(chosen["domains"])

@@ -68,6 +68,7 @@ def write_report(
         "peeks": list(rules.peeks),
         "chosen_here": list(rules.chosen_here),
         "limits": list(rules.limits),
+        "domains_left_out": list(rules.left_out),
         "tasks": list(rules.tasks),
         "domains": {domain: _domain_report(rules, records, domain, lists) for domain, lists in datalists.items()},
         "cases": len(records),
@@ -95,6 +96,8 @@ def print_report(out: Path, report: Mapping[str, Any]) -> None:
     print(f"Protocol '{report['protocol']['name']}': {report['protocol']['about']}")
     for kind, word in (("peeks", "it peeks"), ("chosen_here", "chosen here"), ("limits", "limit")):
         print("".join(f"  {word}: {text}\n" for text in report[kind]), end="")
+    if report["domains_left_out"]:
+        print(f"  left out, as it has no rules for them: {', '.join(report['domains_left_out'])}")
     if report["tasks"]:
         print(f"Task files that fit: {', '.join(f'configs/tasks/{task}.yaml' for task in report['tasks'])}")
     print(f"The whole report is in {out / REPORT}.")

@@ -75,7 +75,8 @@ class Rules:
         tasks: task files that fit the written volumes.
         peeks: where the protocol looks at what a user without target labels could not see.
         chosen_here: what the publication leaves open and this project filled in.
-        domains: rules per domain.
+        domains: rules per domain that the protocol names; no other is prepared.
+        left_out: domains of the data set that it does not name.
         limits: what the release itself cannot give.
     """
 
@@ -91,6 +92,7 @@ class Rules:
     chosen_here: Sequence[str]
     limits: Sequence[str]
     domains: Mapping[str, DomainRules]
+    left_out: Sequence[str] = ()
 
     def of(self, domain: str) -> DomainRules:
         """The rules of a domain; a plain folder's domain has whatever name its user gave."""
@@ -137,9 +139,11 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
         chosen_here=chosen.get("chosen_here", ()),
         limits=facts.get("limits", ()),
         domains={
-            name: _domain_rules(name, domain, chosen["domains"].get(name, {}))
+            name: _domain_rules(name, domain, chosen["domains"][name])
             for name, domain in facts["domains"].items()
+            if name in chosen["domains"]
         },
+        left_out=[name for name in facts["domains"] if name not in chosen["domains"]],
     )
 
 

@@ -59,7 +59,7 @@ def prepare(order: Order) -> dict[str, Any]:
         InputError: not this data set, an unusable folder, or cases that cannot be prepared.
     """
     rules = _rules(order)
-    cases = rules.layout.find(order.source, order.find)
+    cases = rules.layout.find(order.source, replace(order.find, among=tuple(rules.domains)))
     _check_names(cases)
     domains = sorted({case.domain for case in cases})
     _check_places(order, domains)
@@ -94,7 +94,7 @@ def _rules(order: Order) -> Rules:
             raise InputError(
                 file="--domain",
                 found=f"'{order.find.domain}'",
-                expected=f"one of {', '.join(rules.domains)}",
+                expected=f"one of {', '.join(rules.domains)}, the domains that protocol '{rules.protocol}' has rules for",
                 remedy="correct it, or leave it out for all of them",
             )
         return rules
