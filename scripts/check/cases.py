@@ -56,6 +56,7 @@ class CaseFiles:
         label: path, or None.
         modality: what the datalist says, such as ``CT``.
         label_names: value and name of each structure, as the datalist says; may be empty.
+        has_spacing: whether its headers' spacing means anything; a datalist may say ``"has_spacing": false``.
     """
 
     domain: str
@@ -65,6 +66,7 @@ class CaseFiles:
     label: str | None
     modality: str
     label_names: tuple[tuple[float, str], ...] = ()
+    has_spacing: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +229,7 @@ def _case_files(domain: str, section: str, entry: dict[str, str], datalist: dict
         label=entry.get("label"),
         modality=str(datalist["modality"]),
         label_names=_label_names(datalist.get("labels", {})),
+        has_spacing=datalist.get("has_spacing", True) is not False,
     )
 
 

@@ -48,6 +48,7 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
             "modality": rules.of(domain).modality,
             "dataset": rules.dataset,
             "protocol": rules.protocol,
+            **({} if rules.has_spacing else {"has_spacing": False}),
             "labels": _label_names(rules),
             **{section: entries for section, entries in lists.items() if entries},
         }
