@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +22,8 @@ from releases import (
     write_mmwhs,
 )
 
+from scripts.check.cases import find_cases
+from scripts.check.command import check_cases
 from scripts.errors import InputError
 from scripts.prepare.case import FindOptions
 from scripts.prepare.crops import CropAroundLabeld
@@ -189,6 +192,22 @@ def test_sifa_resizes_abdominal_slices_and_tests_on_its_validation_list(tmp_path
     sections = {"training": ["ct_0002"], "validation": ["ct_0001"], "test": ["ct_0001"]}
     assert report["domains"]["ct"]["sections"] == sections
     assert "validation cases are the test cases" in report["peeks"][0]
+
+
+def test_the_check_knows_that_the_published_lists_overlap(tmp_path: Path) -> None:
+    """Validation is test there: a warning that names the protocol. The same in any other datalist is an error."""
+    source, out = write_btcv(tmp_path / "in", [1]), tmp_path / "out"
+    prepare(Order("btcv", source, out, "dar"))
+    (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
+    assert (finding.severity, finding.cases) == ("warning", ("ct_0001_image",))
+    assert "the same file in ct/validation and ct/test, as protocol 'dar' has it" in finding.found
+    content = json.loads((out / "ct.json").read_text())
+    assert content.pop("shared_sections") == "validation test"
+    (out / "ct.json").write_text(json.dumps(content))
+    (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
+    assert finding.severity == "error"
+    prepare(Order("btcv", source, out, "clean"))
+    assert "shared_sections" not in json.loads((out / "ct.json").read_text())
 
 
 def test_a_protocol_of_your_own(tmp_path: Path) -> None:

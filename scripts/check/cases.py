@@ -56,6 +56,8 @@ class CaseFiles:
         label: path, or None.
         modality: what the datalist says, such as ``CT``.
         label_names: value and name of each structure, as the datalist says; may be empty.
+        protocol: what prepared the volumes, as the datalist says; may be empty.
+        shared_sections: lists that hold the same cases because the protocol says so.
         has_spacing: whether its headers' spacing means anything; a datalist may say ``"has_spacing": false``.
     """
 
@@ -66,6 +68,8 @@ class CaseFiles:
     label: str | None
     modality: str
     label_names: tuple[tuple[float, str], ...] = ()
+    protocol: str = ""
+    shared_sections: tuple[str, ...] = ()
     has_spacing: bool = True
 
 
@@ -229,6 +233,8 @@ def _case_files(domain: str, section: str, entry: dict[str, str], datalist: dict
         label=entry.get("label"),
         modality=str(datalist["modality"]),
         label_names=_label_names(datalist.get("labels", {})),
+        protocol=str(datalist.get("protocol", "")),
+        shared_sections=tuple(str(datalist.get("shared_sections", "")).split()),
         has_spacing=datalist.get("has_spacing", True) is not False,
     )
 

@@ -13,7 +13,7 @@ import yaml
 
 from scripts.data.writers import write_json
 from scripts.prepare.case import Case
-from scripts.prepare.rules import CONFIGS, Rules
+from scripts.prepare.rules import CONFIGS, DomainRules, Rules
 from scripts.run_folder import provenance
 
 __all__ = ["REPORT", "print_report", "write_datalists", "write_report"]
@@ -49,6 +49,7 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
             "dataset": rules.dataset,
             "protocol": rules.protocol,
             **({} if rules.has_spacing else {"has_spacing": False}),
+            **_sharing(rules.of(domain), cases),
             "labels": _label_names(rules),
             **{section: entries for section, entries in lists.items() if entries},
         }
@@ -109,6 +110,15 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(f"    {note}")
     if len(notes) > SHOWN_NOTES:
         print(f"    ... and {len(notes) - SHOWN_NOTES} more notes in the report")
+
+
+def _sharing(domain: DomainRules, cases: Sequence[Case]) -> dict[str, str]:
+    """``shared_sections``: lists that the protocol fills with the same cases, so that a check tells it from a slip.
+
+    Words and no list, as every list of a datalist holds cases.
+    """
+    shared = {section for case in cases if len(domain.sections_of(case)) > 1 for section in domain.sections_of(case)}
+    return {"shared_sections": " ".join(section for section in SECTIONS if section in shared)} if shared else {}
 
 
 def _entry(case: Case, record: Mapping[str, Any]) -> dict[str, str]:
