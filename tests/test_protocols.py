@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -242,3 +243,45 @@ def test_a_tree_without_the_protocols_domains(tmp_path: Path) -> None:
 def test_every_prepared_domain_has_rules_of_its_protocol(pair: tuple[str, str]) -> None:
     chosen = yaml.safe_load((CONFIGS / "protocols" / f"{pair[1]}.yaml").read_text())["datasets"][pair[0]]
     assert set(rules_of(pair).domains) == set(chosen["domains"])
+
+
+def own(change: Callable[[dict], object], folder: Path) -> str:
+    """The path of SIFA's protocol after a change."""
+    content = yaml.safe_load((CONFIGS / "protocols" / "sifa.yaml").read_text())
+    change(content)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "mine.yaml")
+
+
+def ct(content: dict) -> dict:
+    return content["datasets"]["btcv"]["domains"]["ct"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: ct(c).update(split=ct(c).pop("splits")), r"under 'btcv: ct': the key 'split', expected labels, splits"),
+        (lambda c: ct(c)["splits"].update(train=[2]), r"'btcv: ct: splits': the key 'train', expected validation, test"),
+        (lambda c: ct(c)["splits"].update(test="1-9"), r"'btcv: ct: splits: test': 1-9, expected a list of case ids"),
+        (lambda c: ct(c).update(labels={"liver": 1}), r"'btcv: ct: labels': \{'liver': 1\}, expected value in the files"),
+        (lambda c: ct(c).update(grid={"_target_": "Flipd"}), r"'btcv: ct: grid': .* expected a list of MONAI transforms"),
+        (lambda c: ct(c).update(grid=[{"_target_": "Flippd", "keys": "image"}]), "Flippd that cannot be made"),
+        (lambda c: ct(c).update(grid=[{"_target_": "Flipd", "kys": "image"}]), "Flipd that cannot be made .*kys"),
+        (lambda c: c.pop("about"), r"under 'the file': no 'about', expected the keys protocol, about, metric, datasets"),
+        (lambda c: c.pop("metric"), r"no 'metric'"),
+        (lambda c: c.pop("datasets"), r"no 'datasets'"),
+        (lambda c: c["metric"].pop("grid"), r"under 'metric': no 'grid'"),
+        (lambda c: c["datasets"]["btcv"].pop("domains"), r"under 'btcv': no 'domains'"),
+        (lambda c: c["datasets"]["btcv"]["domains"].update(mr={}), r"under 'btcv: domains': the key 'mr', expected ct"),
+        (lambda c: c["datasets"]["btcv"]["domains"].update(ct=None), r"under 'btcv: ct': None, expected a mapping"),
+        (lambda c: c["datasets"]["btcv"].update(tasks=["none"]), r"'btcv: tasks': none, expected task files: abdomen"),
+        (lambda c: c["datasets"]["btcv"].update(peeks="yes"), r"'btcv: peeks': yes, expected a list"),
+        (lambda c: c["datasets"]["btcv"].pop("peeks"), r"splits': \[1, 9, .*\] in two lists, expected each id in one list"),
+        (lambda c: c["datasets"].update(bctv={}), r"under 'datasets': the key 'bctv', expected btcv, chaos"),
+    ],
+)
+def test_a_protocol_with_a_slip_gets_a_sentence(change: Callable[[dict], object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        prepare(Order("btcv", write_btcv(tmp_path / "in", [1]), tmp_path / "out", own(change, tmp_path)))
+    assert caught.value.file.endswith("mine.yaml")
+    assert not (tmp_path / "out").exists()

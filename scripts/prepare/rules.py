@@ -16,15 +16,13 @@ import yaml
 
 from scripts.errors import InputError
 from scripts.prepare.case import Case, FindOptions
+from scripts.prepare.protocol_file import STEPS, check_protocol
 from scripts.prepare.values import LabelMap, ValueRange
 
 __all__ = ["DomainRules", "Layout", "Rules", "dataset_names", "read_label_map", "read_rules"]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEFAULT_PROTOCOL = "clean"
-STEPS = ("grid", "crop", "intensity")
-"""The kinds of steps of a protocol; they are applied in the order in which its file lists them."""
-
 
 class Layout(Protocol):
     """How a release lies on disk."""
@@ -115,10 +113,12 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
             protocol that knows the data set.
 
     Raises:
-        InputError: no such file, or the protocol does not know the data set.
+        InputError: no such file, the protocol's file is not as it should be, or does not know the data set.
     """
     facts = _load(CONFIGS / "datasets" / f"{dataset}.yaml", f"one of {', '.join(dataset_names())}")
-    choices = _load(_protocol_file(dataset, protocol), f"a protocol: {', '.join(_protocol_names())}, or a YAML file")
+    file = _protocol_file(dataset, protocol)
+    choices = _load(file, f"a protocol: {', '.join(_protocol_names())}, or a YAML file")
+    check_protocol(file, choices, _domains_of_all(), {path.stem for path in (CONFIGS / "tasks").glob("*.yaml")})
     if dataset not in choices["datasets"]:
         knowing = ", ".join(name for name in _protocol_names() if dataset in _known_to(name))
         raise InputError(
@@ -201,6 +201,11 @@ def _protocol_names() -> list[str]:
 
 def _known_to(protocol: str) -> list[str]:
     return list(_load(CONFIGS / "protocols" / f"{protocol}.yaml", "a protocol")["datasets"])
+
+
+def _domains_of_all() -> dict[str, list[str]]:
+    files = {name: CONFIGS / "datasets" / f"{name}.yaml" for name in dataset_names()}
+    return {name: list(_load(file, "a data set")["domains"]) for name, file in files.items()}
 
 
 def _load(path: Path, expected: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from scripts.data.writers import write_json
 from scripts.errors import InputError
 from scripts.prepare.case import Case
 from scripts.prepare.nifti import write_nifti
+from scripts.prepare.protocol_file import build_steps
 from scripts.prepare.rules import DomainRules, Rules
 from scripts.prepare.values import count_values
 
@@ -114,7 +115,6 @@ def _apply(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The protocol's MONAI transforms on an image and its label map."""
     import torch
-    from monai.bundle import ConfigParser
     from monai.data import MetaTensor
 
     if label is None:
@@ -124,8 +124,7 @@ def _apply(
             expected="one: this protocol's grid and crop handle image and label together",
             remedy="use --protocol clean",
         )
-    compose = {"_target_": "Compose", "transforms": [dict(step) for step in steps]}
-    transform = ConfigParser({"steps": compose}).get_parsed_content("steps")
+    transform = build_steps(steps)
     position = torch.as_tensor(affine, dtype=torch.float64)
     done = transform(
         {
