@@ -14,6 +14,7 @@ import yaml
 from conftest import CONFIGS
 from releases import (
     CENTRES,
+    save,
     true_image,
     true_label,
     world_of,
@@ -285,3 +286,25 @@ def test_a_protocol_with_a_slip_gets_a_sentence(change: Callable[[dict], object]
         prepare(Order("btcv", write_btcv(tmp_path / "in", [1]), tmp_path / "out", own(change, tmp_path)))
     assert caught.value.file.endswith("mine.yaml")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dataset", ["mmwhs", "btcv"])
+def test_an_empty_label_is_named_by_its_file_and_the_others_are_done(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIFA's hearts and DAR-UNet's CT are cropped by their labels."""
+    if dataset == "mmwhs":
+        source, protocol, folder = write_mmwhs(tmp_path / "in", ct=[1001, 1002, 1004, 1005], mr=[]), "sifa", "ct_train"
+        empty, other = (source / folder / f"ct_train_{number}_label.nii.gz" for number in (1001, 1002))
+    else:
+        source, protocol = write_btcv(tmp_path / "in", [2, 3, 4, 5]), "dar"
+        empty, other = (source / "RawData/Training/label" / f"label000{number}.nii.gz" for number in (2, 3))
+    for path in (empty, other):
+        label = nib.load(path)
+        save(path, np.zeros(label.shape, np.uint8), label.affine)
+    with pytest.raises(InputError, match="found 2 of 4 cases that cannot be prepared, each named above"):
+        prepare(Order(dataset, source, tmp_path / "out", protocol, workers=1))
+    shown = capsys.readouterr().err
+    assert f"error: {empty}: found no labelled voxel, expected a label to crop around" in shown
+    assert f"error: {other}: found no labelled voxel" in shown
+    assert len(list((tmp_path / "out").rglob("*_image.nii.gz"))) == 2
