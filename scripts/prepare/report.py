@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 
 from scripts.data.writers import write_json
+from scripts.errors import InputError
 from scripts.prepare.case import Case
 from scripts.prepare.rules import CONFIGS, DomainRules, Rules
 from scripts.run_folder import provenance
 
-__all__ = ["REPORT", "print_report", "write_datalists", "write_report"]
+__all__ = ["REPORT", "print_report", "read_reports", "write_datalists", "write_report"]
 
 REPORT = "prepare.json"
 DECODERS = ("itk", "scikit-image")
@@ -57,12 +58,34 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
     return datalists
 
 
+def read_reports(out: Path) -> dict[str, Any]:
+    """The reports of earlier calls, by data set; none where there was no call.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    path = out / REPORT
+    try:
+        reports = json.loads(path.read_text(encoding="utf-8"))
+        for report in reports.values():
+            _ = report["domains"].keys(), report["protocol"]["name"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            file=path,
+            found=f"no report of an earlier preparation ({type(error).__name__})",
+            expected="none, or one that 'prepare' wrote",
+            remedy="remove the file, or choose another --out",
+        ) from error
+    return dict(reports)
+
+
 def write_report(
     out: Path, rules: Rules, records: Records, datalists: Mapping[str, Mapping[str, Any]], *, skipped: int
 ) -> dict[str, Any]:
     """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets; give what this call did."""
-    path = out / REPORT
-    reports = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    reports = read_reports(out)
     report: dict[str, Any] = {
         "title": rules.title,
         "home": rules.home,
@@ -77,11 +100,11 @@ def write_report(
         "kept_from_before": skipped,
         "made_with": _versions(),
     }
-    before = reports.get(rules.dataset, {})
-    same_protocol = before.get("protocol", {}).get("name") == rules.protocol
+    before = reports.get(rules.dataset)
+    same_protocol = before is not None and before["protocol"]["name"] == rules.protocol
     # Domains that were prepared by a call of their own keep their part.
-    domains = {**(before["domains"] if same_protocol else {}), **report["domains"]}
-    write_json(path, {**reports, rules.dataset: {**report, "domains": domains}})
+    domains = {**(before["domains"] if before and same_protocol else {}), **report["domains"]}
+    write_json(out / REPORT, {**reports, rules.dataset: {**report, "domains": domains}})
     return report
 
 

@@ -15,7 +15,7 @@ from scripts.data.writers import make_folder
 from scripts.errors import InputError
 from scripts.prepare.case import Case, FindOptions, available_cores
 from scripts.prepare.places import check_files, check_owner, check_places
-from scripts.prepare.report import write_datalists, write_report
+from scripts.prepare.report import read_reports, write_datalists, write_report
 from scripts.prepare.rules import DomainRules, Rules, read_label_map, read_rules
 from scripts.prepare.steps import finished_record, prepare_case, settings_key
 from scripts.prepare.values import LabelMap
@@ -65,6 +65,7 @@ def prepare(order: Order) -> dict[str, Any]:
     check_places(order.out, domains, (order.source, order.find.labels))
     check_files(order.out, cases, (order.label_map, order.protocol))
     check_owner(order.out, domains, order.dataset)
+    read_reports(order.out)  # one that cannot be added to is found before the work and not after it
     keys = {
         case: settings_key(rules, rules.of(case.domain), case, trust_image=order.find.trust_image) for case in cases
     }
