@@ -95,6 +95,7 @@ def write_report(
         "limits": list(rules.limits),
         "domains_left_out": list(rules.left_out),
         "tasks": list(rules.tasks),
+        "missing_series": _missing_series(rules, records),
         "domains": {domain: _domain_report(rules, records, domain, lists) for domain, lists in datalists.items()},
         "cases": len(records),
         "kept_from_before": skipped,
@@ -118,6 +119,8 @@ def print_report(out: Path, report: Mapping[str, Any]) -> None:
         if content["absent"]:
             print(f"    not in the source, though the splits name them: {', '.join(map(str, content['absent']))}")
         _print_notes([f"{case}: {note}" for case, notes in content["notes"].items() for note in notes])
+    for domain, ids in report["missing_series"].items():
+        print(f"  {domain}: no volume of {', '.join(map(str, ids))}, of whom other series are there")
     print(f"Protocol '{report['protocol']['name']}': {report['protocol']['about']}")
     for kind, word in (("peeks", "it peeks"), ("chosen_here", "chosen here"), ("limits", "limit")):
         print("".join(f"  {word}: {text}\n" for text in report[kind]), end="")
@@ -161,6 +164,16 @@ def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[s
         "absent": sorted(published - {case.number for case in cases if case.number is not None}),
         "notes": {case.name: records[case]["notes"] for case in cases if records[case]["notes"]},
     }
+
+
+def _missing_series(rules: Rules, records: Records) -> dict[str, list[int]]:
+    """Domain -> ids that other domains of the same people have and it has not."""
+    missing = {}
+    for group in rules.same_people:
+        ids = {domain: {case.number for case in records if case.domain == domain} for domain in group}
+        everyone = {number for numbers in ids.values() for number in numbers if number is not None}
+        missing |= {domain: sorted(everyone - ids[domain]) for domain in group if domain in rules.domains}
+    return {domain: numbers for domain, numbers in missing.items() if numbers}
 
 
 def _versions() -> dict[str, Any]:

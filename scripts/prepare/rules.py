@@ -75,6 +75,7 @@ class Rules:
         chosen_here: what the publication leaves open and this project filled in.
         domains: rules per domain that the protocol names; no other is prepared.
         left_out: domains of the data set that it does not name.
+        same_people: groups of domains that show the same patients under the same ids.
         has_spacing: whether the release stores a spacing; without one, volumes in ml mean nothing.
         limits: what the release itself cannot give.
     """
@@ -92,6 +93,7 @@ class Rules:
     limits: Sequence[str]
     domains: Mapping[str, DomainRules]
     left_out: Sequence[str] = ()
+    same_people: Sequence[Sequence[str]] = ()
     has_spacing: bool = True
 
     def of(self, domain: str) -> DomainRules:
@@ -146,6 +148,7 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
             if name in chosen["domains"]
         },
         left_out=[name for name in facts["domains"] if name not in chosen["domains"]],
+        same_people=facts.get("same_people", ()),
         has_spacing=facts.get("has_spacing", True),
     )
 

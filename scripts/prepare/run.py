@@ -99,7 +99,8 @@ def _rules(order: Order) -> Rules:
                 expected=f"one of {', '.join(rules.domains)}, the domains that protocol '{rules.protocol}' has rules for",
                 remedy="correct it, or leave it out for all of them",
             )
-        return rules
+        wanted = {name: domain for name, domain in rules.domains.items() if order.find.domain in (None, name)}
+        return replace(rules, domains=wanted)
     name = order.find.domain or ""
     labels = read_label_map(order.label_map) if order.label_map else LabelMap(keep_all=True)
     return replace(rules, domains={name: DomainRules(name=name, modality=name.upper(), labels=labels)})
