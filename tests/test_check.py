@@ -22,7 +22,7 @@ from bodies import make_body
 from conftest import run_command, write_volume
 from scipy import ndimage
 
-from scripts.check.cases import Case, Finding, find_cases
+from scripts.check.cases import Case, Finding, find_cases, find_lone_labels
 from scripts.check.command import TaskLabels, check_cases, judge_cases, read_task
 from scripts.check.copies import find_copies
 from scripts.check.measure import measure_case
@@ -133,7 +133,9 @@ def test_a_stale_header_that_shrinks_a_body_is_found(clean: Set, tmp_path: Path,
     case = clean.damaged(number, scale((0.6, 0.6, 0.6)), tmp_path)
     (finding,) = clean.judged(case)
     assert (finding.severity, finding.kind, finding.cases) == ("warning", "implausible size", (case.name,))
-    assert 0.12 < float(re.search(r"structures (\S+) times", finding.found)[1]) < 0.35  # 0.6 cubed is 0.22; MR 1 is tall
+    assert (
+        0.12 < float(re.search(r"structures (\S+) times", finding.found)[1]) < 0.35
+    )  # 0.6 cubed is 0.22; MR 1 is tall
 
 
 def test_a_slice_spacing_of_1_everywhere_is_found(clean: Set, tmp_path: Path) -> None:
@@ -321,6 +323,18 @@ def test_a_folder_of_volumes_is_read_without_lists(few: Path) -> None:
         ("few", "training", "ct_00_image", True),
         ("few", "training", "ct_01_image", True),
     ]
+
+
+def test_labels_of_a_folder_that_no_image_is_named_after_are_listed(few: Path, tmp_path: Path) -> None:
+    for old, new in (("ct_00_label", "liver_00_label"), ("ct_01_label", "ct_01_mask")):
+        (few / f"{old}.nii.gz").rename(few / f"{new}.nii.gz")
+    (finding,) = find_lone_labels([str(few)])
+    assert (finding.severity, finding.kind, finding.domain) == ("warning", "label without image", "few")
+    assert finding.found.startswith("1 label map(s) ")
+    assert finding.found.endswith("looked at: liver_00_label.nii.gz")
+    main(["check", str(few), "--out", str(tmp_path / "out"), "--workers", "1"])
+    content = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert "label without image" in {finding["kind"] for finding in content["findings"]}
 
 
 def test_folders_below_are_domains_and_sections(tmp_path: Path) -> None:

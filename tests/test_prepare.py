@@ -208,7 +208,9 @@ def test_a_domain_of_another_data_set_is_not_overwritten(source: Path, tmp_path:
         run(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"btcv": {}}', '{"btcv": {"domains": [], "protocol": {"name": "clean"}}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"btcv": {}}', '{"btcv": {"domains": [], "protocol": {"name": "clean"}}}']
+)
 def test_a_report_that_is_none_is_found_before_the_work(content: str, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

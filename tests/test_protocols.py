@@ -261,14 +261,29 @@ def ct(content: dict) -> dict:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: ct(c).update(split=ct(c).pop("splits")), r"under 'btcv: ct': the key 'split', expected labels, splits"),
-        (lambda c: ct(c)["splits"].update(train=[2]), r"'btcv: ct: splits': the key 'train', expected validation, test"),
+        (
+            lambda c: ct(c).update(split=ct(c).pop("splits")),
+            r"under 'btcv: ct': the key 'split', expected labels, splits",
+        ),
+        (
+            lambda c: ct(c)["splits"].update(train=[2]),
+            r"'btcv: ct: splits': the key 'train', expected validation, test",
+        ),
         (lambda c: ct(c)["splits"].update(test="1-9"), r"'btcv: ct: splits: test': 1-9, expected a list of case ids"),
-        (lambda c: ct(c).update(labels={"liver": 1}), r"'btcv: ct: labels': \{'liver': 1\}, expected value in the files"),
-        (lambda c: ct(c).update(grid={"_target_": "Flipd"}), r"'btcv: ct: grid': .* expected a list of MONAI transforms"),
+        (
+            lambda c: ct(c).update(labels={"liver": 1}),
+            r"'btcv: ct: labels': \{'liver': 1\}, expected value in the files",
+        ),
+        (
+            lambda c: ct(c).update(grid={"_target_": "Flipd"}),
+            r"'btcv: ct: grid': .* expected a list of MONAI transforms",
+        ),
         (lambda c: ct(c).update(grid=[{"_target_": "Flippd", "keys": "image"}]), "Flippd that cannot be made"),
         (lambda c: ct(c).update(grid=[{"_target_": "Flipd", "kys": "image"}]), "Flipd that cannot be made .*kys"),
-        (lambda c: c.pop("about"), r"under 'the file': no 'about', expected the keys protocol, about, metric, datasets"),
+        (
+            lambda c: c.pop("about"),
+            r"under 'the file': no 'about', expected the keys protocol, about, metric, datasets",
+        ),
         (lambda c: c.pop("metric"), r"no 'metric'"),
         (lambda c: c.pop("datasets"), r"no 'datasets'"),
         (lambda c: c["metric"].pop("grid"), r"under 'metric': no 'grid'"),
@@ -277,7 +292,10 @@ def ct(content: dict) -> dict:
         (lambda c: c["datasets"]["btcv"]["domains"].update(ct=None), r"under 'btcv: ct': None, expected a mapping"),
         (lambda c: c["datasets"]["btcv"].update(tasks=["none"]), r"'btcv: tasks': none, expected task files: abdomen"),
         (lambda c: c["datasets"]["btcv"].update(peeks="yes"), r"'btcv: peeks': yes, expected a list"),
-        (lambda c: c["datasets"]["btcv"].pop("peeks"), r"splits': \[1, 9, .*\] in two lists, expected each id in one list"),
+        (
+            lambda c: c["datasets"]["btcv"].pop("peeks"),
+            r"splits': \[1, 9, .*\] in two lists, expected each id in one list",
+        ),
         (lambda c: c["datasets"].update(bctv={}), r"under 'datasets': the key 'bctv', expected btcv, chaos"),
     ],
 )

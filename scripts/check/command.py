@@ -14,7 +14,7 @@ import yaml
 from tqdm import tqdm
 
 from scripts.check.across import find_shifted_labels, find_wrong_spacing
-from scripts.check.cases import Case, CaseFiles, Finding, find_cases
+from scripts.check.cases import Case, CaseFiles, Finding, find_cases, find_lone_labels
 from scripts.check.copies import find_copies
 from scripts.check.layout import AXES
 from scripts.check.measure import measure_case
@@ -71,6 +71,7 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
     files = find_cases(where)
     labels = read_task(task) if task else _names_without_task(files)
     cases, findings = check_cases(files, labels, workers=workers, progress=True)
+    findings += find_lone_labels(where)
     stored = labels.keeps_stored_axes
     checked = Checked(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
     print(summary_table(checked))

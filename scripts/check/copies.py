@@ -102,10 +102,10 @@ def _published(first: Case, second: Case, how: str) -> Finding:
         kind="one case in two splits",
         domain=first.domain,
         cases=(first.name,),
-        found=f"{how} in {_place(first)} and {_place(second)}, as protocol '{first.files.protocol}' has it: the published "
-        "set-up validates on its test cases",
+        found=f"{how} in {_place(first)} and {_place(second)}, as protocol '{first.files.protocol}' has it: the "
+        "published set-up validates on its test cases",
         expected="each image in one list, once",
-        remedy="put numbers of such a set-up beside published ones alone, as a checkpoint may be chosen on the test cases",
+        remedy="put such numbers beside published ones alone: checkpoints may be chosen on the test cases",
     )
 
 

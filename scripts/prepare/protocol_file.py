@@ -1,4 +1,4 @@
-"""Is a protocol's file what it should be? Every key, every id and every transform, before anything is read or written."""
+"""Is a protocol's file what it should be? Every key, list and transform, before anything is read or written."""
 
 from __future__ import annotations
 

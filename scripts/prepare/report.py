@@ -168,7 +168,7 @@ def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[s
 
 def _missing_series(rules: Rules, records: Records) -> dict[str, list[int]]:
     """Domain -> ids that other domains of the same people have and it has not."""
-    missing = {}
+    missing: dict[str, list[int]] = {}
     for group in rules.same_people:
         ids = {domain: {case.number for case in records if case.domain == domain} for domain in group}
         everyone = {number for numbers in ids.values() for number in numbers if number is not None}

@@ -24,6 +24,7 @@ __all__ = ["DomainRules", "Layout", "Rules", "dataset_names", "read_label_map", 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEFAULT_PROTOCOL = "clean"
 
+
 class Layout(Protocol):
     """How a release lies on disk."""
 

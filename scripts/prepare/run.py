@@ -96,7 +96,7 @@ def _rules(order: Order) -> Rules:
             raise InputError(
                 file="--domain",
                 found=f"'{order.find.domain}'",
-                expected=f"one of {', '.join(rules.domains)}, the domains that protocol '{rules.protocol}' has rules for",
+                expected=f"one of {', '.join(rules.domains)}, which protocol '{rules.protocol}' has rules for",
                 remedy="correct it, or leave it out for all of them",
             )
         wanted = {name: domain for name, domain in rules.domains.items() if order.find.domain in (None, name)}
