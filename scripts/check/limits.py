@@ -114,7 +114,7 @@ class Limits:
 
     size_factor: float = 1.8
     """Factor by which all structures of a case together are larger or smaller than the others': 0.64 to 1.5 between
-    people, 0.34 and less after a scale of 0.7 along each axis."""
+    people; a scale of 0.7 along each axis alone is 0.34."""
 
     stretch_domains: float = 1.35
     """Factor between the structures of two domains, which no image can confirm: 1.07 between cine and late enhancement,
