@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from scripts.check.command import run_check
 from scripts.data.phantom import make_case, write_phantom
+from scripts.prepare.case import FindOptions
 from scripts.prepare.rules import read_rules
 from scripts.prepare.run import Order, prepare
 
@@ -165,12 +166,34 @@ def _short_axis(
     return stacked, shape
 
 
+def write_folder(root: Path) -> None:
+    """Anyone's folders of two domains: the phantom's volumes under names of their own."""
+    write_mmwhs(root / "hearts")
+    for domain in ("ct", "mr"):
+        for kind, folder in (("image", "images"), ("label", "labels")):
+            (root / domain / folder).mkdir(parents=True)
+            for file in sorted((root / "hearts" / f"{domain}_train").glob(f"*_{kind}.nii.gz")):
+                file.rename(root / domain / folder / file.name)
+
+
+def prepare_release(name: str, source: Path, out: Path) -> None:
+    """A release as it is; of anyone's folders, each domain with its labels."""
+    if name != "folder":
+        prepare(Order(name, source, out))
+        return
+    for domain in ("ct", "mr"):
+        find = FindOptions(domain=domain, labels=source / domain / "labels", validation=0.5)
+        label_map = "205:205,420:420,500:500,550:550,600:600,820:820,850:850"
+        prepare(Order(name, source / domain / "images", out, label_map=label_map, find=find))
+
+
 PAGES = {
     "mmwhs": Page(write_mmwhs, "cardiac_ct2mr"),
     "sifa": Page(write_sifa, "cardiac_scaled_ct2mr"),
     "btcv": Page(write_btcv, "abdomen_ct2mr", ("ct", "mr")),
     "chaos": Page(write_chaos, "abdomen_ct2mr", ("mr", "ct_liver")),
     "mscmr": Page(write_mscmr, "cmr_bssfp2lge", ("bssfp", "lge")),
+    "folder": Page(write_folder, "phantom_ct2mr"),
 }
 
 
@@ -181,7 +204,7 @@ def make_picture(dataset: str, out: Path) -> None:
         root = Path(folder)
         for name in ("btcv", "chaos") if dataset == "btcv" else (dataset,):
             PAGES[name].write(root / name)
-            prepare(Order(name, root / name, root / "data"))
+            prepare_release(name, root / name, root / "data")
         lists = [str(root / "data" / f"{name}.json") for name in page.lists] or [str(root / "data")]
         run_check(lists, root / "check", task=str(ROOT / "configs" / "tasks" / f"{page.task}.yaml"))
         html = (

@@ -159,8 +159,9 @@ def write_chaos_mr(root: Path, number: int, slices: int = 11, shape: tuple[int, 
         tags = {"Modality": "MR", "EchoTime": 2.3 if offset else 4.6, "SliceThickness": 6, "SpacingBetweenSlices": 9}
         image = true_image(world, number) + 1000 + (50 if offset else 0)
         stack(case / folder, image, **geometry, names=names, **tags)
-    for folder in ("T2SPIR", "T1DUAL"):
-        write_masks(case / folder / "Ground", label, [f"IMG-0004-{1 + index:05d}.png" for index in range(slices)])
+    # Those of T1 are named after the in-phase images, so that their numbers have gaps.
+    for folder, step in (("T2SPIR", 1), ("T1DUAL", 2)):
+        write_masks(case / folder / "Ground", label, [f"IMG-0004-{1 + step * i:05d}.png" for i in range(slices)])
     return root
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from bodies import make_body
 from conftest import run_command, write_volume
 from scipy import ndimage
 
-from scripts.check.cases import Case, Finding, find_cases
+from scripts.check.cases import Case, Finding, find_cases, find_lone_labels
 from scripts.check.command import TaskLabels, check_cases, judge_cases, read_task
 from scripts.check.copies import find_copies
 from scripts.check.measure import measure_case
+from scripts.check.sizes import find_wrong_sizes
 from scripts.cli import main
 from scripts.errors import InputError
 
@@ -120,6 +122,51 @@ def test_damage_is_found_in_its_case_alone(
     findings = clean.judged(case)
     assert kinds(findings) == {("error", kind, (case.name,))}
     assert np.any([re.search(found, finding.found) for finding in findings])
+
+
+def scale(factors: tuple[float, float, float]) -> Callable[..., Any]:
+    return lambda image, label, affine: (image, label, affine @ np.diag([*factors, 1]))
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_stale_header_that_shrinks_a_body_is_found(clean: Set, tmp_path: Path, number: int) -> None:
+    case = clean.damaged(number, scale((0.6, 0.6, 0.6)), tmp_path)
+    (finding,) = clean.judged(case)
+    assert (finding.severity, finding.kind, finding.cases) == ("warning", "implausible size", (case.name,))
+    assert (
+        0.12 < float(re.search(r"structures (\S+) times", finding.found)[1]) < 0.35
+    )  # 0.6 cubed is 0.22; MR 1 is tall
+
+
+def test_a_slice_spacing_of_1_everywhere_is_found(clean: Set, tmp_path: Path) -> None:
+    """Of both domains alike, so that no comparison can tell."""
+    stale = []
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+        spacing_mm = clean.cases[number].spacing_mm[2]
+        stale.append(clean.damaged(number, scale((1, 1, 1 / spacing_mm)), tmp_path / str(number)))
+    findings = clean.judged(*stale)
+    assert {("warning", "implausible size", "ct"), ("warning", "implausible size", "mr")} <= {
+        (finding.severity, finding.kind, finding.domain) for finding in findings if not finding.cases
+    }
+    assert any("medians of liver" in finding.found and "1000 to 2600" in finding.found for finding in findings)
+
+
+def test_atrophic_kidneys_and_a_huge_spleen_are_people(clean: Set) -> None:
+    def sized(case: Case, volumes_ml: dict[float, float]) -> Case:
+        changed = {v: replace(one, volume_ml=volumes_ml.get(v, one.volume_ml)) for v, one in case.structures.items()}
+        other = copy(case)
+        other.structures = changed
+        return other
+
+    few = [sized(clean.cases[1], {2.0: 10.0, 3.0: 11.0}), sized(clean.cases[2], {4.0: 3000.0})]
+    assert find_wrong_sizes([clean.cases[0], *few, clean.cases[3]], NAMES) == []
+
+
+def test_where_no_spacing_is_known_nothing_is_said_of_sizes(clean: Set, tmp_path: Path) -> None:
+    case = clean.damaged(1, scale((0.6, 0.6, 0.6)), tmp_path)
+    case.files = replace(case.files, has_spacing=False)
+    assert clean.judged(case) == []
 
 
 def test_an_upside_down_ct_is_found_without_labels(clean: Set, tmp_path: Path) -> None:
@@ -276,6 +323,18 @@ def test_a_folder_of_volumes_is_read_without_lists(few: Path) -> None:
         ("few", "training", "ct_00_image", True),
         ("few", "training", "ct_01_image", True),
     ]
+
+
+def test_labels_of_a_folder_that_no_image_is_named_after_are_listed(few: Path, tmp_path: Path) -> None:
+    for old, new in (("ct_00_label", "liver_00_label"), ("ct_01_label", "ct_01_mask")):
+        (few / f"{old}.nii.gz").rename(few / f"{new}.nii.gz")
+    (finding,) = find_lone_labels([str(few)])
+    assert (finding.severity, finding.kind, finding.domain) == ("warning", "label without image", "few")
+    assert finding.found.startswith("1 label map(s) ")
+    assert finding.found.endswith("looked at: liver_00_label.nii.gz")
+    main(["check", str(few), "--out", str(tmp_path / "out"), "--workers", "1"])
+    content = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert "label without image" in {finding["kind"] for finding in content["findings"]}
 
 
 def test_folders_below_are_domains_and_sections(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from scripts.check.labels import find_structures, ranked, rim_shares
 from scripts.check.layout import explain_layout, middle_layout, reference_of
 from scripts.check.limits import LIMITS
 from scripts.check.proportions import Proportions, proportions_of, stretch_of
+from scripts.check.sizes import common_factor
 
 RNG = np.random.default_rng(0)
 
@@ -234,3 +235,26 @@ def test_without_labels_the_image_speaks_alone() -> None:
     assert (stretch.height, stretch.volume) == (None, None)
     assert stretch.factor == pytest.approx(1 / 1.6)
     assert stretch_of(proportions_of({}, 2, math.nan), [blank]) is None
+
+
+ORGANS = {1.0: 1600.0, 2.0: 150.0, 3.0: 150.0, 4.0: 200.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "factor"),
+    [
+        ({}, 1.0),
+        ({value: volume * 0.216 for value, volume in ORGANS.items()}, 0.216),
+        ({value: volume * 8 for value, volume in ORGANS.items()}, 8.0),
+        ({4.0: 3000.0}, 1.0),  # one organ alone: the median of the four factors is 1
+        ({2.0: 10.0, 3.0: 10.0}, 1820 / 2100),  # both kidneys alone: the sum hardly changes
+        ({1.0: 3200.0, 4.0: 100.0}, 1.0),  # one grew, one shrank
+    ],
+)
+def test_all_structures_must_have_grown_together(changed: dict[float, float], factor: float) -> None:
+    assert common_factor({**ORGANS, **changed}, [ORGANS] * 3) == pytest.approx(factor)
+
+
+def test_factors_need_the_same_structures() -> None:
+    assert common_factor({9.0: 1.0}, [ORGANS]) == 1.0
+    assert common_factor({}, [ORGANS]) == 1.0

@@ -170,13 +170,14 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("dataset", sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml")))
 def test_every_data_set_has_its_page(dataset: str) -> None:
-    """Where to ask, terms, the command, the task file, and the picture; one's own folders need the command alone."""
+    """The command, the task file, the check and its picture; where to ask and terms, but of one's own folders."""
     text = TEXTS[f"docs/how-to/prepare-{dataset}.md"]
     assert f"python -m scripts prepare {dataset} " in text
-    if dataset != "folder":
-        assert all(f"**{word}" in text for word in ("Where to ask:", "Terms:", "Task file:"))
-        assert f"](../figures/check_{dataset}.png)" in text
-        assert (ROOT / "docs" / "figures" / f"check_{dataset}.png").stat().st_size <= 150_000
+    words = ("Task file:",) if dataset == "folder" else ("Where to ask:", "Terms:", "Task file:")
+    assert all(f"**{word}" in text for word in words)
+    assert "python -m scripts check " in text
+    assert f"](../figures/check_{dataset}.png)" in text
+    assert (ROOT / "docs" / "figures" / f"check_{dataset}.png").stat().st_size <= 150_000
 
 
 @pytest.mark.parametrize("page", TEXTS)

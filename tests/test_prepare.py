@@ -208,6 +208,19 @@ def test_a_domain_of_another_data_set_is_not_overwritten(source: Path, tmp_path:
         run(source, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"btcv": {}}', '{"btcv": {"domains": [], "protocol": {"name": "clean"}}}']
+)
+def test_a_report_that_is_none_is_found_before_the_work(content: str, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "prepare.json").write_text(content)
+    with pytest.raises(InputError, match=r"prepare.json: found no report of an earlier preparation .* remove the file"):
+        run(source, out)
+    assert [path.name for path in out.iterdir()] == ["prepare.json"]
+    assert (out / "prepare.json").read_text() == content
+
+
 def test_labels_do_not_change_images_or_grids(source: Path, tmp_path: Path) -> None:
     """`clean` cannot peek: other labels, the same images."""
     run(source, tmp_path / "out")

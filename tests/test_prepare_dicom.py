@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import itk
@@ -15,6 +16,7 @@ from skimage.io import imread, imsave
 from scripts.errors import InputError
 from scripts.prepare.case import FindOptions
 from scripts.prepare.dicom import FILES_AT_ONCE, read_series
+from scripts.prepare.report import print_report
 from scripts.prepare.run import Order, prepare
 
 AXIAL = np.eye(3)
@@ -286,6 +288,22 @@ def test_chaos_mr_has_three_domains_that_do_not_mix(tmp_path: Path) -> None:
             "validation": [f"{domain}_36"],
             "test": [f"{domain}_01"],
         }
+
+
+def test_series_that_are_missing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Case 2 without its out-of-phase series; case 3 with both phases in one folder, as some copies have them."""
+    source = write_chaos_mr(write_chaos_mr(write_chaos_mr(tmp_path / "in", 1), 2), 3)
+    shutil.rmtree(source / "Train_Sets/MR/2/T1DUAL/DICOM_anon/OutPhase")
+    dual = source / "Train_Sets/MR/3/T1DUAL/DICOM_anon"
+    for path in sorted(dual.glob("*/*.dcm")):
+        path.rename(dual / path.name)
+    report = chaos(source, tmp_path / "out")
+    assert report["missing_series"] == {"mr_t1_in": [3], "mr_t1_out": [2, 3]}
+    print_report(tmp_path / "out", report)
+    assert "mr_t1_out: no volume of 2, 3, of whom other series are there" in capsys.readouterr().out
+    assert chaos(source, tmp_path / "other", domain="mr")["missing_series"] == {}
+    whole = chaos(write_chaos_mr(tmp_path / "whole", 1), tmp_path / "third")
+    assert whole["missing_series"] == {}
 
 
 def test_chaos_test_cases_have_no_masks_and_are_left_out(tmp_path: Path) -> None:

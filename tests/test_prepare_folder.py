@@ -129,3 +129,38 @@ def test_a_value_that_the_map_does_not_name(tmp_path: Path) -> None:
         InputError, match=r"case0_seg.nii.gz: found label value\(s\) 9 \(\d+ voxels\), expected only 0, 7"
     ):
         run(source / "images", tmp_path / "out", "7:1", labels=source / "labels", validation=0.0)
+
+
+def state(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_labels_that_lie_where_outputs_go_are_not_overwritten(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 2)
+    (source / "labels").rename(tmp_path / "mr")
+    for index in range(2):
+        (tmp_path / "mr" / f"case{index}_seg.nii.gz").rename(tmp_path / "mr" / f"case{index}_label.nii.gz")
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=r"that .*mr would be written into the source .*mr, expected an output folder"):
+        run(source / "images", tmp_path, "7:1,9:2", labels=tmp_path / "mr", validation=0.5)
+    assert state(tmp_path) == before
+
+
+def test_files_that_links_lead_to_are_not_overwritten(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 2)
+    (tmp_path / "mr").mkdir()
+    (source / "labels" / "case0_seg.nii.gz").rename(tmp_path / "mr" / "case0_label.nii.gz")
+    (source / "labels" / "case0_seg.nii.gz").symlink_to(tmp_path / "mr" / "case0_label.nii.gz")
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=r"case0_label.nii.gz would be written over .*case0_seg.nii.gz, which is read"):
+        run(source / "images", tmp_path, "7:1,9:2", labels=source / "labels", validation=0.5)
+    assert state(tmp_path) == before
+
+
+def test_nor_is_the_label_maps_own_file(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 1)
+    (tmp_path / "map.yaml").write_text("{7: 1, 9: 2}\n")
+    (tmp_path / "mr.json").symlink_to(tmp_path / "map.yaml")
+    with pytest.raises(InputError, match=r"mr.json would be written over .*map.yaml, which is read"):
+        run(source / "images", tmp_path, str(tmp_path / "map.yaml"), labels=source / "labels", validation=0.0)

@@ -100,11 +100,16 @@ def test_btcv_is_paired_by_number_not_by_order(tmp_path: Path) -> None:
 
 
 def test_mscmr_keeps_its_oblique_axes_and_sorts_by_number(tmp_path: Path) -> None:
-    labelled = {"C0": [6, 10, 1, 31], "LGE": [1]}
+    labelled = {"C0": [6, 10, 1, 31], "LGE": [1], "T2": [6]}
     source = write_mscmr(tmp_path / "in", labelled, {"LGE": [6, 10], "C0": [36]})
     run("mscmr", source, tmp_path / "out")
     image = assert_is_truth(tmp_path / "out", "bssfp", "bssfp_10", 10, [1, 2, 3])
     assert image.header.get_zooms() == pytest.approx((2.0, 2.0, 8.0), abs=1e-5)
+    # Each sequence on its own grid.
+    lge = assert_is_truth(tmp_path / "out", "lge", "lge_01", 1, [1, 2, 3])
+    t2 = assert_is_truth(tmp_path / "out", "t2", "t2_06", 6, [1, 2, 3])
+    assert lge.header.get_zooms() == pytest.approx((1.5, 1.5, 5.0), abs=1e-5)
+    assert t2.header.get_zooms() == pytest.approx((2.5, 2.5, 9.0), abs=1e-5)
     assert sections(tmp_path / "out", "bssfp") == {
         "training": ["bssfp_06", "bssfp_10"],
         "validation": ["bssfp_01"],

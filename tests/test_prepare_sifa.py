@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from releases import sections, tfrecord
 
+from scripts.check.cases import find_cases
 from scripts.errors import InputError
 from scripts.prepare.run import Order, prepare
 from scripts.prepare.sifa import read_slice
@@ -166,6 +167,11 @@ def test_the_report_says_where_the_release_peeks(tmp_path: Path) -> None:
     assert report["protocol"]["name"] == "sifa"  # its only protocol, so it need not be named
     assert report["protocol"]["metric"]["distance"].startswith("voxels")
     assert any("taken as 0" in note for note in report["domains"]["ct"]["notes"]["ct_training_000"])
+
+
+def test_the_datalist_says_that_no_spacing_is_known(tmp_path: Path) -> None:
+    run(write_release(tmp_path / "in"), tmp_path / "out")
+    assert not any(case.has_spacing for case in find_cases([str(tmp_path / "out")]))
 
 
 def test_it_cannot_be_made_clean(tmp_path: Path) -> None:

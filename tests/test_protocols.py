@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +12,22 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIGS
-from releases import CENTRES, true_image, true_label, world_of, write_btcv, write_chaos_mr, write_mmwhs
+from releases import (
+    CENTRES,
+    save,
+    true_image,
+    true_label,
+    world_of,
+    write_btcv,
+    write_chaos_ct,
+    write_chaos_mr,
+    write_mmwhs,
+)
 
+from scripts.check.cases import find_cases
+from scripts.check.command import check_cases
 from scripts.errors import InputError
+from scripts.prepare.case import FindOptions
 from scripts.prepare.crops import CropAroundLabeld
 from scripts.prepare.rules import Rules, dataset_names, read_rules
 from scripts.prepare.run import Order, prepare
@@ -181,6 +196,22 @@ def test_sifa_resizes_abdominal_slices_and_tests_on_its_validation_list(tmp_path
     assert "validation cases are the test cases" in report["peeks"][0]
 
 
+def test_the_check_knows_that_the_published_lists_overlap(tmp_path: Path) -> None:
+    """Validation is test there: a warning that names the protocol. The same in any other datalist is an error."""
+    source, out = write_btcv(tmp_path / "in", [1]), tmp_path / "out"
+    prepare(Order("btcv", source, out, "dar"))
+    (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
+    assert (finding.severity, finding.cases) == ("warning", ("ct_0001_image",))
+    assert "the same file in ct/validation and ct/test, as protocol 'dar' has it" in finding.found
+    content = json.loads((out / "ct.json").read_text())
+    assert content.pop("shared_sections") == "validation test"
+    (out / "ct.json").write_text(json.dumps(content))
+    (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
+    assert finding.severity == "error"
+    prepare(Order("btcv", source, out, "clean"))
+    assert "shared_sections" not in json.loads((out / "ct.json").read_text())
+
+
 def test_a_protocol_of_your_own(tmp_path: Path) -> None:
     content = yaml.safe_load((CONFIGS / "protocols" / "clean.yaml").read_text())
     content["protocol"] = "mine"
@@ -189,3 +220,109 @@ def test_a_protocol_of_your_own(tmp_path: Path) -> None:
     report = prepare(Order("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", str(tmp_path / "mine.yaml")))
     assert report["protocol"]["name"] == "mine"
     assert report["domains"]["ct"]["sections"] == {"training": ["ct_0001"], "test": ["ct_0002"]}
+
+
+@pytest.mark.parametrize("protocol", ["sifa", "dar"])
+def test_a_protocol_prepares_the_domains_that_it_names_and_no_other(protocol: str, tmp_path: Path) -> None:
+    """T1 in both phases and the CT, for which SIFA and DAR-UNet have no rules, stay unprepared."""
+    source = write_chaos_ct(write_chaos_mr(write_chaos_mr(tmp_path / "in", 1), 2), 5)
+    report = prepare(Order("chaos", source, tmp_path / "out", protocol))
+    assert report["domains_left_out"] == ["mr_t1_in", "mr_t1_out", "ct_liver"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mr", "mr.json", "prepare.json"}
+    assert report["domains"]["mr"]["sections"]["training"] == ["mr_02"]  # 1 is a test case
+    with pytest.raises(InputError, match=f"--domain: found 'ct_liver', expected one of mr, .* '{protocol}'"):
+        prepare(Order("chaos", source, tmp_path / "out", protocol, find=FindOptions(domain="ct_liver")))
+
+
+def test_a_tree_without_the_protocols_domains(tmp_path: Path) -> None:
+    source = write_chaos_ct(tmp_path / "in", 5)
+    with pytest.raises(InputError, match=r"expected CHAOS: folders such as .*, of mr;"):
+        prepare(Order("chaos", source, tmp_path / "out", "sifa"))
+
+
+@pytest.mark.parametrize("pair", known(), ids="-".join)
+def test_every_prepared_domain_has_rules_of_its_protocol(pair: tuple[str, str]) -> None:
+    chosen = yaml.safe_load((CONFIGS / "protocols" / f"{pair[1]}.yaml").read_text())["datasets"][pair[0]]
+    assert set(rules_of(pair).domains) == set(chosen["domains"])
+
+
+def own(change: Callable[[dict], object], folder: Path) -> str:
+    """The path of SIFA's protocol after a change."""
+    content = yaml.safe_load((CONFIGS / "protocols" / "sifa.yaml").read_text())
+    change(content)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "mine.yaml")
+
+
+def ct(content: dict) -> dict:
+    return content["datasets"]["btcv"]["domains"]["ct"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: ct(c).update(split=ct(c).pop("splits")),
+            r"under 'btcv: ct': the key 'split', expected labels, splits",
+        ),
+        (
+            lambda c: ct(c)["splits"].update(train=[2]),
+            r"'btcv: ct: splits': the key 'train', expected validation, test",
+        ),
+        (lambda c: ct(c)["splits"].update(test="1-9"), r"'btcv: ct: splits: test': 1-9, expected a list of case ids"),
+        (
+            lambda c: ct(c).update(labels={"liver": 1}),
+            r"'btcv: ct: labels': \{'liver': 1\}, expected value in the files",
+        ),
+        (
+            lambda c: ct(c).update(grid={"_target_": "Flipd"}),
+            r"'btcv: ct: grid': .* expected a list of MONAI transforms",
+        ),
+        (lambda c: ct(c).update(grid=[{"_target_": "Flippd", "keys": "image"}]), "Flippd that cannot be made"),
+        (lambda c: ct(c).update(grid=[{"_target_": "Flipd", "kys": "image"}]), "Flipd that cannot be made .*kys"),
+        (
+            lambda c: c.pop("about"),
+            r"under 'the file': no 'about', expected the keys protocol, about, metric, datasets",
+        ),
+        (lambda c: c.pop("metric"), r"no 'metric'"),
+        (lambda c: c.pop("datasets"), r"no 'datasets'"),
+        (lambda c: c["metric"].pop("grid"), r"under 'metric': no 'grid'"),
+        (lambda c: c["datasets"]["btcv"].pop("domains"), r"under 'btcv': no 'domains'"),
+        (lambda c: c["datasets"]["btcv"]["domains"].update(mr={}), r"under 'btcv: domains': the key 'mr', expected ct"),
+        (lambda c: c["datasets"]["btcv"]["domains"].update(ct=None), r"under 'btcv: ct': None, expected a mapping"),
+        (lambda c: c["datasets"]["btcv"].update(tasks=["none"]), r"'btcv: tasks': none, expected task files: abdomen"),
+        (lambda c: c["datasets"]["btcv"].update(peeks="yes"), r"'btcv: peeks': yes, expected a list"),
+        (
+            lambda c: c["datasets"]["btcv"].pop("peeks"),
+            r"splits': \[1, 9, .*\] in two lists, expected each id in one list",
+        ),
+        (lambda c: c["datasets"].update(bctv={}), r"under 'datasets': the key 'bctv', expected btcv, chaos"),
+    ],
+)
+def test_a_protocol_with_a_slip_gets_a_sentence(change: Callable[[dict], object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        prepare(Order("btcv", write_btcv(tmp_path / "in", [1]), tmp_path / "out", own(change, tmp_path)))
+    assert caught.value.file.endswith("mine.yaml")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dataset", ["mmwhs", "btcv"])
+def test_an_empty_label_is_named_by_its_file_and_the_others_are_done(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIFA's hearts and DAR-UNet's CT are cropped by their labels."""
+    if dataset == "mmwhs":
+        source, protocol, folder = write_mmwhs(tmp_path / "in", ct=[1001, 1002, 1004, 1005], mr=[]), "sifa", "ct_train"
+        empty, other = (source / folder / f"ct_train_{number}_label.nii.gz" for number in (1001, 1002))
+    else:
+        source, protocol = write_btcv(tmp_path / "in", [2, 3, 4, 5]), "dar"
+        empty, other = (source / "RawData/Training/label" / f"label000{number}.nii.gz" for number in (2, 3))
+    for path in (empty, other):
+        label = nib.load(path)
+        save(path, np.zeros(label.shape, np.uint8), label.affine)
+    with pytest.raises(InputError, match="found 2 of 4 cases that cannot be prepared, each named above"):
+        prepare(Order(dataset, source, tmp_path / "out", protocol, workers=1))
+    shown = capsys.readouterr().err
+    assert f"error: {empty}: found no labelled voxel, expected a label to crop around" in shown
+    assert f"error: {other}: found no labelled voxel" in shown
+    assert len(list((tmp_path / "out").rglob("*_image.nii.gz"))) == 2

@@ -12,11 +12,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.data.case_names import case_name, pair_volumes
+from scripts.data.case_names import case_name, lone_labels, pair_volumes
 from scripts.data.datalists import all_sections
 from scripts.errors import InputError
 
-__all__ = ["Alignment", "Case", "CaseFiles", "Finding", "Structure", "by_domain", "find_cases", "others_of"]
+__all__ = [
+    "Alignment",
+    "Case",
+    "CaseFiles",
+    "Finding",
+    "Structure",
+    "by_domain",
+    "find_cases",
+    "find_lone_labels",
+    "others_of",
+]
+
+LONE_SHOWN = 6
+"""Label maps without an image that a finding names."""
 
 Severity = Literal["error", "warning"]
 
@@ -56,6 +69,9 @@ class CaseFiles:
         label: path, or None.
         modality: what the datalist says, such as ``CT``.
         label_names: value and name of each structure, as the datalist says; may be empty.
+        protocol: what prepared the volumes, as the datalist says; may be empty.
+        shared_sections: lists that hold the same cases because the protocol says so.
+        has_spacing: whether its headers' spacing means anything; a datalist may say ``"has_spacing": false``.
     """
 
     domain: str
@@ -65,6 +81,9 @@ class CaseFiles:
     label: str | None
     modality: str
     label_names: tuple[tuple[float, str], ...] = ()
+    protocol: str = ""
+    shared_sections: tuple[str, ...] = ()
+    has_spacing: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +209,30 @@ def _of_folder(folder: Path) -> dict[str, dict[str, Any]]:
     return datalists
 
 
+def find_lone_labels(where: Sequence[str]) -> list[Finding]:
+    """A warning for each domain of the folders without datalists whose label maps belong to no image there."""
+    findings = []
+    for folder in (Path(path) for path in where if Path(path).is_dir()):
+        if any(_datalists_in(file) for file in folder.glob("*.json")):
+            continue
+        for domain, files in _groups_of_files(folder).items():
+            lone = [file.relative_to(folder).as_posix() for file in lone_labels(files, pair_volumes(files))]
+            if lone:
+                shown = ", ".join(lone[:LONE_SHOWN]) + (
+                    f" and {len(lone) - LONE_SHOWN} more" * (len(lone) > LONE_SHOWN)
+                )
+                finding = Finding(
+                    severity="warning",
+                    kind="label without image",
+                    domain=domain,
+                    found=f"{len(lone)} label map(s) that no image is named after and that were not looked at: {shown}",
+                    expected="names such as case7_image.nii.gz and case7_label.nii.gz",
+                    remedy="rename them, or give a datalist that says what belongs together",
+                )
+                findings.append(finding)
+    return findings
+
+
 def _datalists_in(file: Path) -> dict[str, dict[str, Any]]:
     try:
         return all_sections(str(file))
@@ -197,14 +240,19 @@ def _datalists_in(file: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _of_files(folder: Path) -> dict[str, dict[str, Any]]:
+def _groups_of_files(folder: Path) -> dict[str, list[Path]]:
+    """The NIfTI files below a folder by domain."""
     groups: dict[str, list[Path]] = {}
     for file in folder.rglob("*.nii*"):
         first = file.relative_to(folder).parts[0]
         is_domain = len(file.relative_to(folder).parts) > 1 and not re.match("image|img|label|seg|mask", first.lower())
         groups.setdefault(first if is_domain else folder.absolute().name, []).append(file)
+    return dict(sorted(groups.items()))
+
+
+def _of_files(folder: Path) -> dict[str, dict[str, Any]]:
     datalists: dict[str, dict[str, Any]] = {}
-    for domain, files in sorted(groups.items()):
+    for domain, files in _groups_of_files(folder).items():
         for item in pair_volumes(files):
             datalist = datalists.setdefault(domain, {"modality": domain})
             datalist.setdefault(_section(Path(item["image"]).relative_to(folder.absolute())), []).append(item)
@@ -227,6 +275,9 @@ def _case_files(domain: str, section: str, entry: dict[str, str], datalist: dict
         label=entry.get("label"),
         modality=str(datalist["modality"]),
         label_names=_label_names(datalist.get("labels", {})),
+        protocol=str(datalist.get("protocol", "")),
+        shared_sections=tuple(str(datalist.get("shared_sections", "")).split()),
+        has_spacing=datalist.get("has_spacing", True) is not False,
     )
 
 

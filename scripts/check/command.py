@@ -14,13 +14,14 @@ import yaml
 from tqdm import tqdm
 
 from scripts.check.across import find_shifted_labels, find_wrong_spacing
-from scripts.check.cases import Case, CaseFiles, Finding, find_cases
+from scripts.check.cases import Case, CaseFiles, Finding, find_cases, find_lone_labels
 from scripts.check.copies import find_copies
 from scripts.check.layout import AXES
 from scripts.check.measure import measure_case
 from scripts.check.orientation import find_mirrored_images, find_misplaced_structures
 from scripts.check.page import Checked, summary_table, write_page
 from scripts.check.single import judge_case
+from scripts.check.sizes import find_wrong_sizes
 from scripts.errors import InputError
 from scripts.prepare.case import available_cores
 
@@ -70,6 +71,7 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
     files = find_cases(where)
     labels = read_task(task) if task else _names_without_task(files)
     cases, findings = check_cases(files, labels, workers=workers, progress=True)
+    findings += find_lone_labels(where)
     stored = labels.keeps_stored_axes
     checked = Checked(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
     print(summary_table(checked))
@@ -115,7 +117,10 @@ def judge_cases(cases: Sequence[Case], labels: TaskLabels) -> list[Finding]:
     known = {(f.domain, name) for f in misplaced if f.severity == "error" for name in f.cases}
     known |= {tuple(f.domain.split(", ")) for f in misplaced if not f.cases}  # type: ignore[misc]
     findings += [*misplaced, *find_mirrored_images(cases, known, axes), *find_shifted_labels(upright)]
-    findings += [*find_wrong_spacing(cases), *find_copies(cases)]
+    stretched = find_wrong_spacing(cases)
+    explained = {(finding.domain, name) for finding in stretched for name in finding.cases}
+    sized = [case for case in cases if (case.domain, case.name) not in explained]
+    findings += [*stretched, *find_wrong_sizes(sized, labels.names), *find_copies(cases)]
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LIMITS", "Limits"]
+__all__ = ["LIMITS", "VOLUMES_ML", "Limits"]
+
+VOLUMES_ML = {
+    "liver": (1000.0, 2600.0),
+    "right kidney": (10.0, 260.0),
+    "left kidney": (10.0, 260.0),
+    "spleen": (60.0, 3000.0),
+    "myocardium": (80.0, 260.0),
+    "left ventricle": (60.0, 240.0),
+    "right ventricle": (45.0, 240.0),
+}
+"""Volumes of structures, by their names in the task files, over public CT and MR of adults, patients among them:
+atrophic kidneys and a spleen of three litres occur."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,13 @@ class Limits:
 
     stretch_agreement: float = 1.1
     """Factor that image and structures must each say at least."""
+
+    size_slack: float = 1.5
+    """Factor beyond the volumes that public sets show: people outside them exist."""
+
+    size_factor: float = 1.8
+    """Factor by which all structures of a case together are larger or smaller than the others': 0.64 to 1.5 between
+    people; a scale of 0.7 along each axis alone is 0.34."""
 
     stretch_domains: float = 1.35
     """Factor between the structures of two domains, which no image can confirm: 1.07 between cine and late enhancement,

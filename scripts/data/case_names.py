@@ -13,6 +13,7 @@ __all__ = [
     "Item",
     "case_name",
     "labels_by_case",
+    "lone_labels",
     "names_of_its_label",
     "natural_order",
     "nifti_files",
@@ -112,6 +113,17 @@ def pair_volumes(files: Iterable[Path]) -> list[Item]:
         label = next(iter(near + far), None)
         items.append({"image": str(image)} | ({"label": str(label)} if label else {}))
     return items
+
+
+def lone_labels(files: Iterable[Path], items: Iterable[Item]) -> list[Path]:
+    """The label maps among NIfTI files that no item has.
+
+    Args:
+        files: as given to :func:`pair_volumes`.
+        items: what it gave.
+    """
+    used = {path for item in items for path in item.values()}
+    return sorted(file for file in files if _is_visible_nifti(file) and str(file.absolute()) not in used)
 
 
 def _is_visible_nifti(path: Path) -> bool:

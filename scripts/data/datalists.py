@@ -33,6 +33,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+PREPARED = ("protocol", "has_spacing", "shared_sections")
+"""What ``prepare`` writes into a datalist for those who look at data; :mod:`scripts.prepare.report` says what it is."""
+
 
 def read_datalist(
     path: str | None,
@@ -120,6 +123,7 @@ def all_sections(path: str) -> dict[str, dict[str, Any]]:
     for name, domain in domains.items():
         lists = {key: _entries(value, file.parent) for key, value in domain.items() if isinstance(value, list)}
         head = {"name": name, "modality": domain.get("modality", name), "labels": content.get("labels", {})}
+        head |= {key: domain[key] for key in PREPARED if key in domain}
         datalists[name] = head | {key: entries for key, entries in lists.items() if entries}
     if not any(isinstance(value, list) for datalist in datalists.values() for value in datalist.values()):
         raise InputError(file=file, found="no volume listed in it", expected=expected, remedy=remedy)

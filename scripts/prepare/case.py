@@ -74,12 +74,18 @@ class FindOptions:
         labels: folder of label maps, for plain folders.
         validation: share of the cases held out, for plain folders.
         trust_image: take the image's grid where a label's header differs and the shapes agree.
+        among: domains that the protocol names; None for any.
     """
 
     domain: str | None = None
     labels: Path | None = None
     validation: float = 0.2
     trust_image: bool = False
+    among: tuple[str, ...] | None = None
+
+    def wants(self, domain: str) -> bool:
+        """Whether a domain is looked for."""
+        return self.domain in (None, domain) and (self.among is None or domain in self.among)
 
 
 def available_cores() -> int:

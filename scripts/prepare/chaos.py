@@ -41,7 +41,7 @@ class ChaosTree:
         found: dict[tuple[str, int], Path] = {}
         for folder in sorted({file.parent for file in visible_files(source)}):
             key = self._key(folder)
-            if key is None or options.domain not in (None, key[0]):
+            if key is None or not options.wants(key[0]):
                 continue
             if key in found:
                 raise InputError(
@@ -52,7 +52,9 @@ class ChaosTree:
                 )
             found[key] = folder
         if not found:
-            raise not_this_data_set(source, "folders such as MR/1/T2SPIR/DICOM_anon or CT/1/DICOM_anon", "CHAOS")
+            wanted = ", ".join(domain for domain in self.series if options.wants(domain))
+            expected = f"folders such as MR/1/T2SPIR/DICOM_anon or CT/1/DICOM_anon, of {wanted}"
+            raise not_this_data_set(source, expected, "CHAOS")
         return [self._case(*key, folder) for key, folder in sorted(found.items())]
 
     def _key(self, folder: Path) -> tuple[str, int] | None:

@@ -53,7 +53,7 @@ class NiftiTree:
             key = self._key(path)
             if not self.left_out.isdisjoint(path.relative_to(source).parts[:-1]):
                 continue
-            if key is None or options.domain not in (None, key[0]):
+            if key is None or not options.wants(key[0]):
                 continue
             if key in files:
                 self._raise_twice(key, files[key], path)

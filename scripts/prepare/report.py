@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 
 from scripts.data.writers import write_json
+from scripts.errors import InputError
 from scripts.prepare.case import Case
-from scripts.prepare.rules import CONFIGS, Rules
+from scripts.prepare.rules import CONFIGS, DomainRules, Rules
 from scripts.run_folder import provenance
 
-__all__ = ["REPORT", "print_report", "write_datalists", "write_report"]
+__all__ = ["REPORT", "print_report", "read_reports", "write_datalists", "write_report"]
 
 REPORT = "prepare.json"
 DECODERS = ("itk", "scikit-image")
@@ -48,6 +49,8 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
             "modality": rules.of(domain).modality,
             "dataset": rules.dataset,
             "protocol": rules.protocol,
+            **({} if rules.has_spacing else {"has_spacing": False}),
+            **_sharing(rules.of(domain), cases),
             "labels": _label_names(rules),
             **{section: entries for section, entries in lists.items() if entries},
         }
@@ -55,12 +58,34 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
     return datalists
 
 
+def read_reports(out: Path) -> dict[str, Any]:
+    """The reports of earlier calls, by data set; none where there was no call.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    path = out / REPORT
+    try:
+        reports = json.loads(path.read_text(encoding="utf-8"))
+        for report in reports.values():
+            _ = report["domains"].keys(), report["protocol"]["name"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            file=path,
+            found=f"no report of an earlier preparation ({type(error).__name__})",
+            expected="none, or one that 'prepare' wrote",
+            remedy="remove the file, or choose another --out",
+        ) from error
+    return dict(reports)
+
+
 def write_report(
     out: Path, rules: Rules, records: Records, datalists: Mapping[str, Mapping[str, Any]], *, skipped: int
 ) -> dict[str, Any]:
     """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets; give what this call did."""
-    path = out / REPORT
-    reports = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    reports = read_reports(out)
     report: dict[str, Any] = {
         "title": rules.title,
         "home": rules.home,
@@ -68,17 +93,19 @@ def write_report(
         "peeks": list(rules.peeks),
         "chosen_here": list(rules.chosen_here),
         "limits": list(rules.limits),
+        "domains_left_out": list(rules.left_out),
         "tasks": list(rules.tasks),
+        "missing_series": _missing_series(rules, records),
         "domains": {domain: _domain_report(rules, records, domain, lists) for domain, lists in datalists.items()},
         "cases": len(records),
         "kept_from_before": skipped,
         "made_with": _versions(),
     }
-    before = reports.get(rules.dataset, {})
-    same_protocol = before.get("protocol", {}).get("name") == rules.protocol
+    before = reports.get(rules.dataset)
+    same_protocol = before is not None and before["protocol"]["name"] == rules.protocol
     # Domains that were prepared by a call of their own keep their part.
-    domains = {**(before["domains"] if same_protocol else {}), **report["domains"]}
-    write_json(path, {**reports, rules.dataset: {**report, "domains": domains}})
+    domains = {**(before["domains"] if before and same_protocol else {}), **report["domains"]}
+    write_json(out / REPORT, {**reports, rules.dataset: {**report, "domains": domains}})
     return report
 
 
@@ -92,9 +119,13 @@ def print_report(out: Path, report: Mapping[str, Any]) -> None:
         if content["absent"]:
             print(f"    not in the source, though the splits name them: {', '.join(map(str, content['absent']))}")
         _print_notes([f"{case}: {note}" for case, notes in content["notes"].items() for note in notes])
+    for domain, ids in report["missing_series"].items():
+        print(f"  {domain}: no volume of {', '.join(map(str, ids))}, of whom other series are there")
     print(f"Protocol '{report['protocol']['name']}': {report['protocol']['about']}")
     for kind, word in (("peeks", "it peeks"), ("chosen_here", "chosen here"), ("limits", "limit")):
         print("".join(f"  {word}: {text}\n" for text in report[kind]), end="")
+    if report["domains_left_out"]:
+        print(f"  left out, as it has no rules for them: {', '.join(report['domains_left_out'])}")
     if report["tasks"]:
         print(f"Task files that fit: {', '.join(f'configs/tasks/{task}.yaml' for task in report['tasks'])}")
     print(f"The whole report is in {out / REPORT}.")
@@ -105,6 +136,15 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(f"    {note}")
     if len(notes) > SHOWN_NOTES:
         print(f"    ... and {len(notes) - SHOWN_NOTES} more notes in the report")
+
+
+def _sharing(domain: DomainRules, cases: Sequence[Case]) -> dict[str, str]:
+    """``shared_sections``: lists that the protocol fills with the same cases, so that a check tells it from a slip.
+
+    Words and no list, as every list of a datalist holds cases.
+    """
+    shared = {section for case in cases if len(domain.sections_of(case)) > 1 for section in domain.sections_of(case)}
+    return {"shared_sections": " ".join(section for section in SECTIONS if section in shared)} if shared else {}
 
 
 def _entry(case: Case, record: Mapping[str, Any]) -> dict[str, str]:
@@ -124,6 +164,16 @@ def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[s
         "absent": sorted(published - {case.number for case in cases if case.number is not None}),
         "notes": {case.name: records[case]["notes"] for case in cases if records[case]["notes"]},
     }
+
+
+def _missing_series(rules: Rules, records: Records) -> dict[str, list[int]]:
+    """Domain -> ids that other domains of the same people have and it has not."""
+    missing: dict[str, list[int]] = {}
+    for group in rules.same_people:
+        ids = {domain: {case.number for case in records if case.domain == domain} for domain in group}
+        everyone = {number for numbers in ids.values() for number in numbers if number is not None}
+        missing |= {domain: sorted(everyone - ids[domain]) for domain in group if domain in rules.domains}
+    return {domain: numbers for domain, numbers in missing.items() if numbers}
 
 
 def _versions() -> dict[str, Any]:

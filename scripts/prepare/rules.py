@@ -16,14 +16,13 @@ import yaml
 
 from scripts.errors import InputError
 from scripts.prepare.case import Case, FindOptions
+from scripts.prepare.protocol_file import STEPS, check_protocol
 from scripts.prepare.values import LabelMap, ValueRange
 
 __all__ = ["DomainRules", "Layout", "Rules", "dataset_names", "read_label_map", "read_rules"]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEFAULT_PROTOCOL = "clean"
-STEPS = ("grid", "crop", "intensity")
-"""The kinds of steps of a protocol; they are applied in the order in which its file lists them."""
 
 
 class Layout(Protocol):
@@ -75,7 +74,10 @@ class Rules:
         tasks: task files that fit the written volumes.
         peeks: where the protocol looks at what a user without target labels could not see.
         chosen_here: what the publication leaves open and this project filled in.
-        domains: rules per domain.
+        domains: rules per domain that the protocol names; no other is prepared.
+        left_out: domains of the data set that it does not name.
+        same_people: groups of domains that show the same patients under the same ids.
+        has_spacing: whether the release stores a spacing; without one, volumes in ml mean nothing.
         limits: what the release itself cannot give.
     """
 
@@ -91,6 +93,9 @@ class Rules:
     chosen_here: Sequence[str]
     limits: Sequence[str]
     domains: Mapping[str, DomainRules]
+    left_out: Sequence[str] = ()
+    same_people: Sequence[Sequence[str]] = ()
+    has_spacing: bool = True
 
     def of(self, domain: str) -> DomainRules:
         """The rules of a domain; a plain folder's domain has whatever name its user gave."""
@@ -111,10 +116,12 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
             protocol that knows the data set.
 
     Raises:
-        InputError: no such file, or the protocol does not know the data set.
+        InputError: no such file, the protocol's file is not as it should be, or does not know the data set.
     """
     facts = _load(CONFIGS / "datasets" / f"{dataset}.yaml", f"one of {', '.join(dataset_names())}")
-    choices = _load(_protocol_file(dataset, protocol), f"a protocol: {', '.join(_protocol_names())}, or a YAML file")
+    file = _protocol_file(dataset, protocol)
+    choices = _load(file, f"a protocol: {', '.join(_protocol_names())}, or a YAML file")
+    check_protocol(file, choices, _domains_of_all(), {path.stem for path in (CONFIGS / "tasks").glob("*.yaml")})
     if dataset not in choices["datasets"]:
         knowing = ", ".join(name for name in _protocol_names() if dataset in _known_to(name))
         raise InputError(
@@ -137,9 +144,13 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
         chosen_here=chosen.get("chosen_here", ()),
         limits=facts.get("limits", ()),
         domains={
-            name: _domain_rules(name, domain, chosen["domains"].get(name, {}))
+            name: _domain_rules(name, domain, chosen["domains"][name])
             for name, domain in facts["domains"].items()
+            if name in chosen["domains"]
         },
+        left_out=[name for name in facts["domains"] if name not in chosen["domains"]],
+        same_people=facts.get("same_people", ()),
+        has_spacing=facts.get("has_spacing", True),
     )
 
 
@@ -194,6 +205,11 @@ def _protocol_names() -> list[str]:
 
 def _known_to(protocol: str) -> list[str]:
     return list(_load(CONFIGS / "protocols" / f"{protocol}.yaml", "a protocol")["datasets"])
+
+
+def _domains_of_all() -> dict[str, list[str]]:
+    files = {name: CONFIGS / "datasets" / f"{name}.yaml" for name in dataset_names()}
+    return {name: list(_load(file, "a data set")["domains"]) for name, file in files.items()}
 
 
 def _load(path: Path, expected: str) -> dict[str, Any]:

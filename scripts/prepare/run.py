@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -15,7 +14,8 @@ from tqdm import tqdm
 from scripts.data.writers import make_folder
 from scripts.errors import InputError
 from scripts.prepare.case import Case, FindOptions, available_cores
-from scripts.prepare.report import write_datalists, write_report
+from scripts.prepare.places import check_files, check_owner, check_places
+from scripts.prepare.report import read_reports, write_datalists, write_report
 from scripts.prepare.rules import DomainRules, Rules, read_label_map, read_rules
 from scripts.prepare.steps import finished_record, prepare_case, settings_key
 from scripts.prepare.values import LabelMap
@@ -59,11 +59,13 @@ def prepare(order: Order) -> dict[str, Any]:
         InputError: not this data set, an unusable folder, or cases that cannot be prepared.
     """
     rules = _rules(order)
-    cases = rules.layout.find(order.source, order.find)
+    cases = rules.layout.find(order.source, replace(order.find, among=tuple(rules.domains)))
     _check_names(cases)
     domains = sorted({case.domain for case in cases})
-    _check_places(order, domains)
-    _check_owner(order, domains)
+    check_places(order.out, domains, (order.source, order.find.labels))
+    check_files(order.out, cases, (order.label_map, order.protocol))
+    check_owner(order.out, domains, order.dataset)
+    read_reports(order.out)  # one that cannot be added to is found before the work and not after it
     keys = {
         case: settings_key(rules, rules.of(case.domain), case, trust_image=order.find.trust_image) for case in cases
     }
@@ -94,10 +96,11 @@ def _rules(order: Order) -> Rules:
             raise InputError(
                 file="--domain",
                 found=f"'{order.find.domain}'",
-                expected=f"one of {', '.join(rules.domains)}",
+                expected=f"one of {', '.join(rules.domains)}, which protocol '{rules.protocol}' has rules for",
                 remedy="correct it, or leave it out for all of them",
             )
-        return rules
+        wanted = {name: domain for name, domain in rules.domains.items() if order.find.domain in (None, name)}
+        return replace(rules, domains=wanted)
     name = order.find.domain or ""
     labels = read_label_map(order.label_map) if order.label_map else LabelMap(keep_all=True)
     return replace(rules, domains={name: DomainRules(name=name, modality=name.upper(), labels=labels)})
@@ -152,37 +155,4 @@ def _check_names(cases: Sequence[Case]) -> None:
                 found=f"the id '{case.name}', which {other.sources[0]} has too",
                 expected="one volume per id",
                 remedy="remove or rename one of them",
-            )
-
-
-def _check_places(order: Order, domains: Sequence[str]) -> None:
-    """Refuse to write into the source."""
-    source = order.source.resolve()
-    for place in [order.out, *(order.out / domain for domain in domains)]:
-        inside = place.resolve().is_relative_to(source)
-        if inside or (place != order.out and source.is_relative_to(place.resolve())):
-            raise InputError(
-                file=order.out,
-                found=f"that {place} would be written into the source {order.source}",
-                expected="an output folder apart from the download, which stays as it is",
-                remedy="choose another --out",
-            )
-
-
-def _check_owner(order: Order, domains: Sequence[str]) -> None:
-    """Refuse to overwrite a datalist of something else."""
-    for domain in domains:
-        path = order.out / f"{domain}.json"
-        if not path.exists():
-            continue
-        try:
-            owner = json.loads(path.read_text(encoding="utf-8")).get("dataset")
-        except (OSError, ValueError, AttributeError):
-            owner = None
-        if owner != order.dataset:
-            raise InputError(
-                file=path,
-                found=f"a datalist of {f'{owner!r}' if owner else 'something else'}",
-                expected=f"none, or that of an earlier preparation of '{order.dataset}'",
-                remedy="choose another --out",
             )

@@ -52,7 +52,7 @@ class SifaFiles:
         volumes: list[tuple[str, Path]] = []
         for path in visible_files(source, (".tfrecords", ".npz")):
             domain = _domain_of(path, source)
-            if options.domain not in (None, domain):
+            if not options.wants(domain):
                 continue
             if path.suffix == ".npz":
                 volumes.append((domain, path))

@@ -12,10 +12,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from scripts.data.volumes import innermost_message
 from scripts.data.writers import write_json
-from scripts.errors import InputError
+from scripts.errors import InputError, find_input_error
 from scripts.prepare.case import Case
 from scripts.prepare.nifti import write_nifti
+from scripts.prepare.protocol_file import build_steps
 from scripts.prepare.rules import DomainRules, Rules
 from scripts.prepare.values import count_values
 
@@ -80,7 +82,7 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
         label, counts, label_notes = domain.labels.apply(reading.label, reading.label_file)
         notes += label_notes
     if domain.steps:
-        image, label, affine = _apply(domain.steps, image, label, affine, case)
+        image, label, affine = _apply(domain.steps, image, label, affine, reading.label_file or case.sources[0])
         counts = count_values(label)
     files = output_files(out, case)
     # Without its record a case counts as unfinished, so a kill between two files cannot leave an old pair's half.
@@ -110,32 +112,52 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
 
 
 def _apply(
-    steps: Sequence[Mapping[str, Any]], image: np.ndarray, label: np.ndarray | None, affine: np.ndarray, case: Case
+    steps: Sequence[Mapping[str, Any]], image: np.ndarray, label: np.ndarray | None, affine: np.ndarray, file: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The protocol's MONAI transforms on an image and its label map."""
+    """The protocol's MONAI transforms on an image and its label map; errors name the file."""
     import torch
-    from monai.bundle import ConfigParser
     from monai.data import MetaTensor
 
     if label is None:
         raise InputError(
-            file=case.sources[0],
+            file=file,
             found="no label map",
             expected="one: this protocol's grid and crop handle image and label together",
             remedy="use --protocol clean",
         )
-    compose = {"_target_": "Compose", "transforms": [dict(step) for step in steps]}
-    transform = ConfigParser({"steps": compose}).get_parsed_content("steps")
+    if not label.any() and any("label" in (step.get("label_key"), step.get("source_key")) for step in steps):
+        raise InputError(
+            file=file,
+            found="no labelled voxel",
+            expected="a label to crop around, as this protocol does",
+            remedy="use --protocol clean, which crops nothing",
+        )
+    transform = build_steps(steps)
     position = torch.as_tensor(affine, dtype=torch.float64)
-    done = transform(
-        {
-            "image": MetaTensor(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None], affine=position),
-            "label": MetaTensor(torch.from_numpy(np.ascontiguousarray(label, np.float32))[None], affine=position),
-        }
-    )
+    volumes = {
+        key: MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None], affine=position)
+        for key, voxels in (("image", image), ("label", label))
+    }
+    try:
+        done = transform(volumes)
+    except Exception as error:  # MONAI hides what a transform raises in a RuntimeError
+        raise _sentence(error, file) from error
     new_image = np.asarray(done["image"][0], np.float32)
     new_label = np.rint(np.asarray(done["label"][0])).astype(label.dtype)
     return new_image, new_label, np.asarray(done["image"].affine, np.float64)
+
+
+def _sentence(error: Exception, file: Path) -> InputError:
+    """What a protocol's step says of a case, with the case's file."""
+    said = find_input_error(error)
+    if said is not None:
+        return InputError(file=file, found=said.found, expected=said.expected, remedy=said.remedy)
+    return InputError(
+        file=file,
+        found=f"that the protocol's steps cannot handle it ({innermost_message(error)})",
+        expected="a case that they were made for",
+        remedy="look at its label map and size, or use --protocol clean",
+    )
 
 
 def _short_names(sources: Sequence[Path]) -> list[str]:
