@@ -115,7 +115,9 @@ def _add_prepare(commands: Any) -> None:
     )
     prepare.add_argument("dataset", help="mmwhs, btcv, chaos, mscmr, sifa, or folder for your own volumes")
     prepare.add_argument("--source", type=Path, required=True, help="folder of the unpacked download; it is only read")
-    prepare.add_argument("--out", type=Path, required=True, help="folder for volumes, datalists and prepare.json")
+    prepare.add_argument(
+        "--out", type=Path, required=True, help="folder for volumes, datalists, prepare.json and check/check.html"
+    )
     prepare.add_argument("--protocol", help="clean (the default), sifa, dar, or a YAML file of your own")
     prepare.add_argument("--domain", help="prepare this domain alone; for folder: its name, such as mr")
     prepare.add_argument("--labels", type=Path, help="for folder: where the label maps are")
@@ -125,6 +127,7 @@ def _add_prepare(commands: Any) -> None:
         "--trust", choices=["image"], help="take the image's header for a label whose own differs, if shapes agree"
     )
     prepare.add_argument("--workers", type=int, help="cases at once; one per core if left out")
+    prepare.add_argument("--no_check", action="store_true", help="leave out the check of the volumes and its page")
     prepare.set_defaults(run=_prepare)
 
 
@@ -171,12 +174,18 @@ def _prepare(options: argparse.Namespace) -> None:
     find = FindOptions(options.domain, options.labels, options.validation, options.trust == "image")
     order = Order(options.dataset, options.source, options.out, options.protocol, options.map, find, options.workers)
     print_report(options.out, prepare(order))
+    if not options.no_check:
+        _run_check([str(options.out)], options.out / "check", None, options.workers)
 
 
 def _check(options: argparse.Namespace) -> None:
+    _run_check(options.where, options.out, options.task, options.workers)
+
+
+def _run_check(where: list[str], out: Path, task: str | None, workers: int | None) -> None:
     from scripts.check.command import run_check
 
-    findings = run_check(options.where, options.out, task=options.task, workers=options.workers)
+    findings = run_check(where, out, task=task, workers=workers)
     if any(finding.severity == "error" for finding in findings):
         raise SystemExit(1)
 

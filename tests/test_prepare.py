@@ -249,12 +249,33 @@ def test_the_report_has_what_a_reader_needs(source: Path, tmp_path: Path) -> Non
 
 
 def test_the_command_says_what_it_did(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    main(["prepare", "btcv", "--source", str(source), "--out", str(tmp_path / "out"), "--protocol", "dar"])
+    main(
+        ["prepare", "btcv", "--source", str(source), "--out", str(tmp_path / "out"), "--protocol", "dar", "--no_check"]
+    )
     shown = capsys.readouterr()
     assert "ct.json: 2 training, 1 validation, 1 test" in shown.out
     assert "it peeks: CT slices from two below the first" in shown.out
     assert "configs/tasks/abdomen_scaled_ct2mr.yaml" in shown.out
     assert "btcv: 100%" in shown.err  # progress
+
+
+def test_the_one_command_ends_with_a_page_that_shows_the_data(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["prepare", "btcv", "--source", str(write_btcv(tmp_path / "in", [2])), "--out", str(out)]
+    main([*command, "--no_check"])
+    assert not (out / "check" / "check.html").exists()
+    for _ in range(2):  # the second finds its own page there
+        main(command)
+        assert "ct_0002" in (out / "check" / "check.html").read_text()
+
+
+def test_data_that_would_spoil_a_training_end_the_command_with_an_error(source: Path, tmp_path: Path) -> None:
+    """The generator's cases show one body and differ by a grey value: copies, one of them a test case."""
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", "btcv", "--source", str(source), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 1
+    assert (tmp_path / "out" / "ct.json").is_file()
+    assert "one case in two splits" in (tmp_path / "out" / "check" / "check.html").read_text()
 
 
 @pytest.mark.slow
