@@ -67,7 +67,20 @@ OTHER_OPTIONS = {
     | {"use_trace", "converter_kwargs"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
-    | {"source", "protocol", "map", "trust", "workers", "methods", "seeds", "size", "jobs", "translators", "set", "no_check"},
+    | {
+        "source",
+        "protocol",
+        "map",
+        "trust",
+        "workers",
+        "methods",
+        "seeds",
+        "size",
+        "jobs",
+        "translators",
+        "set",
+        "no_check",
+    },
     "bundle": {"task", "weights", "zip", "bundle", "source", "out"},
     "others": {"conf", "app", "studies", "host", "port", "logdir"},  # MONAI Label's and TensorBoard's
     "monai-deploy": {"input", "output", "model", "models", "config", "platform", "tag"},
