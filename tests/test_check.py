@@ -325,6 +325,13 @@ def test_a_folder_of_volumes_is_read_without_lists(few: Path) -> None:
     ]
 
 
+def test_the_page_may_lie_in_the_folder_that_was_checked(few: Path) -> None:
+    before = find_cases([str(few)])
+    main(["check", str(few), "--out", str(few), "--workers", "1"])
+    assert (few / "check.json").is_file()
+    assert find_cases([str(few)]) == before
+
+
 def test_labels_of_a_folder_that_no_image_is_named_after_are_listed(few: Path, tmp_path: Path) -> None:
     for old, new in (("ct_00_label", "liver_00_label"), ("ct_01_label", "ct_01_mask")):
         (few / f"{old}.nii.gz").rename(few / f"{new}.nii.gz")

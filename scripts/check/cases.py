@@ -17,6 +17,7 @@ from scripts.data.datalists import all_sections
 from scripts.errors import InputError
 
 __all__ = [
+    "REPORT",
     "Alignment",
     "Case",
     "CaseFiles",
@@ -28,6 +29,8 @@ __all__ = [
     "others_of",
 ]
 
+REPORT = "check.json"
+"""The check's own result; in a folder that is looked at, it is no datalist."""
 LONE_SHOWN = 6
 """Label maps without an image that a finding names."""
 
@@ -194,7 +197,7 @@ def find_cases(where: Sequence[str]) -> list[CaseFiles]:
 
 
 def _of_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    found = [datalists for file in sorted(folder.glob("*.json")) if (datalists := _datalists_in(file))]
+    found = _listed(folder)
     sets = [datalists for datalists in found if len(datalists) > 1]
     if sets or found:
         return {name: datalist for datalists in sets[:1] or found for name, datalist in datalists.items()}
@@ -213,7 +216,7 @@ def find_lone_labels(where: Sequence[str]) -> list[Finding]:
     """A warning for each domain of the folders without datalists whose label maps belong to no image there."""
     findings = []
     for folder in (Path(path) for path in where if Path(path).is_dir()):
-        if any(_datalists_in(file) for file in folder.glob("*.json")):
+        if _listed(folder):
             continue
         for domain, files in _groups_of_files(folder).items():
             lone = [file.relative_to(folder).as_posix() for file in lone_labels(files, pair_volumes(files))]
@@ -231,6 +234,11 @@ def find_lone_labels(where: Sequence[str]) -> list[Finding]:
                 )
                 findings.append(finding)
     return findings
+
+
+def _listed(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    files = sorted(file for file in folder.glob("*.json") if file.name != REPORT)
+    return [datalists for file in files if (datalists := _datalists_in(file))]
 
 
 def _datalists_in(file: Path) -> dict[str, dict[str, Any]]:

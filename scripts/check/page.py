@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from scripts.check.cases import Case, Finding
+from scripts.check.cases import REPORT, Case, Finding
 from scripts.check.limits import LIMITS
 from scripts.data.volumes import AFFINE_TOLERANCE_MM
 from scripts.data.writers import atomic_path, write_json
@@ -128,7 +128,7 @@ def write_page(out: Path, checked: Checked, *, sources: Sequence[str], task: str
     }
     with atomic_path(Path(out) / "check.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
-        write_json(Path(out) / "check.json", content)  # inside the block: if it fails, neither file appears
+        write_json(Path(out) / REPORT, content)  # inside the block: if it fails, neither file appears
     return Path(out) / "check.html"
 
 
