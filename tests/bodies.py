@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from conftest import write_volume
 from scipy import ndimage
 
-__all__ = ["Body", "make_body"]
+__all__ = ["Body", "body_case", "make_body"]
 
 ORGANS = [  # centre from the body's middle and radii, RAS mm: x is positive on the patient's right
     (1, (60, 20, 20), (70, 54, 62)),
@@ -76,3 +78,12 @@ def make_body(domain: str, number: int, *, finer: int = 1) -> Body:
         affine[axis, axis] *= -1
     flips = FLIPS[domain]
     return Body(np.flip(image, flips).astype(np.int16), np.flip(label, flips), affine)
+
+
+def body_case(folder: Path, domain: str, number: int) -> dict[str, str]:
+    """Write a body; gives its entry of a datalist."""
+    body = make_body(domain, number)
+    names = {key: f"{domain}_{number:02}_{key}.nii.gz" for key in ("image", "label")}
+    write_volume(folder / names["image"], body.image, body.affine)
+    write_volume(folder / names["label"], body.label, body.affine)
+    return names

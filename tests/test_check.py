@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import sys
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
@@ -18,29 +16,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from bodies import make_body
-from conftest import run_command, write_volume
+from bodies import body_case
+from conftest import write_volume
 from scipy import ndimage
 
-from scripts.check.cases import Case, Finding, find_cases, find_lone_labels
-from scripts.check.command import TaskLabels, check_cases, judge_cases, read_task
+from scripts.check.cases import Case, Finding, find_cases
+from scripts.check.command import TaskLabels, check_cases, judge_cases
 from scripts.check.copies import find_copies
 from scripts.check.measure import measure_case
 from scripts.check.sizes import find_wrong_sizes
 from scripts.cli import main
-from scripts.errors import InputError
 
 NAMES = {1.0: "liver", 2.0: "right kidney", 3.0: "left kidney", 4.0: "spleen"}
 LABELS = TaskLabels(names=NAMES)
-
-
-def body_case(folder: Path, domain: str, number: int) -> dict[str, str]:
-    """Write a body; gives its entry of a datalist."""
-    body = make_body(domain, number)
-    names = {key: f"{domain}_{number:02}_{key}.nii.gz" for key in ("image", "label")}
-    write_volume(folder / names["image"], body.image, body.affine)
-    write_volume(folder / names["label"], body.label, body.affine)
-    return names
 
 
 @dataclass
@@ -152,13 +140,26 @@ def test_a_slice_spacing_of_1_everywhere_is_found(clean: Set, tmp_path: Path) ->
     assert any("medians of liver" in finding.found and "1000 to 2600" in finding.found for finding in findings)
 
 
-def test_atrophic_kidneys_and_a_huge_spleen_are_people(clean: Set) -> None:
-    def sized(case: Case, volumes_ml: dict[float, float]) -> Case:
-        changed = {v: replace(one, volume_ml=volumes_ml.get(v, one.volume_ml)) for v, one in case.structures.items()}
-        other = copy(case)
-        other.structures = changed
-        return other
+def sized(case: Case, volumes_ml: dict[float, float]) -> Case:
+    """The case with other volumes of its structures."""
+    changed = {v: replace(one, volume_ml=volumes_ml.get(v, one.volume_ml)) for v, one in case.structures.items()}
+    other = copy(case)
+    other.structures = changed
+    return other
 
+
+def test_hearts_of_a_child_everywhere_are_found(clean: Set) -> None:
+    """Slices 8 mm apart whose header says 1 mm: 120, 110 and 140 ml become an eighth of that."""
+    names = {1.0: "left ventricle", 2.0: "myocardium", 3.0: "right ventricle"}
+    people, stale = (
+        [sized(case, dict(zip(names, volumes, strict=True))) for case in clean.cases[:4]]
+        for volumes in ([120.0, 110.0, 140.0], [15.0, 13.75, 17.5])
+    )
+    assert find_wrong_sizes(people, names) == []
+    assert {finding.kind for finding in find_wrong_sizes(stale, names)} == {"implausible size"}
+
+
+def test_atrophic_kidneys_and_a_huge_spleen_are_people(clean: Set) -> None:
     few = [sized(clean.cases[1], {2.0: 10.0, 3.0: 11.0}), sized(clean.cases[2], {4.0: 3000.0})]
     assert find_wrong_sizes([clean.cases[0], *few, clean.cases[3]], NAMES) == []
 
@@ -295,67 +296,6 @@ def test_the_command_reports_and_ends_with_zero(clean: Set, tmp_path: Path, caps
     assert "right kidney" in page
 
 
-@pytest.fixture
-def few(clean: Set, tmp_path: Path) -> Path:
-    """A folder with two cases, for a test to damage."""
-    folder = tmp_path / "few"
-    folder.mkdir()
-    for number in (0, 1):
-        for key in ("image", "label"):
-            shutil.copy(clean.folder / f"ct_0{number}_{key}.nii.gz", folder)
-    return folder
-
-
-def test_an_unreadable_volume_is_a_finding_and_the_others_are_checked(few: Path, tmp_path: Path) -> None:
-    (few / "ct_02_image.nii.gz").write_bytes(b"no volume")
-    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), few / "ct_03_image.nii.gz")
-    with pytest.raises(SystemExit) as ended:
-        main(["check", str(few), "--out", str(tmp_path / "out"), "--workers", "1"])
-    assert ended.value.code == 1
-    content = json.loads((tmp_path / "out" / "check.json").read_text())
-    assert [finding["kind"] for finding in content["findings"]] == ["unusable file"] * 2
-    assert [bool(case["shape"]) for case in content["cases"]] == [True, True, False, False]
-
-
-def test_a_folder_of_volumes_is_read_without_lists(few: Path) -> None:
-    cases = find_cases([str(few)])
-    assert [(case.domain, case.section, case.name, bool(case.label)) for case in cases] == [
-        ("few", "training", "ct_00_image", True),
-        ("few", "training", "ct_01_image", True),
-    ]
-
-
-def test_the_page_may_lie_in_the_folder_that_was_checked(few: Path) -> None:
-    before = find_cases([str(few)])
-    main(["check", str(few), "--out", str(few), "--workers", "1"])
-    assert (few / "check.json").is_file()
-    assert find_cases([str(few)]) == before
-
-
-def test_labels_of_a_folder_that_no_image_is_named_after_are_listed(few: Path, tmp_path: Path) -> None:
-    for old, new in (("ct_00_label", "liver_00_label"), ("ct_01_label", "ct_01_mask")):
-        (few / f"{old}.nii.gz").rename(few / f"{new}.nii.gz")
-    (finding,) = find_lone_labels([str(few)])
-    assert (finding.severity, finding.kind, finding.domain) == ("warning", "label without image", "few")
-    assert finding.found.startswith("1 label map(s) ")
-    assert finding.found.endswith("looked at: liver_00_label.nii.gz")
-    main(["check", str(few), "--out", str(tmp_path / "out"), "--workers", "1"])
-    content = json.loads((tmp_path / "out" / "check.json").read_text())
-    assert "label without image" in {finding["kind"] for finding in content["findings"]}
-
-
-def test_folders_below_are_domains_and_sections(tmp_path: Path) -> None:
-    for name in ["mr/imagesTr/a_0000.nii.gz", "mr/labelsTr/a.nii.gz", "mr/imagesTs/b_0000.nii.gz", "ct/c/image.nii.gz"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    found = [(case.domain, case.section, case.name, bool(case.label)) for case in find_cases([str(tmp_path)])]
-    assert found == [
-        ("ct", "training", "image", False),
-        ("mr", "training", "a_0000", True),
-        ("mr", "test", "b_0000", False),
-    ]
-
-
 def test_several_lists_of_one_name_are_several_domains(clean: Set, tmp_path: Path) -> None:
     for name in ("ct.json", "again.json"):
         (tmp_path / name).write_text((clean.folder / "ct.json").read_text())
@@ -363,34 +303,43 @@ def test_several_lists_of_one_name_are_several_domains(clean: Set, tmp_path: Pat
     assert {case.domain for case in cases} == {"ct", f"ct of {tmp_path / 'again.json'}"}
 
 
-@pytest.mark.parametrize("content", ["{}", '{"training": []}', "[]", "{"])
-def test_a_file_that_lists_nothing_gets_a_sentence(tmp_path: Path, content: str) -> None:
-    (tmp_path / "list.json").write_text(content)
-    with pytest.raises(InputError, match=r"list\.json: found no"):
-        find_cases([str(tmp_path / "list.json")])
+def test_a_header_with_two_positions_is_found(clean: Set, tmp_path: Path) -> None:
+    """Readers differ in which they take: NiBabel the sform, ITK by its codes."""
+    case = clean.cases[1]
+    image = nib.load(case.files.image)
+    moved = image.affine.copy()
+    moved[0, 3] += 7.0
+    image.set_qform(image.affine, code=1)
+    image.set_sform(moved, code=1)
+    nib.save(image, tmp_path / "i.nii.gz")
+    measured = measure_case(
+        replace(case.files, image=str(tmp_path / "i.nii.gz")), {value: int(value) for value in NAMES}
+    )
+    (found,) = [one for one in clean.judged(measured) if one.kind == "two positions in one header"]
+    assert found.cases == (case.name,)
+    assert "differ by up to 7 mm" in found.found
 
 
-def test_a_folder_without_volumes_gets_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither a datalist nor a NIfTI image"):
-        find_cases([str(tmp_path)])
+def test_names_may_stand_on_either_side_of_the_labels(clean: Set, tmp_path: Path) -> None:
+    """The Decathlon writes value: name, nnU-Net name: value."""
+    content = json.loads((clean.folder / "ct.json").read_text())
+    for section in ("training", "validation"):
+        content[section] = [
+            {key: str(clean.folder / file) for key, file in entry.items()} for entry in content[section]
+        ]
+    names = []
+    for name, labels in (
+        ("a", content["labels"]),
+        ("b", {value: int(key) for key, value in content["labels"].items()}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content | {"labels": labels}))
+        names.append({case.label_names for case in find_cases([str(tmp_path / f"{name}.json")])})
+    assert names[0] == names[1] == {tuple((value, name) for value, name in NAMES.items())}
 
 
-@pytest.mark.slow
-def test_a_missing_folder_ends_the_command_with_a_sentence() -> None:
-    done = run_command([sys.executable, "-m", "scripts", "check", "no/such/folder"])
-    assert done.code == 1
-    assert "error: no/such/folder: found no such file" in done.stderr
+def test_a_ct_that_was_scaled_is_not_in_hounsfield_units(clean: Set, tmp_path: Path) -> None:
+    def scaled(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> Any:
+        return (image - image.min()) / np.ptp(image) * 2 - 1, label, affine
 
-
-def test_a_task_file_names_the_structures(tmp_path: Path) -> None:
-    task = tmp_path / "task.yaml"
-    task.write_text("label_names: [a, b]\nlabel_values: [205, 500]\nbackground_values: [600]\norientation: null\n")
-    assert read_task(str(task)) == TaskLabels(names={205: "a", 500: "b"}, background=(600,), keeps_stored_axes=True)
-
-
-@pytest.mark.parametrize("content", [None, "label_names: [a]", "label_names: [a]\nlabel_values: [1, 2]", "- 1", "a: ["])
-def test_a_file_that_is_no_task_gets_a_sentence(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "task.yaml").write_text(content)
-    with pytest.raises(InputError, match="expected a task file with label_names and label_values"):
-        read_task(str(tmp_path / "task.yaml"))
+    findings = clean.judged(clean.damaged(1, scaled, tmp_path))
+    assert ("warning", "not in Hounsfield units", (clean.cases[1].name,)) in kinds(findings)

@@ -310,3 +310,12 @@ def test_the_command_writes_a_list_per_domain(tmp_path: Path, capsys: pytest.Cap
 def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="give --dataset, or --images and --domain"):
         main(["datalist", "--images", str(tmp_path), "--out", str(tmp_path)])
+
+
+def test_sections_may_have_any_name(data: Path) -> None:
+    """Some lists keep both domains in one file, as ``source_training`` and ``target_training``."""
+    content = json.loads((data / "mr.json").read_text())
+    content |= {"source_training": content["training"], "target_training": content["validation"]}
+    (data / "both.json").write_text(json.dumps(content))
+    assert len(read_datalist(str(data / "both.json"), "source_training", needs_label=True)) == 2
+    assert names_of(read_datalist(str(data / "both.json"), "target_training")) == ["mr_2_image.nii.gz"]

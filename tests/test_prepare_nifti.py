@@ -315,3 +315,27 @@ def test_an_image_that_needs_no_change_is_copied_byte_by_byte(tmp_path: Path) ->
     assert written[1].read_bytes() != path.with_name("img0003.nii.gz").read_bytes()
     assert_is_truth(tmp_path / "out", "ct", "ct_0002", 2, [1, 2, 3, 4, 0, 0, 0, 0])
     assert_is_truth(tmp_path / "out", "ct", "ct_0003", 3, [1, 2, 3, 4, 0, 0, 0, 0])
+
+
+def test_mmwhs_test_cases_without_labels_are_left_out(tmp_path: Path) -> None:
+    """The release has ``ct_test_2001_image.nii.gz`` ... without label maps, or with encrypted ones."""
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    (source / "ct_test").mkdir()
+    image = source / "ct_train" / "ct_train_1001_image.nii.gz"
+    (source / "ct_test" / "ct_test_2001_image.nii.gz").write_bytes(image.read_bytes())
+    run("mmwhs", source, tmp_path / "out")
+    assert sections(tmp_path / "out", "ct")["training"] == ["ct_1001"]
+    assert not list((tmp_path / "out").rglob("*2001*"))
+
+
+def test_a_labels_header_has_no_scale_of_its_image(tmp_path: Path) -> None:
+    source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[])
+    path = source / "ct_train" / "ct_train_1001_image.nii.gz"
+    image = nib.load(path)
+    stored = (np.asarray(image.dataobj).astype(np.int16) + 1024) // 2
+    scaled = nib.Nifti1Image(stored, image.affine)
+    scaled.header.set_slope_inter(2, -1024)
+    nib.save(scaled, path)
+    run("mmwhs", source, tmp_path / "out")
+    label = nib.load(tmp_path / "out" / "ct" / "ct_1001_label.nii.gz")
+    assert (label.dataobj.slope, label.dataobj.inter) == (1.0, 0.0)
