@@ -154,7 +154,8 @@ def _read(files: Sequence[Path], *, as_short: bool | None = None) -> tuple[list[
         RuntimeError: ITK cannot read several files, or not together.
         InputError: it cannot read a single one, or that is not one slice, or lacks its place.
     """
-    as_short = _kind(files[0]) in INT16_KINDS if as_short is None else as_short
+    first = _kind(files[0])
+    as_short = first in INT16_KINDS if as_short is None else as_short
     decode = _decoder(as_short=as_short)
     slices: list[_Slice] = []
     kinds: dict[tuple[str, ...], str] = {}
@@ -165,11 +166,11 @@ def _read(files: Sequence[Path], *, as_short: bool | None = None) -> tuple[list[
         if start == 0:
             volume = np.empty((len(files), *planes.shape[1:]), np.int16)
         if planes.shape != (len(part), *volume.shape[1:]):
-            _raise_multi_frame(files, len(planes))
+            _raise_other_size(files, len(planes))
         slices += map(_slice, part, dictionaries)
         for piece in slices[start:]:
             if piece.pixel_format not in kinds:
-                kinds[piece.pixel_format] = _kind(piece.file)
+                kinds[piece.pixel_format] = _kind(piece.file) if kinds else first
         found = set(kinds.values())
         if as_short and not found <= INT16_KINDS:
             return _read(files, as_short=False)
@@ -224,7 +225,7 @@ def _decoder(*, as_short: bool) -> Callable[[Sequence[Path]], tuple[np.ndarray, 
     return decode
 
 
-def _raise_multi_frame(files: Sequence[Path], frames: int) -> None:
+def _raise_other_size(files: Sequence[Path], frames: int) -> None:
     if len(files) > 1:
         raise RuntimeError("the files hold images of several sizes")
     raise InputError(
