@@ -22,7 +22,7 @@ from scripts.ladder.results import read_ladder
 from scripts.ladder.summaries import summarise_ladder
 from scripts.ladder.volumes import Cut, LadderVolumes, Volume
 
-CHARTS = ["dice", "gap", "losses", "mask_by_structure"]
+CHARTS = ["dice", "structures", "gap", "losses", "mask_by_structure"]
 MONTAGES = ["translations", "segmentations", "mask"]
 
 

@@ -1,4 +1,4 @@
-"""The ladder's charts, each as PNG and SVG: Dice by method, the gap by structure, loss curves side by side."""
+"""The ladder's charts, each as PNG and SVG: Dice by method, Dice and ASD by structure, the gap, loss curves."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from matplotlib.patches import Patch
 from scripts.errors import InputError
 from scripts.figures import read_log, running_mean
 from scripts.ladder.results import LOWER, UPPER, Ladder
+from scripts.ladder.statistics import Spread
 from scripts.ladder.summaries import MethodSummary
 from scripts.montage import INK, PALE_INK, STRUCTURE_COLOURS, quiet_axes, save_figure
 
-__all__ = ["dice_chart", "gap_chart", "label_axes", "ladder_logs", "line_style", "loss_chart", "save_chart"]
+__all__ = [
+    "dice_chart",
+    "gap_chart",
+    "label_axes",
+    "ladder_logs",
+    "line_style",
+    "loss_chart",
+    "save_chart",
+    "structure_chart",
+]
 
 _ORANGE, _BLUE, _DARK_BLUE, _VERMILION = (STRUCTURE_COLOURS[k] for k in (0, 1, 6, 4))
 _LINE_COLOURS = [_DARK_BLUE, _VERMILION, STRUCTURE_COLOURS[2], _ORANGE, STRUCTURE_COLOURS[5], _BLUE, INK]
@@ -28,6 +38,10 @@ _LINE_COLOURS = [_DARK_BLUE, _VERMILION, STRUCTURE_COLOURS[2], _ORANGE, STRUCTUR
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 _MOST_POINTS = 300
 """Points of a curve in a chart, so that its SVG stays small."""
+
+
+_LINEAR_BELOW_MM = 1.0
+"""Surface distances are drawn on a logarithmic axis above this."""
 
 
 def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:
@@ -51,21 +65,41 @@ def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:
         if (mean := means.get(name)) is not None:
             axes.axvline(mean, color=PALE_INK, linestyle=dash, linewidth=1.1, label=f"mean of {name}")
     for row, summary in enumerate(summaries):
-        if summary.dice.mean is None:
-            said = axes.text(0.01, row, "no results", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-            said.set(color=PALE_INK, backgroundcolor="white")
-            continue
-        axes.errorbar(
-            summary.dice.mean, row, xerr=summary.dice.sd, fmt="o", color=_DARK_BLUE, markersize=6, capsize=3, zorder=3
-        )
-        places = [row + 0.24] * len(summary.dice.values)
-        axes.scatter(summary.dice.values, places, s=20, facecolors="white", edgecolors=_VERMILION, zorder=4)
+        _draw_spread(axes, row, summary.dice)
     label_axes(axes, rows=[summary.name for summary in summaries], x="mean Dice over the structures [%]")
-    marks = [
-        Line2D([], [], marker="o", color=_DARK_BLUE, label="mean ± sd over seeds"),
-        Line2D([], [], marker="o", linestyle="", color=_VERMILION, markerfacecolor="white", label="one seed"),
-    ]
-    _legend(figure, [*marks, *axes.get_legend_handles_labels()[0]])
+    _legend(figure, [*_spread_marks(), *axes.get_legend_handles_labels()[0]])
+    return save_chart(figure, stem)
+
+
+def structure_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], stem: Path) -> Path:
+    """Dice and average surface distance of each structure: every seed, mean and standard deviation, one panel each.
+
+    Args:
+        summaries: a row for each; one without results says so.
+        label_names: structures, a column for each.
+        stem: path of the files, without suffix.
+
+    Returns:
+        The SVG file.
+
+    Raises:
+        InputError: no method has results, or a file cannot be written.
+    """
+    _need(any(summary.dice.values for summary in summaries), stem, "no run with results")
+    figure = Figure(figsize=(2.3 * len(label_names) + 1.2, 0.46 * len(summaries) + 1.9), layout="constrained")
+    panels = figure.subplots(2, len(label_names), squeeze=False, sharex="row")
+    for line, (measure, said) in zip(panels, (("dice_percent", "Dice [%]"), ("asd_mm", "ASD [mm]")), strict=True):
+        for column, (axes, name) in enumerate(zip(line, label_names, strict=True)):
+            for row, summary in enumerate(summaries):
+                _draw_spread(axes, row, summary.structures[name][measure])
+            label_axes(axes, rows=[summary.name if column == 0 else "" for summary in summaries], x=said)
+            axes.set_title(name, fontsize=8.5, loc="left", color=INK)
+    for axes in panels[1]:
+        axes.set_xscale("symlog", linthresh=_LINEAR_BELOW_MM)  # a missing structure is as far away as the image is long
+        axes.margins(x=0.1)
+        axes.set_xlim(left=0.0)
+        axes.xaxis.set_major_formatter("{x:g}")
+    _legend(figure, _spread_marks())
     return save_chart(figure, stem)
 
 
@@ -172,6 +206,24 @@ def ladder_logs(ladder: Ladder) -> tuple[dict[str, list[Path]], dict[str, list[P
     for translator in ladder.translators:
         translators.setdefault(translator.name, []).append(translator.folder / "logs" / "losses.csv")
     return segmenters, translators
+
+
+def _draw_spread(axes: Axes, row: int, spread: Spread) -> None:
+    """A row of a chart: mean and standard deviation, and each seed a ring just below."""
+    if spread.mean is None:
+        said = axes.text(0.01, row, "no results", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        said.set(color=PALE_INK, backgroundcolor="white")
+        return
+    axes.errorbar(spread.mean, row, xerr=spread.sd, fmt="o", color=_DARK_BLUE, markersize=6, capsize=3, zorder=3)
+    places = [row + 0.24] * len(spread.values)
+    axes.scatter(spread.values, places, s=20, facecolors="white", edgecolors=_VERMILION, zorder=4)
+
+
+def _spread_marks() -> list[Line2D]:
+    return [
+        Line2D([], [], marker="o", color=_DARK_BLUE, label="mean ± sd over seeds"),
+        Line2D([], [], marker="o", linestyle="", color=_VERMILION, markerfacecolor="white", label="one seed"),
+    ]
 
 
 def _gap_title(name: str, ends: Sequence[float | None]) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from scripts.data.writers import atomic_path, make_folder, write_json
 from scripts.errors import InputError
-from scripts.ladder.charts import dice_chart, gap_chart, ladder_logs, loss_chart
+from scripts.ladder.charts import dice_chart, gap_chart, ladder_logs, loss_chart, structure_chart
 from scripts.ladder.mask import mask_numbers
 from scripts.ladder.mask_views import mask_chart, mask_picture, mask_tables
 from scripts.ladder.pictures import segmentation_picture, translation_picture
@@ -93,6 +93,11 @@ def _charts(ladder: Ladder, summaries: Sequence[MethodSummary], plots: Path, lef
             partial(dice_chart, summaries, plots / "dice"),
             f"Mean Dice over the structures: each seed, their mean and sample standard deviation; {LOWER} and {UPPER} "
             "as lines.",
+        ),
+        (
+            partial(structure_chart, summaries, ladder.label_names, plots / "structures"),
+            "Dice and average surface distance (ASD) of each structure: each seed, their mean and sample standard "
+            "deviation.",
         ),
         (
             partial(gap_chart, summaries, ladder.label_names, plots / "gap"),
