@@ -49,7 +49,7 @@ BUNDLE_PROPERTIES = {"train#inferer", "validate#inferer"}
 FREE_TO_CHANGE = re.compile(
     r"resume|device|bundle_root|is_not_rank0|run_name|selection(_score)?"
     r"|(?!snapshot_interval).+_(dir|datalist|interval|uri|name|config)"
-    r"|card|run_folder|resume_point|validate|handlers|train#(handlers|dataset|target_dataset)(#.+)?"
+    r"|card|run_folder|resume_point|validate|handlers|train#(handlers|dataset|target_dataset|scored_dataset)(#.+)?"
 )
 """Settings that say where and how often, not what comes out; the data are compared by their content. Which of
 the snapshots is chosen may change, not at which epochs they are taken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from scripts.engines.averaging import averaged_model
 from scripts.handlers.checkpoints import FinalWeights
 from scripts.handlers.snapshots import Snapshots
+from scripts.selection.choice import read_scores
 from scripts.selection.scores import PARTS, SCORES
 
 CARD = {"stage": "segmentation"}
@@ -319,8 +321,23 @@ def test_words_that_choose_nothing(settings: dict[str, Any], file: str, data: Pa
 
 
 @pytest.mark.slow
-def test_a_method_without_the_target_has_nothing_to_score(data: Path, tmp_path: Path) -> None:
-    places = {"bundle_root": tmp_path, "dataset_dir": data}
+def test_a_method_without_the_target_is_scored_on_its_images(data: Path, tmp_path: Path) -> None:
+    method = CONFIGS / "methods" / "none.yaml"
+    plain, scored = tmp_path / "plain", tmp_path / "scored"
+    for root, settings in ((plain, {"snapshot_interval": 0}), (scored, {"selection": "label_free"})):
+        places = {"bundle_root": root, "dataset_dir": data}
+        run_config("training", "segmentation", "train", method, **places, **LONG | settings)
+    rows = read_scores(scored / "logs" / "selection.csv")
+    assert [epoch for epoch, row in rows.items() if math.isfinite(row["score_certainty"])] == [1, 2, 3]
+    # The training itself does not notice: the target's images are looked at, and no batch is drawn from them.
+    assert (plain / "logs" / "losses.csv").read_text() == (scored / "logs" / "losses.csv").read_text()
+    assert_same_weights(plain / "models" / "model.pt", scored / "models" / "snapshots" / "epoch_003.pt")
+
+
+@pytest.mark.slow
+def test_without_target_images_there_is_nothing_to_score(data: Path, tmp_path: Path) -> None:
+    places = {"bundle_root": tmp_path, "dataset_dir": data, "scored_datalist": tmp_path / "no.json"}
     method = CONFIGS / "methods" / "none.yaml"
     error = refused(run_config, "training", "segmentation", "train", method, **places, **LONG, selection="label_free")
-    assert "sees no target slices" in error.found
+    assert error.found == "label_free, and no target slices to score"
+    assert "--scored_datalist" in error.remedy

@@ -62,6 +62,15 @@ def test_runs_of_a_ladder_have_its_names(tmp_path: Path) -> None:
     for run in ("methods/glua_seed0", "methods/none_seed1"):
         (tmp_path / run / "logs").mkdir(parents=True)
         (tmp_path / run / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
+    labelled = {
+        "labelled_datalist": "$@dataset_dir + '/ct.json'",
+        "oracle_datalist": "data/ct.json",
+        "dataset_dir": "data",
+    }
+    bound = tmp_path / "methods/supervised_seed0"
+    (bound / "logs").mkdir(parents=True)
+    (bound / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
+    (bound / "config.yaml").write_text(json.dumps(labelled))  # its labelled Dice is the truth: nothing to judge
     (tmp_path / "just_begun" / "logs").mkdir(parents=True)
     (tmp_path / "just_begun" / "logs" / "selection.csv").write_text("epoch,iteration\n")
     listed = [{"folder": "methods/glua_seed0", "method": "glua", "seed": 0}]

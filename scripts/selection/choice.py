@@ -45,9 +45,9 @@ def check_selection(rule: str, score: str, interval: int, *, has_target: bool) -
     if rule == "label_free" and not has_target:
         raise InputError(
             file="setting 'selection'",
-            found="label_free, and a training that sees no target slices to score",
-            expected="last, for a method without the target",
-            remedy="give --selection last, or a method with a target_datalist",
+            found="label_free, and no target slices to score",
+            expected="a datalist of the target's images, which scores read without their labels",
+            remedy="name one with --scored_datalist, or give --selection last",
         )
 
 

@@ -95,6 +95,8 @@ def judge_selection(folder: Path) -> tuple[list[JudgedRun], list[Verdict]]:
 def find_runs(folder: Path) -> dict[Path, str]:
     """The runs with snapshots in a folder and their names, by ``ladder.json`` where there is one.
 
+    Runs that learn from the target's own labels are left out: the labelled Dice of ``supervised`` is the truth itself.
+
     Raises:
         InputError: there is none.
     """
@@ -102,7 +104,8 @@ def find_runs(folder: Path) -> dict[Path, str]:
     if (folder / "ladder.json").is_file():
         ladder = read_record(folder)
         names = {folder / run["folder"]: f"{run['method']}, seed {run['seed']}" for run in ladder["runs"]}
-    runs = sorted(table.parents[1] for table in folder.rglob("logs/selection.csv") if read_scores(table))
+    tables = sorted(table for table in folder.rglob("logs/selection.csv") if read_scores(table))
+    runs = [table.parents[1] for table in tables if not _learns_from_target_labels(table.parents[1])]
     if not runs:
         raise InputError(
             file=folder,
@@ -167,6 +170,15 @@ def verdicts(runs: Sequence[JudgedRun]) -> list[Verdict]:
     ]
 
 
+def _learns_from_target_labels(run: Path) -> bool:
+    """Whether the labelled cases of a training are the target's: its two lists are one file."""
+    if not (run / "config.yaml").is_file():  # which its evaluation will say
+        return False
+    parser = ConfigParser(_trained_settings(run))
+    labelled, target = (parser.get_parsed_content(key) for key in ("labelled_datalist", "oracle_datalist"))
+    return Path(labelled).absolute() == Path(target).absolute()
+
+
 def _table(run: Path) -> Path:
     return run / "logs" / "selection.csv"
 
@@ -193,8 +205,14 @@ def _evaluate(run: Path, weights: Path) -> dict[str, Any]:
 def _settings(run: Path) -> dict[str, Any]:
     """What a run's training settings say of an evaluation: task, grid, network, places of the data."""
     base = ConfigParser.load_config_file(str(Path(__file__).resolve().parents[2] / CONFIG))
+    trained = _trained_settings(run)
+    shared = (base.keys() & trained.keys()) - NOT_TAKEN_OVER
+    return {key: trained[key] for key in base if key in shared}
+
+
+def _trained_settings(run: Path) -> dict[str, Any]:
     try:
-        trained = ConfigParser.load_config_file(str(run / "config.yaml"))
+        return ConfigParser.load_config_file(str(run / "config.yaml"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
             file=run / "config.yaml",
@@ -202,5 +220,3 @@ def _settings(run: Path) -> dict[str, Any]:
             expected="what every training writes into its folder",
             remedy="restore the file, or train the run again",
         ) from error
-    shared = (base.keys() & trained.keys()) - NOT_TAKEN_OVER
-    return {key: trained[key] for key in base if key in shared}
