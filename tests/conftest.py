@@ -100,6 +100,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def without_labels(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The data set, and copies of it with the target's labels deleted or scrambled, or those of both domains scrambled.
+
+    The lists still name what is deleted.
+    """
+    folders = {"as they are": data}
+    for state in ("deleted", "scrambled", "all scrambled"):
+        folders[state] = tmp_path_factory.mktemp("labels")
+        for file in data.iterdir():
+            is_theirs = "label" in file.name and (file.name.startswith("ct") or state == "all scrambled")
+            if is_theirs and state != "deleted":
+                label = nib.load(file)
+                voxels = np.random.default_rng(0).choice([0, *FILE_VALUES], label.shape).astype(np.int16)
+                nib.save(nib.Nifti1Image(voxels, label.affine), folders[state] / file.name)
+            elif not is_theirs:
+                (folders[state] / file.name).write_bytes(file.read_bytes())
+    return folders.__getitem__
+
+
 @pytest.fixture
 def bad_data(data: Path, tmp_path: Path) -> Path:
     """A copy of the data set for a test to damage."""
@@ -252,3 +272,15 @@ def refused(work: Callable[..., Any], *arguments: Any, **settings: Any) -> Input
 def listed_files(folder: Path) -> Iterator[str]:
     """Every file below a folder, hidden ones too, relative to it."""
     return (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
+
+
+def _weights(file: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
+    return found
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    """Every tensor of two state dicts is equal, bit by bit."""
+    one, other = _weights(first), _weights(second)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, FILE_VALUES, refused, run_base, run_config
+from conftest import CONFIGS, assert_same_weights, refused, run_base, run_config
 from ignite.engine import Engine
 from torch import nn
 
@@ -201,23 +199,6 @@ LONG = {"max_epochs": 3, "snapshot_interval": 1, "checkpoint_interval": 1}
 
 
 @pytest.fixture(scope="module")
-def without_labels(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The data set, and copies of it with the target's labels deleted or scrambled; the list still names them."""
-    folders = {"as they are": data}
-    for state in ("deleted", "scrambled"):
-        folders[state] = tmp_path_factory.mktemp(state)
-        for file in data.iterdir():
-            is_target_label = file.name.startswith("ct") and "label" in file.name
-            if is_target_label and state == "scrambled":
-                label = nib.load(file)
-                voxels = np.random.default_rng(0).choice([0, *FILE_VALUES], label.shape).astype(np.int16)
-                nib.save(nib.Nifti1Image(voxels, label.affine), folders[state] / file.name)
-            elif not is_target_label:
-                (folders[state] / file.name).write_bytes(file.read_bytes())
-    return folders.__getitem__
-
-
-@pytest.fixture(scope="module")
 def chosen(without_labels: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The folder of a training with a rule of selection, on target labels in some state; each is run once."""
     done: dict[tuple[str, str], Path] = {}
@@ -233,17 +214,6 @@ def chosen(without_labels: Callable[[str], Path], tmp_path_factory: pytest.TempP
         return done[selection, labels]
 
     return run
-
-
-def weights(file: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
-    return found
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    one, other = weights(first), weights(second)
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 @pytest.mark.slow
