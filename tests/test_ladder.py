@@ -92,6 +92,14 @@ def test_the_other_direction_may_lend_its_translators(order: Order, tmp_path: Pa
     assert "configs/tasks/phantom_ct2mr.yaml" in words
 
 
+def test_a_short_training_asks_the_same_of_every_translator(order: Order) -> None:
+    # Its schedule strengthens the adversary for want of iterations; a rival that kept weight 1 would be the weaker for it.
+    runs = plan(replace(order, task="abdomen_ct2mr", methods=["glua", "cyclegan", "starganv2"], seeds=[0]))
+    trainings = [run.steps[0].command for run in runs if run.kind == "translator"]
+    weights = [ConfigParser.load_config_files(files_of(list(command)))["adversarial_weight"] for command in trainings]
+    assert weights == [5.0, 5.0, 5.0]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_evaluation_builds_the_network_that_was_trained(method: str, order: Order) -> None:
     training, *uses = run_of(plan(replace(order, methods=[method])), method).steps

@@ -152,7 +152,8 @@ def _translator_run(order: Order, task: Path, size: Size, name: str, seed: int) 
     shared = [task, *_files(size, "both")]
     network = _files(size, "synthesis_network")
     overlay = named_file("translators", name)
-    training = [CONFIGS / "synthesis/train.yaml", *shared, *network, *_files(size, "synthesis_training"), overlay]
+    # The schedule comes last: how much a short training needs of the adversary is the same for every translator.
+    training = [CONFIGS / "synthesis/train.yaml", *shared, *network, overlay, *_files(size, "synthesis_training")]
     inference = [CONFIGS / "synthesis/inference.yaml", *shared, *network]
     places = ["--dataset_dir", str(order.data), "--logging_file", str(CONFIGS / "logging.conf")]
     train = _bundle("training", training, folder, *places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed))
