@@ -93,7 +93,7 @@ def test_the_other_direction_may_lend_its_translators(order: Order, tmp_path: Pa
 
 
 def test_a_short_training_asks_the_same_of_every_translator(order: Order) -> None:
-    # Its schedule strengthens the adversary for want of iterations; a rival that kept weight 1 would be the weaker for it.
+    # For want of iterations its schedule strengthens the adversary; a rival that kept weight 1 would be the weaker.
     runs = plan(replace(order, task="abdomen_ct2mr", methods=["glua", "cyclegan", "starganv2"], seeds=[0]))
     trainings = [run.steps[0].command for run in runs if run.kind == "translator"]
     weights = [ConfigParser.load_config_files(files_of(list(command)))["adversarial_weight"] for command in trainings]
