@@ -16,6 +16,7 @@ from conftest import FILE_VALUES, TASK, config_files, refused, run_config, write
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
+from test_bad_input import replace_volume
 from torch import nn
 
 from scripts.data.datalists import read_datalist
@@ -39,6 +40,12 @@ def corrected(data: Path, folder: Path) -> list[dict[str, str]]:
     return cases
 
 
+def with_wrong_label(cases: list[dict[str, str]], place: int) -> list[dict[str, str]]:
+    """One of the cases has a number that the model does not have."""
+    replace_volume(Path(cases[place]["label"]), "unknown value")
+    return cases
+
+
 def train_as_a_server(cases: list[dict[str, str]], root: Path, **settings: Any) -> None:
     """Start from random weights, with what MONAI Label overrides."""
     run_config(
@@ -46,9 +53,9 @@ def train_as_a_server(cases: list[dict[str, str]], root: Path, **settings: Any) 
         "segmentation",
         "train",
         bundle_root=root,
-        val_interval=1,
-        **{"train#trainer#max_epochs": 1, "train#dataset#data": cases, "validate#dataset#data": cases[:1]},
-        **settings,
+        **{"train#trainer#max_epochs": 1, "train#dataset#data": cases, "validate#dataset#data": cases[:1]}
+        | {"val_interval": 1}
+        | settings,
     )
 
 
@@ -72,6 +79,16 @@ def test_a_servers_volumes_are_prepared_as_inference_prepares_them(data: Path, t
     case = parser.get_parsed_content("train#preprocessing")(cases[0])
     # Structures of 205, 420, 500 and 820 in the files, 1 to 4 here; nothing else, though 0 to 4 is in no task's list.
     assert np.unique(np.asarray(case["label"])).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_wrong_label_stops_a_server_before_it_trains(place: int, data: Path, tmp_path: Path) -> None:
+    """In whichever part a server puts it: the held-out one is not read until ten epochs have passed."""
+    cases = with_wrong_label(corrected(data, tmp_path), place)
+    parts = {"train#dataset#data": cases[1:], "validate#dataset#data": cases[:1], "val_interval": 10}
+    error = refused(train_as_a_server, cases, tmp_path / "run", dataset_dir=data, **parts)
+    assert (error.file, error.found) == (cases[place]["label"], "label value(s) 77")
+    assert not (tmp_path / "run" / "logs" / "losses.csv").exists()
 
 
 @pytest.fixture
