@@ -23,7 +23,7 @@ import pytest
 import yaml
 from conftest import FILE_VALUES, ROOT, SMALL, write_volume, write_weights
 from label_server import ENVIRONMENT, TRAINING_SECONDS, LabelServer, processes_of_session, wait_until
-from test_bad_input import IMAGES, replace_volume
+from test_bad_input import IMAGES, LABELS, replace_volume
 
 from bundle.pack import pack_bundle, packed_name
 from bundle.task_values import write_values
@@ -35,8 +35,8 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
 ]
 
-PHANTOM = "phantom_mr2ct"
-CASE = {"phantom_mr2ct": "ct_0", "abdomen_ct2mr": "mr_0"}
+PHANTOM, OTHER = "phantom_mr2ct", "abdomen_ct2mr"
+CASE = {PHANTOM: "ct_0", OTHER: "mr_0"}
 """The tasks that are packed, and a volume of each one's target."""
 
 NAMES = {
@@ -216,17 +216,38 @@ def test_weights_that_have_gone_are_missed(served: Served, models: Path) -> None
     (models / "model.pt").unlink()
     assert "model.pt: found no such file" in refused(served, PHANTOM, case)
     served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
-    ended = served.server.finished_training()
-    assert ended["status"] == "ERROR"
-    assert ended["details"][-1].startswith(f"error: {models / 'model.pt'}: found no such file"), ended["details"]
+    assert error_of_training(served).startswith(f"error: {models / 'model.pt'}: found no such file")
+    assert_it_serves(served, OTHER)
 
 
-def test_weights_of_another_task_are_refused(served: Served, models: Path) -> None:
-    case = given_volume(served)
+def test_weights_of_another_task_are_refused(served: Served, models: Path, tmp_path: Path) -> None:
     for name in ["model.pt", "model.json"]:
-        shutil.copy(served.box("abdomen_ct2mr") / "models" / name, models)
-    said = refused(served, PHANTOM, case)
-    assert "found weights made with dataset_name: abdomen, expected dataset_name: phantom" in said
+        shutil.copy(served.box(OTHER) / "models" / name, models)
+    before, found = (
+        digest(models / "model.pt"),
+        "weights made with dataset_name: abdomen, expected dataset_name: phantom",
+    )
+    assert found in refused(served, PHANTOM, given_volume(served))
+    submit(served, tmp_path)
+    served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
+    assert error_of_training(served).startswith(f"error: {models / 'model.pt'}: found {found}")
+    assert digest(models / "model.pt") == before
+    assert_it_serves(served, OTHER)
+
+
+@pytest.mark.parametrize("kind", ["other shape", "unknown value"])
+def test_a_wrong_label_map_ends_the_next_training(served: Served, kind: str, tmp_path: Path) -> None:
+    weights = served.box(PHANTOM) / "models" / "model.pt"
+    before, label = digest(weights), corrected_label(served.volume(PHANTOM), tmp_path / "good.nii.gz")
+    replace_volume(label, kind)
+    served.server.submit_label(given_volume(served), label, NAMES[PHANTOM])
+    served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
+    said = error_of_training(served)
+    assert said.startswith("error: ")
+    assert (LABELS[kind] in said, "good.nii.gz" in said) == (True, True), said
+    assert digest(weights) == before
+    assert_it_serves(served)
+    submit(served, tmp_path)  # in its place
 
 
 def test_a_killed_training_is_reported_and_leaves_the_weights(served: Served, models: Path, tmp_path: Path) -> None:
@@ -250,9 +271,7 @@ def test_a_model_folder_that_cannot_be_written_ends_a_training_at_once(
     submit(served, tmp_path)
     models.chmod(0o555)
     served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
-    ended = served.server.finished_training()
-    assert ended["status"] == "ERROR"
-    said = ended["details"][-1]
+    said = error_of_training(served)
     assert said.startswith(f"error: {models}: found a folder that cannot be written (Permission denied)"), said
     assert_it_serves(served)
 
@@ -262,6 +281,13 @@ def refused(served: Served, task: str, case: str) -> str:
     answer = served.server.ask_infer(packed_name(task, "segmentation"), case)
     assert answer.status_code == 422, answer.text
     return answer.json()["detail"]
+
+
+def error_of_training(served: Served) -> str:
+    """The last line of a training that ends with an error."""
+    ended = served.server.finished_training()
+    assert ended["status"] == "ERROR", ended["details"]
+    return ended["details"][-1]
 
 
 def given_volume(served: Served) -> str:
@@ -275,6 +301,6 @@ def submit(served: Served, folder: Path) -> None:
     served.server.submit_label(case, label, NAMES[PHANTOM])
 
 
-def assert_it_serves(served: Served) -> None:
-    label_map, _ = served.server.infer(packed_name(PHANTOM, "segmentation"), given_volume(served))
+def assert_it_serves(served: Served, task: str = PHANTOM) -> None:
+    label_map, _ = served.server.infer(packed_name(task, "segmentation"), given_volume(served))
     assert label_map.shape == nib.load(served.volume(PHANTOM)).shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -212,6 +213,9 @@ def test_a_bundle_that_cannot_segment_is_refused(tmp_path: Path) -> None:
     assert refused(segment, tmp_path, folder, tmp_path / "out").expected == "a packed bundle's config"
     weights = write_weights(TASK, tmp_path / "weights", stage="synthesis")
     translator = pack_bundle("synthesis", task=TASK, out=tmp_path / "dist", weights=weights).folder
+    for file in write_weights("phantom_ct2mr", tmp_path / "other").parent.iterdir():
+        shutil.copy(file, empty / "models")
+    assert "weights made with " in refused(segment, empty, folder, tmp_path / "out").found
     assert refused(segment, translator, folder, tmp_path / "out").found == "a synthesis bundle"
 
 

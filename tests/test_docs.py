@@ -82,7 +82,7 @@ OTHER_OPTIONS = {
         "no_check",
     },
     "bundle": {"task", "weights", "zip", "bundle", "source", "out"},
-    "others": {"conf", "app", "studies", "host", "port", "logdir"},  # MONAI Label's and TensorBoard's
+    "others": {"conf", "app", "studies", "host", "port", "logdir", "backend"},  # MONAI Label's, TensorBoard's, MLflow's
     "monai-deploy": {"input", "output", "model", "models", "config", "platform", "tag"},
     "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen
 }

@@ -107,6 +107,10 @@ def test_what_is_refused(boxes: dict[str, Path], tmp_path: Path) -> None:
     assert "'largest_component', perhaps" in refused(Predictor, boxes["segmentation"], largest_komponent=True).expected
     empty = pack_bundle("segmentation", task=TASK, out=tmp_path).folder
     assert refused(Predictor, empty).found == "no such file"
+    other = Path(shutil.copytree(boxes["segmentation"], tmp_path / "other"))
+    card = json.loads((other / "models" / "model.json").read_text())
+    (other / "models" / "model.json").write_text(json.dumps(card | {"dataset_name": "abdomen"}))
+    assert refused(Predictor, other).found == "weights made with dataset_name: abdomen"
     predict = Predictor(boxes["segmentation"], device="cpu")
     assert refused(predict, np.zeros((4, 4)), np.eye(4)).found == "2 dimensions (4, 4)"
     assert refused(predict, np.zeros((4, 4, 4)), np.eye(4)).found == "one value everywhere (0)"

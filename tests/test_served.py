@@ -12,10 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import FILE_VALUES, config_files, refused, run_config, write_volume
+from conftest import FILE_VALUES, TASK, config_files, refused, run_config, write_volume, write_weights
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
+from test_bad_input import replace_volume
 from torch import nn
 
 from scripts.data.datalists import read_datalist
@@ -39,6 +40,12 @@ def corrected(data: Path, folder: Path) -> list[dict[str, str]]:
     return cases
 
 
+def with_wrong_label(cases: list[dict[str, str]], place: int) -> list[dict[str, str]]:
+    """One of the cases has a number that the model does not have."""
+    replace_volume(Path(cases[place]["label"]), "unknown value")
+    return cases
+
+
 def train_as_a_server(cases: list[dict[str, str]], root: Path, **settings: Any) -> None:
     """Start from random weights, with what MONAI Label overrides."""
     run_config(
@@ -46,9 +53,9 @@ def train_as_a_server(cases: list[dict[str, str]], root: Path, **settings: Any) 
         "segmentation",
         "train",
         bundle_root=root,
-        val_interval=1,
-        **{"train#trainer#max_epochs": 1, "train#dataset#data": cases, "validate#dataset#data": cases[:1]},
-        **settings,
+        **{"train#trainer#max_epochs": 1, "train#dataset#data": cases, "validate#dataset#data": cases[:1]}
+        | {"val_interval": 1}
+        | settings,
     )
 
 
@@ -72,6 +79,53 @@ def test_a_servers_volumes_are_prepared_as_inference_prepares_them(data: Path, t
     case = parser.get_parsed_content("train#preprocessing")(cases[0])
     # Structures of 205, 420, 500 and 820 in the files, 1 to 4 here; nothing else, though 0 to 4 is in no task's list.
     assert np.unique(np.asarray(case["label"])).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_wrong_label_stops_a_server_before_it_trains(place: int, data: Path, tmp_path: Path) -> None:
+    """In whichever part a server puts it: the held-out one is not read until ten epochs have passed."""
+    cases = with_wrong_label(corrected(data, tmp_path), place)
+    parts = {"train#dataset#data": cases[1:], "validate#dataset#data": cases[:1], "val_interval": 10}
+    error = refused(train_as_a_server, cases, tmp_path / "run", dataset_dir=data, **parts)
+    assert (error.file, error.found) == (cases[place]["label"], "label value(s) 77")
+    assert not (tmp_path / "run" / "logs" / "losses.csv").exists()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """Weights that a server starts a training from."""
+    return write_weights(TASK, tmp_path / "start")
+
+
+def train_from(start: Path, data: Path, root: Path) -> None:
+    """With the loader that MONAI Label puts before the config's own handlers."""
+    loader = {"_target_": "CheckpointLoader", "load_path": str(start), "load_dict": {"model": "$@network"}}
+    handlers = ConfigParser.load_config_files(config_files("segmentation", "train"))["train"]["handlers"]
+    settings = {"train#handlers": [loader | {"strict": False}, *handlers], "dataset_dir": data}
+    train_as_a_server(corrected(data, start.parent), root, **settings)
+
+
+def test_a_server_trains_on_from_its_weights(start: Path, data: Path, tmp_path: Path) -> None:
+    train_from(start, data, tmp_path / "run")
+    before, after = (torch.load(file, weights_only=True) for file in (start, tmp_path / "run" / "models" / "model.pt"))
+    assert before.keys() == after.keys()
+    name = "feature_extractor.backbone.conv1.weight"
+    assert 0 < (before[name] - after[name]).abs().max() < 0.1 * before[name].abs().max()
+
+
+@pytest.mark.parametrize("kind", ["another task", "another network"])
+def test_a_server_does_not_train_on_weights_that_do_not_fit(kind: str, start: Path, data: Path, tmp_path: Path) -> None:
+    if kind == "another task":
+        found = "weights made with dataset_name: abdomen"
+        card = json.loads(start.with_suffix(".json").read_text())
+        start.with_suffix(".json").write_text(json.dumps(card | {"dataset_name": "abdomen"}))
+    else:
+        found = "other parameters"
+        save_tensors(start, {"weight": torch.zeros(1)})
+        start.with_suffix(".json").unlink()
+    error = refused(train_from, start, data, tmp_path / "run")
+    assert (error.file, found in error.found) == (str(start), True), error
+    assert not (tmp_path / "run" / "models" / "model.pt").exists()
 
 
 def test_without_target_volumes_a_server_trains_on_labels_alone(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import run_config
+from conftest import CONFIGS, TASK, run_config
 from monai.utils import path_to_sqlite_uri
 
 mlflow = pytest.importorskip("mlflow")
@@ -44,6 +44,7 @@ def settings(stage: str, data: Path, root: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stage", ["synthesis", "segmentation"])
 def test_mlflow_shows_a_training(stage: str, data: Path, tmp_path: Path) -> None:
+    """Losses, metrics, pictures and settings; stage 1 measures nothing on held-out cases but its losses."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "of_an_earlier_run.png").touch()
     run_config("training", stage, "train", **settings(stage, data, tmp_path))
@@ -56,7 +57,12 @@ def test_mlflow_shows_a_training(stage: str, data: Path, tmp_path: Path) -> None
     assert tracked.files("pictures") == {f"pictures/{panel}_000002.png", "pictures/losses.png"}
     (config,) = [file for file in tracked.files() if file == "config.yaml"]
     stored = Path(tracked.client.download_artifacts(tracked.run.info.run_id, config, str(tmp_path)))
-    assert yaml.safe_load(stored.read_text())["batch_size"] == 3
+    settings_shown = yaml.safe_load(stored.read_text())  # the base config, the task file and the command line in one
+    assert (settings_shown["batch_size"], settings_shown["task"]) == (3, TASK)
+    assert (
+        settings_shown["label_names"] == yaml.safe_load((CONFIGS / "tasks" / f"{TASK}.yaml").read_text())["label_names"]
+    )
+    assert set(yaml.safe_load((CONFIGS / stage / "train.yaml").read_text())) <= set(settings_shown)
     if stage == "segmentation":
         assert tracked.steps("val_mean_dice") == [1]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import bundle_command, run_command, run_config, torchrun
+from conftest import ROOT, Finished, bundle_command, run_command, run_config, torchrun
 from monai.data import MetaTensor
 
 from scripts.handlers import worklist
@@ -18,6 +19,37 @@ from scripts.handlers.worklist import Worklist
 pytestmark = pytest.mark.slow
 
 CASES = ["ct_0", "ct_1", "ct_2"]
+
+WRITTEN_DOWN = """\
+import os, runpy, signal, sys, time
+from pathlib import Path
+from scripts.handlers.worklist import Worklist
+
+log, rank, noted = Path(os.environ["DONE_LOG"]), os.environ["RANK"], Worklist.note
+
+def note(self, engine):
+    noted(self, engine)
+    with log.open("a") as file:
+        file.write(f"{Path(engine.state.output[0]['image'].meta['filename_or_obj']).name[:4]} {rank}\\n")
+    if os.environ.get("ENDS_AFTER_ONE_EACH"):
+        while rank == "0" or len(log.read_text().splitlines()) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Worklist.note = note
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+"""A process that runs a bundle and writes down what it did; asked to, the second is killed when either has done one."""
+
+
+def run_two(folder: Path, command: list[str], **environment: str) -> tuple[Finished, list[tuple[str, str]]]:
+    """Run a bundle's command in two processes; gives how it ended, and each case that was done, with who did it."""
+    script, log = folder / "written_down.py", folder / "done.log"
+    script.write_text(WRITTEN_DOWN)
+    log.write_text("")
+    command = torchrun([command[0], str(script), *command[3:]])
+    done = run_command(command, timeout_s=240, DONE_LOG=str(log), PYTHONPATH=str(ROOT), **environment)
+    return done, sorted(tuple(line.split()) for line in log.read_text().splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +95,34 @@ def assert_same_evaluation(out: Path, expected: Path) -> None:
 def test_two_processes_evaluate_as_one(three: Path, trained: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "eval"
     command = bundle_command("evaluating", "segmentation", "evaluate", **settings(three, trained, out))
-    done = run_command(torchrun(command), timeout_s=240)
+    done, cases = run_two(tmp_path, command)
     assert done.code == 0, done.stderr[-2000:]
+    assert cases == [("ct_0", "0"), ("ct_1", "1"), ("ct_2", "0")]
     assert_same_evaluation(out, alone)
     assert json.loads((out / "summary.json").read_text())["provenance"]["processes"] == 2
+
+
+def test_a_folder_is_segmented_by_two_processes_of_which_one_died(trained: Path, data: Path, tmp_path: Path) -> None:
+    """Each volume once, together with the run that takes over; and what one process would have written."""
+    volumes, out, expected = tmp_path / "volumes", tmp_path / "out", tmp_path / "expected"
+    volumes.mkdir()
+    for case in CASES:
+        shutil.copy(data / f"{case}_image.nii.gz", volumes)
+    places = {"bundle_root": trained / "segmentation", "dataset_dir": volumes}
+    run_config("inference", "segmentation", "inference", output_dir=expected, **places)
+    command = bundle_command("inference", "segmentation", "inference", output_dir=out, resume=True, **places)
+    ended, first = run_two(tmp_path, command, ENDS_AFTER_ONE_EACH="yes")
+    assert ended.code == 1
+    assert "Signal 9 (SIGKILL) received by PID" in ended.stderr
+    assert first == [("ct_0", "0"), ("ct_1", "1")]
+    before = [(out / f"{case}_image_seg.nii.gz").stat().st_mtime_ns for case, _ in first]
+    done, second = run_two(tmp_path, command)
+    assert done.code == 0, done.stderr[-2000:]
+    assert second == [("ct_2", "0")]
+    assert [(out / f"{case}_image_seg.nii.gz").stat().st_mtime_ns for case, _ in first] == before
+    assert sorted(file.name for file in out.glob("*.nii.gz")) == [f"{case}_image_seg.nii.gz" for case in CASES]
+    for file in out.glob("*.nii.gz"):
+        assert file.read_bytes() == (expected / file.name).read_bytes()
 
 
 def test_an_interrupted_evaluation_does_only_what_is_left(

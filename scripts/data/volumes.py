@@ -24,6 +24,7 @@ __all__ = [
     "LabelsToClassesd",
     "LoadVolumed",
     "ResampleVolumed",
+    "check_cases",
     "check_same_grid",
     "check_shape",
     "check_values",
@@ -213,6 +214,16 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
     if not is_label and lowest == highest:
         remedy = "leave this case out or export it again"
         raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)
+
+
+def check_cases(dataset: Sequence[Any]) -> None:
+    """Prepare each case of a dataset once and let it go: what cannot be used is found now, not in a training's middle.
+
+    Raises:
+        InputError: as the dataset's transforms, somewhere among the causes of MONAI's error.
+    """
+    for index in range(len(dataset)):
+        dataset[index]
 
 
 def check_same_grid(

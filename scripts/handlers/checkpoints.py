@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import CheckpointLoader
 from monai.transforms import Transform
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -28,6 +29,7 @@ __all__ = [
     "WeightsChooser",
     "WeightsLoader",
     "check_card",
+    "check_start_weights",
     "load_weights",
     "re_estimate_statistics",
 ]
@@ -251,6 +253,25 @@ class ServedWeightsd(Transform):
         if first is not None:
             load_weights(str(self.folder / first), self.network, self.card)
         return dict(data)
+
+
+def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, card: Mapping[str, Any]) -> None:
+    """Refuse to train on weights of another task or of another network.
+
+    A server adds MONAI's ``CheckpointLoader`` to a training, which takes of a file whatever fits, and at the end writes
+    the result over it.
+
+    Args:
+        handlers: of the trainer.
+        network: what is trained; it is given the weights, as the loader would.
+        card: this config's card.
+
+    Raises:
+        InputError: as :func:`load_weights`.
+    """
+    for handler in handlers:
+        if isinstance(handler, CheckpointLoader):
+            load_weights(handler.load_path, network, card)
 
 
 def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scripts.processes import gathered_batch, num_processes, sum_over_processes
+
 __all__ = ["UNSURE", "SelfTraining", "pseudo_labels"]
 
 UNSURE = -1
@@ -38,8 +40,11 @@ class SelfTraining:
     def loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Mean cross-entropy over the pixels of which the teacher is sure; 0 where there is none.
 
+        Of several processes each returns its own pixels' share of that: the mean over processes, as gradients are
+        averaged, is the loss of one process with the slices of all.
+
         Args:
-            logits: what learns, (B, K, H, W).
+            logits: what learns, (B, K, H, W), the same shape on every process.
             teacher_logits: what teaches, of the same shape; no gradient reaches it.
 
         Returns:
@@ -47,7 +52,7 @@ class SelfTraining:
         """
         labels = pseudo_labels(teacher_logits.detach().float().softmax(1), portion=self.portion, cap=self.cap)
         total = F.cross_entropy(logits.float(), labels, ignore_index=UNSURE, reduction="sum")
-        return total / (labels != UNSURE).sum().clamp(min=1)
+        return num_processes() * total / sum_over_processes((labels != UNSURE).sum()).clamp(min=1)
 
 
 def pseudo_labels(probabilities: Tensor, *, portion: float, cap: float) -> Tensor:
@@ -55,16 +60,17 @@ def pseudo_labels(probabilities: Tensor, *, portion: float, cap: float) -> Tenso
 
     The threshold of a class is the confidence that ``portion`` of the pixels it wins reach, but ``cap`` at most, and 1
     where it wins too few. A pixel gets the class with the largest ratio of probability to threshold, if it reaches 1.
+    Several processes have the same thresholds, found among the pixels of all.
 
     Args:
-        probabilities: of each class, (B, K, H, W).
+        probabilities: of each class, (B, K, H, W), the same shape on every process.
         portion: share of a class's pixels that are sure.
         cap: a confidence that is always enough.
 
     Returns:
         (B, H, W), int64: the class, or ``UNSURE``.
     """
-    confidence, winner = probabilities.max(1)
+    confidence, winner = (gathered_batch(values) for values in probabilities.max(1))
     thresholds = []
     for index in range(probabilities.shape[1]):
         wins = winner == index
