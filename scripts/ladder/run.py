@@ -140,10 +140,10 @@ def _steps_of(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
 
 def _note_failed_step(run: Run, step: str, failed: StepFailed) -> None:
     code = int(failed.code or 0)
-    if code < 0:  # a signal's number
-        note_failure(run, step, error := f"interrupted by signal {-code}", signal=-code)
-    else:
-        note_failure(run, step, error := f"{failed.last_line} (exit code {code})".strip())
+    said = f"{failed.last_line} (exit code {code})" if failed.last_line else f"exit code {code}"
+    signal = -code if code < 0 else None
+    error = said if signal is None else f"interrupted by signal {signal}"
+    note_failure(run, step, error, signal=signal)
     print(f"== {run.title}: {step}: {error}", file=sys.stderr, flush=True)
 
 

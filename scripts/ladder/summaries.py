@@ -88,11 +88,15 @@ def _closed(ladder: Ladder, method: Method, structure: str | None) -> GapClosed:
 
 
 def _dice_by_seed(method: Method, structure: str | None) -> dict[int, float]:
-    """Dice in % of a structure, or their mean, by seed."""
+    """Dice in % of a structure, or their mean, by seed; without seeds of which it is not known."""
     summaries = {run.seed: run.summary for run in method.done}
-    if structure is None:
-        return {seed: summary["mean_over_structures"]["dice_percent"] for seed, summary in summaries.items()}
-    return {seed: summary["structures"][structure]["dice_percent"]["mean"] for seed, summary in summaries.items()}
+    found = {
+        seed: s["structures"][structure]["dice_percent"]["mean"]
+        if structure
+        else s["mean_over_structures"]["dice_percent"]
+        for seed, s in summaries.items()
+    }
+    return {seed: dice for seed, dice in found.items() if Spread.of([dice]).values}
 
 
 def _test(method: Method, reference: Method | None) -> PairedTest | None:
