@@ -137,7 +137,8 @@ def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], st
             rows=[summary.name if is_first else "" for summary in shown],
             x="Dice [%]" if number >= len(label_names) - columns else "",
         )
-        axes.set_xlim(0, 108)
+        axes.set_xlim(0, 125)  # room for the share beside the longest bar
+        axes.set_xticks(range(0, 101, 25))
     marks = {"#DDDDDD": f"gap: {LOWER} to {UPPER}", _DARK_BLUE: f"gained over {LOWER}"}
     any_lost = any((gain.mean or 0) < 0 for s in shown for name in label_names if (gain := _gain(s, name)))
     marks |= {_VERMILION: f"lost against {LOWER}"} if any_lost else {}

@@ -181,12 +181,10 @@ def _state(folder: Path, status: str) -> dict[str, Any]:
 
 def _commands(run: Run, status: str, earlier: Sequence[str]) -> list[str]:
     """A run's commands as they were started, and of steps that never were, as they would be."""
-    started, done = _json(run.folder / STARTED), _seconds(run.folder)
+    started = {name: noted["command"] for name, noted in _json(run.folder / STARTED).items()}
     if status == "done" and earlier and not started:  # of a ladder that kept them in ladder.json alone
         return list(earlier)
-    commands = {step.name: _line(step) for step in run.steps}
-    commands |= {name: line for name, line in zip(commands, earlier, strict=False) if name in done}
-    return list((commands | {name: noted["command"] for name, noted in started.items()}).values())
+    return list(({step.name: _line(step) for step in run.steps} | started).values())
 
 
 def _code(folder: Path) -> dict[str, Any]:
