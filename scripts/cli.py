@@ -84,6 +84,13 @@ def _add_ladder(commands: Any) -> None:
         help="a further setting of every segmentation training, such as snapshot_interval=1; may be repeated",
     )
     ladder.add_argument("--jobs", type=int, default=1, help="runs side by side, for instance one for each core")
+    ladder.add_argument(
+        "--restart",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a run's folder in the ladder's, such as methods/glua_seed0: set it aside, start anew; may be repeated",
+    )
     ladder.set_defaults(run=_ladder)
 
     report = commands.add_parser("report", help="draw tables, figures and report.html of a ladder from its files alone")
@@ -204,7 +211,7 @@ def _ladder(options: argparse.Namespace) -> None:
     methods, seeds = options.methods.split(","), options.seeds
     places = {"dataset_dir": options.dataset_dir, "translators": options.translators}
     order = Order(options.task, methods, seeds, options.out, options.size, **places, settings=dict(options.set))
-    complete = run_ladder(order, jobs=options.jobs)
+    complete = run_ladder(order, jobs=options.jobs, restart=options.restart)
     print(f"look at {write_ladder_report(options.out)}")
     if not complete:
         raise SystemExit(1)

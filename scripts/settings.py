@@ -25,6 +25,7 @@ __all__ = [
     "is_replaced",
     "raw_settings",
     "running_parser",
+    "settings_of",
     "settings_of_result",
     "unused_keys",
 ]
@@ -109,7 +110,12 @@ def is_replaced(key: str) -> bool:
 
 def settings_of_result() -> dict[str, Any]:
     """What of the running config decides the result of a training, each setting by its path, ``section#key``."""
-    return dict(_flat(config_of(running_parser()), ""))
+    return settings_of(config_of(running_parser()))
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a merged config, such as the ``config.yaml`` that a training left in its folder."""
+    return dict(_flat(config, ""))
 
 
 def running_parser() -> ConfigParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,12 +16,17 @@ from scripts.data.writers import make_folder, write_json
 
 __all__ = ["StepFailed", "Steps"]
 
+PROGRESS = re.compile(r"\d+%\||it \[\d\d:\d\d|^\d+%$")
+"""What a progress bar's line has: a share, or a count and a time."""
+
 
 class StepFailed(SystemExit):
     """A step ended with an exit code; uncaught, this process ends with the same.
 
     Attributes:
-        last_line: the last line that the step printed, which is an input error's sentence; empty if it was not kept.
+        code: the exit code; of a process that a signal ended, minus the signal's number.
+        last_line: the last line that the step printed and that is no progress bar, which is an input error's sentence;
+            empty if it was not kept.
     """
 
     def __init__(self, code: int, last_line: str) -> None:
@@ -95,7 +101,8 @@ class Steps:
                     sys.stdout.buffer.write(chunk)
                     sys.stdout.flush()
         lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
-        return child.wait(), next((line.strip() for line in reversed(lines) if line.strip()), "")
+        said = (line.strip() for line in reversed(lines) if line.strip() and not PROGRESS.search(line.strip()))
+        return child.wait(), next(said, "")
 
     def _say(self, text: str) -> None:
         if not self.quiet:

@@ -77,6 +77,7 @@ OTHER_OPTIONS = {
         "seeds",
         "size",
         "jobs",
+        "restart",
         "translators",
         "set",
         "no_check",

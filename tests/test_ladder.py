@@ -42,13 +42,13 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commands: list[str] = []
-        self.broken = "nothing"
+        self.broken, self.end = "nothing", (1, "error: the disk is full.")
         monkeypatch.setattr(Steps, "_process", self.process)
 
     def process(self, name: str, command: list[str]) -> tuple[int, str]:
         words = " ".join(command)
         self.commands.append(words)
-        return (1, "error: the disk is full.") if self.broken in words else (0, "")
+        return self.end if self.broken in words else (0, "")
 
 
 def files_of(command: list[str]) -> list[str]:
@@ -148,7 +148,7 @@ def test_a_failed_run_is_named_passed_by_and_tried_again(order: Order, monkeypat
     status = {(run["method"], run["seed"]): run["status"] for run in read_record(order.out)["runs"]}
     assert [key for key, value in status.items() if value != "done"] == [("none", 0)]
     failed = read_record(order.out)["runs"][0]
-    assert (failed["status"], failed["error"]) == ("failed", "error: the disk is full.")
+    assert (failed["status"], failed["error"]) == ("failed", "error: the disk is full. (exit code 1)")
     recorder.commands, recorder.broken = [], "nothing"
     assert run_ladder(order)
     assert [command.endswith("--resume True") for command in recorder.commands] == [True, False]

@@ -14,7 +14,14 @@ from ladder_folders import CASES, everywhere, known_results, write_ladder
 
 from scripts.cli import main
 from scripts.ladder.results import read_ladder
-from scripts.ladder.statistics import Spread, gap_closed_percent, paired_test, rank_correlation, smallest_p
+from scripts.ladder.statistics import (
+    Spread,
+    gap_closed,
+    gap_closed_percent,
+    paired_test,
+    rank_correlation,
+    smallest_p,
+)
 from scripts.ladder.summaries import MethodSummary, summarise_ladder
 from scripts.ladder.tables import DASH, Table, markdown_table, table_csv, table_markdown
 
@@ -55,6 +62,21 @@ def test_gap_closed() -> None:
     assert gap_closed_percent(65.0, None, 80.0) is None
     assert gap_closed_percent(65.0, 30.0, None) is None
     assert gap_closed_percent(65.0, 80.0, 80.0) is None  # no gap
+
+
+def test_gap_closed_seed_by_seed() -> None:
+    # seed 0: (60 - 30) of (80 - 30) = 60 %; seed 1: (60 - 50) of (90 - 50) = 25 %; seed 2 has no gap; others lack one
+    closed = gap_closed(
+        {0: 60.0, 1: 60.0, 2: 60.0, 3: 99.0},
+        {0: 30.0, 1: 50.0, 2: 40.0, 4: 0.0},
+        {0: 80.0, 1: 90.0, 2: 40.0, 3: 99.0, 5: 99.0},
+    )
+    assert closed.seeds == (0, 1, 2)
+    assert closed.percent.values == (60.0, 25.0)
+    assert closed.percent.mean == 42.5
+    assert closed.percent.sd == pytest.approx(math.sqrt(2 * 17.5**2))
+    assert closed.gain.values == (30.0, 10.0, 20.0)
+    assert gap_closed({0: 60.0}, {1: 30.0}, {0: 80.0, 1: 80.0}).percent.mean is None
 
 
 @pytest.mark.parametrize(
@@ -103,10 +125,11 @@ def test_summaries_of_known_results(tmp_path: Path) -> None:
     assert glua.dice.values == pytest.approx((60.0, 70.0))
     assert glua.mean["asd_mm"].mean == pytest.approx(3.5)  # 10 mm times 0.4 and 0.3
     assert glua.mean["asd_voxel"].mean == pytest.approx(1.75)
-    # of 30 to 80: 65 is 70 %; of 20 to 80 the myocardium's 60 is two thirds
-    assert glua.gap_closed == pytest.approx(70.0)
-    assert glua.structure_gap_closed["myocardium"] == pytest.approx(200 / 3)
-    assert glua.structure_gap_closed["aorta"] == pytest.approx(75.0)
+    # the yardsticks have seed 0 alone: of 30 to 80 its 60 is 60 %; of 20 to 80 the myocardium's 50 is a half
+    assert glua.gap_closed.seeds == (0,)
+    assert glua.gap_closed.percent.values == pytest.approx((60.0,))
+    assert glua.structure_gap_closed["myocardium"].percent.mean == pytest.approx(50.0)
+    assert glua.structure_gap_closed["aorta"].percent.mean == pytest.approx(75.0)
     assert (glua.missing, glua.counted) == (0, 2 * 5 * 3)
     assert glua.test is None
     assert better.test is not None
@@ -117,8 +140,8 @@ def test_summaries_of_known_results(tmp_path: Path) -> None:
 def test_the_table_a_person_reads(tmp_path: Path) -> None:
     text = markdown(write_ladder(tmp_path))
     assert cells(text, "glua") == [
-        *["glua", "2", "65.0 ± 7.1", "3.5 ± 0.7", "1.8 ± 0.4", "0 of 30", "70"],
-        *[DASH, DASH, DASH, "last", "1.0 min"],
+        *["glua", "2", "65.0 ± 7.1", "3.5 ± 0.7", "1.8 ± 0.4", "0 of 30", f"60 ± {DASH}"],
+        *[DASH, DASH, DASH, "last", "1.0 min", DASH],
     ]
     assert cells(text, "better")[2] == f"63.0 ± {DASH}"
     assert cells(text, "better")[7:10] == ["+3.0", "0.0625", "5"]
@@ -134,11 +157,13 @@ def test_the_table_a_program_reads(tmp_path: Path) -> None:
     assert list(rows) == ["none", "better", "glua", "supervised"]
     assert float(rows["glua"]["dice_percent sd"]) == pytest.approx(math.sqrt(50))
     assert float(rows["glua"]["aorta dice_percent mean"]) == pytest.approx(70.0)
-    assert float(rows["glua"]["gap_closed_percent"]) == pytest.approx(70.0)
+    assert float(rows["glua"]["gap_closed_percent mean"]) == pytest.approx(60.0)
+    assert (rows["glua"]["gap_closed_percent sd"], rows["glua"]["gap_closed_seeds"]) == ("", "1")
     assert float(rows["better"]["p_against_glua"]) == float(rows["better"]["smallest_p"]) == 2 / 32
     assert rows["none"]["dice_percent sd"] == ""
     assert rows["glua"]["p_against_glua"] == ""
-    assert rows["glua"]["command"].endswith("# glua")
+    assert rows["glua"]["command"] == "translate && python -m monai.bundle run training --seed 0 # glua"
+    assert rows["none"]["command"] == "python -m monai.bundle run training --seed 0 # none"
     assert (rows["glua"]["translator"], rows["none"]["translator"]) == ("style", "none")
 
 
@@ -165,7 +190,7 @@ def test_without_a_yardstick_no_gap(yardstick: str, tmp_path: Path) -> None:
     del results[yardstick]
     folder = write_ladder(tmp_path, results)
     assert cells(markdown(folder), "glua")[6] == DASH
-    assert csv_rows(folder)["glua"]["aorta gap_closed_percent"] == ""
+    assert csv_rows(folder)["glua"]["aorta gap_closed_percent mean"] == ""
 
 
 def test_without_the_reference_no_test(tmp_path: Path) -> None:
@@ -193,6 +218,41 @@ def test_a_run_names_its_own_selection(tmp_path: Path) -> None:
     (tmp_path / "methods" / "none_seed0" / "config.yaml").write_text("selection: label_free\n")
     text = markdown(tmp_path)
     assert (cells(text, "none")[10], cells(text, "glua")[10]) == ("label_free", "last")
+
+
+def test_a_run_that_never_ran_was_chosen_by_no_rule(tmp_path: Path) -> None:
+    text = markdown(write_ladder(tmp_path, failed={("style", 0): "killed"}))
+    assert cells(text, "style")[10] == DASH
+    assert csv_rows(tmp_path)["style"]["selection"] == DASH
+
+
+def test_an_evaluation_outlives_an_older_word_of_failure(tmp_path: Path) -> None:
+    """What another process wrote late into ladder.json does not count against the run's own folder."""
+    content = json.loads((write_ladder(tmp_path) / "ladder.json").read_text())
+    content["runs"][0] |= {"status": "failed", "error": "old news"}
+    (tmp_path / "ladder.json").write_text(json.dumps(content))
+    assert summarised(tmp_path)["none"].method.runs[0].status == "done"
+    (tmp_path / content["runs"][0]["folder"] / "failure.json").write_text('{"error": "fresh", "signal": null}')
+    assert summarised(tmp_path)["none"].method.runs[0].status == "failed"
+
+
+def test_rows_name_the_commits_they_ran_on(tmp_path: Path) -> None:
+    content = json.loads((write_ladder(tmp_path) / "ladder.json").read_text())
+    first, second = "a" * 40, "b" * 40
+    for entry in content["runs"]:
+        if entry["method"] == "glua":
+            entry |= {"commits": [first, second], "uncommitted_changes": entry["seed"] == 1}
+    (tmp_path / "ladder.json").write_text(json.dumps(content))
+    # an entry of an older ladder names none: its folder does
+    older = {"commit": "c" * 40, "uncommitted_changes": False}
+    (tmp_path / "methods" / "none_seed0" / "provenance.json").write_text(json.dumps(older))
+    text = markdown(tmp_path)
+    assert cells(text, "glua")[12] == "aaaaaaa, bbbbbbb, aaaaaaa+, bbbbbbb+"
+    assert cells(text, "none")[12] == "ccccccc"
+    assert cells(text, "better")[12] == DASH
+    assert "glua, seed 1 (commit aaaaaaa, bbbbbbb+):" in text
+    assert "none, seed 0 (commit ccccccc):" in text
+    assert csv_rows(tmp_path)["none"]["commits"] == "ccccccc"
 
 
 def test_markdown_is_aligned_and_safe() -> None:

@@ -106,6 +106,9 @@ def structure_chart(summaries: Sequence[MethodSummary], label_names: Sequence[st
 def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], stem: Path) -> Path:
     """The domain gap of each structure (Fig. 1 of the paper), and what of it each method closes.
 
+    A bar starts at the lower yardstick's mean and is as long as the mean gain over the seeds that all three have; the
+    share beside it is of the same seeds.
+
     Args:
         summaries: of all methods.
         label_names: structures, one panel for each.
@@ -134,9 +137,11 @@ def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], st
             rows=[summary.name if is_first else "" for summary in shown],
             x="Dice [%]" if number >= len(label_names) - columns else "",
         )
-        axes.set_xlim(0, 108)
+        axes.set_xlim(0, 125)  # room for the share beside the longest bar
+        axes.set_xticks(range(0, 101, 25))
     marks = {"#DDDDDD": f"gap: {LOWER} to {UPPER}", _DARK_BLUE: f"gained over {LOWER}"}
-    marks |= {_VERMILION: f"lost against {LOWER}"} if _any_lost(shown, known[LOWER], label_names) else {}
+    any_lost = any((gain.mean or 0) < 0 for s in shown for name in label_names if (gain := _gain(s, name)))
+    marks |= {_VERMILION: f"lost against {LOWER}"} if any_lost else {}
     _legend(figure, [Patch(color=colour, label=label) for colour, label in marks.items()])
     return save_chart(figure, stem)
 
@@ -231,9 +236,8 @@ def _gap_title(name: str, ends: Sequence[float | None]) -> str:
     return name if lower is None or upper is None else f"{name}\ngap {upper - lower:.1f} points"
 
 
-def _any_lost(shown: Sequence[MethodSummary], lower: MethodSummary, names: Sequence[str]) -> bool:
-    pairs = [(summary.structure_dice(name), lower.structure_dice(name)) for summary in shown for name in names]
-    return any(dice is not None and bound is not None and dice < bound for dice, bound in pairs)
+def _gain(summary: MethodSummary, structure: str) -> Spread:
+    return summary.structure_gap_closed[structure].gain
 
 
 def _gap_panel(axes: Axes, shown: Sequence[MethodSummary], name: str, ends: Sequence[float | None]) -> None:
@@ -242,12 +246,14 @@ def _gap_panel(axes: Axes, shown: Sequence[MethodSummary], name: str, ends: Sequ
         return
     axes.axvspan(*sorted((lower, upper)), color="#DDDDDD", linewidth=0)
     for row, summary in enumerate(shown):
-        dice, closed = summary.structure_dice(name), summary.structure_gap_closed[name]
-        if dice is None:
+        gain, closed = _gain(summary, name).mean, summary.structure_gap_closed[name].percent
+        if gain is None:
             continue
-        axes.barh(row, dice - lower, left=lower, height=0.5, color=_DARK_BLUE if dice >= lower else _VERMILION)
-        if closed is not None:
-            axes.text(max(dice, lower) + 1.5, row, f"{closed:.0f} %", va="center", fontsize=7, color=INK)
+        axes.barh(row, gain, left=lower, height=0.5, color=_DARK_BLUE if gain >= 0 else _VERMILION)
+        if closed.mean is not None:
+            spread = "" if closed.sd is None else f" ± {closed.sd:.0f}"
+            place = max(lower + gain, lower) + 1.5
+            axes.text(place, row, f"{closed.mean:.0f}{spread} %", va="center", fontsize=7, color=INK)
 
 
 def _plot_curve(axes: Axes, iterations: np.ndarray, values: np.ndarray, style: Mapping[str, Any]) -> None:

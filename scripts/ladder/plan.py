@@ -71,6 +71,7 @@ class Run:
         translator: of a method: whose images it trains on, or ``none``.
         folder: where its files go, a bundle's root.
         steps: its commands, in order.
+        settings: the merged config of its training, as the files give it now; empty if it trains nothing.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Run:
     translator: str
     folder: Path
     steps: Sequence[Step]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -157,14 +159,16 @@ def _translator_run(order: Order, task: Path, size: Size, name: str, seed: int) 
     inference = [CONFIGS / "synthesis/inference.yaml", *shared, *network]
     places = ["--dataset_dir", str(order.data), "--logging_file", str(CONFIGS / "logging.conf")]
     train = _bundle("training", training, folder, *places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed))
-    translate = _bundle("inference", inference, folder, *places, *_network_options(_merged(training), inference))
+    trained = _merged(training, {"seed": seed})
+    translate = _bundle("inference", inference, folder, *places, *_network_options(trained, inference))
     if order.translators is None:
         steps = [Step("training", train), Step("translation", translate)]
     else:
+        trained = {}
         weights = order.translators / "translators" / folder.name / "models" / "model.pt"
         domains = ["--trained_domains", str(_trained_domains(weights))]
         steps = [Step("translation", [*translate, "--checkpoint", str(weights), *domains])]
-    return Run("translator", name, seed, name, folder, steps)
+    return Run("translator", name, seed, name, folder, steps, trained)
 
 
 def _trained_domains(weights: Path) -> list[str]:
@@ -190,7 +194,7 @@ def _method_run(order: Order, task: Path, size: Size, name: str, translator: str
     if translator != "none":
         translated = order.out / "translators" / f"{translator}_seed{seed}" / "translated" / "datalist.json"
         options += ["--labelled_datalist", str(translated)]
-    trained = _merged(training) | {key: _typed(value) for key, value in order.settings.items()}
+    trained = _merged(training, {"seed": seed, **{key: _typed(value) for key, value in order.settings.items()}})
     evaluate = _bundle("evaluating", evaluation, folder, *places, *_network_options(trained, evaluation))
     steps = [Step("training", _bundle("training", training, folder, *options)), Step("evaluation", evaluate)]
     if trained["mask_mode"] != "off":
@@ -198,7 +202,7 @@ def _method_run(order: Order, task: Path, size: Size, name: str, translator: str
         unseen = ["--dataset_dir", str(order.out / "unseen.json")]
         masks = _bundle("inference", inference, folder, *unseen, *mask, *_network_options(trained, inference))
         steps.append(Step("masks", masks))
-    return Run("method", Path(name).stem, seed, translator, folder, steps)
+    return Run("method", Path(name).stem, seed, translator, folder, steps, trained)
 
 
 def _network_options(trained: Mapping[str, Any], use: Sequence[Path]) -> list[str]:
@@ -220,8 +224,11 @@ def _typed(text: str) -> Any:
         return text
 
 
-def _merged(files: Sequence[Path]) -> dict[str, Any]:
-    return dict(ConfigParser.load_config_files([str(file) for file in files]))
+def _merged(files: Sequence[Path], typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Config files, the later ones over the earlier, and what a command line sets beside them."""
+    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
+    parser.update(dict(typed or {}))
+    return dict(parser.get())
 
 
 def _files(size: Size, role: str) -> list[Path]:

@@ -51,6 +51,7 @@ class _Shown:
 def write_ladder_report(folder: Path) -> Path:
     """Write ``table.md``, ``table.csv``, ``mask.json``, ``mask.md``, ``plots/`` and ``report.html`` into the folder.
 
+    The judgement of snapshots, ``selection.md`` and its picture, is shown where ``judge-selection`` left it.
     Whatever is not there yet is left out, with the reason on the page; another call draws it once it is.
 
     Args:
@@ -69,10 +70,11 @@ def write_ladder_report(folder: Path) -> Path:
     charts = _charts(ladder, summaries, plots, left_out)
     masks, tables = _masks(ladder, summaries, plots, left_out)
     pictures = _pictures(ladder, plots, left_out)
-    _write(folder / "table.md", table_markdown(ladder, summaries, tables))
+    judged = [path for path in (folder / "selection.md", plots / "selection.png") if path.is_file()]
+    _write(folder / "table.md", table_markdown(ladder, summaries, tables, judged))
     _write(folder / "table.csv", table_csv(ladder, summaries))
     page = folder / "report.html"
-    body = _body(ladder, summaries, [charts, pictures, masks], tables, left_out)
+    body = _body(ladder, summaries, [charts, pictures, masks], tables, judged, left_out)
     content = ladder.content
     provenance = content.get("provenance", {})
     write_page(
@@ -80,7 +82,7 @@ def write_ladder_report(folder: Path) -> Path:
         title=f"GLUA: {content['task']}",
         heading=f"{content['task']}: {len(ladder.methods)} methods, {ladder.direction}",
         body=body,
-        footer=", ".join(f"{key}: {value}" for key, value in provenance.items()),
+        footer="written last by: " + ", ".join(f"{key}: {value}" for key, value in provenance.items()),
         width="76rem",
     )
     return page
@@ -148,6 +150,7 @@ def _body(
     summaries: Sequence[MethodSummary],
     shown: Sequence[Sequence[_Shown]],
     mask: Sequence[Table],
+    judged: Sequence[Path],
     left_out: Sequence[str],
 ) -> str:
     main, *others = ladder_tables(ladder, summaries)
@@ -157,6 +160,7 @@ def _body(
         parts.append(f"<h2>Runs without results</h2>{_list(unfinished)}")
     parts += ["<h2>Charts</h2>", charts, "<h2>What it looks like</h2>", pictures, "<h2>The local mask</h2>", masks]
     parts += [_table(table) for table in [*mask, *others]]
+    parts += _judged(judged)
     if left_out:
         parts.append(f"<h2>Not drawn</h2>{_list(left_out)}")
     commands = "".join(
@@ -166,14 +170,25 @@ def _body(
     return "\n".join([*parts, f"<details><summary>The command of every run</summary>{commands}</details>"])
 
 
+def _judged(paths: Sequence[Path]) -> list[str]:
+    """What ``judge-selection`` left: a link to its page, its picture."""
+    pages = [path.name for path in paths if path.suffix == ".md"]
+    pictures = [path for path in paths if path.suffix == ".png"]
+    parts = ["<h2>Which snapshot each score would have chosen</h2>"] if paths else []
+    parts += [f'<p><a href="{page}">{page}</a> beside this page has the numbers.</p>' for page in pages]
+    caption = "Scores of snapshots and their true Dice, which only the judgement reads; rings: what a score chose."
+    return [*parts, *(page_figure(path, caption) for path in pictures)]
+
+
 def _gain(summaries: Sequence[MethodSummary]) -> str:
     """The share of the gap that the reference closes, in large print, where it is known."""
-    closed = next((s.gap_closed for s in summaries if s.name == REFERENCE), None)
-    if closed is None:
+    closed = next((s.gap_closed.percent for s in summaries if s.name == REFERENCE), None)
+    if closed is None or closed.mean is None:
         return ""
+    spread = f" (± {closed.sd:.0f} over {len(closed.values)} seeds)" if closed.sd is not None else ""
     return (
-        f'<p class="gain">{closed:.0f} %</p><p>of the gap in mean Dice between {LOWER} and {UPPER} are closed by '
-        f"{REFERENCE}.</p>"
+        f'<p class="gain">{closed.mean:.0f} %</p><p>of the gap in mean Dice between {LOWER} and {UPPER} are closed by '
+        f"{REFERENCE}{spread}.</p>"
     )
 
 

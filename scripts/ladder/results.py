@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from scripts.ladder.record import read_record
+from scripts.ladder.record import read_record, status_in
 
 __all__ = ["LOWER", "REFERENCE", "UPPER", "Ladder", "Method", "Run", "Translator", "read_ladder"]
 
@@ -33,9 +33,11 @@ class Run:
         folder: where the run lives.
         status: ``done`` if its evaluation can be read and it did not fail.
         error: why it is not done, or None.
-        selection: how its weights were chosen.
+        selection: how the weights of a done run were chosen, else None.
         translator: whose images it trained on, or ``none``.
         commands: what was run, in order.
+        commits: of the code that its steps ran on, the training's first.
+        uncommitted_changes: whether that code had changes beside its commit.
         seconds: of each of its steps.
         summary: ``eval/summary.json`` of a done run, else empty.
         dice_of_case: mean Dice in % over the structures, by held-out case.
@@ -46,9 +48,11 @@ class Run:
     folder: Path
     status: Status
     error: str | None = None
-    selection: str = "last"
+    selection: str | None = None
     translator: str = "none"
     commands: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
+    uncommitted_changes: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     dice_of_case: Mapping[str, float] = field(default_factory=dict)
@@ -84,11 +88,13 @@ class Translator:
         name: a file of ``configs/translators``.
         seed: of the training.
         folder: where it lives; its images are in ``translated/``.
+        commands: what was run, in order.
     """
 
     name: str
     seed: int
     folder: Path
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +147,8 @@ class Ladder:
 def read_ladder(folder: Path) -> Ladder:
     """Read ``ladder.json`` and every run's evaluation.
 
-    A run counts as failed if ``ladder.json`` says so, as done if its evaluation can be read, and else as missing.
+    A run counts as failed if its folder says so, or ``ladder.json`` does and there is no evaluation; as done if its
+    evaluation can be read, and else as missing.
 
     Raises:
         InputError: the folder is none of a ladder.
@@ -150,7 +157,12 @@ def read_ladder(folder: Path) -> Ladder:
     runs = [_read_run(folder, entry, content) for entry in content["runs"]]
     names = dict.fromkeys([*content["methods"], *(run.method for run in runs)])
     translators = [
-        Translator(name=entry["translator"], seed=entry["seed"], folder=folder / entry["folder"])
+        Translator(
+            name=entry["translator"],
+            seed=entry["seed"],
+            folder=folder / entry["folder"],
+            commands=tuple(entry.get("commands") or ()),
+        )
         for entry in content.get("translators", [])
     ]
     folders = [*(run.folder for run in runs), *(translator.folder for translator in translators)]
@@ -175,17 +187,22 @@ def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]
         "translator": entry.get("translator") or "none",
         "commands": tuple(entry.get("commands") or ()),
         "seconds": entry.get("seconds") or {},
-        "selection": str(_settings_of(where).get("selection", "last")),
+        "commits": tuple(entry["commits"]),
+        "uncommitted_changes": bool(entry.get("uncommitted_changes")),
     }
-    if entry.get("status") == "failed":
+    evaluated = where / "eval" / "summary.json"
+    # The folder knows best: ladder.json may have been written before its end.
+    if status_in(where) == "failed" or (entry.get("status") == "failed" and not evaluated.is_file()):
         return Run(**run, status="failed", error=entry.get("error") or "no word was left")
     try:
-        summary = json.loads((where / "eval" / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads(evaluated.read_text(encoding="utf-8"))
         lacking = [name for name in content["label_names"] if name not in summary["structures"]]
         if lacking:
             return Run(**run, status="missing", error=f"eval/summary.json: no structure '{lacking[0]}' in it")
-        run["selection"] = (summary.get("selection") or {}).get("rule", run["selection"])  # what did choose, as it says
-        return Run(**run, status="done", summary=summary, dice_of_case=_dice_of_case(where / "eval" / "metrics.csv"))
+        # What did choose, as the evaluation says; else what was asked for.
+        rule = (summary.get("selection") or {}).get("rule") or str(_settings_of(where).get("selection", "last"))
+        dice_of_case = _dice_of_case(where / "eval" / "metrics.csv")
+        return Run(**run, status="done", selection=rule, summary=summary, dice_of_case=dice_of_case)
     except FileNotFoundError as error:
         return Run(**run, status="missing", error=entry.get("error") or f"no {Path(error.filename).name} in eval/")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,19 +15,24 @@ from filelock import FileLock, Timeout
 from scripts.data.datalists import read_datalist
 from scripts.data.writers import make_folder, write_json
 from scripts.errors import InputError
+from scripts.ladder.changes import changes_sentence
 from scripts.ladder.plan import Order, Run, named_file, plan, size_files, task_settings
-from scripts.ladder.record import FAILURE, status_of, write_ladder
+from scripts.ladder.record import FAILURE, note_failure, note_start, status_of, write_ladder
+from scripts.ladder.restart import restart_option, set_aside
 from scripts.steps import StepFailed, Steps
 
 __all__ = ["run_ladder", "write_unseen"]
 
 
-def run_ladder(order: Order, *, jobs: int = 1) -> bool:
+def run_ladder(order: Order, *, jobs: int = 1, restart: Sequence[str] = ()) -> bool:
     """Run a ladder from its data to ``ladder.json``; several processes may share one folder.
+
+    A run that is done stays as it is, and is named if today's files would train it with other settings.
 
     Args:
         order: what to run.
         jobs: runs side by side; each gets its share of the cores.
+        restart: folders of runs within the ladder's, such as ``methods/glua_seed0``: they are set aside first.
 
     Returns:
         Whether every run is done.
@@ -38,7 +43,13 @@ def run_ladder(order: Order, *, jobs: int = 1) -> bool:
     """
     runs = plan(order)
     make_folder(order.out)
-    write_ladder(order, runs)
+    content = write_ladder(order, runs)
+    if restart:
+        set_aside(order, content, restart)
+        write_ladder(order, runs)
+    for run in runs:
+        if status_of(run) == "done" and (sentence := changes_sentence(run, restart_option(order, run))):
+            print(sentence, file=sys.stderr, flush=True)
     _provide_data(order)
     # Methods train on what the translators wrote.
     for seed, kind in itertools.product(order.seeds, ("translator", "method")):
@@ -47,9 +58,17 @@ def run_ladder(order: Order, *, jobs: int = 1) -> bool:
             list(pool.map(partial(_run, order, runs, jobs), wave))
     write_ladder(order, runs)
     for run in runs:
-        if status_of(run) != "done":
-            print(f"{run.title}: {status_of(run)}; see {run.folder}", file=sys.stderr)
+        if (status := status_of(run)) != "done":
+            print(f"{run.title}: {status}; {_advice(order, run, status)}", file=sys.stderr)
     return all(status_of(run) == "done" for run in runs)
+
+
+def _advice(order: Order, run: Run, status: str) -> str:
+    """What to do about a run that is not done."""
+    if status != "failed":
+        return f"see {run.folder}"
+    anew = f"if its settings changed meanwhile, {restart_option(order, run)} sets its folder aside and starts it anew"
+    return f"see {run.folder}; the same command goes on with it, or {anew}"
 
 
 def _provide_data(order: Order) -> None:
@@ -95,14 +114,13 @@ def _run(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
 
 
 def _steps_of(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
-    failure = run.folder / FAILURE
-    failure.unlink(missing_ok=True)
+    (run.folder / FAILURE).unlink(missing_ok=True)
     needed = [r for r in runs if r.kind == "translator" and (r.name, r.seed) == (run.translator, run.seed)]
     for translator in needed if run.kind == "method" else ():
         with FileLock(make_folder(translator.folder) / ".lock"):  # another process may be at it: wait for its end
             pass
     if run.kind == "method" and any(status_of(r) != "done" for r in needed):
-        write_json(failure, {"step": "training", "error": f"its translator, {needed[0].title}, is not done"})
+        note_failure(run, "training", f"its translator, {needed[0].title}, is not done")
         return
     cores = max(1, (os.cpu_count() or 1) // jobs)
     environment = {"OMP_NUM_THREADS": str(cores)} if jobs > 1 else {}
@@ -112,13 +130,21 @@ def _steps_of(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
             continue
         print(f"== {time.strftime('%H:%M')} {_progress(runs)}: {run.kind} {run.title}, {step.name}", flush=True)
         try:
+            note_start(run, step, resumed=step.name in steps.interrupted)
             steps.run(step.name, step.command, *step.resumed)
         except StepFailed as failed:
-            error = failed.last_line or f"exit code {failed.code}"
-            write_json(failure, {"step": step.name, "error": error})
-            print(f"== {run.title}: {step.name} failed: {error}", file=sys.stderr, flush=True)
+            _note_failed_step(run, step.name, failed)
             break
     write_ladder(order, runs)
+
+
+def _note_failed_step(run: Run, step: str, failed: StepFailed) -> None:
+    code = int(failed.code or 0)
+    said = f"{failed.last_line} (exit code {code})" if failed.last_line else f"exit code {code}"
+    signal = -code if code < 0 else None
+    error = said if signal is None else f"interrupted by signal {signal}"
+    note_failure(run, step, error, signal=signal)
+    print(f"== {run.title}: {step}: {error}", file=sys.stderr, flush=True)
 
 
 def _progress(runs: Sequence[Run]) -> str:

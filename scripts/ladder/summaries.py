@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from scripts.ladder.results import LOWER, REFERENCE, UPPER, Ladder, Method
-from scripts.ladder.statistics import PairedTest, Spread, gap_closed_percent, paired_test
+from scripts.ladder.statistics import GapClosed, PairedTest, Spread, gap_closed, paired_test
 
 __all__ = ["MEASURES", "MethodSummary", "summarise_ladder"]
 
@@ -24,7 +24,7 @@ class MethodSummary:
         structures: by structure, then by measure.
         missing: structures that exactly one of prediction and truth lacks, over all cases of all done seeds.
         counted: all structures of all those cases.
-        gap_closed: share of the gap between the yardsticks' mean Dice that the method closes, in %.
+        gap_closed: what it closes of the gap between the yardsticks' mean Dice, over the seeds that all three have.
         structure_gap_closed: the same for each structure.
         test: against the reference; None for the reference itself.
         training_seconds: of the done seeds.
@@ -35,8 +35,8 @@ class MethodSummary:
     structures: Mapping[str, Mapping[str, Spread]]
     missing: int
     counted: int
-    gap_closed: float | None = None
-    structure_gap_closed: Mapping[str, float | None] = field(default_factory=dict)
+    gap_closed: GapClosed = field(default_factory=GapClosed)
+    structure_gap_closed: Mapping[str, GapClosed] = field(default_factory=dict)
     test: PairedTest | None = None
     training_seconds: Spread = field(default_factory=lambda: Spread(()))
 
@@ -57,33 +57,12 @@ class MethodSummary:
 
 def summarise_ladder(ladder: Ladder) -> list[MethodSummary]:
     """The summaries of all methods, in the ladder's order; methods without results are among them."""
-    plain = {method.name: _plain(method, ladder.label_names) for method in ladder.methods}
-    lower, upper = plain.get(LOWER), plain.get(UPPER)
     reference = ladder.method(REFERENCE)
-
-    def closed(summary: MethodSummary, value_of: Callable[[MethodSummary], float | None]) -> float | None:
-        return gap_closed_percent(value_of(summary), value_of(lower), value_of(upper)) if lower and upper else None
-
-    return [
-        MethodSummary(
-            method=summary.method,
-            mean=summary.mean,
-            structures=summary.structures,
-            missing=summary.missing,
-            counted=summary.counted,
-            gap_closed=closed(summary, lambda s: s.dice.mean),
-            structure_gap_closed={
-                name: closed(summary, lambda s, name=name: s.structure_dice(name))  # type: ignore[misc]
-                for name in ladder.label_names
-            },
-            test=_test(summary.method, reference),
-            training_seconds=Spread.of(run.seconds.get("training") for run in summary.method.done),
-        )
-        for summary in plain.values()
-    ]
+    return [_summary(method, ladder, reference) for method in ladder.methods]
 
 
-def _plain(method: Method, label_names: list[str]) -> MethodSummary:
+def _summary(method: Method, ladder: Ladder, reference: Method | None) -> MethodSummary:
+    names = ladder.label_names
     summaries = [run.summary for run in method.done]
     return MethodSummary(
         method=method,
@@ -92,11 +71,32 @@ def _plain(method: Method, label_names: list[str]) -> MethodSummary:
             name: {
                 measure: Spread.of(s["structures"][name][measure]["mean"] for s in summaries) for measure in MEASURES
             }
-            for name in label_names
+            for name in names
         },
-        missing=sum(s["structures"][name]["failures"] for s in summaries for name in label_names),
-        counted=sum(s["structures"][name]["n"] for s in summaries for name in label_names),
+        missing=sum(s["structures"][name]["failures"] for s in summaries for name in names),
+        counted=sum(s["structures"][name]["n"] for s in summaries for name in names),
+        gap_closed=_closed(ladder, method, None),
+        structure_gap_closed={name: _closed(ladder, method, name) for name in names},
+        test=_test(method, reference),
+        training_seconds=Spread.of(run.seconds.get("training") for run in method.done),
     )
+
+
+def _closed(ladder: Ladder, method: Method, structure: str | None) -> GapClosed:
+    three = (method, ladder.method(LOWER), ladder.method(UPPER))
+    return gap_closed(*(_dice_by_seed(one, structure) if one else {} for one in three))
+
+
+def _dice_by_seed(method: Method, structure: str | None) -> dict[int, float]:
+    """Dice in % of a structure, or their mean, by seed; without seeds of which it is not known."""
+    summaries = {run.seed: run.summary for run in method.done}
+    found = {
+        seed: s["structures"][structure]["dice_percent"]["mean"]
+        if structure
+        else s["mean_over_structures"]["dice_percent"]
+        for seed, s in summaries.items()
+    }
+    return {seed: dice for seed, dice in found.items() if Spread.of([dice]).values}
 
 
 def _test(method: Method, reference: Method | None) -> PairedTest | None:

@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from scripts.ladder.results import LOWER, REFERENCE, UPPER, Ladder
+from scripts.ladder.results import LOWER, REFERENCE, UPPER, Ladder, Method, Run
 from scripts.ladder.statistics import Spread, smallest_p
 from scripts.ladder.summaries import MEASURES, MethodSummary
 
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 DASH = "–"
+COMMIT_DIGITS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,12 @@ def ladder_tables(ladder: Ladder, summaries: Sequence[MethodSummary]) -> list[Ta
     closed = Table(
         title="Gap closed in % by structure",
         heads=["method", *names],
-        rows=[[s.name, *(show(s.structure_gap_closed[name], ".0f") for name in names)] for s in summaries],
-        note=f"Of the gap in Dice between `{LOWER}` (0 %) and `{UPPER}` (100 %); a dash where one of them is not "
-        f"there or `{UPPER}` is not better. Where the gap is small the share is of little worth.",
+        rows=[
+            [s.name, *(show_spread(s.structure_gap_closed[name].percent, ".0f") for name in names)] for s in summaries
+        ],
+        note=f"Of the gap in Dice between `{LOWER}` (0 %) and `{UPPER}` (100 %) of the same seed, mean ± sample "
+        "standard deviation over the seeds that all three have; a dash where there is none, and seeds in which "
+        f"`{UPPER}` is not better are left out. Where the gap is small the share is of little worth.",
     )
     return [_main_table(summaries), *per_structure, closed]
 
@@ -71,18 +76,21 @@ def show(value: float | None, form: str = ".1f") -> str:
     return DASH if value is None else f"{value:{form}}"
 
 
-def show_spread(spread: Spread) -> str:
+def show_spread(spread: Spread, form: str = ".1f") -> str:
     """Mean and standard deviation over seeds; a dash for a deviation of one seed."""
-    return DASH if spread.mean is None else f"{spread.mean:.1f} ± {show(spread.sd)}"
+    return DASH if spread.mean is None else f"{spread.mean:{form}} ± {show(spread.sd, form)}"
 
 
-def table_markdown(ladder: Ladder, summaries: Sequence[MethodSummary], more: Iterable[Table] = ()) -> str:
+def table_markdown(
+    ladder: Ladder, summaries: Sequence[MethodSummary], more: Iterable[Table] = (), judged: Sequence[Path] = ()
+) -> str:
     """The whole of ``table.md``: the tables, runs without results, and every run's commands.
 
     Args:
         ladder: what was read.
         summaries: a line for each method.
         more: further tables.
+        judged: the page and the picture that judge how snapshots are chosen, where they were made.
     """
     content = ladder.content
     lines = [f"# {content['task']}: {ladder.direction}, size {content.get('size', DASH)}", ""]
@@ -90,6 +98,7 @@ def table_markdown(ladder: Ladder, summaries: Sequence[MethodSummary], more: Ite
     for table in [*ladder_tables(ladder, summaries), *more]:
         lines += [f"## {table.title}", "", markdown_table(table), ""]
         lines += [table.note, ""] if table.note else []
+    lines += _judged(ladder, judged)
     unfinished = [f"- {line}" for line in unfinished_runs(ladder)]
     lines += ["## Runs without results", "", *(unfinished or ["None."]), "", "## Commands", ""]
     for name, commands in run_commands(ladder):
@@ -126,25 +135,42 @@ def unfinished_runs(ladder: Ladder) -> list[str]:
 
 
 def run_commands(ladder: Ladder) -> list[tuple[str, list[str]]]:
-    """The name of every training, translators first, and what was run for it."""
+    """The name of every training with the commits it ran on, translators first, and what was run for it."""
     entries = [
         *((f"translator {e['translator']}, seed {e['seed']}", e) for e in ladder.content.get("translators", [])),
         *((f"{e['method']}, seed {e['seed']}", e) for e in ladder.content["runs"]),
     ]
-    return [(name, list(entry.get("commands") or ())) for name, entry in entries]
+    return [
+        (f"{name}{f' (commit {code})' if (code := _code(e)) else ''}", list(e.get("commands") or ()))
+        for name, e in entries
+    ]
+
+
+def _judged(ladder: Ladder, paths: Sequence[Path]) -> list[str]:
+    names = [path.relative_to(ladder.folder).as_posix() for path in paths]
+    shown = [f"{'!' if name.endswith('.png') else ''}[{name}]({name})" for name in names]
+    return ["## Which snapshot each score would have chosen", "", *shown, ""] if shown else []
+
+
+def _code(entry: Mapping[str, Any]) -> str:
+    """The commits of an entry of ``ladder.json``, short, with a plus where the code had changes beside them."""
+    shown = ", ".join(commit[:COMMIT_DIGITS] for commit in entry["commits"])
+    return f"{shown}+" if shown and entry.get("uncommitted_changes") else shown
 
 
 def _main_table(summaries: Sequence[MethodSummary]) -> Table:
     heads = ["method", "seeds", "Dice %", "ASD mm", "ASD voxel", "missing structures", "gap closed %"]
-    heads += [f"vs {REFERENCE}", "p", "n", "selection", "training"]
+    heads += [f"vs {REFERENCE}", "p", "n", "selection", "training", "commit"]
     note = (
         "Mean ± sample standard deviation (divisor n - 1) over the seeds, of the mean over the structures; a dash for "
         "the deviation of one seed. A missing structure counts as Dice 0 and as far away as the image is long; they "
         "are counted over all held-out cases and seeds. Gap closed: of the gap in mean Dice between "
-        f"`{LOWER}` (0 %) and `{UPPER}` (100 %). vs {REFERENCE}: mean difference in points of Dice over the held-out "
-        "cases, each averaged over its structures and over the seeds that both methods have; p: exact two-sided "
+        f"`{LOWER}` (0 %) and `{UPPER}` (100 %) of the same seed, over the seeds that all three have. "
+        f"vs {REFERENCE}: mean difference in points of Dice over the held-out cases, each averaged over its structures "
+        "and over the seeds that both methods have; p: exact two-sided "
         "Wilcoxon signed-rank test of those cases, n of them (a case without a difference is left out), not corrected "
-        f"for the number of methods. {_smallest(summaries)}"
+        f"for the number of methods. {_smallest(summaries)} Commit: of the code that the row's runs ran on, with "
+        "a plus if it had changes beside the commit."
     )
     return Table(title="Methods", heads=heads, rows=[_main_row(summary) for summary in summaries], note=note)
 
@@ -162,11 +188,23 @@ def _main_row(summary: MethodSummary) -> list[str]:
         _seeds(summary),
         *(show_spread(summary.mean[measure]) for measure in MEASURES),
         f"{summary.missing} of {summary.counted}" if summary.counted else DASH,
-        show(summary.gap_closed, ".0f"),
+        show_spread(summary.gap_closed.percent, ".0f"),
         *((f"{test.mean_difference:+.1f}", f"{test.p:.3g}", str(test.n)) if test else [DASH] * 3),
-        ", ".join(dict.fromkeys(run.selection for run in runs)) or DASH,
+        ", ".join(_selections(runs)) or DASH,
         _minutes(summary.training_seconds.mean),
+        ", ".join(_commits(summary.method)) or DASH,
     ]
+
+
+def _selections(runs: Iterable[Run]) -> list[str]:
+    return [*dict.fromkeys(run.selection for run in runs if run.selection)]
+
+
+def _commits(method: Method) -> list[str]:
+    """Of the runs with results; without any, of all."""
+    runs = method.done or method.runs
+    listed = [_code({"commits": [c], "uncommitted_changes": r.uncommitted_changes}) for r in runs for c in r.commits]
+    return [*dict.fromkeys(listed)]
 
 
 def _seeds(summary: MethodSummary) -> str:
@@ -180,10 +218,11 @@ def _minutes(seconds: float | None) -> str:
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:
+    """Of the command that wrote ``ladder.json`` last; runs name their own commits."""
     said = [f"{key} {provenance[key]}" for key in ("commit", "device", "time") if provenance.get(key)]
     said += ["uncommitted changes"] if provenance.get("uncommitted_changes") else []
     said += [f"{name} {version}" for name, version in provenance.get("packages", {}).items()]
-    return (", ".join(said) or "No provenance was left") + "."
+    return f"Written last by: {', '.join(said)}." if said else "No provenance was left."
 
 
 def _one_line(text: str) -> str:
@@ -199,7 +238,7 @@ def _csv_row(ladder: Ladder, summary: MethodSummary) -> dict[str, Any]:
     row: dict[str, Any] = {
         "method": summary.name,
         "translator": next((run.translator for run in runs), ""),
-        "selection": " ".join(dict.fromkeys(run.selection for run in runs)),
+        "selection": " ".join(_selections(runs)) or DASH,
         **{f"seeds_{status}": sum(run.status == status for run in runs) for status in ("done", "failed", "missing")},
     }
     for measure in MEASURES:
@@ -207,7 +246,8 @@ def _csv_row(ladder: Ladder, summary: MethodSummary) -> dict[str, Any]:
     row |= {
         "missing_structures": summary.missing if summary.counted else None,
         "counted_structures": summary.counted if summary.counted else None,
-        "gap_closed_percent": summary.gap_closed,
+        **_csv_spread("gap_closed_percent", summary.gap_closed.percent),
+        "gap_closed_seeds": len(summary.gap_closed.percent.values),
         f"difference_from_{REFERENCE}": test.mean_difference if test else None,
         f"p_against_{REFERENCE}": test.p if test else None,
         "n_cases": test.n if test else None,
@@ -217,10 +257,19 @@ def _csv_row(ladder: Ladder, summary: MethodSummary) -> dict[str, Any]:
     for name in ladder.label_names:
         for measure in MEASURES:
             row |= _csv_spread(f"{name} {measure}", summary.structures[name][measure])
-        row[f"{name} gap_closed_percent"] = summary.structure_gap_closed[name]
+        row |= _csv_spread(f"{name} gap_closed_percent", summary.structure_gap_closed[name].percent)
     errors = [f"seed {run.seed}: {_one_line(run.error)}" for run in runs if run.error]
-    commands = next((run.commands for run in summary.method.done), next((run.commands for run in runs), ()))
-    return row | {"errors": "; ".join(errors), "command": " && ".join(commands)}
+    commits = " ".join(_commits(summary.method))
+    return row | {"errors": "; ".join(errors), "commits": commits, "command": " && ".join(_commands(ladder, runs))}
+
+
+def _commands(ladder: Ladder, runs: Sequence[Run]) -> list[str]:
+    """What was run for the first seed that is done, or else the first: its translator's commands and its own."""
+    run = next((run for run in runs if run.status == "done"), next(iter(runs), None))
+    if run is None:
+        return []
+    taught_by = [t for t in ladder.translators if (t.name, t.seed) == (run.translator, run.seed)]
+    return [*(command for translator in taught_by for command in translator.commands), *run.commands]
 
 
 def _csv_spread(name: str, spread: Spread) -> dict[str, float | None]:
