@@ -59,7 +59,7 @@ def test_a_folder_without_snapshots_is_refused(tmp_path: Path) -> None:
 
 
 def test_runs_of_a_ladder_have_its_names(tmp_path: Path) -> None:
-    for run in ("methods/glua_seed0", "methods/none_seed1"):
+    for run in ("methods/glua_seed0", "methods/none_seed1", "methods/glua_seed0.old-1"):
         (tmp_path / run / "logs").mkdir(parents=True)
         (tmp_path / run / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
     labelled = {

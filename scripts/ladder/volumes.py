@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -215,7 +216,7 @@ class LadderVolumes:
 
     def _oriented(self, path: str | Path) -> Volume:
         try:
-            volume = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)(path)
+            volume = _loader()(path)
         except Exception as error:
             raise InputError(
                 file=path,
@@ -227,6 +228,12 @@ class LadderVolumes:
         volume = Orientation(axes, labels=None)(volume) if axes else volume
         spacing = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
         return Volume(voxels=np.asarray(volume[0]), spacing_mm=tuple(spacing.tolist()))
+
+
+@cache
+def _loader() -> LoadImage:
+    """One for all volumes: each that is made tries every reader of MONAI's, and some warn of what is not installed."""
+    return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
 
 
 def mask_path(run: Run, case: str) -> Path:

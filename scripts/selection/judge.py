@@ -105,7 +105,8 @@ def find_runs(folder: Path) -> dict[Path, str]:
         ladder = read_record(folder)
         names = {folder / run["folder"]: f"{run['method']}, seed {run['seed']}" for run in ladder["runs"]}
     tables = sorted(table for table in folder.rglob("logs/selection.csv") if read_scores(table))
-    runs = [table.parents[1] for table in tables if not _learns_from_target_labels(table.parents[1])]
+    runs = [table.parents[1] for table in tables if ".old-" not in table.parents[1].name]  # set aside
+    runs = [run for run in runs if not _learns_from_target_labels(run)]
     if not runs:
         raise InputError(
             file=folder,
