@@ -42,6 +42,10 @@ QFORM_TOLERANCE_MM = 1e-2
 0.0085 mm a voxel of 8 mm."""
 
 
+CT_FAT_HU = -50.0
+"""Every CT in HU shows something below this, if not air then fat; one that does not has another unit."""
+
+
 class LoadVolumed(LoadImaged):
     """MONAI's ``LoadImaged`` for 3D NIfTI volumes, channel first, that refuses what cannot be segmented.
 
@@ -142,14 +146,14 @@ class ResampleVolumed(Spacingd):
 
 
 class KeepBodyd(MapTransform):
-    """Set everything outside the patient (table, clothing, air) to the image's minimum.
+    """Set everything outside the patient (table, clothing, air) to a CT's minimum.
 
     Args:
-        keys: keys of images (1, H, W, D).
-        threshold: values above it are tissue, in the image's unit (HU for CT).
+        keys: keys of CT images (1, H, W, D) in HU.
+        threshold: values above it are tissue, in HU.
 
     Raises:
-        InputError: no piece of tissue or nothing besides, such as an image of another unit or pure noise.
+        InputError: no piece of tissue, or neither air nor fat, such as an image of another unit or pure noise.
     """
 
     def __init__(self, keys: KeysCollection, threshold: float, allow_missing_keys: bool = False) -> None:
@@ -161,11 +165,11 @@ class KeepBodyd(MapTransform):
         kept = dict(data)
         for key in self.key_iterator(kept):
             image = kept[key]
-            if float(image.min()) > self.threshold:
-                raise _no_ct(image, key, f"no air: no value down to {self.threshold:g}")
             body = body_mask(np.asarray(image[0]), self.threshold)
             if not body.any():
                 raise _no_ct(image, key, f"no patient: no piece of tissue above {self.threshold:g}")
+            if float(image.min()) >= CT_FAT_HU:
+                raise _no_ct(image, key, f"no air and no fat: no value below {CT_FAT_HU:g}")
             kept[key] = image.masked_fill(torch.from_numpy(~body)[None], float(image.min()))
         return kept
 
