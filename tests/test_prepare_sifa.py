@@ -203,9 +203,9 @@ def test_the_report_says_where_the_release_peeks(tmp_path: Path) -> None:
     assert any("taken as 0" in note for note in report["domains"]["ct"]["notes"]["ct_training_000"])
 
 
-def test_the_datalist_says_that_no_spacing_is_known(tmp_path: Path) -> None:
+def test_the_datalist_says_that_neither_spacing_nor_unit_is_known(tmp_path: Path) -> None:
     run(write_release(tmp_path / "in"), tmp_path / "out")
-    assert not any(case.has_spacing for case in find_cases([str(tmp_path / "out")]))
+    assert not any(case.has_spacing or case.has_unit for case in find_cases([str(tmp_path / "out")]))
 
 
 def test_it_cannot_be_made_clean(tmp_path: Path) -> None:
