@@ -70,8 +70,14 @@ def test_absolute_paths_are_legal(data: Path, tmp_path: Path) -> None:
         ('{"name": "toy"}', r"there are: no lists"),
         ('{"training": [{"image": "gone.nii", "label": "gone.nii"}]}', r"gone.nii: found no such file.*list.json"),
         ('{"training": [{"image": "gone.nii.gz"}]}', r"found no label for .*gone.nii.gz"),
-        ('{"training": [{"image": "a/._x.nii.gz", "label": "a/x.nii.gz"}]}', r"list.json: found a name .* dot, ._x.nii.gz"),
-        ('{"training": ["a.nii.gz"]}', r"found an entry under 'training' that names no image: \"a.nii.gz\", expected ent"),
+        (
+            '{"training": [{"image": "a/._x.nii.gz", "label": "a/x.nii.gz"}]}',
+            r"list.json: found a name .* dot, ._x.nii.gz",
+        ),
+        (
+            '{"training": ["a.nii.gz"]}',
+            r"found an entry under 'training' that names no image: \"a.nii.gz\", expected ent",
+        ),
         ('{"training": [{"label": "a.nii.gz"}]}', r"that names no image: \{\"label\": \"a.nii.gz\"\}"),
     ],
 )
@@ -215,7 +221,9 @@ def test_a_decathlons_own_file_is_read(data: Path, tmp_path: Path) -> None:
     assert read_datalist(listed, "test") == [{"image": str(folder / "imagesTs" / "a.nii.gz")}]
     assert names_of(find_volumes(listed)) == ["b.nii.gz", "a.nii.gz"]
     (folder / "dataset.json").rename(tmp_path / "dataset.json")
-    with pytest.raises(InputError, match=r"a.nii.gz: found no such file, expected the volume that .*dataset.json lists"):
+    with pytest.raises(
+        InputError, match=r"a.nii.gz: found no such file, expected the volume that .*dataset.json lists"
+    ):
         read_datalist(str(tmp_path / "dataset.json"), "test")
     (tmp_path / "dataset.json").write_text(json.dumps({"domains": {"ct": content}}))
     found = datalists_of_domains(str(tmp_path / "dataset.json"))["ct"]

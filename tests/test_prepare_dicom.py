@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import itk
-import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice

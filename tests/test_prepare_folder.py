@@ -176,7 +176,9 @@ def test_pictures_and_arrays_are_no_volumes(name: str, tmp_path: Path) -> None:
     """Stacks of PNG were scaled slice by slice and their labels are binary; arrays have no spacing and no position."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(b"\x89PNG")
-    message = rf"found other files \({name} ...\), expected a folder of images: NIfTI images, or folders of DICOM slices"
+    message = (
+        rf"found other files \({name} ...\), expected a folder of images: NIfTI images, or folders of DICOM slices"
+    )
     with pytest.raises(InputError, match=message):
         run(tmp_path / "in", tmp_path / "out")
 

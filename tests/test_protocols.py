@@ -112,6 +112,15 @@ def test_sifas_z_scores_are_scaled_by_its_present_constants(domain: str, low: fl
     assert scaled.flatten().tolist() == pytest.approx([-1, 0, 1, 3], abs=1e-6)
 
 
+@pytest.mark.parametrize("pair", known(), ids="-".join)
+def test_protocols_resample_labels_by_the_nearest_neighbour(pair: tuple[str, str]) -> None:
+    """Anything else writes 312 between 205 and 420, or a class between two classes."""
+    steps = [step for domain in rules_of(pair).domains.values() for step in domain.steps if "mode" in step]
+    modes = [step["mode"] for step in steps if step["_target_"] in ("Spacingd", "Resized")]
+    assert all(mode[1] == "nearest" for mode in modes)
+    assert bool(modes) is (pair[1] in ("sifa", "dar") and pair[0] != "sifa")
+
+
 def people(rules: Rules, domain: str, section: str) -> set[int]:
     """Ids of MS-CMRSeg's 45 patients that a section of a domain lists."""
     cases = [Case(domain, f"{domain}_{number}", number, (), lambda: None) for number in range(1, 46)]

@@ -285,9 +285,7 @@ def test_one_patients_two_sequences_are_not_drawn_together() -> None:
     both = [fake_set(20, 0.0, labels=True), fake_set(20, 0.0, labels=False)]
     ours = UnpairedSliceBatches(source=both[0], target=both[1], batch_size=8, augmentation=BatchAugmentation(), seed=3)
     drawn = [ours.batch(index) for index in range(200)]
-    source, target = (
-        torch.cat([batch[key][:, 0, 0, 0] for batch in drawn]) for key in ("image", "target_image")
-    )
+    source, target = (torch.cat([batch[key][:, 0, 0, 0] for batch in drawn]) for key in ("image", "target_image"))
     # By chance one in twenty meets itself: 80 of 1600, standard deviation 9.
     assert 40 < int((source == target).sum()) < 120
     assert abs(float(torch.corrcoef(torch.stack([source, target]))[0, 1])) < 0.1

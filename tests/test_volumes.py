@@ -66,7 +66,9 @@ def test_grids_agree_within_a_thousandth_of_a_millimetre(
     if is_one_grid:
         assert load(image=image, label=label)["label"].shape == (1, 4, 5, 6)
     else:
-        with pytest.raises(InputError, match=r"b.nii: found an affine that differs by up to 0.00\d+ mm, expected .*a.nii"):
+        with pytest.raises(
+            InputError, match=r"b.nii: found an affine that differs by up to 0.00\d+ mm, expected .*a.nii"
+        ):
             load(image=image, label=label)
 
 
