@@ -156,16 +156,17 @@ def test_masks_as_bytes_and_a_label_of_one_channel_are_read(tmp_path: Path) -> N
     assert np.array_equal(read[1], label[..., 1])
 
 
-@pytest.mark.parametrize("folder", ["mr_and_more", "direct", "cmr"])
-def test_a_folders_name_does_not_make_a_ct_of_an_mr(folder: str, tmp_path: Path) -> None:
-    """SIFA looks for ``mr`` or ``ct`` anywhere in a path and then takes that modality's constants."""
-    for domain, other in (("ct", folder), ("mr", "ct_" + folder)):
+@pytest.mark.parametrize("place", ["mr_hearts/{0}_train_slice{1}", "mr_ct/{0}/structures/train_slice{1}"])
+def test_letters_elsewhere_in_a_path_do_not_make_an_mr_of_a_ct(place: str, tmp_path: Path) -> None:
+    """SIFA looks for ``mr`` or ``ct`` anywhere in a list's path and takes that modality's constants."""
+    for domain in ("ct", "mr"):
         for index in range(2):
-            write_record(tmp_path / "in" / other / f"{domain}_train_slice{index}.tfrecords", index)
+            write_record(tmp_path / "in" / f"{place.format(domain, index)}.tfrecords", index)
     run(tmp_path / "in", tmp_path / "out")
     for domain in ("ct", "mr"):
         image = nib.load(tmp_path / "out" / domain / f"{domain}_training_000_image.nii.gz")
         expected = scaled(slice_triple(1)[0][..., 1], domain)
+        assert image.shape == (6, 5, 2)
         assert np.allclose(np.asarray(image.dataobj)[..., 1], expected, atol=1e-6)
 
 
