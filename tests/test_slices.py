@@ -104,6 +104,7 @@ def test_blank_slices_are_dropped_with_their_labels(tmp_path: Path) -> None:
     made = SliceSet([item], loading("image", "label"))
     assert made.labels[:, 0, 0, 0].tolist() == [1, 3]
     assert made.case_of.tolist() == [0, 0]
+    np.testing.assert_allclose(made.images[:, 0], np.moveaxis(voxels[..., [1, 3]], 2, 0) / 50 - 1, atol=1e-6)
 
 
 def test_no_case_gets_a_sentence() -> None:
