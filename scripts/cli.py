@@ -125,7 +125,7 @@ def _add_prepare(commands: Any) -> None:
     prepare.add_argument(
         "--out", type=Path, required=True, help="folder for volumes, datalists, prepare.json and check/check.html"
     )
-    prepare.add_argument("--protocol", help="clean (the default), sifa, dar, or a YAML file of your own")
+    prepare.add_argument("--protocol", help="clean (the default), disjoint, sifa, dar, or a YAML file of your own")
     prepare.add_argument("--domain", help="prepare this domain alone; for folder: its name, such as mr")
     prepare.add_argument("--labels", type=Path, help="for folder: where the label maps are")
     prepare.add_argument("--map", help="for folder: 63:1,126:2 (value in the files : value written), or a YAML file")

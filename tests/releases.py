@@ -191,13 +191,12 @@ def write_masks(folder: Path, label: np.ndarray, names: list[str]) -> None:
             imsave(folder / name, np.ascontiguousarray(picture), check_contrast=False)
 
 
-def tfrecord(image: np.ndarray, label: np.ndarray, **int64s: int) -> bytes:
-    """A record as in SIFA's release: two float32 volumes as bytes, sizes and further numbers as packed int64s."""
-    sizes = {f"{name}_dim{axis}": size for name in ("dsize", "lsize") for axis, size in enumerate(image.shape)}
-    features = {
-        "data_vol": _list(1, image.astype("<f4").tobytes()),
-        "label_vol": _list(1, label.astype("<f4").tobytes()),
-    }
+def tfrecord(image: np.ndarray, label: np.ndarray, mask_vol: np.ndarray | None = None, **int64s: int) -> bytes:
+    """A record as in SIFA's release: float32 volumes as bytes, sizes and further numbers as packed int64s."""
+    volumes = {"data_vol": image, "label_vol": label} | ({} if mask_vol is None else {"mask_vol": mask_vol})
+    shapes = {"dsize": image.shape, "lsize": label.shape}
+    sizes = {f"{name}_dim{axis}": size for name, shape in shapes.items() for axis, size in enumerate(shape)}
+    features = {name: _list(1, volume.astype("<f4").tobytes()) for name, volume in volumes.items()}
     features |= {
         name: _list(3, b"".join(map(_varint, [value & (1 << 64) - 1]))) for name, value in (sizes | int64s).items()
     }

@@ -13,7 +13,7 @@ from bodies import body_case
 from conftest import run_command
 
 from scripts.check.cases import find_cases, find_lone_labels
-from scripts.check.command import TaskLabels, read_task
+from scripts.check.command import TaskLabels, check_cases, read_task
 from scripts.cli import main
 from scripts.errors import InputError
 
@@ -76,6 +76,29 @@ def test_folders_below_are_domains_and_sections(tmp_path: Path) -> None:
         ("mr", "training", "a_0000", True),
         ("mr", "test", "b_0000", False),
     ]
+
+
+def test_junk_of_macos_is_left_out_of_folders_and_found_in_lists(few: Path) -> None:
+    """Beside each volume of some archives lies a ``._`` file of its name, which is no volume."""
+    for name in ("ct_00_image", "ct_00_label"):
+        (few / f"._{name}.nii.gz").write_bytes(b"Mac OS X")
+    assert [case.name for case in find_cases([str(few)])] == ["ct_00_image", "ct_01_image"]
+    assert find_lone_labels([str(few)]) == []
+    (few / "ct.json").write_text(json.dumps({"training": [{"image": "._ct_00_image.nii.gz"}]}))
+    (case,) = check_cases(find_cases([str(few / "ct.json")]))[0]
+    assert [(finding.severity, finding.kind) for finding in case.findings] == [("error", "unusable file")]
+
+
+def test_a_dataset_json_without_lists_is_read_by_its_folders(few: Path) -> None:
+    """nnU-Net's second version lists nothing: names alone pair ``case_0000.nii.gz`` with ``case.nii.gz``."""
+    for old, new in (("image", "imagesTr/ct_0{}_0000.nii.gz"), ("label", "labelsTr/ct_0{}.nii.gz")):
+        for number in (0, 1):
+            (few / new.format(number)).parent.mkdir(exist_ok=True)
+            (few / f"ct_0{number}_{old}.nii.gz").rename(few / new.format(number))
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}
+    (few / "dataset.json").write_text(json.dumps(content | {"numTraining": 2}))
+    found = [(case.domain, case.name, Path(case.label or "").name) for case in find_cases([str(few)])]
+    assert found == [("few", "ct_00_0000", "ct_00.nii.gz"), ("few", "ct_01_0000", "ct_01.nii.gz")]
 
 
 @pytest.mark.parametrize("content", ["{}", '{"training": []}', "[]", "{"])

@@ -70,6 +70,15 @@ def test_absolute_paths_are_legal(data: Path, tmp_path: Path) -> None:
         ('{"name": "toy"}', r"there are: no lists"),
         ('{"training": [{"image": "gone.nii", "label": "gone.nii"}]}', r"gone.nii: found no such file.*list.json"),
         ('{"training": [{"image": "gone.nii.gz"}]}', r"found no label for .*gone.nii.gz"),
+        (
+            '{"training": [{"image": "a/._x.nii.gz", "label": "a/x.nii.gz"}]}',
+            r"list.json: found a name .* dot, ._x.nii.gz",
+        ),
+        (
+            '{"training": ["a.nii.gz"]}',
+            r"found an entry under 'training' that names no image: \"a.nii.gz\", expected ent",
+        ),
+        ('{"training": [{"label": "a.nii.gz"}]}', r"that names no image: \{\"label\": \"a.nii.gz\"\}"),
     ],
 )
 def test_a_wrong_list_gets_a_sentence(tmp_path: Path, content: str | None, match: str) -> None:
@@ -198,6 +207,27 @@ def test_an_image_without_its_label_gets_a_sentence(tmp_path: Path) -> None:
     folder = str(touch(tmp_path / "both", "a_image.nii.gz", "b_image.nii.gz", "a_label.nii.gz"))
     with pytest.raises(InputError, match=r"b_image\.nii\.gz: found no label for case 'b'"):
         folder_datalist(folder, folder, name="a", modality="A", validation_fraction=0.0)
+
+
+def test_a_decathlons_own_file_is_read(data: Path, tmp_path: Path) -> None:
+    """Test images are plain strings there, and paths begin at the file's folder, wherever the command is given."""
+    folder = touch(tmp_path / "set" / "imagesTs", "a.nii.gz").parent
+    (folder / "imagesTr").mkdir()
+    (folder / "imagesTr" / "b.nii.gz").write_bytes((data / "mr_0_image.nii.gz").read_bytes())
+    lists = {"training": [{"image": "./imagesTr/b.nii.gz"}], "test": ["./imagesTs/a.nii.gz"]}
+    content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}, "numTest": 1, **lists}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    listed = str(folder / "dataset.json")
+    assert read_datalist(listed, "test") == [{"image": str(folder / "imagesTs" / "a.nii.gz")}]
+    assert names_of(find_volumes(listed)) == ["b.nii.gz", "a.nii.gz"]
+    (folder / "dataset.json").rename(tmp_path / "dataset.json")
+    with pytest.raises(
+        InputError, match=r"a.nii.gz: found no such file, expected the volume that .*dataset.json lists"
+    ):
+        read_datalist(str(tmp_path / "dataset.json"), "test")
+    (tmp_path / "dataset.json").write_text(json.dumps({"domains": {"ct": content}}))
+    found = datalists_of_domains(str(tmp_path / "dataset.json"))["ct"]
+    assert (found["modality"], found["test"]) == ("CT", [{"image": str(tmp_path / "imagesTs" / "a.nii.gz")}])
 
 
 def test_domains_of_a_dataset_become_datalists(tmp_path: Path) -> None:

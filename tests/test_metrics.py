@@ -206,6 +206,17 @@ def test_case_results_agree_with_the_functions() -> None:
     assert result.volume_prediction_ml == pytest.approx(48 * 0.7 * 1.3 * 4.0 / 1000)
 
 
+def test_slices_without_a_label_count() -> None:
+    """Basal slices show a heart that annotators left out: what is found there costs Dice as any false positive."""
+    truth = np.zeros((6, 6, 5), np.uint8)
+    truth[2:4, 2:4, :3] = 1
+    prediction = truth.copy()
+    prediction[2:4, 2:4, 3] = 1
+    (found,) = evaluate_case(prediction, truth, spacing_mm=(1.25, 1.25, 8.0), label_names=["ventricle"])
+    assert found.dice == pytest.approx(2 * 12 / (16 + 12))
+    assert found.volume_difference_percent == pytest.approx(100 / 3)
+
+
 def test_touching_structures_are_measured_each_by_itself() -> None:
     truth, prediction = np.zeros((12, 12, 12), np.int16), np.zeros((12, 12, 12), np.int16)
     truth[2:10, 2:10, 2:10], truth[4:8, 4:8, 4:8] = 1, 2  # one structure inside the other

@@ -103,6 +103,14 @@ def test_decathlons_test_list_is_of_plain_strings(tmp_path: Path) -> None:
     assert lists["test"] == [{"image": f"{tmp_path}/imagesTs/1.nii.gz"}]
 
 
+@pytest.mark.parametrize("key", ["modality", "channel_names"])
+def test_a_modality_may_be_named_by_channel(tmp_path: Path, key: str) -> None:
+    """The Decathlon writes ``{"0": "CT"}`` where a word is enough, nnU-Net the same under another name."""
+    content = {key: {"0": "CT"}, "training": [{"image": "1.nii"}]}
+    assert sections_of(tmp_path, content)["lists"]["modality"] == "CT"
+    assert sections_of(tmp_path, content | {key: {"0": "T1", "1": "T2"}})["lists"]["modality"] == "T1 T2"
+
+
 @pytest.mark.parametrize("content", [{}, {"training": []}, {"training": [{}]}, {"domains": {"ct": {}}}, []])
 def test_a_file_without_a_volume_gets_a_sentence(tmp_path: Path, content: Any) -> None:
     with pytest.raises(

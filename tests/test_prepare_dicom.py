@@ -1,23 +1,17 @@
-"""DICOM series and CHAOS: geometry from positions, masks at the right slice; each trap has its test."""
+"""DICOM series: geometry from positions, and what is not one series; each trap has its test."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import itk
-import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
-from releases import OBLIQUE, assert_is_truth, chaos_geometry, sections, write_chaos_ct, write_chaos_mr
-from skimage.io import imread, imsave
+from releases import OBLIQUE
 
 from scripts.errors import InputError
-from scripts.prepare.case import FindOptions
 from scripts.prepare.dicom import FILES_AT_ONCE, read_series
-from scripts.prepare.report import print_report
-from scripts.prepare.run import Order, prepare
 
 AXIAL = np.eye(3)
 SPACING = (1.5, 2.0, 4.0)
@@ -36,10 +30,6 @@ def series(folder: Path, volume: np.ndarray, *, names: list[str] | None = None, 
     given = {"origin": np.array([-10.0, -20.0, 30.0]), "axes": AXIAL, "spacing": SPACING, **settings}
     stack(folder, volume, names=names or names_of(volume.shape[2]), **given)
     return folder
-
-
-def chaos(source: Path, out: Path, **find: object) -> dict:
-    return prepare(Order("chaos", source, out, find=FindOptions(**find), workers=1))
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
@@ -267,120 +257,3 @@ def test_positions_may_be_rounded(tmp_path: Path) -> None:
         position = (0, 0, round(index * 7 / 3, 2))  # 0, 2.33, 4.67, 7, 9.33
         write_slice(tmp_path / str(index), np.full((3, 3), index, np.uint16), position=position)
     assert np.linalg.norm(read_series(tmp_path).affine[:3, 2]) == pytest.approx(7 / 3, abs=0.01)
-
-
-def test_chaos_ct_has_its_masks_at_the_right_slices(tmp_path: Path) -> None:
-    source = write_chaos_ct(write_chaos_ct(tmp_path / "in", 5), 27)
-    chaos(source, tmp_path / "out")
-    image = assert_is_truth(tmp_path / "out", "ct_liver", "ct_liver_05", 5, [1])
-    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
-    assert image.header.get_zooms() == pytest.approx((1.5, 2.0, 40 / 11))  # not 3.2
-    assert sections(tmp_path / "out", "ct_liver") == {"training": ["ct_liver_05"], "validation": ["ct_liver_27"]}
-
-
-def test_chaos_mr_has_three_domains_that_do_not_mix(tmp_path: Path) -> None:
-    source = write_chaos_mr(write_chaos_mr(write_chaos_mr(tmp_path / "in", 1), 2), 36)
-    chaos(source, tmp_path / "out")
-    for domain, extra in (("mr", 1000), ("mr_t1_in", 1000), ("mr_t1_out", 1050)):
-        assert_is_truth(tmp_path / "out", domain, f"{domain}_02", 2, [1, 2, 3, 4], shift=extra)
-        assert sections(tmp_path / "out", domain) == {
-            "training": [f"{domain}_02"],
-            "validation": [f"{domain}_36"],
-            "test": [f"{domain}_01"],
-        }
-
-
-def test_series_that_are_missing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Case 2 without its out-of-phase series; case 3 with both phases in one folder, as some copies have them."""
-    source = write_chaos_mr(write_chaos_mr(write_chaos_mr(tmp_path / "in", 1), 2), 3)
-    shutil.rmtree(source / "Train_Sets/MR/2/T1DUAL/DICOM_anon/OutPhase")
-    dual = source / "Train_Sets/MR/3/T1DUAL/DICOM_anon"
-    for path in sorted(dual.glob("*/*.dcm")):
-        path.rename(dual / path.name)
-    report = chaos(source, tmp_path / "out")
-    assert report["missing_series"] == {"mr_t1_in": [3], "mr_t1_out": [2, 3]}
-    print_report(tmp_path / "out", report)
-    assert "mr_t1_out: no volume of 2, 3, of whom other series are there" in capsys.readouterr().out
-    assert chaos(source, tmp_path / "other", domain="mr")["missing_series"] == {}
-    whole = chaos(write_chaos_mr(tmp_path / "whole", 1), tmp_path / "third")
-    assert whole["missing_series"] == {}
-
-
-def test_chaos_test_cases_have_no_masks_and_are_left_out(tmp_path: Path) -> None:
-    source = write_chaos_mr(tmp_path / "in", 2)
-    (source / "Train_Sets").rename(source / "Test_Sets")
-    with pytest.raises(InputError, match="expected CHAOS: folders such as MR/1/T2SPIR/DICOM_anon"):
-        chaos(source, tmp_path / "out")
-
-
-@pytest.mark.parametrize("grey", [56, 63, 70])
-def test_chaos_grey_values_are_ranges(grey: int, tmp_path: Path) -> None:
-    source = write_chaos_mr(tmp_path / "in", 2)
-    for file in (source / "Train_Sets/MR/2/T2SPIR/Ground").iterdir():
-        picture = imread(file)
-        imsave(file, np.where(picture == 63, grey, picture).astype(np.uint8), check_contrast=False)
-    chaos(source, tmp_path / "out", domain="mr")
-    assert_is_truth(tmp_path / "out", "mr", "mr_02", 2, [1, 2, 3, 4], shift=1000)
-
-
-def change_mask(source: Path, change) -> None:
-    file = source / "Train_Sets/MR/2/T2SPIR/Ground/IMG-0004-00004.png"
-    imsave(file, change(imread(file)).astype(np.uint8), check_contrast=False)
-
-
-def grey_55(source: Path) -> None:
-    change_mask(source, lambda picture: np.where(picture > 0, 55, picture))
-
-
-def smaller(source: Path) -> None:
-    change_mask(source, lambda picture: picture[:, :-4])
-
-
-def coloured(source: Path) -> None:
-    change_mask(source, lambda picture: np.stack([picture] * 3, axis=-1))
-
-
-def one_fewer(source: Path) -> None:
-    (source / "Train_Sets/MR/2/T2SPIR/Ground/IMG-0004-00004.png").unlink()
-
-
-def none(source: Path) -> None:
-    for file in (source / "Train_Sets/MR/2/T2SPIR/Ground").iterdir():
-        file.unlink()
-    (source / "Train_Sets/MR/2/T2SPIR/Ground").rmdir()
-
-
-def no_picture(source: Path) -> None:
-    (source / "Train_Sets/MR/2/T2SPIR/Ground/IMG-0004-00004.png").write_bytes(b"\x89PNG cut")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (grey_55, r"found label value\(s\) 55 \(\d+ voxels\), expected only 0, above 55 up to 70, above 110 up to 135"),
-        (smaller, r"00004.png: found a mask of shape \(24, 26\), expected \(24, 30\) \(rows, columns\)"),
-        (coloured, r"00004.png: found a mask of shape \(24, 30, 3\)"),
-        (one_fewer, "found 10 PNG masks, expected 11, one per DICOM file"),
-        (none, r"Ground: found no such folder, expected 11"),
-        (no_picture, r"00004.png: found a picture that cannot be read"),
-    ],
-)
-def test_bad_masks_are_refused(damage, message: str, tmp_path: Path) -> None:
-    source = write_chaos_mr(tmp_path / "in", 2)
-    damage(source)
-    with pytest.raises(InputError, match=message):
-        chaos(source, tmp_path / "out", domain="mr")
-    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
-
-
-def test_two_chaos_folders_of_one_id(tmp_path: Path) -> None:
-    source = tmp_path / "in"
-    write_chaos_ct(source / "a", 5)
-    write_chaos_ct(source / "b", 5)
-    with pytest.raises(InputError, match="found a second series of ct_liver case 5"):
-        chaos(source, tmp_path / "out")
-
-
-def test_the_generator_runs_downwards() -> None:
-    """The trap is real: in file order, CHAOS's CT runs from head to feet."""
-    assert chaos_geometry(12)["axes"][2].tolist() == [0, 0, -1]

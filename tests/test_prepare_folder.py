@@ -131,6 +131,58 @@ def test_a_value_that_the_map_does_not_name(tmp_path: Path) -> None:
         run(source / "images", tmp_path / "out", "7:1", labels=source / "labels", validation=0.0)
 
 
+def write_acdc_order(folder: Path, numbers: tuple[int, ...] = (1, 2), highest: int = 3) -> Path:
+    """``subject1_DE.nii.gz`` and its label map in one folder, as CycleMix's copy of the late enhancements has them."""
+    world = world_of(SHAPE, MR_AFFINE)
+    for number in numbers:
+        save(folder / f"subject{number}_DE.nii.gz", true_image(world, number), MR_AFFINE)
+        save(folder / f"subject{number}_DE_manual.nii.gz", true_label(world, list(range(1, highest + 1))), MR_AFFINE)
+    return folder
+
+
+def test_hearts_that_count_otherwise_are_mapped(tmp_path: Path) -> None:
+    """1 right ventricle, 2 myocardium, 3 left ventricle there; 1 myocardium, 2 left, 3 right ventricle here."""
+    source = write_acdc_order(tmp_path / "in")
+    with pytest.raises(InputError, match=r"found other files \(subject1_DE.nii.gz, .*patient1_C0.nii.gz"):
+        prepare(Order("mscmr", source, tmp_path / "out"))
+    run(source, tmp_path / "out", "1:3,2:1,3:2", labels=source, domain="lge", validation=0.0)
+    assert_is_truth(tmp_path / "out", "lge", "subject1_de", 1, [3, 1, 2])
+
+
+def test_the_unlabelled_voxels_of_scribbles_are_no_class(tmp_path: Path) -> None:
+    """4 means that nobody looked: neither a structure nor background."""
+    source = write_acdc_order(tmp_path / "in", numbers=(1,), highest=4)
+    with pytest.raises(InputError, match=r"found label value\(s\) 4 \(\d+ voxels\), expected only 0, 1, 2, 3"):
+        run(source, tmp_path / "out", "1:3,2:1,3:2", labels=source, domain="lge", validation=0.0)
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+
+
+def test_cases_that_were_numbered_from_0_keep_their_names(tmp_path: Path) -> None:
+    """As SABS numbers BTCV; with names of its own, ``image_0``, it is no BTCV, and here no split goes by numbers."""
+    world = world_of(SHAPE, CT_AFFINE)
+    for number in (0, 2, 10):
+        save(tmp_path / "in" / f"image_{number}.nii.gz", true_image(world, number), CT_AFFINE)
+        save(tmp_path / "in" / f"label_{number}.nii.gz", true_label(world, [6, 2, 3, 1]), CT_AFFINE)
+    with pytest.raises(InputError, match=r"found other files \(image_0.nii.gz, .*img0001.nii.gz and label0001"):
+        prepare(Order("btcv", tmp_path / "in", tmp_path / "out"))
+    mapping = "6:1,2:2,3:3,1:4"
+    run(tmp_path / "in", tmp_path / "out", mapping, labels=tmp_path / "in", domain="ct", validation=0.0)
+    assert sections(tmp_path / "out", "ct") == {"training": ["0", "2", "10"]}
+    assert_is_truth(tmp_path / "out", "ct", "10", 10, [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("name", ["case1_000.png", "case1.h5", "case1.npy"])
+def test_pictures_and_arrays_are_no_volumes(name: str, tmp_path: Path) -> None:
+    """Stacks of PNG were scaled slice by slice and their labels are binary; arrays have no spacing and no position."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(b"\x89PNG")
+    message = (
+        rf"found other files \({name} ...\), expected a folder of images: NIfTI images, or folders of DICOM slices"
+    )
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "in", tmp_path / "out")
+
+
 def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}

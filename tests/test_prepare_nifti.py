@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel as nib
@@ -25,6 +27,7 @@ from releases import (
 from scripts.data.datalists import read_datalist
 from scripts.errors import InputError
 from scripts.prepare.case import FindOptions
+from scripts.prepare.nifti import read_pair
 from scripts.prepare.run import Order, prepare
 
 
@@ -84,6 +87,36 @@ def test_btcv_has_four_organs_left_of_thirteen(tmp_path: Path) -> None:
     }
 
 
+def change_label(source: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    path = source / "RawData" / "Training" / "label" / "label0002.nii.gz"
+    save(path, change(np.asarray(nib.load(path).dataobj)).astype(np.uint8), CT_AFFINE)
+
+
+def test_the_other_nine_organs_of_btcv_are_background_and_a_fourteenth_is_unknown(tmp_path: Path) -> None:
+    """Gallbladder to adrenal glands, 4, 5 and 7 to 13, become 0; a value that the release does not have never does."""
+    source = write_btcv(tmp_path / "in", [2])
+    other = {6: 5, 2: 7, 3: 9, 1: 10, 4: 12, 8: 4, 11: 8}
+    change_label(source, lambda label: np.vectorize(lambda value: other.get(int(value), int(value)))(label))
+    run("btcv", source, tmp_path / "out")
+    assert_is_truth(tmp_path / "out", "ct", "ct_0002", 2, [0] * 8)
+    change_label(source, lambda label: np.where(label == 13, 14, label))
+    with pytest.raises(
+        InputError, match=r"label0002.nii.gz: found label value\(s\) 14 \(\d+ voxels\), expected only 0, 1"
+    ):
+        run("btcv", source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [0, 11, 20, 61])
+def test_a_btcv_that_was_numbered_anew_is_refused(number: int, tmp_path: Path) -> None:
+    """SABS counts the same thirty from 0 to 29: its 1, 9 and so on are other people than the published test cases."""
+    source = write_btcv(tmp_path / "in", [2, number])
+    with pytest.raises(
+        InputError, match=rf"{number:04d}.nii.gz: found case {number}, expected ids 1 to 10 and 21 to 40"
+    ):
+        run("btcv", source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_btcv_test_cases_have_no_labels_and_are_left_out(tmp_path: Path) -> None:
     source = write_btcv(tmp_path / "in", [1, 2])
     world = world_of((20, 18, 15), CT_AFFINE)
@@ -118,6 +151,17 @@ def test_mscmr_keeps_its_oblique_axes_and_sorts_by_number(tmp_path: Path) -> Non
     }
     # The target's training images have no labels in the release, and need none.
     assert sections(tmp_path / "out", "lge") == {"training": ["lge_06", "lge_10"], "validation": ["lge_01"]}
+
+
+def test_an_mscmr_in_the_order_of_acdc_is_refused(tmp_path: Path) -> None:
+    """Copies that count 1 right ventricle, 2 myocardium, 3 left ventricle would exchange all three if taken as ours."""
+    source = write_mscmr(tmp_path / "in", {"C0": [6]}, {})
+    path = source / "patient6_C0_manual.nii.gz"
+    label = nib.load(path)
+    voxels = np.asarray(label.dataobj)
+    save(path, np.select([voxels == 600, voxels == 200, voxels == 500], [1, 2, 3]).astype(np.int16), label.affine)
+    with pytest.raises(InputError, match=r"value\(s\) 1 \(.*, 2 \(.*, 3 \(.*, expected only 0, 200, 500, 600; .*--map"):
+        run("mscmr", source, tmp_path / "out")
 
 
 def test_one_domain_alone(tmp_path: Path) -> None:
@@ -168,6 +212,21 @@ def test_a_label_on_another_grid_is_refused_unless_the_image_is_trusted(tmp_path
     report = run("mmwhs", source, tmp_path / "out", trust_image=True)
     assert "differed by up to 2 mm; the image's was taken" in report["domains"]["ct"]["notes"]["ct_1001"][0]
     assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
+
+
+@pytest.mark.parametrize(("gap_mm", "is_one_grid"), [(9e-4, True), (2e-3, False)])
+def test_grids_agree_within_a_thousandth_of_a_millimetre_wherever_they_lie(
+    gap_mm: float, is_one_grid: bool, tmp_path: Path
+) -> None:
+    """Half a metre from the origin, a share of the offset would be five times the tolerance."""
+    affine, moved = CT_AFFINE.copy(), CT_AFFINE.copy()
+    affine[:3, 3] += 500
+    moved[:3, 3] = affine[:3, 3] + gap_mm
+    image = save(tmp_path / "image.nii.gz", true_image(world_of((20, 18, 15), CT_AFFINE), 1), affine)
+    label = save(tmp_path / "label.nii.gz", np.zeros((20, 18, 15), np.uint8), moved)
+    fault = pytest.raises(InputError, match=r"label.nii.gz: found an affine that differs by up to 0.00\d+ mm")
+    with nullcontext() if is_one_grid else fault:
+        assert read_pair(image, label).label is not None
 
 
 def interpolate(source: Path) -> None:

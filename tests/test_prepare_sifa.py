@@ -144,6 +144,41 @@ def test_what_the_release_adds_and_an_empty_label_are_legal(tmp_path: Path) -> N
     assert not np.asarray(label.dataobj).any()
 
 
+def test_masks_as_bytes_and_a_label_of_one_channel_are_read(tmp_path: Path) -> None:
+    """The release adds 4,096 ones as ``mask_vol``; a comment in its loader says that labels have one channel."""
+    image, label = slice_triple(8)
+    path = tmp_path / "mr_train_slice0.tfrecords"
+    path.write_bytes(tfrecord(image, label[..., 1:2], mask_vol=np.ones(4096, np.float32), mask_scale=4))
+    (payload,) = read_records(path)
+    assert len(parse_example(payload)["mask_vol"][0]) == 16_384
+    read = read_slice(path)
+    assert np.array_equal(read[0], image[..., 1])
+    assert np.array_equal(read[1], label[..., 1])
+
+
+@pytest.mark.parametrize("place", ["mr_hearts/{0}_train_slice{1}", "mr_ct/{0}/structures/train_slice{1}"])
+def test_letters_elsewhere_in_a_path_do_not_make_an_mr_of_a_ct(place: str, tmp_path: Path) -> None:
+    """SIFA looks for ``mr`` or ``ct`` anywhere in a list's path and takes that modality's constants."""
+    for domain in ("ct", "mr"):
+        for index in range(2):
+            write_record(tmp_path / "in" / f"{place.format(domain, index)}.tfrecords", index)
+    run(tmp_path / "in", tmp_path / "out")
+    for domain in ("ct", "mr"):
+        image = nib.load(tmp_path / "out" / domain / f"{domain}_training_000_image.nii.gz")
+        expected = scaled(slice_triple(1)[0][..., 1], domain)
+        assert image.shape == (6, 5, 2)
+        assert np.allclose(np.asarray(image.dataobj)[..., 1], expected, atol=1e-6)
+
+
+def test_lists_of_paths_are_not_needed(tmp_path: Path) -> None:
+    """SIFA's list reader drops the last character of every line, and so of the last path without a line's end."""
+    paths = [write_record(tmp_path / "in" / f"ct_train_slice{index}.tfrecords", index) for index in range(3)]
+    (tmp_path / "in" / "datalist").mkdir()
+    (tmp_path / "in" / "datalist" / "training_ct.txt").write_text("\n".join(map(str, paths)))
+    run(tmp_path / "in", tmp_path / "out")
+    assert nib.load(tmp_path / "out" / "ct" / "ct_training_000_image.nii.gz").shape == (6, 5, 3)
+
+
 def test_two_archives_with_one_id(tmp_path: Path) -> None:
     source = write_release(tmp_path / "in")
     (source / "copy_ct").mkdir()
@@ -169,9 +204,9 @@ def test_the_report_says_where_the_release_peeks(tmp_path: Path) -> None:
     assert any("taken as 0" in note for note in report["domains"]["ct"]["notes"]["ct_training_000"])
 
 
-def test_the_datalist_says_that_no_spacing_is_known(tmp_path: Path) -> None:
+def test_the_datalist_says_that_neither_spacing_nor_unit_is_known(tmp_path: Path) -> None:
     run(write_release(tmp_path / "in"), tmp_path / "out")
-    assert not any(case.has_spacing for case in find_cases([str(tmp_path / "out")]))
+    assert not any(case.has_spacing or case.has_unit for case in find_cases([str(tmp_path / "out")]))
 
 
 def test_it_cannot_be_made_clean(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from conftest import CONFIGS
 from releases import (
     CENTRES,
     save,
+    sections,
     true_image,
     true_label,
     world_of,
@@ -22,13 +23,15 @@ from releases import (
     write_chaos_ct,
     write_chaos_mr,
     write_mmwhs,
+    write_mscmr,
 )
 
 from scripts.check.cases import find_cases
 from scripts.check.command import check_cases
 from scripts.errors import InputError
-from scripts.prepare.case import FindOptions
+from scripts.prepare.case import Case, FindOptions
 from scripts.prepare.crops import CropAroundLabeld
+from scripts.prepare.protocol_file import build_steps
 from scripts.prepare.rules import Rules, dataset_names, read_rules
 from scripts.prepare.run import Order, prepare
 
@@ -74,7 +77,7 @@ def test_a_protocol_speaks_of_domains_and_tasks_that_exist(pair: tuple[str, str]
     assert set(chosen) <= {"tasks", "peeks", "chosen_here", "domains"}
     for domain in chosen["domains"].values():
         assert set(domain) <= {"labels", "splits", "grid", "crop", "intensity"}
-        assert set(domain.get("splits", {})) <= {"validation", "test"}
+        assert set(domain.get("splits", {})) <= {"validation", "test", "unlisted"}
     assert set(rules.metric) == {"grid", "distance", "missing_structure"}
     assert all((CONFIGS / "tasks" / f"{task}.yaml").is_file() for task in rules.tasks)
 
@@ -91,14 +94,72 @@ def test_written_label_values_are_the_tasks_own(pair: tuple[str, str]) -> None:
                 assert set(domain.labels.written) == named
 
 
+@pytest.mark.parametrize(
+    ("domain", "validation"), [("ct", [1005, 1011, 1015]), ("mr", [1012, 1015, 1016])], ids=["ct", "mr"]
+)
+def test_hearts_validate_on_published_cases_that_are_no_test_cases(domain: str, validation: list[int]) -> None:
+    """Those of A&D and GenericSSL: SIFA's own are not known, and its users choose on the test cases."""
+    splits = read_rules("mmwhs", None).of(domain).splits
+    assert splits["validation"] == validation
+    assert not set(validation) & set(splits["test"])
+
+
+@pytest.mark.parametrize(("domain", "low", "high"), [("ct", -2.8, 3.2), ("mr", -1.8, 4.4)])
+def test_sifas_z_scores_are_scaled_by_its_present_constants(domain: str, low: float, high: float) -> None:
+    """Not by the -1.9 and 3.0 that its paper's CT model had, which stand in old copies of its code; nothing is cut."""
+    scale = build_steps(read_rules("sifa", None).of(domain).steps)
+    scaled = scale({"image": torch.tensor([[[[low, (low + high) / 2, high, high + (high - low)]]]])})["image"]
+    assert scaled.flatten().tolist() == pytest.approx([-1, 0, 1, 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("pair", known(), ids="-".join)
+def test_protocols_resample_labels_by_the_nearest_neighbour(pair: tuple[str, str]) -> None:
+    """Anything else writes 312 between 205 and 420, or a class between two classes."""
+    steps = [step for domain in rules_of(pair).domains.values() for step in domain.steps if "mode" in step]
+    modes = [step["mode"] for step in steps if step["_target_"] in ("Spacingd", "Resized")]
+    assert all(mode[1] == "nearest" for mode in modes)
+    assert bool(modes) is (pair[1] in ("sifa", "dar") and pair[0] != "sifa")
+
+
+def people(rules: Rules, domain: str, section: str) -> set[int]:
+    """Ids of MS-CMRSeg's 45 patients that a section of a domain lists."""
+    cases = [Case(domain, f"{domain}_{number}", number, (), lambda: None) for number in range(1, 46)]
+    return {case.number for case in cases if section in rules.of(domain).sections_of(case)}
+
+
+@pytest.mark.parametrize("protocol", ["clean", "disjoint"])
+def test_nobody_is_tested_who_trained_in_another_sequence(protocol: str) -> None:
+    """The same 45 people in every sequence: a test patient's other volume must not train either."""
+    rules = read_rules("mscmr", protocol)
+    trained = set().union(*(people(rules, domain, "training") for domain in rules.domains))
+    for domain in rules.domains:
+        assert people(rules, domain, "test") == set(range(31, 46))
+        assert not trained & (people(rules, domain, "test") | people(rules, domain, "validation"))
+
+
+def test_halves_of_the_people_train_in_source_and_target(tmp_path: Path) -> None:
+    """For strictly different people in source and target; under ``clean`` the report says that they are the same."""
+    rules = read_rules("mscmr", "disjoint")
+    assert people(rules, "bssfp", "training") == set(range(6, 19))
+    assert people(rules, "lge", "training") == set(range(19, 31))
+    source = write_mscmr(tmp_path / "in", {"C0": [1, 6, 19], "LGE": [6, 19, 31]}, {})
+    report = prepare(Order("mscmr", source, tmp_path / "out", "disjoint"))
+    assert sections(tmp_path / "out", "bssfp") == {"training": ["bssfp_06"], "validation": ["bssfp_01"]}
+    assert sections(tmp_path / "out", "lge") == {"training": ["lge_19"], "test": ["lge_31"]}
+    assert report["domains_left_out"] == ["t2"]
+    same = prepare(Order("mscmr", source, tmp_path / "same"))
+    assert "The same patients were imaged in all sequences" in same["limits"][0]
+    assert "--protocol disjoint" in same["limits"][0]
+
+
 def test_clean_has_no_step_and_disjoint_lists() -> None:
-    for pair in [pair for pair in known() if pair[1] == "clean"]:
+    for pair in [pair for pair in known() if pair[1] in ("clean", "disjoint")]:
         for domain in rules_of(pair).domains.values():
             assert domain.steps == []
             assert not set(domain.splits.get("validation", [])) & set(domain.splits.get("test", []))
 
 
-@pytest.mark.parametrize("pair", [pair for pair in known() if pair[1] != "clean"], ids="-".join)
+@pytest.mark.parametrize("pair", [pair for pair in known() if pair[1] in ("sifa", "dar")], ids="-".join)
 def test_what_looks_at_labels_says_that_it_peeks(pair: tuple[str, str]) -> None:
     rules = rules_of(pair)
     assert rules.peeks

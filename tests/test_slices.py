@@ -104,6 +104,7 @@ def test_blank_slices_are_dropped_with_their_labels(tmp_path: Path) -> None:
     made = SliceSet([item], loading("image", "label"))
     assert made.labels[:, 0, 0, 0].tolist() == [1, 3]
     assert made.case_of.tolist() == [0, 0]
+    np.testing.assert_allclose(made.images[:, 0], np.moveaxis(voxels[..., [1, 3]], 2, 0) / 50 - 1, atol=1e-6)
 
 
 def test_no_case_gets_a_sentence() -> None:
@@ -278,6 +279,17 @@ def test_every_slice_comes_up() -> None:
     seen = torch.cat([ours.batch(index)["label"][:, 0, 0, 0] for index in range(100)])
     # 400 draws of 20: the chance of a given one never coming is 0.95^400 = 1e-9.
     assert seen.unique().numel() == 20
+
+
+def test_one_patients_two_sequences_are_not_drawn_together() -> None:
+    """The same people lie at the same places of both lists; drawing both by one order would pair them."""
+    both = [fake_set(20, 0.0, labels=True), fake_set(20, 0.0, labels=False)]
+    ours = UnpairedSliceBatches(source=both[0], target=both[1], batch_size=8, augmentation=BatchAugmentation(), seed=3)
+    drawn = [ours.batch(index) for index in range(200)]
+    source, target = (torch.cat([batch[key][:, 0, 0, 0] for batch in drawn]) for key in ("image", "target_image"))
+    # By chance one in twenty meets itself: 80 of 1600, standard deviation 9.
+    assert 40 < int((source == target).sum()) < 120
+    assert abs(float(torch.corrcoef(torch.stack([source, target]))[0, 1])) < 0.1
 
 
 def test_the_labelled_domain_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +13,14 @@ from conftest import FILE_VALUES, MR_AFFINE, write_volume
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from scripts.data.volumes import KeepBodyd, LabelsToClassesd, LoadVolumed
+from scripts.data.volumes import (
+    AFFINE_TOLERANCE_MM,
+    QFORM_TOLERANCE_MM,
+    KeepBodyd,
+    LabelsToClassesd,
+    LoadVolumed,
+    header_gap_mm,
+)
 from scripts.errors import InputError, find_input_error
 
 RAMP = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
@@ -40,13 +48,51 @@ def test_a_volume_comes_channel_first_with_its_affine(tmp_path: Path) -> None:
     assert image.meta["filename_or_obj"] == str(tmp_path / "a.nii.gz")
 
 
-def test_a_label_on_the_images_grid_is_taken(tmp_path: Path) -> None:
-    # Headers written by different tools differ in the last digits: a hundredth of a millimetre is the same place.
-    case = load(
-        image=write_volume(tmp_path / "a.nii.gz", RAMP, MR_AFFINE),
-        label=write_volume(tmp_path / "b.nii", np.zeros_like(RAMP), MR_AFFINE + 0.005),
-    )
-    assert case["label"].shape == (1, 4, 5, 6)
+@pytest.mark.parametrize("entry", [(0, 3), (2, 2), (0, 1)], ids=["origin", "spacing", "direction"])
+@pytest.mark.parametrize(("gap_mm", "is_one_grid"), [(9e-4, True), (1.1e-3, False), (8e-3, False)])
+def test_grids_agree_within_a_thousandth_of_a_millimetre(
+    entry: tuple[int, int], gap_mm: float, is_one_grid: bool, tmp_path: Path
+) -> None:
+    """Tools differ in the last digits of a header, 4.99998 for 5; a hundredth in a spacing is voxels at the far end.
+
+    Half a metre from the origin, as a gap is no share of where the volume lies.
+    """
+    affine = MR_AFFINE.copy()
+    affine[:3, 3] += 500
+    moved = affine.copy()
+    moved[entry] += gap_mm
+    image = write_volume(tmp_path / "a.nii.gz", RAMP, affine)
+    label = write_volume(tmp_path / "b.nii", np.zeros_like(RAMP), moved)
+    if is_one_grid:
+        assert load(image=image, label=label)["label"].shape == (1, 4, 5, 6)
+    else:
+        with pytest.raises(
+            InputError, match=r"b.nii: found an affine that differs by up to 0.00\d+ mm, expected .*a.nii"
+        ):
+            load(image=image, label=label)
+
+
+def test_a_quaternion_that_is_rounded_is_no_second_position() -> None:
+    """In single precision it turns axes that are straight but for a tenth of a degree by hundredths of one."""
+    angle = np.deg2rad(0.06)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine[:3, :3] = affine[[0, 2, 1], :3][:, [0, 2, 1]] @ np.diag([-1.25, 1.25, 7.7])
+    file = nib.Nifti1Image(RAMP, affine)
+    file.set_sform(affine, code=1)
+    file.set_qform(affine, code=1)
+    read = nib.Nifti1Header.from_fileobj(BytesIO(file.header.binaryblock))
+    assert AFFINE_TOLERANCE_MM < header_gap_mm(read) < QFORM_TOLERANCE_MM
+
+
+@pytest.mark.parametrize(("values", "found"), [([-1.0, 1.0], "values -1 to 1"), ([0.0, 255.0], "values 0 to 255")])
+def test_a_ct_without_air_and_fat_has_another_unit(values: list[float], found: str) -> None:
+    """Scaled or stored in 8 bits, it would be one grey in a window of Hounsfield units, all of it patient."""
+    image = torch.full((1, 16, 16, 3), values[0])
+    image[:, 4:12, 4:12] = values[1]
+    volume = MetaTensor(image, affine=torch.eye(4))
+    with pytest.raises(InputError, match=rf"found no air and no fat: no value below -50, {found}, expected a CT in HU"):
+        KeepBodyd("image", threshold=-110.0)({"image": volume})
 
 
 def test_a_missing_key_may_be_allowed(tmp_path: Path) -> None:

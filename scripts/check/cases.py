@@ -75,6 +75,7 @@ class CaseFiles:
         protocol: what prepared the volumes, as the datalist says; may be empty.
         shared_sections: lists that hold the same cases because the protocol says so.
         has_spacing: whether its headers' spacing means anything; a datalist may say ``"has_spacing": false``.
+        has_unit: whether its intensities are in the scanner's unit; a datalist may say ``"has_unit": false``.
     """
 
     domain: str
@@ -87,6 +88,7 @@ class CaseFiles:
     protocol: str = ""
     shared_sections: tuple[str, ...] = ()
     has_spacing: bool = True
+    has_unit: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +288,7 @@ def _case_files(domain: str, section: str, entry: dict[str, str], datalist: dict
         protocol=str(datalist.get("protocol", "")),
         shared_sections=tuple(str(datalist.get("shared_sections", "")).split()),
         has_spacing=datalist.get("has_spacing", True) is not False,
+        has_unit=datalist.get("has_unit", True) is not False,
     )
 
 

@@ -41,11 +41,14 @@ class TaskLabels:
         names: names of the structures by their value in the files; empty where nothing is known.
         background: values that count as background, besides 0.
         keeps_stored_axes: whether the stored axes are the common frame (``orientation: null``).
+        scaled_within: lowest and highest intensity where the task takes volumes that are already scaled; None where it
+            scales them itself.
     """
 
     names: Mapping[float, str]
     background: tuple[float, ...] = ()
     keeps_stored_axes: bool = False
+    scaled_within: tuple[float, float] | None = None
 
     @property
     def known(self) -> tuple[float, ...] | None:
@@ -109,7 +112,7 @@ def judge_cases(cases: Sequence[Case], labels: TaskLabels) -> list[Finding]:
         cases: of all domains.
         labels: what is known of their label maps.
     """
-    alone = {id(case): judge_case(case, labels.names, labels.known) for case in cases}
+    alone = {id(case): judge_case(case, labels.names, labels.known, labels.scaled_within) for case in cases}
     findings = [finding for case in cases for finding in alone[id(case)]]
     upright = [case for case in cases if all(f.kind != "label mirrored against its image" for f in alone[id(case)])]
     axes = STORED_AXES if labels.keeps_stored_axes else AXES
@@ -141,7 +144,19 @@ def read_task(path: str) -> TaskLabels:
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         found = f"a file without them ({type(error).__name__}: {str(error).splitlines()[0]})"
         raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
-    return TaskLabels(names=paired, background=background, keeps_stored_axes=content.get("orientation", "RAS") is None)
+    return TaskLabels(
+        names=paired,
+        background=background,
+        keeps_stored_axes=content.get("orientation", "RAS") is None,
+        scaled_within=_scaled_within(content),
+    )
+
+
+def _scaled_within(task: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The range that both domains' volumes must already have, if the task has a ``RequireRanged`` for both."""
+    steps = [task.get(f"{side}_intensity") for side in ("source", "target")]
+    limits = [step["within"] for step in steps if isinstance(step, Mapping) and "within" in step]
+    return (float(limits[0][0]), float(limits[0][1])) if len(limits) == 2 else None
 
 
 def _names_without_task(files: Sequence[CaseFiles]) -> TaskLabels:

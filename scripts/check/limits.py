@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scripts.data.volumes import CT_FAT_HU, QFORM_TOLERANCE_MM
+
 __all__ = ["LIMITS", "VOLUMES_ML", "Limits"]
 
 VOLUMES_ML = {
@@ -29,11 +31,14 @@ class Limits:
     largest_field_mm: float = 2500.0
     """Longest edge of a volume: above it, likewise."""
 
-    header_gap_mm: float = 0.01
+    header_gap_mm: float = QFORM_TOLERANCE_MM
     """Difference between qform and sform from which on libraries disagree about a volume's place."""
 
-    ct_air_hu: float = -50.0
+    ct_air_hu: float = CT_FAT_HU
     """A CT in HU shows something below this (fat or air); one whose lowest values lie above has another unit."""
+
+    mr_scaled: float = 10.0
+    """An MR in the scanner's unit reaches hundreds; one whose 99.5th percentile lies below was scaled or z-scored."""
 
     most_values: int = 64
     """Distinct values of a label map above which they are no classes."""

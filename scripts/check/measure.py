@@ -18,7 +18,7 @@ from scripts.check.fingerprints import detail_of, spectrum_of
 from scripts.check.labels import LabelMap, find_structures, ranked, rim_shares
 from scripts.check.limits import LIMITS
 from scripts.check.pictures import draw_views
-from scripts.data.volumes import LoadVolumed, header_gap_mm
+from scripts.data.volumes import LoadVolumed, affine_gap_mm, header_gap_mm
 from scripts.errors import InputError
 
 __all__ = ["measure_case"]
@@ -127,7 +127,7 @@ def _measure_label(case: Case, opened: _Opened, label: _Array, label_affine: _Ar
     counts = {**values.negative, **dict(zip(values.values.tolist(), values.counts.tolist(), strict=True))}
     case.volumes_ml = {value: count * voxel_ml for value, count in counts.items() if value != 0}
     case.label_shape = label.shape
-    case.affine_gap_mm = float(np.abs(label_affine - opened.header_affine).max())
+    case.affine_gap_mm = affine_gap_mm(label_affine, opened.header_affine)
     if case.volumes_ml:
         case.label_digest = hashlib.sha256(label.tobytes()).hexdigest()
     if label.shape != opened.voxels.shape:

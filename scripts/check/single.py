@@ -14,17 +14,23 @@ __all__ = ["judge_case", "listed"]
 _AXES = ("first", "second", "third")
 
 
-def judge_case(case: Case, names: Mapping[float, str], known: Collection[float] | None) -> list[Finding]:
+def judge_case(
+    case: Case,
+    names: Mapping[float, str],
+    known: Collection[float] | None,
+    scaled_within: tuple[float, float] | None = None,
+) -> list[Finding]:
     """Everything that is wrong with a case whatever the others look like.
 
     Args:
         case: as measured.
         names: names of the structures by value; those that every label map should show.
         known: every value that a label map may have besides 0, or None if any may occur.
+        scaled_within: lowest and highest intensity of volumes that are already scaled; None if they are not.
     """
     if not case.shape:
         return list(case.findings)
-    checks = [_field_of_view(case), _headers(case), _unit(case)]
+    checks = [_field_of_view(case), _headers(case), _unit(case, scaled_within)]
     if case.label_shape:
         checks += [_grid(case), *_values(case, names, known), _rims(case), _mirrored_label(case)]
     return [*case.findings, *(finding for finding in checks if finding is not None)]
@@ -65,13 +71,24 @@ def _headers(case: Case) -> Finding | None:
     return _finding(case, "warning", "two positions in one header", found, "one position", remedy)
 
 
-def _unit(case: Case) -> Finding | None:
-    lowest = min(case.percentiles.values())
-    if "CT" not in case.files.modality.upper().split() or lowest < LIMITS.ct_air_hu:
-        return None
-    found, expected = f"no value below {lowest:g} in a CT", "air and fat below 0 HU"
-    remedy = "apply the rescale slope and intercept, or choose an intensity window for this unit"
-    return _finding(case, "warning", "not in Hounsfield units", found, expected, remedy)
+def _unit(case: Case, scaled_within: tuple[float, float] | None) -> Finding | None:
+    lowest, highest = min(case.percentiles.values()), max(case.percentiles.values())
+    if scaled_within is not None:
+        if scaled_within[0] <= lowest and highest <= scaled_within[1]:
+            return None
+        found, expected = f"intensities of {lowest:.4g} to {highest:.4g}", "volumes scaled to about -1 to 1"
+        remedy = "prepare them with the protocol of this task file, or take the task file for volumes in their own unit"
+        return _finding(case, "error", "not scaled", found, expected, remedy)
+    modality = case.files.modality.upper().split() if case.files.has_unit else []
+    if "CT" in modality and lowest >= LIMITS.ct_air_hu:
+        found, expected = f"no value below {lowest:g} in a CT", "air and fat below 0 HU"
+        remedy = "apply the rescale slope and intercept, or choose an intensity window for this unit"
+        return _finding(case, "warning", "not in Hounsfield units", found, expected, remedy)
+    if "MR" in modality and highest <= LIMITS.mr_scaled:
+        found, expected = f"an MR of {lowest:.3g} to {highest:.3g}", "the scanner's unit, up to hundreds"
+        remedy = "take the original if there is one: what a window or a scale per slice has cut off is lost"
+        return _finding(case, "warning", "already scaled", found, expected, remedy)
+    return None
 
 
 def _grid(case: Case) -> Finding | None:

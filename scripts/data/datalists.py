@@ -33,7 +33,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-PREPARED = ("protocol", "has_spacing", "shared_sections")
+PREPARED = ("protocol", "has_spacing", "has_unit", "shared_sections")
 """What ``prepare`` writes into a datalist for those who look at data; :mod:`scripts.prepare.report` says what it is."""
 
 
@@ -58,8 +58,9 @@ def read_datalist(
         may_be_missing: whether a file that is not there is no case, and said in the log, rather than an error.
 
     Raises:
-        InputError: the file or a volume is missing, the section is missing or empty, a label is missing, or, with
-            ``distinct_names``, a name stands for two images or an image has two labels.
+        InputError: the file or a volume is missing or has a name that starts with a dot, the section is missing or
+            empty, an entry is none, a label is missing, or, with ``distinct_names``, a name stands for two images or
+            an image has two labels.
     """
     if path is None:
         return []
@@ -79,6 +80,7 @@ def read_datalist(
             expected="at least one",
             remedy="add cases to that list, or choose another list",
         )
+    _check_entries(content[section], listed, section)
     entries = load_decathlon_datalist(str(listed), is_segmentation=True, data_list_key=section)
     items = [_existing_item(entry, listed, needs_label) for entry in entries]
     return _distinctly_named(items, listed) if distinct_names else items
@@ -122,7 +124,7 @@ def all_sections(path: str) -> dict[str, dict[str, Any]]:
     datalists = {}
     for name, domain in domains.items():
         lists = {key: _entries(value, file.parent) for key, value in domain.items() if isinstance(value, list)}
-        head = {"name": name, "modality": domain.get("modality", name), "labels": content.get("labels", {})}
+        head = {"name": name, "modality": _modality(domain, name), "labels": content.get("labels", {})}
         head |= {key: domain[key] for key in PREPARED if key in domain}
         datalists[name] = head | {key: entries for key, entries in lists.items() if entries}
     if not any(isinstance(value, list) for datalist in datalists.values() for value in datalist.values()):
@@ -199,7 +201,7 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
         }
         datalists[name] = {
             "name": name,
-            "modality": domain.get("modality", name),
+            "modality": _modality(domain, name),
             "labels": content.get("labels", {}),
         } | lists
     return datalists
@@ -272,6 +274,20 @@ def _read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
     return content
 
 
+def _check_entries(entries: list[Any], listed: Path, section: str) -> None:
+    """Refuse what MONAI's reader would stumble over; it takes plain strings under ``test`` alone, as the Decathlon."""
+    if section == "test" and all(isinstance(entry, str) for entry in entries):
+        return
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
+            raise InputError(
+                file=listed,
+                found=f"an entry under '{section}' that names no image: {json.dumps(entry)[:80]}",
+                expected='entries such as {"image": "a_image.nii.gz", "label": "a_label.nii.gz"}',
+                remedy="correct that list",
+            )
+
+
 def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> Item:
     item = {"image": str(entry["image"])}
     if needs_label:
@@ -284,6 +300,10 @@ def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) ->
             )
         item["label"] = str(entry["label"])
     for path in item.values():
+        if Path(path).name.startswith("."):
+            remedy = "take it out of the list: macOS leaves such a file beside each real one"
+            found = f"a name that starts with a dot, {Path(path).name}"
+            raise InputError(file=listed, found=found, expected="volumes", remedy=remedy)
         if not os.path.isfile(path):
             remedy = "correct the path in the datalist, or put the file there"
             raise InputError(file=path, found="no such file", expected=f"the volume that {listed} lists", remedy=remedy)
@@ -327,5 +347,12 @@ def _entries(listed: list[Any], folder: Path) -> list[Item]:
     ]
 
 
-def _absolute(entry: Mapping[str, str], folder: Path) -> Item:
+def _absolute(entry: Mapping[str, str] | str, folder: Path) -> Item:
+    entry = {"image": entry} if isinstance(entry, str) else entry
     return {key: str((folder / value).resolve()) for key, value in entry.items()}
+
+
+def _modality(domain: Mapping[str, Any], name: str) -> Any:
+    """What a list says of its modality: a word, or the Decathlon's and nnU-Net's names of channels, in one line."""
+    said = domain.get("modality", domain.get("channel_names", name))
+    return " ".join(map(str, said.values())) if isinstance(said, Mapping) else said

@@ -14,7 +14,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from scripts.data.volumes import AFFINE_TOLERANCE_MM, check_same_grid, check_values, header_gap_mm, innermost_message
+from scripts.data.volumes import (
+    AFFINE_TOLERANCE_MM,
+    QFORM_TOLERANCE_MM,
+    affine_gap_mm,
+    check_same_grid,
+    check_values,
+    header_gap_mm,
+    innermost_message,
+)
 from scripts.data.writers import atomic_path
 from scripts.errors import InputError
 from scripts.prepare.case import Reading
@@ -98,8 +106,8 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
     voxels, affine, notes = read_nifti(label)
     check_values(voxels, str(label), is_label=True)
     turned, turned_affine = _along_axes_of(reading.affine, voxels, affine)
-    gap_mm = float(np.abs(affine - reading.affine).max())
-    if gap_mm > AFFINE_TOLERANCE_MM and np.allclose(turned_affine, reading.affine, atol=AFFINE_TOLERANCE_MM):
+    gap_mm = affine_gap_mm(affine, reading.affine)
+    if gap_mm > AFFINE_TOLERANCE_MM and affine_gap_mm(turned_affine, reading.affine) <= AFFINE_TOLERANCE_MM:
         voxels, affine = turned, turned_affine
         notes.append(f"{label.name}: stored along other axes than its image; turned to the image's, no voxel changed")
     elif trust_image and voxels.shape == reading.image.shape and gap_mm > AFFINE_TOLERANCE_MM:
@@ -131,7 +139,7 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, same_as: Pat
     image = nib.Nifti1Image(voxels, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1, strip_shears=True)
-    if not np.allclose(image.get_qform(), affine, atol=AFFINE_TOLERANCE_MM):
+    if affine_gap_mm(image.get_qform(), affine) > QFORM_TOLERANCE_MM:
         image.set_qform(None, code=0)  # a quaternion cannot hold a shear
     image.header.set_xyzt_units("mm")
     packed = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
@@ -162,7 +170,7 @@ def _file_to_copy(path: Path) -> Path | None:
     """The file itself if it is written as :func:`write_nifti` writes: 3D, packed, in mm, both forms set and equal."""
     header = nib.load(path).header
     forms = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-    both = all(form is not None for form in forms) and np.allclose(*forms, atol=AFFINE_TOLERANCE_MM)
+    both = all(form is not None for form in forms) and header_gap_mm(header) <= QFORM_TOLERANCE_MM
     fits = path.name.endswith(".nii.gz") and header["dim"][0] == 3 and header.get_xyzt_units()[0] == "mm"
     return path if both and fits else None
 
@@ -173,5 +181,5 @@ def _header_notes(image: nib.Nifti1Image, path: Path) -> list[str]:
         return [f"{path.name}: no qform and no sform; spacing alone is known, not orientation"]
     gap_mm = header_gap_mm(image.header)
     return [f"{path.name}: qform and sform differ by up to {gap_mm:.3g} mm; the sform was taken"] * (
-        gap_mm > AFFINE_TOLERANCE_MM
+        gap_mm > QFORM_TOLERANCE_MM
     )

@@ -27,6 +27,8 @@ class NiftiTree:
         example: file names for the error.
         may_lack_labels: whether the release has cases without a label map.
         left_out: folders of the release, by name, that hold no case to prepare.
+        ids: ranges of the release's ids, first and last; another id is refused, as published splits go by them. Empty
+            for any.
     """
 
     def __init__(
@@ -38,15 +40,18 @@ class NiftiTree:
         example: str,
         may_lack_labels: bool = False,
         left_out: Sequence[str] = (),
+        ids: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.pattern, self.domains, self.digits = re.compile(pattern), domains, digits
         self.example, self.may_lack_labels, self.left_out = example, may_lack_labels, set(left_out)
+        self.ids = ids
 
     def find(self, source: Path, options: FindOptions) -> list[Case]:
         """The cases below ``source``, sorted by domain and id.
 
         Raises:
-            InputError: nothing is named as the release names it, two files have one id, a label has no image.
+            InputError: nothing is named as the release names it, two files have one id, an id is not one of the
+                release's, a label has no image.
         """
         files: dict[tuple[str, int, bool], Path] = {}
         for path in visible_files(source, NIFTI_SUFFIXES):
@@ -57,6 +62,7 @@ class NiftiTree:
                 continue
             if key in files:
                 self._raise_twice(key, files[key], path)
+            self._check_id(key[1], path)
             files[key] = path
         for domain, number, is_label in files:
             if is_label and (domain, number, False) not in files:
@@ -91,6 +97,16 @@ class NiftiTree:
                 remedy="unpack the label maps too, below the same folder",
             )
         return read_pair(image, label, trust_image=trust_image)
+
+    def _check_id(self, number: int, path: Path) -> None:
+        if self.ids and not any(first <= number <= last for first, last in self.ids):
+            raise InputError(
+                file=path,
+                found=f"case {number}",
+                expected=f"ids {' and '.join(f'{first} to {last}' for first, last in self.ids)}, as in the release",
+                remedy="name its training folder; a copy that numbers the cases anew has other people in the published "
+                "splits: rename its files back, or take it as 'folder'",
+            )
 
     def _raise_twice(self, key: tuple[str, int, bool], first: Path, second: Path) -> None:
         raise InputError(

@@ -14,8 +14,8 @@ __all__ = ["STEPS", "build_steps", "check_protocol"]
 STEPS = ("grid", "crop", "intensity")
 """The kinds of steps of a protocol; they are applied in the order in which its file lists them."""
 
-SECTIONS = ("validation", "test")
-"""Lists that a protocol may fill by ids; every other case trains."""
+SECTIONS = ("validation", "test", "unlisted")
+"""Lists that a protocol may fill by ids; what is ``unlisted`` stands in none, and every other case trains."""
 
 METRIC = ("grid", "distance", "missing_structure")
 

@@ -50,6 +50,7 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
             "dataset": rules.dataset,
             "protocol": rules.protocol,
             **({} if rules.has_spacing else {"has_spacing": False}),
+            **({} if rules.of(domain).has_unit else {"has_unit": False}),
             **_sharing(rules.of(domain), cases),
             "labels": _label_names(rules),
             **{section: entries for section, entries in lists.items() if entries},

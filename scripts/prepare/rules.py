@@ -41,8 +41,9 @@ class DomainRules:
         modality: as written into the datalist.
         labels: value in the files -> value written.
         value_range: what intensities must look like; None if anything goes.
-        splits: section -> published case ids; every other case trains.
+        splits: section -> published case ids, ``unlisted`` for cases of no list; every other case trains.
         steps: MONAI transforms of ``image`` and ``label`` as config dictionaries; empty to leave the volumes whole.
+        has_unit: whether the written intensities are still in the scanner's unit: no step scales them.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DomainRules:
     value_range: ValueRange | None = None
     splits: Mapping[str, Sequence[int]] = field(default_factory=dict)
     steps: Sequence[Mapping[str, Any]] = ()
+    has_unit: bool = True
 
     def sections_of(self, case: Case) -> list[str]:
         """The datalist's sections that a case belongs to; some published set-ups put a case into two."""
@@ -189,6 +191,7 @@ def _domain_rules(name: str, facts: Mapping[str, Any], chosen: Mapping[str, Any]
         value_range=ValueRange(**value_range) if value_range else None,
         splits=chosen.get("splits", {}),
         steps=[step for kind, steps in chosen.items() if kind in STEPS for step in steps],
+        has_unit=not chosen.get("intensity"),
     )
 
 

@@ -84,7 +84,8 @@ class LabelMap:
             file=file,
             found=f"label value(s) {shown}{' ...' if len(unknown) > 6 else ''}",
             expected=f"only {known}",
-            remedy="look whether the label map was interpolated or is another release's; for folder, correct --map",
+            remedy="look whether the label map was interpolated or is another release's, which 'prepare folder' takes "
+            "with a --map of its values",
         )
 
 
