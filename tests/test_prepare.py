@@ -292,12 +292,15 @@ def test_the_exit_code_of_a_bad_tree(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["bctv"], r"bctv.yaml: found no such file, expected one of btcv, chaos, folder, mmwhs, mscmr, sifa"),
-        (["btcv", "--protocol", "clear"], r"clear.yaml: found no such file, .* protocol: clean, dar, disjoint, sifa"),
+        (
+            ["btcv", "--protocol", "clear"],
+            r"clear.yaml: found no such file, expected a protocol: clean, dar, disjoint, sifa",
+        ),
         (["btcv", "--map", "1:2"], "--map: found it together with 'btcv'"),
         (["btcv", "--domain", "mr"], "--domain: found 'mr', expected one of ct"),
         (
             ["mscmr", "--protocol", "dar"],
-            r"'dar': found nothing about 'mscmr', expected .*: clean, disjoint; give --protocol clean",
+            r"protocol 'dar': found nothing about 'mscmr', expected .*: clean, disjoint; give --protocol clean",
         ),
     ],
 )

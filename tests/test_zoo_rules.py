@@ -236,10 +236,14 @@ def _shortened(box: Box, data: Path, tmp_path: Path) -> Path:
             target = folder / file.relative_to(box.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
-    (folder / "data").mkdir()
-    for file in data.iterdir():
-        (folder / "data" / file.name).write_bytes(file.read_bytes())
-    (folder / "data" / "datalist.json").write_bytes((data / "mr.json").read_bytes())
+    # The source's volumes lie apart: inference takes all volumes of `data`, and a CT's window refuses an MR.
+    (folder / "data" / "mr").mkdir(parents=True)
+    for file in data.glob("*.nii.gz"):
+        place = folder / "data" / "mr" if file.name.startswith("mr_") else folder / "data"
+        (place / file.name).write_bytes(file.read_bytes())
+    for name, listed in (("ct", "ct"), ("mr", "mr"), ("datalist", "mr")):
+        text = (data / f"{listed}.json").read_text(encoding="utf-8").replace('"mr_', '"mr/mr_')
+        (folder / "data" / f"{name}.json").write_text(text, encoding="utf-8")
     short = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, **SMALL_TRAINING[box.name]}
     short |= {key: SMALL[box.name][key] for key in ("slice_size", "spacing_mm")}
     for config in (folder / "configs").glob("*.yaml"):
