@@ -119,11 +119,12 @@ def test_resuming_a_finished_run_changes_nothing(stage: str, whole: Path, data: 
     assert [name for name in before[0] if not torch.equal(before[0][name], after[0][name])] == []
 
 
-ANY_UNIT = {"target_intensity": {"_target_": "ScaleIntensityd", "keys": "image"}}
-"""A CT's window would refuse the MR before the checkpoint is looked at."""
+AS_THEY_ARE = {f"{side}_intensity": {"_target_": "ScaleIntensityd", "keys": "image"} for side in ("source", "target")}
+"""Intensities of either modality; those of the task refuse an MR in a CT's place before any card is compared."""
+
 OTHERS: list[tuple[dict[str, Any], str]] = [
     (
-        {"source_domain": "ct", "target_domain": "mr", **ANY_UNIT},
+        {"source_domain": "ct", "target_domain": "mr", **AS_THEY_ARE},
         r"domains: \['mr', 'ct'\], expected domains: \['ct', 'mr'\]",
     ),
     ({"dataset_name": "other"}, "dataset_name: phantom, expected dataset_name: other"),

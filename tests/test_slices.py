@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_volume
+from conftest import refused, write_volume
 from monai.transforms import Compose, LoadImaged, MapTransform, ScaleIntensityRanged
 
 from scripts.data import slices
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.datalists import read_datalist
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, device_with_room, iteration_generator
+from scripts.data.volumes import RequireRanged
 from scripts.errors import InputError
 
 
@@ -135,6 +136,18 @@ def test_a_second_start_transforms_nothing(tmp_path: Path) -> None:
     assert Counted.calls == 2
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)
+
+
+def test_compositions_among_the_transforms_are_cached_and_name_files(tmp_path: Path) -> None:
+    """A CT's intensities are a composition of their own: removal of the table, then the window."""
+    items = write_items(tmp_path / "in", 3)
+    for _ in range(2):
+        nested = Compose([*loading("image", "label").transforms[:1], Compose([Counted("image")])])
+        SliceSet(items, nested, cache_dir=str(tmp_path / "cache"))
+    assert Counted.calls == 1
+    refusing = Compose([*nested.transforms[:1], Compose([RequireRanged("image", within=[-2.0, 0.5])])])
+    error = refused(SliceSet, items, refusing, cache_dir=str(tmp_path / "cache"))
+    assert error.file == items[0]["image"]
 
 
 def test_the_cache_follows_content_not_names(tmp_path: Path) -> None:

@@ -252,8 +252,16 @@ def _check_shares(shares: int, where: str) -> None:
 class _VolumeCache(PersistentDataset):
     """MONAI's cache of transformed volumes, with files that are whole or not there at all.
 
-    MONAI moves them from the system's temporary folder: bit by bit, where that is on another disk.
+    MONAI moves them from the system's temporary folder: bit by bit, where that is on another disk. It also takes a
+    composition among the transforms for a random one, and leaves it and all that follow out of the cache, where volumes
+    have lost the names of their files: no transform here is random.
     """
+
+    def _pre_transform(self, item_transformed: Item) -> Any:
+        return self.transform(item_transformed, threading=True)
+
+    def _post_transform(self, item_transformed: Any) -> Any:
+        return item_transformed
 
     def _cachecheck(self, item_transformed: Item) -> Any:
         if self.cache_dir is None:
