@@ -1,4 +1,4 @@
-"""A tiny ladder's folder with known results, as its runner would leave it."""
+"""A tiny ladder's order, and its folder with known results, as its runner would leave it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 import yaml
 from conftest import write_volume
 
+from scripts.data.writers import write_json
 from scripts.evaluation import write_evaluation
+from scripts.ladder.plan import Order
 from scripts.metrics import StructureResult
 
 NAMES = ["myocardium", "aorta", "atrium"]
@@ -44,6 +46,15 @@ SETTINGS = {
 }
 
 DiceByCase = Mapping[str, Sequence[float]]
+
+
+def order_of(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> Order:
+    """An order on a phantom of one empty case, so that nothing is generated; its ladder is ``<folder>/ladder``."""
+    data = folder / "data"
+    write_json(data / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
+    for name in ("a", "b"):
+        (data / f"{name}.nii.gz").touch()
+    return Order("phantom_mr2ct", methods, seeds, folder / "ladder", dataset_dir=data)
 
 
 def everywhere(*dice: float) -> dict[str, list[float]]:

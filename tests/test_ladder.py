@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import CONFIGS, ROOT
 from filelock import FileLock
+from ladder_folders import order_of
 from monai.bundle import ConfigParser
 
 from scripts.data.writers import write_json
@@ -30,11 +31,7 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def order(tmp_path: Path) -> Order:
-    data = tmp_path / "data"
-    write_json(data / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
-    for name in ("a", "b"):
-        (data / f"{name}.nii.gz").touch()
-    return Order("phantom_mr2ct", ["none", "style", "glua"], [0, 1], tmp_path / "ladder", dataset_dir=data)
+    return order_of(tmp_path, ["none", "style", "glua"], [0, 1])
 
 
 class Recorder:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, refused
 from filelock import FileLock
+from ladder_folders import order_of
 
 from scripts.data.writers import write_json
 from scripts.ladder import record
@@ -31,11 +32,7 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def order(tmp_path: Path) -> Order:
-    data = tmp_path / "data"
-    write_json(data / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
-    for name in ("a", "b"):
-        (data / f"{name}.nii.gz").touch()
-    return Order("phantom_mr2ct", ["none"], [0], tmp_path / "ladder", dataset_dir=data)
+    return order_of(tmp_path, ["none"], [0])
 
 
 class Stage:

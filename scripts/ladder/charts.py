@@ -39,7 +39,6 @@ _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 _MOST_POINTS = 300
 """Points of a curve in a chart, so that its SVG stays small."""
 
-
 _LINEAR_BELOW_MM = 1.0
 """Surface distances are drawn on a logarithmic axis above this."""
 
