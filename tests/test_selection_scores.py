@@ -127,15 +127,26 @@ GREY = (-1.0, 1.0, 0.0)
 
 
 class Nearest(nn.Module):
-    """Each pixel's class is that of the nearest grey value, unless a bias makes everything background."""
+    """Each pixel's class is that of the nearest grey value, unless a bias makes everything background.
 
-    def __init__(self, sharpness: float = 4.0, bias: float = 0.0) -> None:
+    ``mask_bias`` is a second such bias, on the target's road alone: what a local mask does to a prediction.
+    """
+
+    def __init__(self, sharpness: float = 4.0, bias: float = 0.0, mask_bias: float = 0.0) -> None:
         super().__init__()
-        self.sharpness, self.bias = nn.Parameter(torch.tensor(float(sharpness))), bias
+        self.sharpness, self.bias, self.mask_bias = nn.Parameter(torch.tensor(float(sharpness))), bias, mask_bias
+
+    def forward_features(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+    def predict_unmasked(self, features: torch.Tensor, size: list[int]) -> torch.Tensor:
+        assert list(features.shape[2:]) == size
+        logits = torch.cat([-self.sharpness * (features - grey) ** 2 for grey in GREY], 1)
+        return logits + torch.tensor([self.bias, 0, 0]).view(1, 3, 1, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits = torch.cat([-self.sharpness * (image - grey) ** 2 for grey in GREY], 1)
-        return logits + torch.tensor([self.bias, 0, 0]).view(1, 3, 1, 1)
+        logits = self.predict_unmasked(self.forward_features(image), list(image.shape[2:]))
+        return logits + torch.tensor([self.mask_bias, 0, 0]).view(1, 3, 1, 1)
 
 
 def slices_of(images: torch.Tensor, labels: torch.Tensor | None, cases: int = 2) -> SliceSet:
@@ -199,6 +210,13 @@ def test_held_out_cases_come_before_training_cases(scene: tuple[torch.Tensor, to
     assert (with_them.labelled_cases, without.labelled_cases) == ("held-out", "training")
     assert with_them.parts(Nearest())["labelled_dice"] == 0
     assert without.parts(Nearest())["labelled_dice"] == 1
+
+
+def test_labelled_slices_take_the_road_they_are_trained_on(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
+    blinded = Nearest(mask_bias=25)  # the mask makes everything background
+    unmasked, masked = (scorer(scene, mask_labelled=it).parts(blinded) for it in (False, True))
+    assert (unmasked["labelled_dice"], masked["labelled_dice"]) == (1, 0)
+    assert unmasked["component_gap"] == masked["component_gap"] == 1, "the target is always masked"
 
 
 def test_labels_of_the_target_are_not_looked_at(scene: tuple[torch.Tensor, torch.Tensor]) -> None:

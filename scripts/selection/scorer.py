@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet, iteration_generator
 from scripts.engines.precision import autocast
+from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.selection.scores import (
     PARTS,
     foreground_shares,
@@ -41,6 +43,8 @@ class SnapshotScorer:
             without the target: then only the labelled Dice is a number.
         augmentation: changes a slice for the consistency loss, before patches are masked.
         num_structures: K.
+        mask_labelled: labelled slices go through the local mask, as in a training that masks its labelled slices too;
+            False for the source's road, which S was trained on.
         slices: number of slices sampled from each of the sets.
         pixels: number of pixels sampled for the neighbourhood density.
         masked_share: share of the patches that are masked.
@@ -56,6 +60,7 @@ class SnapshotScorer:
         labelled: SliceSet,
         augmentation: BatchAugmentation,
         num_structures: int,
+        mask_labelled: bool = False,
         held_out: SliceSet | None = None,
         target: SliceSet | None = None,
         slices: int = 64,
@@ -68,6 +73,7 @@ class SnapshotScorer:
     ) -> None:
         self.labelled, self.held_out, self.target = labelled, held_out, target
         self.augmentation, self.num_structures = augmentation, num_structures
+        self.mask_labelled = mask_labelled
         self.slices, self.pixels, self.batch_size = slices, pixels, batch_size
         self.masked_share, self.patches_per_side = masked_share, patches_per_side
         self.seed, self.precision = seed, precision
@@ -89,7 +95,9 @@ class SnapshotScorer:
         """Over all sampled slices as one case."""
         slices = self.held_out if self.held_out is not None else self.labelled
         chosen = self._sample(len(slices))
-        prediction = predict_classes(network, slices.images[chosen], self.batch_size, self.precision)
+        prediction = predict_classes(
+            network, slices.images[chosen], self.batch_size, self.precision, masked=self.mask_labelled
+        )
         return mean_dice(prediction, _labels(slices, chosen), np.zeros(len(chosen), int), self.num_structures)
 
     @torch.inference_mode()
@@ -148,20 +156,28 @@ class SnapshotScorer:
 
 @torch.inference_mode()
 def predict_classes(
-    network: nn.Module, images: torch.Tensor, batch_size: int = 8, precision: str = "auto"
+    network: nn.Module, images: torch.Tensor, batch_size: int = 8, precision: str = "auto", *, masked: bool = True
 ) -> NDArray[np.uint8]:
-    """The most probable class of every pixel of some slices, (N, 1, H, W) to (N, H, W) uint8 on the host."""
-    batches = [_logits(network, batch, precision).argmax(1) for batch in images.split(batch_size)]
+    """The most probable class of every pixel of some slices, (N, 1, H, W) to (N, H, W) uint8 on the host.
+
+    ``masked``: by the target's road, local mask included; otherwise by the source's, which has none.
+    """
+    batches = [_logits(network, batch, precision, masked=masked).argmax(1) for batch in images.split(batch_size)]
     found: NDArray[np.uint8] = torch.cat(batches).to("cpu", torch.uint8).numpy()
     return found
 
 
-def _logits(network: nn.Module, image: torch.Tensor, precision: str) -> torch.Tensor:
+def _logits(network: nn.Module, image: torch.Tensor, precision: str, *, masked: bool = True) -> torch.Tensor:
     """On the network's device, wherever the slices are kept."""
     image = image.to(next(network.parameters()).device).contiguous(memory_format=torch.channels_last)
     with autocast(image.device, precision):
-        logits: torch.Tensor = network(image)
+        logits: torch.Tensor = network(image) if masked else _unmasked(network, image)
     return logits.float()
+
+
+def _unmasked(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    segmenter = cast(MaskedDeepLab, network)
+    return segmenter.predict_unmasked(segmenter.forward_features(image), list(image.shape[2:]))
 
 
 def _labels(slices: SliceSet, chosen: torch.Tensor | None = None) -> NDArray[np.uint8]:
