@@ -19,7 +19,7 @@ from monai.utils import set_determinism
 from scripts.data.writers import atomic_path, make_folder, write_json
 from scripts.errors import show_input_errors_as_sentences
 from scripts.processes import join, leave, num_processes, rank
-from scripts.settings import check_keys, config_of, running_parser
+from scripts.settings import check_keys, config_of, evaluated_settings, running_parser
 
 __all__ = ["RunFolder", "provenance"]
 
@@ -69,6 +69,10 @@ class RunFolder:
             path = self.root / "provenance.json"
             write_json(path, json.loads(path.read_text(encoding="utf-8")) | entries)
         return self
+
+    def values(self) -> dict[str, Any]:
+        """The settings as they were evaluated so far, those of them that can be written down."""
+        return evaluated_settings(self.parser)
 
     def close(self) -> None:
         """After everything else: part from the other processes."""

@@ -22,6 +22,7 @@ from scripts.errors import InputError
 __all__ = [
     "check_keys",
     "config_of",
+    "evaluated_settings",
     "is_replaced",
     "raw_settings",
     "running_parser",
@@ -88,6 +89,16 @@ def config_of(parser: ConfigParser) -> dict[str, Any]:
     return {key: value for key, value in parser.get().items() if key != "_meta_"}
 
 
+def evaluated_settings(parser: ConfigParser) -> dict[str, Any]:
+    """Top-level settings by the values that their expressions have got so far, in the config's order.
+
+    Those alone that are numbers, words, None, or lists and mappings of such: what is a component, or was not asked for
+    yet, has no value that could be written down.
+    """
+    values = parser.ref_resolver.resolved_content
+    return {key: values[key] for key in config_of(parser) if key in values and _is_plain(values[key])}
+
+
 def raw_settings(keys: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     """Settings of the running config as they were written, under other names: for what has no value to compare.
 
@@ -131,6 +142,14 @@ def running_parser() -> ConfigParser:
             return parser
         frame = frame.f_back
     raise RuntimeError("no config is being parsed here: this component has to stand in a bundle's config")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(of_key) for key, of_key in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 
 from scripts.errors import InputError
 from scripts.run_folder import RunFolder
-from scripts.settings import check_keys, raw_settings, settings_of_result, unused_keys
+from scripts.settings import check_keys, evaluated_settings, raw_settings, settings_of_result, unused_keys
 
 CONFIG: dict[str, Any] = {
     "rate": 0.1,
@@ -83,3 +83,14 @@ def test_outside_a_config_there_is_nothing_to_check() -> None:
     for build in (lambda: RunFolder(root="x", card={}), settings_of_result, lambda: raw_settings(["a"], ["b"])):
         with pytest.raises(RuntimeError, match="no config is being parsed here"):
             build()
+
+
+def test_evaluated_settings_are_the_values_of_expressions_that_can_be_written_down() -> None:
+    settings = parser(
+        double="$2 * @rate", sizes="$(@double, None)", never="$1 / 0", run=["$@noise", "$@sizes", "$@card"]
+    )
+    assert evaluated_settings(settings) == {}, "nothing was asked for yet"
+    settings.get_parsed_content("run")
+    grid = {"stage": "toy", "grid": {"size": 3}}
+    # Neither the transform nor what makes it up, and not what nothing asked for; run's first part is no plain value.
+    assert evaluated_settings(settings) == {"rate": 0.1, "card": grid, "double": 0.2, "sizes": (0.2, None)}

@@ -18,6 +18,8 @@ LOSSES = {
     "segmentation": {"loss", "cross_entropy", "dice", "alignment_d1", "alignment_d2", "d1", "d2", "mask_mean"},
 }
 
+LABEL_NAMES = yaml.safe_load((CONFIGS / "tasks" / f"{TASK}.yaml").read_text())["label_names"]
+
 
 class Tracked:
     """The one run in the store of a folder."""
@@ -59,12 +61,17 @@ def test_mlflow_shows_a_training(stage: str, data: Path, tmp_path: Path) -> None
     stored = Path(tracked.client.download_artifacts(tracked.run.info.run_id, config, str(tmp_path)))
     settings_shown = yaml.safe_load(stored.read_text())  # the base config, the task file and the command line in one
     assert (settings_shown["batch_size"], settings_shown["task"]) == (3, TASK)
-    assert (
-        settings_shown["label_names"] == yaml.safe_load((CONFIGS / "tasks" / f"{TASK}.yaml").read_text())["label_names"]
-    )
+    assert settings_shown["label_names"] == LABEL_NAMES
     assert set(yaml.safe_load((CONFIGS / stage / "train.yaml").read_text())) <= set(settings_shown)
     if stage == "segmentation":
         assert tracked.steps("val_mean_dice") == [1]
+    # What expressions came to: ckpt_dir is written as "$@bundle_root + '/models'".
+    expected = {"batch_size": 3, "source_domain": "mr", "ckpt_dir": f"{tmp_path}/models", "label_names": LABEL_NAMES}
+    shown = tracked.client.download_artifacts(tracked.run.info.run_id, "settings.yaml", str(tmp_path))
+    values = yaml.safe_load(Path(shown).read_text())
+    assert values.items() >= expected.items()
+    assert tracked.run.data.params.items() >= {name: str(value) for name, value in expected.items()}.items()
+    assert not [value for value in tracked.run.data.params.values() if value.startswith(("$", "@", "%"))]
 
 
 def test_mlflow_shows_an_evaluation(data: Path, trained: Path, tmp_path: Path) -> None:
@@ -73,5 +80,6 @@ def test_mlflow_shows_an_evaluation(data: Path, trained: Path, tmp_path: Path) -
     run_config("evaluating", "segmentation", "evaluate", **where)
     tracked = Tracked(tmp_path / "eval")
     assert tracked.steps("dice_percent") == [1]
+    assert tracked.run.data.params["checkpoint"] == str(checkpoint)
     assert tracked.files("pictures") == {"pictures/worst_case.png", "pictures/median_case.png"}
     assert {"summary.json", "metrics.csv"} < tracked.files()
