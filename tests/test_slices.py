@@ -308,7 +308,6 @@ def test_one_patients_two_sequences_are_not_drawn_together() -> None:
 def test_the_labelled_domain_alone() -> None:
     ours = batches(target=None)
     assert sorted(ours.batch(0)) == ["image", "label"]
-    assert torch.equal(torch.cat(list(ours.target_slices()))[:, 0, 0, 0].sort()[0], ours.source.images[:, 0, 0, 0])
 
 
 def test_the_source_may_have_an_augmentation_of_its_own() -> None:
@@ -328,12 +327,28 @@ def test_pictures_show_fixed_slices_as_they_are() -> None:
 
 def test_all_target_slices_are_given_once_and_mixed() -> None:
     ours = batches()
-    parts = list(ours.target_slices())
+    parts = list(ours.statistics_slices())
     assert [len(part) for part in parts] == [4] * 7 + [2]
     given, kept = torch.cat(parts)[:, 0, 0, 0], ours.target.images[:, 0, 0, 0]
     assert torch.equal(given.sort()[0], kept)
     assert not torch.equal(given, kept)  # neighbours of one volume would make a batch of one sort
-    assert torch.equal(given, torch.cat(list(batches().target_slices()))[:, 0, 0, 0])
+    assert torch.equal(given, torch.cat(list(batches().statistics_slices()))[:, 0, 0, 0])
+
+
+def test_without_a_target_the_labelled_slices_are_given_once_as_training_augments_them() -> None:
+    plain = batches(target=None, augmentation=BatchAugmentation())
+    given, kept = torch.cat(list(plain.statistics_slices())), plain.source.images
+    assert torch.equal(given[:, 0, 0, 0].sort()[0], kept[:, 0, 0, 0])
+    # Each is of one grey value: noise spreads it, whichever of the two augmentations brings it.
+    noise = BatchAugmentation(noise=0.5)
+    for ours in (
+        batches(target=None, augmentation=noise),
+        batches(target=None, augmentation=BatchAugmentation(), source_augmentation=noise),
+    ):
+        changed = torch.cat(list(ours.statistics_slices()))
+        assert float(changed.std((2, 3)).min()) > 0
+        assert torch.equal(changed, torch.cat(list(ours.statistics_slices()))), "the same whenever they are asked for"
+        assert ours.iteration == 0
 
 
 def test_generators_of_iterations_are_independent() -> None:

@@ -34,6 +34,9 @@ from scripts.processes import num_processes, rank
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
 
+STATISTICS_STREAM = 103
+"""Of random numbers that no batch draws from."""
+
 GPU_SHARE = 0.25
 """Share of a GPU's free memory that one domain's slices may take: there are two, and the networks need the rest."""
 
@@ -169,12 +172,7 @@ class UnpairedSliceBatches:
 
     def _share(self, index: int, share: int) -> dict[str, torch.Tensor]:
         generator = iteration_generator(self.seed, index, share=share)
-        chosen = self._draw(self.source, generator)
-        labels = None if self.source.labels is None else self.source.labels[chosen]
-        image, label = self.augmentation(self.source.images[chosen], labels, generator)
-        if self.source_augmentation is not None:
-            image, label = self.source_augmentation(image, label, generator)
-        batch = {"image": image} if label is None else {"image": image, "label": label}
+        batch = self._augmented_source(self._draw(self.source, generator), generator)
         if self.target is not None:
             chosen = self._draw(self.target, generator)
             batch["target_image"], _ = self.augmentation(self.target.images[chosen], None, generator)
@@ -191,12 +189,20 @@ class UnpairedSliceBatches:
             batch["target_image"] = self.target.images[(spread * (len(self.target) - 1)).long()]
         return batch
 
-    def target_slices(self) -> Iterator[torch.Tensor]:
-        """All slices of the domain the network will meet, in mixed batches, to re-estimate batch-norm statistics on."""
+    def statistics_slices(self) -> Iterator[torch.Tensor]:
+        """All slices of one domain, in mixed batches, to re-estimate batch-norm statistics on.
+
+        The target's as inference will see them. Where there is no target, the labelled ones as training saw them,
+        augmented: with statistics of other slices than it learned from, a network answers worse on any domain.
+        """
         slices = self.source if self.target is None else self.target
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(self.seed))
-        for chosen in order.split(self.batch_size):
-            yield slices.images[chosen]
+        for index, chosen in enumerate(order.split(self.batch_size)):
+            if self.target is None:
+                generator = iteration_generator(self.seed, index, STATISTICS_STREAM)
+                yield self._augmented_source(chosen, generator)["image"]
+            else:
+                yield slices.images[chosen]
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: how many batches were given, of how many shares, and of which slices."""
@@ -218,6 +224,13 @@ class UnpairedSliceBatches:
         shares = state.get("shares", self.shares)  # the first checkpoints did not name it
         _check_shares(shares, "the checkpoint to resume from")
         self.iteration, self.shares = state["iteration"], shares
+
+    def _augmented_source(self, chosen: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        labels = None if self.source.labels is None else self.source.labels[chosen]
+        image, label = self.augmentation(self.source.images[chosen], labels, generator)
+        if self.source_augmentation is not None:
+            image, label = self.source_augmentation(image, label, generator)
+        return {"image": image} if label is None else {"image": image, "label": label}
 
     def _content(self) -> list[str]:
         return [slices.content for slices in (self.source, self.target) if slices is not None]
