@@ -15,7 +15,7 @@ from monai.networks import convert_to_onnx
 from torch import nn
 
 from bundle.pack import ROOT, pack_bundle
-from bundle.weights import read_card
+from scripts.cards import read_card
 from scripts.data.writers import atomic_path
 from scripts.errors import InputError, check_choice
 from scripts.exported_network import CARD, ENGINES, VALUES, ExportedNetwork, import_engine, path_for_engine

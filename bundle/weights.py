@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.errors import InputError
+from scripts.cards import card_file, read_card
 from scripts.handlers.checkpoints import load_weights
 
-__all__ = ["copy_weights", "read_card", "read_settings"]
+__all__ = ["LARGEST_FILE", "copy_weights", "read_settings", "write_large_files"]
+
+LARGEST_FILE = 25_000_000
+"""Bytes of the largest file that MONAI's Model Zoo takes into its repository."""
 
 
 def read_settings(weights: Path) -> str:
@@ -53,37 +56,27 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     card = parser.get_parsed_content("card") if "card" in parser else {}
     load_weights(str(weights), parser.get_parsed_content("network_def"), {**card, "task": task})
     shutil.copyfile(weights, folder / "models" / "model.pt")
-    if _card_of(weights).is_file():
-        shutil.copyfile(_card_of(weights), folder / "models" / "model.json")
+    if card_file(weights).is_file():
+        shutil.copyfile(card_file(weights), folder / "models" / "model.json")
+
+
+def write_large_files(folder: Path, url: str) -> None:
+    """Write ``large_files.yml``, which says where a packed bundle's weights can be had, and their digest.
+
+    Models that travel through git leave files above ``LARGEST_FILE`` out; ``python -m monai.bundle
+    download_large_files`` puts them in place again and refuses other content.
+
+    Args:
+        folder: the bundle, its weights in place already.
+        url: where ``models/model.pt`` can be, or will be, downloaded.
+    """
+    weights = Path("models", "model.pt")
+    digest = hashlib.sha256((folder / weights).read_bytes()).hexdigest()
+    entry = {"path": weights.as_posix(), "url": url, "hash_val": digest, "hash_type": "sha256"}
+    text = yaml.safe_dump({"large_files": [entry]}, sort_keys=False, width=math.inf)
+    (folder / "large_files.yml").write_text(text, encoding="utf-8")
 
 
 def _in_one_line(value: Any) -> str:
     """A value as YAML. As the only item of a list, because YAML ends a bare scalar with a mark of its own."""
     return yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]
-
-
-def _card_of(weights: Path) -> Path:
-    return weights.with_suffix(".json")
-
-
-def read_card(weights: Path) -> dict[str, Any]:
-    """The card beside weights, empty if there is none.
-
-    Raises:
-        InputError: the card is no JSON object.
-    """
-    file = _card_of(weights)
-    if not file.is_file():
-        return {}
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        card = None
-    if not isinstance(card, dict):
-        raise InputError(
-            file=file,
-            found="no JSON object",
-            expected="the card of a run",
-            remedy="restore it from the run or remove it",
-        )
-    return card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scripts.cards import check_card
 from scripts.engines.precision import autocast, bf16_is_fast
 from scripts.errors import InputError, check_choice
-from scripts.handlers.checkpoints import check_card
 from scripts.networks.plain_tensor import as_plain_tensor
 
 __all__ = ["CARD", "ENGINES", "VALUES", "ExportedNetwork", "files_of_engine", "import_engine", "path_for_engine"]
@@ -26,6 +27,8 @@ VALUES = ".bin"
 
 CARD = "card"
 """Where an exported file keeps the card of its weights, as JSON: see ``python -m bundle export``."""
+
+logger = logging.getLogger(__name__)
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -71,6 +74,8 @@ class ExportedNetwork(nn.Module):
         load = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}[engine]
         self.engine = engine
         self.runner, self.card = load(file, torch.device(device), precision)
+        if card and not self.card:
+            logger.warning("%s: no card in it; its task is not checked", file)
         check_card(self.card, card or {}, file)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from scripts.cards import save_weights
 from scripts.errors import InputError, find_input_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,8 +180,8 @@ def write_weights(
     parser.read_config(config_files(stage, "train", task=task))
     parser.update(SMALL[stage] | settings)
     torch.manual_seed(len(task) if seed is None else seed)
-    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
-    (folder / "model.json").write_text(json.dumps(parser.get_parsed_content("card")))
+    state, card = parser.get_parsed_content("network_def").state_dict(), parser.get_parsed_content("card")
+    save_weights(folder / "model.pt", state, card)
     return folder / "model.pt"
 
 
@@ -230,6 +232,16 @@ def run_command(command: list[str], timeout_s: float = 300, **environment: str) 
 def command_environment(**more: str) -> dict[str, str]:
     """The environment of a command: one thread, and no key of a config given twice."""
     return os.environ | {"OMP_NUM_THREADS": "1", "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1"} | more
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the living processes that name a folder or something in it."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended meanwhile
+            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found += [words] if str(folder) in words else []
+    return found
 
 
 BASES = {

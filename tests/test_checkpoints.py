@@ -15,7 +15,7 @@ from ignite.engine import Engine
 from torch import nn
 from torch.optim import SGD
 
-from scripts.data.writers import save_tensors
+from scripts.cards import digest_of, save_weights
 from scripts.engines.averaging import averaged_model
 from scripts.errors import InputError
 from scripts.handlers.checkpoints import FinalWeights, ResumePoint, WeightsLoader, load_weights
@@ -223,15 +223,15 @@ def test_final_weights_are_a_plain_state_dict_with_a_card(tmp_path: Path) -> Non
     # The statistics are those of the slices given: the mean over both batches.
     expected = network[0](slices).mean((0, 2, 3))
     torch.testing.assert_close(state["1.running_mean"], expected.detach(), atol=1e-4, rtol=1e-4)
-    assert json.loads((tmp_path / "model.json").read_text()) == CARD | {"iterations": 4}
+    card = CARD | {"iterations": 4, "weights_sha256": digest_of(state)}
+    assert json.loads((tmp_path / "model.json").read_text()) == card
     assert sorted(listed_files(tmp_path)) == ["model.json", "model.pt"]
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """Weights of a small network, with their card."""
-    save_tensors(tmp_path / "model.pt", nn.Linear(2, 1).state_dict())
-    (tmp_path / "model.json").write_text(json.dumps(CARD | {"iterations": 7}))
+    save_weights(tmp_path / "model.pt", nn.Linear(2, 1).state_dict(), CARD | {"iterations": 7})
     return tmp_path / "model.pt"
 
 
@@ -241,11 +241,46 @@ def test_weights_are_loaded_before_anything_runs(weights: Path) -> None:
     assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
 
 
-def test_weights_need_no_card(weights: Path) -> None:
-    weights.with_suffix(".json").unlink()
+def test_weights_need_no_card_but_a_warning_says_so(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = nn.Linear(2, 1)
     load_weights(str(weights), network, CARD)
+    assert caplog.messages == []
+    weights.with_suffix(".json").unlink()
+    load_weights(str(weights), network, CARD)
     assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
+    assert caplog.messages == [f"{weights}: no card beside it (model.json); its task is not checked"]
+
+
+def test_weights_beside_the_card_of_others_get_a_sentence(weights: Path) -> None:
+    """Another task's weights may have the same sizes: only the card knows, if it is the card of these weights."""
+    torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, weights)
+    with pytest.raises(
+        InputError, match=r"model\.pt: found other weights than those its card, model\.json, was written"
+    ):
+        load_weights(str(weights), nn.Linear(2, 1), CARD)
+
+
+def test_a_card_knows_its_weights_after_they_were_saved_again(weights: Path) -> None:
+    before, state = weights.read_bytes(), torch.load(weights, weights_only=True)
+    torch.save(dict(reversed(state.items())), weights, _use_new_zipfile_serialization=False)
+    assert weights.read_bytes() != before
+    load_weights(str(weights), nn.Linear(2, 1), CARD)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor(2)},  # a value
+        {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(2)},  # a shape
+        {"a": torch.tensor([1.0, 2.0], dtype=torch.float64), "b": torch.tensor(2)},  # a type
+        {"a": torch.tensor([1.0, 2.0]), "c": torch.tensor(2)},  # a name
+        {"a": torch.tensor([1.0, 2.0])},
+    ],
+)
+def test_a_digest_is_of_names_types_shapes_and_values(other: dict[str, torch.Tensor]) -> None:
+    state = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(2)}
+    assert digest_of(state) == digest_of({"b": torch.tensor(2), "a": torch.tensor([9.0, 1.0, 2.0])[1:]})
+    assert digest_of(state) != digest_of(other)
 
 
 def write_bad_weights(path: Path, kind: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, TASK, refused, run_config
 
 from bundle.pack import BUNDLES, pack_bundle
@@ -111,6 +112,11 @@ def test_what_is_refused(boxes: dict[str, Path], tmp_path: Path) -> None:
     card = json.loads((other / "models" / "model.json").read_text())
     (other / "models" / "model.json").write_text(json.dumps(card | {"dataset_name": "abdomen"}))
     assert refused(Predictor, other).found == "weights made with dataset_name: abdomen"
+    shutil.copy(boxes["segmentation"] / "models" / "model.json", other / "models")
+    weights = other / "models" / "model.pt"
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: value + 1 for name, value in state.items()}, weights)  # weights alone, the card stays
+    assert refused(Predictor, other).found == "other weights than those its card, model.json, was written for"
     predict = Predictor(boxes["segmentation"], device="cpu")
     assert refused(predict, np.zeros((4, 4)), np.eye(4)).found == "2 dimensions (4, 4)"
     assert refused(predict, np.zeros((4, 4, 4)), np.eye(4)).found == "one value everywhere (0)"

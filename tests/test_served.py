@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,15 @@ def test_a_server_trains_on_from_its_weights(start: Path, data: Path, tmp_path: 
     assert 0 < (before[name] - after[name]).abs().max() < 0.1 * before[name].abs().max()
 
 
-@pytest.mark.parametrize("kind", ["another task", "another network"])
+@pytest.mark.parametrize("kind", ["another task", "another task, its card left behind", "another network"])
 def test_a_server_does_not_train_on_weights_that_do_not_fit(kind: str, start: Path, data: Path, tmp_path: Path) -> None:
     if kind == "another task":
         found = "weights made with dataset_name: abdomen"
         card = json.loads(start.with_suffix(".json").read_text())
         start.with_suffix(".json").write_text(json.dumps(card | {"dataset_name": "abdomen"}))
+    elif kind == "another task, its card left behind":
+        found = "other weights than those its card, model.json, was written for"
+        shutil.copy(write_weights("abdomen_ct2mr", tmp_path / "abdomen"), start)
     else:
         found = "other parameters"
         save_tensors(start, {"weight": torch.zeros(1)})

@@ -15,7 +15,8 @@ from monai.transforms import Transform
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from scripts.data.writers import make_folder, save_tensors, write_json
+from scripts.cards import check_card, check_weights, save_weights
+from scripts.data.writers import make_folder, save_tensors
 from scripts.engines.batch_norm import unsynchronised
 from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
@@ -28,7 +29,6 @@ __all__ = [
     "ServedWeightsd",
     "WeightsChooser",
     "WeightsLoader",
-    "check_card",
     "check_start_weights",
     "load_weights",
     "re_estimate_statistics",
@@ -194,8 +194,7 @@ class FinalWeights:
             state, iterations = self.chooser.choose(engine, state)
             card["selection"] = self.chooser.choice
             print(selection_sentence(self.chooser.choice), flush=True)
-        save_tensors(self.path, state)
-        write_json(self.path.with_suffix(".json"), card | {"iterations": iterations})
+        save_weights(self.path, state, card | {"iterations": iterations})
 
 
 def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[torch.Tensor]] | None) -> None:
@@ -282,9 +281,8 @@ def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None =
     """
     file = Path(path)
     state = _read(file)
-    card_file = file.with_suffix(".json")
-    if card and card_file.exists():
-        check_card(_read_card(card_file), card, file)
+    if card:
+        check_weights(file, state, card)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -312,38 +310,6 @@ def _read(path: Path) -> dict[str, Any]:
             file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()"
         )
     return content
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        remedy = "take the card that was written beside the weights, or remove it to load them unchecked"
-        raise InputError(file=path, found=f"no JSON object ({error})", expected="a card", remedy=remedy) from error
-
-
-def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Compare the card of weights, at any depth, with what is expected of them; what one of them lacks is no matter.
-
-    Args:
-        found: the card that came with the weights.
-        expected: this config's card.
-        path: the weights, for the message.
-
-    Raises:
-        InputError: naming the first setting that differs.
-    """
-    for key, value in expected.items():
-        known = found.get(key)
-        if isinstance(value, Mapping) and isinstance(known, Mapping):
-            check_card(known, value, path)
-        elif key in found and known != value:
-            raise InputError(
-                file=path,
-                found=f"weights made with {key}: {known}",
-                expected=f"{key}: {value}",
-                remedy="choose weights of this task, or the task, size and network settings these were made with",
-            )
 
 
 def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -12,8 +12,9 @@ import torch
 from ignite.engine import Engine, Events
 from torch.optim.swa_utils import AveragedModel
 
+from scripts.cards import save_weights
 from scripts.data.slices import SliceSet
-from scripts.data.writers import append_text, atomic_path, save_tensors, write_json
+from scripts.data.writers import append_text, atomic_path
 from scripts.errors import InputError
 from scripts.handlers.checkpoints import load_weights, re_estimate_statistics
 from scripts.handlers.losses import check_finite_weights
@@ -106,9 +107,8 @@ class Snapshots:
         re_estimate_statistics(network, self.batches)
         check_finite_weights(network.state_dict(), iteration)
         path = self._path(epoch)
-        save_tensors(path, network.state_dict())
         selection = {"rule": "snapshot", "epoch": epoch, "reads_target_labels": False}
-        write_json(path.with_suffix(".json"), self.card | {"iterations": iteration, "selection": selection})
+        save_weights(path, network.state_dict(), self.card | {"iterations": iteration, "selection": selection})
         parts = self.scorer.parts(network)
         scores = {f"score_{name}": score(parts) for name, score in SCORES.items()}
         row = {"epoch": epoch, "iteration": iteration} | scores | parts

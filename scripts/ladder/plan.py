@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
+from scripts.cards import card_file
 from scripts.errors import InputError
 
 __all__ = ["Order", "Run", "Step", "named_file", "plan", "size_files", "task_settings"]
@@ -172,7 +173,7 @@ def _translator_run(order: Order, task: Path, size: Size, name: str, seed: int) 
 
 
 def _trained_domains(weights: Path) -> list[str]:
-    card = weights.with_suffix(".json")
+    card = card_file(weights)
     if not card.is_file():
         remedy = "run the other direction first, with a method that uses this translator and the same seeds"
         raise InputError(file=card, found="no such file", expected="the card of a trained translator", remedy=remedy)

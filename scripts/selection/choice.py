@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts.cards import card_file
 from scripts.errors import InputError, check_choice
 from scripts.selection.scores import SCORES
 
@@ -95,7 +96,7 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
 def selection_of_weights(weights: Path) -> dict[str, Any] | None:
     """What the card beside some weights says of how they were chosen; None if it does not say, or there is no card."""
     try:
-        card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+        card = json.loads(card_file(weights).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return selection_of_card(card) if isinstance(card, dict) else None

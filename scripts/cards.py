@@ -1,0 +1,112 @@
+"""The card beside weights: a JSON file that says what they are good for, and of which weights it speaks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts.data.writers import save_tensors, write_json
+from scripts.errors import InputError
+
+__all__ = ["WEIGHTS_SHA256", "card_file", "check_card", "check_weights", "digest_of", "read_card", "save_weights"]
+
+WEIGHTS_SHA256 = "weights_sha256"
+"""The key of a card that ties it to its weights: :func:`digest_of` their state dict."""
+
+logger = logging.getLogger(__name__)
+
+
+def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
+    """Write a plain state dict, and beside it its card with the digest of these very weights."""
+    save_tensors(path, state)
+    write_json(card_file(path), {**card, WEIGHTS_SHA256: digest_of(state)})
+
+
+def card_file(weights: Path) -> Path:
+    """Where the card of weights lies."""
+    return weights.with_suffix(".json")
+
+
+def read_card(weights: Path) -> dict[str, Any]:
+    """The card beside weights, empty if there is none.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    file = card_file(weights)
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        remedy = "take the card that was written beside the weights, or remove it to load them unchecked"
+        raise InputError(file=file, found=f"no JSON object ({error})", expected="a card", remedy=remedy) from error
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values: the same however often a state dict was loaded and saved again.
+
+    Only tensors count: a file that holds more is refused by the network it is loaded into.
+    """
+    digest = hashlib.sha256()
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> None:
+    """Refuse weights of another task, or beside the card of others; without a card, say that nothing can be checked.
+
+    Args:
+        path: the weights' file.
+        state: what it holds.
+        expected: this config's card.
+
+    Raises:
+        InputError: the card is damaged, is of other weights, or names another setting.
+    """
+    card = read_card(path)
+    if not card:
+        logger.warning("%s: no card beside it (%s); its task is not checked", path, card_file(path).name)
+        return
+    check_card(card, expected, path)
+    digest = card.get(WEIGHTS_SHA256)
+    if digest is not None and digest != digest_of(state):
+        raise InputError(
+            file=path,
+            found=f"other weights than those its card, {card_file(path).name}, was written for",
+            expected="weights and card of one training",
+            remedy="copy both files together, or remove the card to load the weights unchecked",
+        )
+
+
+def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """Compare the card of weights, at any depth, with what is expected of them; what one of them lacks is no matter.
+
+    Args:
+        found: the card that came with the weights.
+        expected: this config's card.
+        path: the weights, for the message.
+
+    Raises:
+        InputError: naming the first setting that differs.
+    """
+    for key, value in expected.items():
+        known = found.get(key)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            check_card(known, value, path)
+        elif key in found and known != value:
+            raise InputError(
+                file=path,
+                found=f"weights made with {key}: {known}",
+                expected=f"{key}: {value}",
+                remedy="choose weights of this task, or the task, size and network settings these were made with",
+            )
