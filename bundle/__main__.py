@@ -44,6 +44,7 @@ def _command_line() -> argparse.ArgumentParser:
     pack.add_argument("bundle", choices=BUNDLES, help="which of the two bundles")
     pack.add_argument("--task", required=True, help="name of a file in configs/tasks, without .yaml")
     pack.add_argument("--weights", type=Path, help="models/model.pt of a run; without it the bundle has no weights")
+    pack.add_argument("--weights_url", help="where they can be downloaded: writes large_files.yml for the Model Zoo")
     pack.add_argument("--out", type=Path, default=Path("dist"), help="where the folder goes (default: %(default)s)")
     pack.add_argument("--zip", action="store_true", help="also write the folder as a .zip beside it")
     pack.set_defaults(run=_pack)
@@ -64,7 +65,15 @@ def _command_line() -> argparse.ArgumentParser:
 
 
 def _pack(chosen: argparse.Namespace) -> None:
-    _tell(pack_bundle(chosen.bundle, task=chosen.task, out=chosen.out, weights=chosen.weights, archive=chosen.zip))
+    packed = pack_bundle(
+        chosen.bundle,
+        task=chosen.task,
+        out=chosen.out,
+        weights=chosen.weights,
+        weights_url=chosen.weights_url,
+        archive=chosen.zip,
+    )
+    _tell(packed)
 
 
 def _export(chosen: argparse.Namespace) -> None:
@@ -82,6 +91,8 @@ def _tell(packed: PackedBundle) -> None:
     print(f"Packed {packed.folder}")
     if packed.archive is not None:
         print(f"Packed {packed.archive}")
+    if packed.is_too_large_for_the_zoo:
+        print("Its weights are too large for the Model Zoo's repository; pack with --weights_url URL for it.")
     if not packed.has_weights:
         print(
             "It carries no weights: it can be trained as it is, but MONAI Label ignores it, and inference stops, "

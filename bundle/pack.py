@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from bundle.task_values import read_task, write_metadata, write_values
-from bundle.weights import copy_weights, read_settings
+from bundle.weights import LARGEST_FILE, copy_weights, read_settings, write_large_files
 from scripts.data.writers import atomic_path, make_folder
 from scripts.errors import InputError
 
@@ -40,11 +40,19 @@ class PackedBundle:
         folder: the bundle.
         archive: the bundle as one file, if asked for.
         has_weights: whether ``models/model.pt`` is in it.
+        has_address: whether ``large_files.yml`` says where they can be downloaded.
     """
 
     folder: Path
     archive: Path | None
     has_weights: bool
+    has_address: bool
+
+    @property
+    def is_too_large_for_the_zoo(self) -> bool:
+        """Whether its weights need an address to enter MONAI's Model Zoo, and have none."""
+        weights = self.folder / "models" / "model.pt"
+        return self.has_weights and not self.has_address and weights.stat().st_size > LARGEST_FILE
 
 
 def packed_name(task: str, name: str) -> str:
@@ -53,7 +61,14 @@ def packed_name(task: str, name: str) -> str:
 
 
 def pack_bundle(
-    name: str, *, task: str, out: Path, weights: Path | None = None, archive: bool = False, root: Path = ROOT
+    name: str,
+    *,
+    task: str,
+    out: Path,
+    weights: Path | None = None,
+    weights_url: str | None = None,
+    archive: bool = False,
+    root: Path = ROOT,
 ) -> PackedBundle:
     """Write the bundle ``<out>/glua_<task>_<name>/``, whole or not at all.
 
@@ -62,6 +77,7 @@ def pack_bundle(
         task: name of a file in ``configs/tasks``, without ``.yaml``.
         out: folder to put it in; made when missing.
         weights: plain state dict of the bundle's ``network_def``, or None to pack without.
+        weights_url: where those weights can be, or will be, downloaded: ``large_files.yml`` will say so.
         archive: also write ``<folder>.zip``, equal bytes for equal content.
         root: the workshop to pack from.
 
@@ -70,8 +86,12 @@ def pack_bundle(
 
     Raises:
         InputError: the task is unknown or sets a key that a config lacks, the weights cannot be read, are of another
-            task or do not fit, a folder that is no bundle stands in the way, or ``out`` cannot be written.
+            task or do not fit, an address without weights, a folder that is no bundle stands in the way, or ``out``
+            cannot be written.
     """
+    if weights_url is not None and weights is None:
+        remedy = "give --weights too, or leave --weights_url out"
+        raise InputError(file="--weights_url", found="no --weights", expected="the weights it is of", remedy=remedy)
     tasks = root / "configs" / "tasks"
     text, values = read_task(tasks, task)
     target = make_folder(out) / packed_name(task, name)
@@ -85,7 +105,11 @@ def pack_bundle(
         write_metadata(building / "configs" / "metadata.json", name, values)
         if weights is not None:
             copy_weights(weights, task, building)
-    return PackedBundle(target, _write_archive(target) if archive else None, has_weights=weights is not None)
+        if weights_url is not None:
+            write_large_files(building, weights_url)
+    return PackedBundle(
+        target, _write_archive(target) if archive else None, weights is not None, weights_url is not None
+    )
 
 
 def _write_into_configs(building: Path, values: str, *, origin: Path) -> None:

@@ -24,11 +24,21 @@ ENVIRONMENT = ROOT / ".venv-deploy"
 START_SECONDS, ANSWER_SECONDS, TRAINING_SECONDS = 600, 300, 900
 """What each may take at most, on a core that many processes share."""
 
+ENDING_SECONDS = 10
+"""What a process that is at its end, or was told to end, may take to be gone."""
+
+SETPRIV = shutil.which("setpriv") if os.geteuid() == 0 else None
+"""What takes root's capabilities away, where root runs this and it is installed."""
+
+WRITES_ANYWHERE = os.geteuid() == 0 and SETPRIV is None
+"""Whether a folder that is closed to writing is open to the server all the same."""
+
 
 class LabelServer:
     """A server with some bundles, on a free port of this machine's loopback, in a session of its own.
 
-    As root it runs without root's capabilities: a folder that is closed to writing is closed to it too.
+    As root it runs without root's capabilities, if it can (see ``WRITES_ANYWHERE``): a folder that is closed to writing
+    is closed to it too.
 
     Args:
         folder: the app's folder, with the bundles in its ``model``; studies, log and everything else go there too.
@@ -43,8 +53,8 @@ class LabelServer:
         self.address = f"http://127.0.0.1:{port}"
         command = ["monailabel", "start_server", "--app", str(folder), "--studies", str(self.studies)]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        if os.geteuid() == 0:
-            command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", *command]
+        if SETPRIV:
+            command = [SETPRIV, "--inh-caps=-all", "--bounding-set=-all", *command]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=self._environment(), stdout=log, stderr=log, start_new_session=True
@@ -73,8 +83,11 @@ class LabelServer:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if processes_of_session(self.process.pid):
                 os.killpg(self.process.pid, number)
-                wait_until(lambda: self.process.poll() is not None and not processes_of_session(self.process.pid), 10)
-        self.process.wait(10)
+                wait_until(self._is_gone, ENDING_SECONDS)
+        self.process.wait(ENDING_SECONDS)
+
+    def _is_gone(self) -> bool:
+        return self.process.poll() is not None and not processes_of_session(self.process.pid)
 
     def ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
         return requests.request(method, f"{self.address}{path}", timeout=ANSWER_SECONDS, **arguments)
@@ -124,10 +137,12 @@ class LabelServer:
         return self._good(self.ask("GET", "/train/")).json()
 
     def finished_training(self) -> dict[str, Any]:
-        """Wait for its end; how it ended, and its last lines."""
+        """Wait for its end; how it ended, and its last lines. No process of it is left then."""
         assert wait_until(lambda: self.training()["status"] not in {"SUBMITTED", "RUNNING"}, TRAINING_SECONDS), (
             self.training()
         )
+        wait_until(lambda: not self.training_processes(), ENDING_SECONDS)
+        assert self.training_processes() == []
         return self.training()
 
     def training_processes(self) -> list[int]:
