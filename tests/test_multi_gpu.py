@@ -1,7 +1,8 @@
-"""Several processes train as one would with all their slices (on the CPU, by gloo)."""
+"""Several processes do what one would: train with all their slices, share volumes (on the CPU, by gloo)."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,15 +10,26 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, Finished, bundle_command, command_environment, run_command, run_config, torchrun
+from conftest import (
+    CONFIGS,
+    ROOT,
+    Finished,
+    bundle_command,
+    command_environment,
+    processes_of,
+    run_command,
+    run_config,
+    torchrun,
+)
+from test_worklist import CASES, assert_same_evaluation, predictions, run_two
 
 from scripts import processes
+from scripts.data import datalists
 from scripts.errors import InputError
 
 TIMEOUT_S = 240
@@ -130,13 +142,20 @@ def test_two_processes_train_as_one_with_twice_the_batch(training: str, one: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("begun_by", ["one", "two"])
 def test_another_number_of_processes_continues_a_run(
-    training: str, data: Path, one: Path, two: Path, tmp_path: Path
+    training: str, data: Path, one: Path, two: Path, begun_by: str, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
-    shutil.copytree(two, root)
+    shutil.copytree(one if begun_by == "one" else two, root)
     (root / WEIGHTS).unlink()
-    train(training, data, root, resume=True)
+    if begun_by == "one":
+        changes = {"resume": True, "logging_file": CONFIGS / "logging.conf"}
+        done = run_command(torchrun(command_of(training, data, root, **changes)), timeout_s=TIMEOUT_S)
+        assert done.code == 0, done.stderr[-2000:]
+        assert re.findall(r"continuing from iteration (\d+)", done.stdout + done.stderr) == ["4"] * 2
+    else:
+        train(training, data, root, resume=True)
     assert_same_training(root, one, absolute_of_states=ABSOLUTE_OF_STATES.get(training, ABSOLUTE))
 
 
@@ -175,15 +194,6 @@ def run_and_kill_a_worker(command: list[str], *, when: Callable[[], bool]) -> tu
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the workers in /proc")
-
-
-def processes_of(root: Path) -> list[str]:
-    """Command lines of the living processes that name a run's folder."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it ended meanwhile
-            found += [words for words in [file.read_bytes().replace(b"\0", b" ").decode()] if str(root) in words]
-    return found
 
 
 @pytest.mark.slow
@@ -231,3 +241,47 @@ def test_a_folder_that_cannot_be_written_ends_every_process(data: Path, tmp_path
     assert sentences
     assert all("found a folder that cannot be written (Not a directory)" in sentence for sentence in sentences)
     assert "Traceback (most recent call last)" not in "".join(re.findall(r"^\[rank.*$", done.stderr, re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_two_processes_continue_an_evaluation(data: Path, trained: Path, tmp_path: Path) -> None:
+    """They do the one volume that is left, which leaves the second of them none, and report on all."""
+    out, alone, listed = tmp_path / "eval", tmp_path / "alone", tmp_path / "ct.json"
+    entries = [{key: str(data / f"{case}_{key}.nii.gz") for key in ("image", "label")} for case in CASES]
+    listed.write_text(json.dumps({"validation": entries}))
+    places = {"bundle_root": trained / "segmentation", "evaluation_datalist": listed, "output_dir": out}
+    run_config("evaluating", "segmentation", "evaluate", **places)
+    shutil.copytree(out, alone)
+    (out / "done" / "ct_1_image.json").unlink()
+    before = predictions(out)
+    command = bundle_command("evaluating", "segmentation", "evaluate", **places, resume=True)
+    done, cases = run_two(tmp_path, command)
+    assert done.code == 0, done.stderr[-2000:]
+    assert cases == [("ct_1", "0")]
+    after = predictions(out)
+    assert [name for name in after if after[name][0] != before[name][0]] == ["ct_1_image_seg.nii.gz"]
+    assert_same_evaluation(out, alone)
+    assert json.loads((out / "summary.json").read_text())["provenance"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_translate_as_one(data: Path, trained: Path, tmp_path: Path) -> None:
+    out, alone = tmp_path / "translated", tmp_path / "alone"
+    places = {"bundle_root": trained / "synthesis", "dataset_dir": data}
+    run_config("inference", "synthesis", "inference", **places, output_dir=alone)
+    done, cases = run_two(tmp_path, bundle_command("inference", "synthesis", "inference", **places, output_dir=out))
+    assert done.code == 0, done.stderr[-2000:]
+    assert cases == [("mr_0", "0"), ("mr_1", "1"), ("mr_2", "0")]
+    assert [file.name for file in sorted(out.glob("*.nii.gz"))] == [f"mr_{n}_image_translated.nii.gz" for n in range(3)]
+    for file in [*out.glob("*.nii.gz"), out / "datalist.json"]:  # the list's paths of what lies beside it are relative
+        assert file.read_bytes() == (alone / file.name).read_bytes(), file.name
+
+
+def test_the_first_process_alone_writes_the_translated_list(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translated = datalists.TranslatedDatalist(datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="t")
+    for place, written in [(1, []), (0, ["datalist.json"])]:
+        monkeypatch.setattr(datalists, "rank", lambda place=place: place)
+        translated.write()
+        assert [file.name for file in tmp_path.iterdir()] == written

@@ -11,6 +11,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from scripts.data.random_networks import through_random_networks
+
 __all__ = ["CURVE_PIECES", "BatchAugmentation"]
 
 CURVE_PIECES = 4
@@ -34,6 +36,7 @@ class BatchAugmentation:
             curve of its own instead of all through one: what is bright beside what then says nothing (SLAug's *local*
             variant).
         num_structures: classes 1..K that a label may hold, for ``structure_curves``.
+        random_networks: share of the samples that go through small random networks (GIN), before any curve.
         gamma: exponents are log-uniform in [1 / (1 + gamma), 1 + gamma], applied to the image mapped to [0, 1].
         contrast: factors are uniform in 1 +- this, about the image's mean.
         brightness: offsets are uniform in +- this.
@@ -50,6 +53,7 @@ class BatchAugmentation:
         intensity_curve: float = 0.0,
         structure_curves: float = 0.0,
         num_structures: int = 0,
+        random_networks: float = 0.0,
         gamma: float = 0.0,
         contrast: float = 0.0,
         brightness: float = 0.0,
@@ -62,6 +66,7 @@ class BatchAugmentation:
             structure_curves,
             num_structures,
         )
+        self.random_networks = random_networks
         self.gamma, self.contrast, self.brightness, self.noise = gamma, contrast, brightness, noise
 
     def __call__(
@@ -83,6 +88,9 @@ class BatchAugmentation:
             image = F.grid_sample(image + 1, grid, mode="bilinear", align_corners=False) - 1
             if label is not None:
                 label = F.grid_sample(label.float(), grid, mode="nearest", align_corners=False).to(label.dtype)
+        if self.random_networks:
+            is_sent = (torch.rand(len(image), generator=generator) < self.random_networks).to(image.device)
+            image = torch.where(is_sent.view(-1, 1, 1, 1), through_random_networks(image, generator), image)
         if self.intensity_curve:
             image = self._bend(image, label, generator)
         return self._change_intensity(image, generator), label

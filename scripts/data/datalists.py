@@ -19,6 +19,7 @@ from monai.data import load_decathlon_datalist
 from scripts.data.case_names import Item, case_name, labels_by_case, names_of_its_label, nifti_files, pairing_name
 from scripts.data.writers import write_json
 from scripts.errors import InputError
+from scripts.processes import rank
 
 __all__ = [
     "TranslatedDatalist",
@@ -244,7 +245,7 @@ class TranslatedDatalist:
         self.datalist, self.folder, self.postfix = Path(datalist), Path(folder), postfix
 
     def write(self) -> Path:
-        """Write it, with the source's own sections; entries without a label are left out."""
+        """Write it on the first process, with the source's own sections; entries without a label are left out."""
         content = json.loads(self.datalist.read_text(encoding="utf-8"))
         translated: dict[str, Any] = {key: value for key, value in content.items() if not isinstance(value, list)}
         for section in (key for key, value in content.items() if isinstance(value, list) and value):
@@ -252,7 +253,8 @@ class TranslatedDatalist:
             labelled = [_existing_item(entry, self.datalist, needs_label=True) for entry in entries if "label" in entry]
             translated[section] = [self._translated(item) for item in labelled]
         path = self.folder / "datalist.json"
-        write_datalist(path, translated)
+        if rank() == 0:
+            write_datalist(path, translated)
         return path
 
     def _translated(self, item: Item) -> Item:
