@@ -27,6 +27,7 @@ from scripts.data.writers import atomic_path
 __all__ = [
     "DOTS_PER_INCH",
     "INK",
+    "LINE_COLOURS",
     "NORMALISED",
     "PALE_INK",
     "STRUCTURE_COLOURS",
@@ -52,6 +53,9 @@ _PANEL_INCHES = 2.0
 _GAP_INCHES = 0.05
 INK, PALE_INK = "#222222", "#777777"
 """Colours of headings and of everything that may stand back."""
+
+LINE_COLOURS = (*(STRUCTURE_COLOURS[k] for k in (6, 4, 2, 0, 5, 1)), INK)
+"""Those that show on white as lines and marks, the most distinct first."""
 
 
 @dataclass(frozen=True, kw_only=True)

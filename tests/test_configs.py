@@ -169,6 +169,28 @@ def test_a_method_names_its_translator(path: Path) -> None:
     assert own_images or (CONFIGS / "translators" / f"{method['translator']}.yaml").is_file()
 
 
+@pytest.mark.parametrize("task", ["phantom_mr2ct", "cmr_lge2bssfp"])
+@pytest.mark.parametrize("path", sorted((CONFIGS / "methods").glob("*.yaml")), ids=name_of)
+def test_supervised_alone_learns_from_the_targets_labels(path: Path, task: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(config_files("segmentation", "train", path, task=task))
+    lists = {domain: f"data/{parser[f'{domain}_domain']}.json" for domain in ("source", "target")}
+    parser["dataset_dir"] = "data"
+    translated = parser["translator"] != "none"
+    labelled = "data/datalist.json" if translated else lists["target" if path.stem == "supervised" else "source"]
+    assert parser.get_parsed_content("labelled_datalist") == labelled
+    assert parser["train"]["dataset"]["data"]["path"] == "@labelled_datalist"
+    # The target's list, where a method has it, goes where labels are dropped unread.
+    assert parser.get_parsed_content("target_datalist") in (None, lists["target"])
+    target = parser["train"]["target_dataset"]["data"]
+    assert (target["path"], target.get("needs_label", False)) == ("@target_datalist", False)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_file_has_target_labels_choose_the_weights(path: Path) -> None:
+    assert load(path).get("selection", "last") in ("last", "label_free")
+
+
 @pytest.mark.parametrize("path", LENGTHS, ids=name_of)
 def test_a_length_fits_its_training(path: Path) -> None:
     assert set(load(path)) <= set(load_base((path.stem, "train")))

@@ -64,7 +64,7 @@ ROAD = {
 
 OTHER_OPTIONS = {
     "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"}
-    | {"use_trace", "converter_kwargs"},
+    | {"use_trace", "converter_kwargs", "bundle_path"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
     "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {
@@ -82,7 +82,7 @@ OTHER_OPTIONS = {
         "set",
         "no_check",
     },
-    "bundle": {"task", "weights", "zip", "bundle", "source", "out"},
+    "bundle": {"task", "weights", "weights_url", "zip", "bundle", "source", "out"},
     "others": {"conf", "app", "studies", "host", "port", "logdir", "backend"},  # MONAI Label's, TensorBoard's, MLflow's
     "monai-deploy": {"input", "output", "model", "models", "config", "platform", "tag"},
     "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen

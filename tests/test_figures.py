@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from scripts.errors import InputError
 from scripts.figures import (
@@ -19,6 +22,7 @@ from scripts.figures import (
     segmentation_panel,
     translation_panel,
 )
+from scripts.ladder.charts import line_style
 from scripts.montage import (
     DOTS_PER_INCH,
     NORMALISED,
@@ -28,6 +32,16 @@ from scripts.montage import (
     structure_colour,
     upright,
 )
+
+LINE_COLOURS = [line_style(order)["color"] for order in range(7)]
+
+SIGHT = {
+    "full": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+"""What eyes make of linear RGB: Machado, Oliveira and Fernandes 2009, severity 1.0."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NAMES = ["myocardium", "aorta"]
@@ -78,10 +92,29 @@ def test_a_bright_voxel_at_right_anterior_is_drawn_at_the_top_left(tmp_path: Pat
     assert panel[-len(panel) // 8 :, -len(panel) // 8 :].mean() < 0.05
 
 
-def test_colours_are_distinct() -> None:
-    colours = np.array([to_rgb(colour) for colour in STRUCTURE_COLOURS])
-    apart = np.abs(colours[:, None] - colours[None]).sum(axis=-1)
-    assert apart[~np.eye(len(colours), dtype=bool)].min() > 0.3
+def least_difference(colours: Sequence[str], sight: str) -> float:
+    """CIEDE2000 of the two colours that some eyes find most alike; one that they can just see is about 2."""
+    encoded = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(SIGHT[sight]).T, 0, 1)
+    lab = rgb2lab(np.where(seen <= 0.0031308, seen * 12.92, 1.055 * seen ** (1 / 2.4) - 0.055))
+    return min(float(deltaE_ciede2000(one, other)) for one, other in combinations(lab, 2))
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize("palette", [STRUCTURE_COLOURS, LINE_COLOURS], ids=["structures", "lines"])
+def test_colours_are_distinct_to_every_eye(palette: Sequence[str], sight: str) -> None:
+    assert least_difference(palette, sight) > 10
+
+
+def test_a_palette_that_colour_blind_readers_confuse_is_found() -> None:
+    matplotlibs = ["#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD", "#8C564B", "#E377C2"]
+    assert least_difference(matplotlibs, "full") > 10
+    assert least_difference(matplotlibs, "protanopia") < 5
+    assert least_difference(["#FF0000", "#00AA00"], "deuteranopia") < 5
+
+
+def test_structures_have_colours_of_their_own() -> None:
     assert len({structure_colour(k) for k in range(1, 8)}) == 7
     assert structure_colour(8) == structure_colour(1)
 

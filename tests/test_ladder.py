@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CONFIGS, ROOT
 from filelock import FileLock
 from ladder_folders import order_of
@@ -19,9 +20,11 @@ from scripts.errors import InputError
 from scripts.ladder.plan import Order, Run, plan
 from scripts.ladder.record import read_record, status_of
 from scripts.ladder.run import run_ladder
+from scripts.settings import unused_keys
 from scripts.steps import StepFailed, Steps
 
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
+TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +60,27 @@ def run_of(runs: list[Run], name: str, seed: int = 0) -> Run:
     return run
 
 
-@pytest.mark.parametrize("task", ["phantom_mr2ct", "abdomen_ct2mr", "cmr_bssfp2lge"])
-def test_every_command_names_files_that_exist(task: str, order: Order) -> None:
-    for run in plan(replace(order, task=task)):
-        for step in run.steps:
-            assert all((ROOT / file).is_file() for file in files_of(list(step.command))), step
+@pytest.mark.parametrize("size", ["small", "full"])
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_every_size_and_its_configs_parse(task: str, size: str, order: Order) -> None:
+    runs = plan(replace(order, task=task, size=size, methods=["glua"], seeds=[0]))
+    commands = {tuple(files_of(list(step.command))) for run in runs for step in run.steps}
+    assert len(commands) == 5  # training and inference of both stages, and evaluation
+    for files in commands:
+        parser = ConfigParser()
+        parser.read_config(list(files))
+        assert unused_keys(parser.get(), parser["run_folder"].get("spare_keys", ())) == []
+        grid = parser.get_parsed_content("card")["grid"]
+        assert len(grid["spacing_mm"]) == 3
+        assert all(side % 4 == 0 and (size == "full" or side <= 128) for side in grid["slice_size"])
+        if files[0].endswith("train.yaml"):
+            assert parser.get_parsed_content("train#preprocessing").transforms
+            assert parser.get_parsed_content("train#target_preprocessing").transforms
+        else:
+            assert parser.get_parsed_content("preprocessing").transforms
+        if files[0].endswith("inference.yaml"):
+            with torch.device("meta"):  # layers without their numbers
+                assert list(parser.get_parsed_content("network_def").parameters())
 
 
 def test_methods_share_one_translator_for_each_seed(order: Order) -> None:

@@ -18,7 +18,7 @@ from scripts.figures import read_log, running_mean
 from scripts.ladder.results import LOWER, UPPER, Ladder
 from scripts.ladder.statistics import Spread
 from scripts.ladder.summaries import MethodSummary
-from scripts.montage import INK, PALE_INK, STRUCTURE_COLOURS, quiet_axes, save_figure
+from scripts.montage import INK, LINE_COLOURS, PALE_INK, quiet_axes, save_figure
 
 __all__ = [
     "dice_chart",
@@ -31,8 +31,7 @@ __all__ = [
     "structure_chart",
 ]
 
-_ORANGE, _BLUE, _DARK_BLUE, _VERMILION = (STRUCTURE_COLOURS[k] for k in (0, 1, 6, 4))
-_LINE_COLOURS = [_DARK_BLUE, _VERMILION, STRUCTURE_COLOURS[2], _ORANGE, STRUCTURE_COLOURS[5], _BLUE, INK]
+_DARK_BLUE, _VERMILION = LINE_COLOURS[:2]
 """Okabe and Ito's without their yellow, which a white page swallows as a line."""
 
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
@@ -182,8 +181,8 @@ def loss_chart(logs: Mapping[str, Sequence[Path]], stem: Path) -> Path:
 def line_style(order: int) -> dict[str, Any]:
     """Colour and dashes of the n-th line of a chart: 28 that can be told apart."""
     return {
-        "color": _LINE_COLOURS[order % len(_LINE_COLOURS)],
-        "linestyle": _DASHES[order // len(_LINE_COLOURS) % len(_DASHES)],
+        "color": LINE_COLOURS[order % len(LINE_COLOURS)],
+        "linestyle": _DASHES[order // len(LINE_COLOURS) % len(_DASHES)],
         "linewidth": 1.2,
     }
 

@@ -11,12 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.data.writers import atomic_path
-from scripts.montage import INK, PALE_INK, STRUCTURE_COLOURS, save_figure
+from scripts.montage import INK, LINE_COLOURS, PALE_INK, save_figure
 from scripts.selection.choice import best_epoch
 from scripts.selection.judge import JudgedRun, Verdict
 from scripts.selection.scores import PARTS, SCORES
 
 __all__ = ["score_figure", "verdict_table", "write_judgement"]
+
+MARKS = "os^Dv"
+"""Marks of the runs: the next one when the colours are used up."""
 
 HEAD = """\
 # Which score finds the best snapshot?
@@ -62,7 +65,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
 
 
 def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
-    """Draw true Dice against each score, a panel for each, a colour for each run; the chosen snapshot has a ring.
+    """Draw true Dice against each score, a panel for each, a colour and mark for each run; a ring about the chosen one.
 
     Raises:
         InputError: the picture cannot be written.
@@ -73,7 +76,7 @@ def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
     for number, name in enumerate(SCORES):
         axes = figure.add_subplot(rows, columns, number + 1)
         for index, run in enumerate(runs):
-            _draw(axes, run, name, STRUCTURE_COLOURS[index % len(STRUCTURE_COLOURS)])
+            _draw(axes, run, name, index)
         axes.set_title(name.replace("_", " "), fontsize=9, loc="left", color=INK)
         axes.tick_params(labelsize=7, colors=PALE_INK, length=2)
         axes.locator_params(axis="x", nbins=4)
@@ -88,12 +91,13 @@ def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw(axes: Axes, run: JudgedRun, name: str, colour: str) -> None:
+def _draw(axes: Axes, run: JudgedRun, name: str, index: int) -> None:
+    colour, mark = LINE_COLOURS[index % len(LINE_COLOURS)], MARKS[index // len(LINE_COLOURS) % len(MARKS)]
     values = {epoch: row[f"score_{name}"] for epoch, row in run.scores.items()}
     axes.plot(
         [values[epoch] for epoch in run.oracle_dice],
         list(run.oracle_dice.values()),
-        "o",
+        mark,
         color=colour,
         markersize=3.5,
         label=run.name,
