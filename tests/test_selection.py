@@ -14,6 +14,7 @@ from conftest import CONFIGS, assert_same_weights, refused, run_base, run_config
 from ignite.engine import Engine
 from torch import nn
 
+from scripts.cards import digest_of
 from scripts.engines.averaging import averaged_model
 from scripts.handlers.checkpoints import FinalWeights
 from scripts.handlers.snapshots import Snapshots
@@ -80,6 +81,7 @@ def test_snapshots_are_taken_every_few_epochs_and_after_the_last(tmp_path: Path)
     assert card == CARD | {
         "iterations": 8,
         "selection": {"rule": "snapshot", "epoch": 4, "reads_target_labels": False},
+        "weights_sha256": digest_of(torch.load(tmp_path / "models" / "snapshots" / "epoch_004.pt", weights_only=True)),
     }
     header, *rows = (tmp_path / "logs" / "selection.csv").read_text().splitlines()
     assert header.split(",") == ["epoch", "iteration", *(f"score_{name}" for name in SCORES), *PARTS]
