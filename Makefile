@@ -28,7 +28,7 @@ demo: .venv/installed ## The whole road on generated data: phantom, both stages,
 	$(RUN) -m scripts demo --out runs/demo
 
 test: .venv/installed-dev ## Every test that CI runs, with coverage
-	$(RUN) -m pytest --cov --cov-report=term
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --cov --cov-report=term
 
 test-deploy: .venv/installed-dev .venv-deploy/installed ## The packed bundles in a real MONAI Label server on this machine (Python 3.11)
 	$(RUN) -m pytest -m deploy tests/test_deploy.py

@@ -91,8 +91,8 @@ def served(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     workshop = copied_workshop(work / "workshop")
     with (workshop / "configs" / "tasks" / "phantom_mr2ct.yaml").open("a") as task_file:
         task_file.write(f"dataset_dir: {data}\n")
-    for task in CASE:
-        weights = write_weights(task, work / task)
+    for seed, task in enumerate(CASE, 13):
+        weights = write_weights(task, work / task, seed=seed)
         box = pack_bundle("segmentation", task=task, out=folder / "model", weights=weights, root=workshop).folder
         write_values(box / "configs" / "train.yaml", SHORT, origin=work, every_key=True)
     box = pack_bundle("segmentation", task=EMPTY, out=folder / "model").folder
