@@ -34,6 +34,8 @@ from scripts.selection.scores import (
     mean_dice,
     neighbourhood_density,
     normalised_entropy,
+    plausible_areas,
+    plausible_share,
     volume_deviation,
 )
 
@@ -114,9 +116,36 @@ def test_components_are_counted_in_slices_that_show_the_structure() -> None:
     assert mean_components(np.zeros((1, 3, 3), int), 2) == 0
 
 
+def test_slices_are_plausible_whose_structures_have_an_area_seen_before() -> None:
+    # Structure 1 covers 1 to 41 pixels in 41 labelled slices: its percentiles 2.5 and 97.5 are 2 and 40. Slice 0 alone
+    # shows structure 2, in 3 pixels; none shows structure 3.
+    labelled = np.zeros((41, 6, 10), int)
+    for index in range(41):
+        labelled[index].flat[: index + 1] = 1
+    labelled[0, 5, :3] = 2
+    limits = plausible_areas(labelled, 3)
+    np.testing.assert_allclose(limits, [[2, 40], [3, 3], [np.nan, np.nan]])
+
+    def predicted(*areas: int) -> np.ndarray:
+        return np.repeat([0, 1, 2, 3], [60 - sum(areas), *areas]).reshape(1, 6, 10)
+
+    for areas, is_plausible in [
+        ((2, 0, 0), True),
+        ((40, 3, 0), True),
+        ((1, 3, 0), False),  # the first is too small
+        ((2, 4, 0), False),  # the second too large
+        ((41, 0, 0), False),
+        ((2, 0, 1), False),  # never seen
+        ((0, 0, 0), False),  # nothing found is no success
+    ]:
+        assert plausible_share(predicted(*areas), limits) == is_plausible, areas
+    both = np.concatenate([predicted(2, 0, 0), predicted(41, 0, 0)])
+    assert plausible_share(both, limits) == 0.5
+
+
 def test_of_every_score_more_is_better() -> None:
-    good = dict(zip(PARTS, [0.9, 0.1, 0.2, 0.9, 0.5, 0.1], strict=True))
-    bad = dict(zip(PARTS, [0.5, 0.5, 1.2, 0.4, 3.0, 2.0], strict=True))
+    good = dict(zip(PARTS, [0.9, 0.1, 0.2, 0.9, 0.5, 0.1, 0.8], strict=True))
+    bad = dict(zip(PARTS, [0.5, 0.5, 1.2, 0.4, 3.0, 2.0, 0.3], strict=True))
     assert all(score(good) > score(bad) for score in SCORES.values())
     assert SCORES["masked_consistency"](good) == pytest.approx(0.9 - 0.5 * 0.2)
     assert next(iter(SCORES)) == "masked_consistency", "the default"
@@ -185,7 +214,7 @@ def test_a_perfect_network_has_perfect_parts(scene: tuple[torch.Tensor, torch.Te
     assert parts["labelled_dice"] == 1
     assert parts["entropy"] == pytest.approx(0, abs=1e-6)
     assert parts["consistency_loss"] == pytest.approx(0, abs=1e-3)
-    assert (parts["volume_deviation"], parts["component_gap"]) == (0, 0)
+    assert (parts["volume_deviation"], parts["component_gap"], parts["plausible_share"]) == (0, 0, 1)
 
 
 def test_parts_are_the_same_whenever_they_are_asked_for(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -197,7 +226,7 @@ def test_parts_are_the_same_whenever_they_are_asked_for(scene: tuple[torch.Tenso
     # Masks and noise are noticed; so is a network that finds nothing.
     assert first["consistency_loss"] > 0.01
     empty = scorer(scene).parts(Nearest(bias=25))
-    assert (empty["labelled_dice"], empty["component_gap"]) == (0, 1)
+    assert (empty["labelled_dice"], empty["component_gap"], empty["plausible_share"]) == (0, 1, 0)
     assert empty["volume_deviation"] > 10
     assert SCORES["certainty"](empty) >= SCORES["certainty"](first), "what finds nothing is sure"
     assert SCORES["masked_consistency"](empty) < SCORES["masked_consistency"](first)

@@ -24,6 +24,8 @@ from scripts.selection.scores import (
     mean_dice,
     neighbourhood_density,
     normalised_entropy,
+    plausible_areas,
+    plausible_share,
     volume_deviation,
 )
 
@@ -124,6 +126,7 @@ class SnapshotScorer:
             "neighbourhood_density": neighbourhood_density(torch.cat(sampled)),
             "volume_deviation": volume_deviation(shares, self._shares),
             "component_gap": abs(mean_components(found, self.num_structures) - self._components),
+            "plausible_share": plausible_share(found, self._plausible_areas),
         }
 
     def _consistency_loss(
@@ -152,6 +155,11 @@ class SnapshotScorer:
     def _components(self) -> float:
         chosen = self._sample(len(self.labelled))
         return mean_components(_labels(self.labelled, chosen), self.num_structures)
+
+    @cached_property
+    def _plausible_areas(self) -> NDArray[np.float64]:
+        """Of all labelled training slices."""
+        return plausible_areas(_labels(self.labelled), self.num_structures)
 
 
 @torch.inference_mode()

@@ -30,6 +30,8 @@ __all__ = [
     "mean_dice",
     "neighbourhood_density",
     "normalised_entropy",
+    "plausible_areas",
+    "plausible_share",
     "volume_deviation",
 ]
 
@@ -40,6 +42,7 @@ PARTS = (
     "neighbourhood_density",
     "volume_deviation",
     "component_gap",
+    "plausible_share",
 )
 """What is measured of a snapshot; all but the first are of the target's images."""
 
@@ -50,6 +53,7 @@ SCORES: dict[str, Callable[[Mapping[str, float]], float]] = {
     "density": lambda part: part["neighbourhood_density"],
     "volumes": lambda part: -part["volume_deviation"],
     "components": lambda part: -part["component_gap"],
+    "plausible": lambda part: part["plausible_share"],
 }
 """Scores made of these parts; of each, more is better. The first is MAPSeg's (CVPR 2024)."""
 
@@ -58,6 +62,9 @@ DENSITY_TEMPERATURE = 0.05
 
 LEAST_SHARE_DEVIATION = 0.02
 """Two points of a structure's share: a smaller spread over a handful of cases is chance."""
+
+PLAUSIBLE_PERCENTILES = (2.5, 97.5)
+"""Between which of the labelled slices' areas a structure's area is plausible."""
 
 MASK_VALUE = -1.0
 """What a masked pixel shows: the darkest value."""
@@ -181,6 +188,38 @@ def mean_components(label: NDArray[np.integer], num_structures: int) -> float:
     counts = [ndimage.label(one == structure)[1] for one in label for structure in range(1, num_structures + 1)]
     shown = [count for count in counts if count]
     return float(np.mean(shown)) if shown else 0.0
+
+
+def plausible_areas(label: NDArray[np.integer], num_structures: int) -> NDArray[np.float64]:
+    """The least and greatest plausible area of each structure in a slice that shows it.
+
+    Args:
+        label: class ids 0..K, (N, H, W), of labelled slices.
+        num_structures: K.
+
+    Returns:
+        (K, 2) in pixels, the ``PLAUSIBLE_PERCENTILES``; NaN, which nothing lies between, where none shows it.
+    """
+    shown = [areas[areas > 0] for areas in _areas(label, num_structures).T]
+    none = np.full(2, np.nan)
+    return np.array([np.percentile(areas, PLAUSIBLE_PERCENTILES) if len(areas) else none for areas in shown])
+
+
+def plausible_share(label: NDArray[np.integer], limits: NDArray[np.float64]) -> float:
+    """Share of slices that show a structure, and each structure they show with a plausible area.
+
+    Args:
+        label: class ids 0..K, (N, H, W), as predicted.
+        limits: (K, 2), from :func:`plausible_areas`.
+    """
+    areas = _areas(label, len(limits))
+    is_plausible = (areas >= limits[:, 0]) & (areas <= limits[:, 1])
+    return float(((is_plausible | (areas == 0)).all(1) & (areas > 0).any(1)).mean())
+
+
+def _areas(label: NDArray[np.integer], num_structures: int) -> NDArray[np.int64]:
+    """(N, K) pixels of each structure in each slice."""
+    return np.stack([(label == structure).sum((1, 2)) for structure in range(1, num_structures + 1)], 1)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
