@@ -100,6 +100,10 @@ class LabelServer:
             files = {"file": (volume.name, content)}
             self._good(self.ask("PUT", "/datastore/image", params={"image": case}, files=files))
 
+    def remove(self, case: str) -> None:
+        """A volume and what was submitted for it."""
+        self._good(self.ask("DELETE", "/datastore/image", params={"id": case}))
+
     def submit_label(self, case: str, label: Path, names: dict[str, int]) -> None:
         told = {"label_info": [{"name": name, "idx": index} for name, index in names.items()]}
         with label.open("rb") as content:

@@ -181,6 +181,7 @@ def test_from_a_volume_to_a_better_segmenter(served: Served, task: str, tmp_path
     is_adapted = task == "phantom_mr2ct"
     assert losses_of(box) & {"d1", "d2"} == ({"d1", "d2"} if is_adapted else set())
     assert (f"{box / 'data' / 'mr.json'}: no such datalist" in server.log.read_text()) is not is_adapted
+    server.remove(case)  # all trainings of a server learn from all that is annotated there
 
 
 BAD_VOLUMES = ["text", "truncated", "4D", "NaN", "constant"]
@@ -269,6 +270,18 @@ def test_a_wrong_label_map_ends_the_next_training(served: Served, kind: str, tmp
     assert digest(weights) == before
     assert_it_serves(served)
     submit(served, tmp_path)  # in its place
+
+
+def test_an_annotated_volume_of_the_other_modality_ends_the_next_training(served: Served, tmp_path: Path) -> None:
+    server, volume = served.server, served.volume(OTHER)
+    server.upload("other", volume)
+    server.submit_label("other", corrected_label(volume, tmp_path / "other.nii.gz"), NAMES[OTHER])
+    server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
+    said = error_of_training(served)
+    assert said.startswith("error: "), said
+    assert ("other.nii.gz" in said, "expected a CT in HU" in said) == (True, True), said
+    server.remove("other")
+    assert_it_serves(served)
 
 
 def test_a_killed_training_is_reported_and_leaves_the_weights(served: Served, models: Path, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from scripts.handlers.losses import check_finite_weights
 from scripts.processes import rank
 from scripts.selection.choice import best_epoch, check_selection, read_scores, snapshot_file
 from scripts.selection.scorer import SnapshotScorer, predict_classes
-from scripts.selection.scores import PARTS, SCORES, mean_dice
+from scripts.selection.scores import MEASURED, SCORES, mean_dice
 
 __all__ = ["Snapshots"]
 
-COLUMNS = ("epoch", "iteration", *(f"score_{name}" for name in SCORES), *PARTS)
+COLUMNS = ("epoch", "iteration", *MEASURED)
 
 
 class Snapshots:

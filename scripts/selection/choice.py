@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.cards import card_file
 from scripts.errors import InputError, check_choice
-from scripts.selection.scores import SCORES
+from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = [
     "RULES",
@@ -75,7 +75,9 @@ def snapshot_file(folder: Path, epoch: int) -> Path:
 
 
 def read_scores(path: Path) -> dict[int, dict[str, float]]:
-    """The table of snapshots that a training writes: epoch -> column -> number. A last line without an end is skipped.
+    """The table of snapshots that a training writes: epoch -> column -> number.
+
+    A last line without an end is skipped. What a training of earlier code did not measure is NaN.
 
     Raises:
         InputError: there is no such file, or it is no such table.
@@ -83,7 +85,7 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-        return {int(row["epoch"]): {key: float(value) for key, value in row.items()} for row in rows}
+        found = {int(row["epoch"]): {key: float(value) for key, value in row.items()} for row in rows}
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             file=path,
@@ -91,6 +93,7 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
             expected="what a training with snapshot_interval writes: a row for each epoch with a snapshot",
             remedy="restore it, or start the training anew without --resume",
         ) from error
+    return {epoch: dict.fromkeys(MEASURED, math.nan) | row for epoch, row in found.items()}
 
 
 def selection_of_weights(weights: Path) -> dict[str, Any] | None:

@@ -93,7 +93,7 @@ def judge_selection(folder: Path) -> tuple[list[JudgedRun], list[Verdict]]:
 
 
 def find_runs(folder: Path) -> dict[Path, str]:
-    """The runs with snapshots in a folder and their names, by ``ladder.json`` where there is one.
+    """The runs with snapshots in a folder and their names: of a ladder's runs, method and seed.
 
     Runs that learn from the target's own labels are left out: the labelled Dice of ``supervised`` is the truth itself.
 
@@ -101,9 +101,11 @@ def find_runs(folder: Path) -> dict[Path, str]:
         InputError: there is none.
     """
     names: dict[Path, str] = {}
-    if (folder / "ladder.json").is_file():
-        ladder = read_record(folder)
-        names = {folder / run["folder"]: f"{run['method']}, seed {run['seed']}" for run in ladder["runs"]}
+    for record in folder.rglob("ladder.json"):
+        ladder = record.parent
+        of = "" if ladder == folder else f"{ladder.relative_to(folder).as_posix()}: "
+        runs_of_it = read_record(ladder)["runs"]
+        names |= {ladder / run["folder"]: f"{of}{run['method']}, seed {run['seed']}" for run in runs_of_it}
     tables = sorted(table for table in folder.rglob("logs/selection.csv") if read_scores(table))
     runs = [table.parents[1] for table in tables if ".old-" not in table.parents[1].name]  # set aside
     runs = [run for run in runs if not _learns_from_target_labels(run)]

@@ -14,9 +14,12 @@ from scripts.data.writers import atomic_path
 from scripts.montage import INK, LINE_COLOURS, PALE_INK, save_figure
 from scripts.selection.choice import best_epoch
 from scripts.selection.judge import JudgedRun, Verdict
-from scripts.selection.scores import PARTS, SCORES
+from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = ["score_figure", "verdict_table", "write_judgement"]
+
+LEGEND_LETTERS = 100
+"""Letters of runs' names that fit side by side below the panels."""
 
 MARKS = "os^Dv"
 """Marks of the runs: the next one when the colours are used up."""
@@ -35,7 +38,7 @@ def write_judgement(folder: Path, runs: Sequence[JudgedRun], verdicts: Sequence[
     """Write ``selection.csv``, ``selection.md`` and ``plots/selection.png`` into a folder."""
     with atomic_path(folder / "selection.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        columns = ["iteration", *(f"score_{name}" for name in SCORES), *PARTS]
+        columns = ["iteration", *MEASURED]
         writer.writerow(["run", "epoch", *columns, "oracle_dice_percent"])
         for run in runs:
             for epoch, row in run.scores.items():
@@ -86,7 +89,8 @@ def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
         if number % columns == 0:
             axes.set_ylabel("true Dice [%]", fontsize=8, color=PALE_INK)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=7, labelcolor=INK)
+    beside = max(1, LEGEND_LETTERS // max(map(len, labels)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=beside, frameon=False, fontsize=7, labelcolor=INK)
     figure.suptitle("Scores of snapshots and their true Dice (ring: chosen)", fontsize=10, color=INK)
     save_figure(figure, path)
 

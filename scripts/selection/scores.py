@@ -21,6 +21,7 @@ from scripts.losses.segmentation import supervised_loss
 from scripts.metrics import dice_per_class
 
 __all__ = [
+    "MEASURED",
     "PARTS",
     "SCORES",
     "foreground_shares",
@@ -56,6 +57,9 @@ SCORES: dict[str, Callable[[Mapping[str, float]], float]] = {
     "plausible": lambda part: part["plausible_share"],
 }
 """Scores made of these parts; of each, more is better. The first is MAPSeg's (CVPR 2024)."""
+
+MEASURED = (*(f"score_{name}" for name in SCORES), *PARTS)
+"""What ``logs/selection.csv`` says of a snapshot."""
 
 DENSITY_TEMPERATURE = 0.05
 """Temperature of the similarities in :func:`neighbourhood_density`, as published."""
