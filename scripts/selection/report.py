@@ -70,13 +70,16 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
 def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
     """Draw true Dice against each score, a panel for each, a colour and mark for each run; a ring about the chosen one.
 
+    A score that no run has, as of a training of earlier code, has no panel.
+
     Raises:
         InputError: the picture cannot be written.
     """
     columns = 3
-    rows = math.ceil(len(SCORES) / columns)
+    measured = [name for name in SCORES if any(_is_known(run, name) for run in runs)]
+    rows = math.ceil(len(measured) / columns)
     figure = Figure(figsize=(2.9 * columns, 2.3 * rows + 0.5), layout="constrained")
-    for number, name in enumerate(SCORES):
+    for number, name in enumerate(measured):
         axes = figure.add_subplot(rows, columns, number + 1)
         for index, run in enumerate(runs):
             _draw(axes, run, name, index)
@@ -95,6 +98,10 @@ def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
     save_figure(figure, path)
 
 
+def _is_known(run: JudgedRun, name: str) -> bool:
+    return not all(math.isnan(row[f"score_{name}"]) for row in run.scores.values())
+
+
 def _draw(axes: Axes, run: JudgedRun, name: str, index: int) -> None:
     colour, mark = LINE_COLOURS[index % len(LINE_COLOURS)], MARKS[index // len(LINE_COLOURS) % len(MARKS)]
     values = {epoch: row[f"score_{name}"] for epoch, row in run.scores.items()}
@@ -106,7 +113,7 @@ def _draw(axes: Axes, run: JudgedRun, name: str, index: int) -> None:
         markersize=3.5,
         label=run.name,
     )
-    if not all(math.isnan(value) for value in values.values()):
+    if _is_known(run, name):
         best = best_epoch(values)
         place = ([values[best]], [run.oracle_dice[best]])
         axes.plot(*place, "o", markersize=8, markerfacecolor="none", markeredgecolor=colour)
