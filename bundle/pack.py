@@ -89,7 +89,7 @@ def pack_bundle(
             task or do not fit, an address without weights, a folder that is no bundle stands in the way, or ``out``
             cannot be written.
     """
-    if weights_url is not None and weights is None:
+    if weights_url and weights is None:
         remedy = "give --weights too, or leave --weights_url out"
         raise InputError(file="--weights_url", found="no --weights", expected="the weights it is of", remedy=remedy)
     tasks = root / "configs" / "tasks"
@@ -105,11 +105,10 @@ def pack_bundle(
         write_metadata(building / "configs" / "metadata.json", name, values)
         if weights is not None:
             copy_weights(weights, task, building)
-        if weights_url is not None:
+        if weights_url:
             write_large_files(building, weights_url)
-    return PackedBundle(
-        target, _write_archive(target) if archive else None, weights is not None, weights_url is not None
-    )
+    written = _write_archive(target) if archive else None
+    return PackedBundle(target, written, has_weights=weights is not None, has_address=bool(weights_url))
 
 
 def _write_into_configs(building: Path, values: str, *, origin: Path) -> None:

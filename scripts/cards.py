@@ -23,9 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
-    """Write a plain state dict, and beside it its card with the digest of these very weights."""
+    """Write a plain state dict, and beside it its card with the digest of these very weights.
+
+    An earlier card goes first: whoever reads in between finds weights without a card, not with that of others.
+    """
+    described = {**card, WEIGHTS_SHA256: digest_of(state)}
+    card_file(path).unlink(missing_ok=True)
     save_tensors(path, state)
-    write_json(card_file(path), {**card, WEIGHTS_SHA256: digest_of(state)})
+    write_json(card_file(path), described)
 
 
 def card_file(weights: Path) -> Path:
@@ -41,12 +46,15 @@ def read_card(weights: Path) -> dict[str, Any]:
     """
     file = card_file(weights)
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        card = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError):
+        card = None
+    if not isinstance(card, dict):
         remedy = "take the card that was written beside the weights, or remove it to load them unchecked"
-        raise InputError(file=file, found=f"no JSON object ({error})", expected="a card", remedy=remedy) from error
+        raise InputError(file=file, found="no JSON object", expected="a card", remedy=remedy)
+    return card
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:
@@ -55,7 +63,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     Only tensors count: a file that holds more is refused by the network it is loaded into.
     """
     digest = hashlib.sha256()
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -74,7 +82,7 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
         InputError: the card is damaged, is of other weights, or names another setting.
     """
     card = read_card(path)
-    if not card:
+    if not card_file(path).exists():
         logger.warning("%s: no card beside it (%s); its task is not checked", path, card_file(path).name)
         return
     check_card(card, expected, path)

@@ -55,7 +55,7 @@ INK, PALE_INK = "#222222", "#777777"
 """Colours of headings and of everything that may stand back."""
 
 LINE_COLOURS = (*(STRUCTURE_COLOURS[k] for k in (6, 4, 2, 0, 5, 1)), INK)
-"""Those that show on white as lines and marks, the most distinct first."""
+"""For lines and marks, the most distinct first: without the yellow, which a white page swallows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -49,6 +50,15 @@ def test_the_range_stays_and_samples_do_not_meet() -> None:
     other[0] = other[0].flip(2)
     assert torch.equal(through_random_networks(other, generator())[1:], changed[1:])
     assert not torch.equal(through_random_networks(image, generator(1)), changed)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_type_stays_under_autocast_too(dtype: torch.dtype) -> None:
+    image = batch().to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        changed = through_random_networks(image, generator())
+    assert changed.dtype == dtype
+    assert torch.equal(changed, through_random_networks(image.float(), generator()).to(dtype))
 
 
 def test_one_value_everywhere_stays() -> None:

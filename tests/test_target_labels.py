@@ -67,7 +67,7 @@ def test_the_target_had_a_say(method: str, part: str, trained: Callable[..., Pat
     assert float(rows[-1][part]) > 0
 
 
-def test_a_translator_depends_on_no_label_at_all(trained: Callable[[str], Path]) -> None:
+def test_a_translator_depends_on_no_label_at_all(trained: Callable[..., Path]) -> None:
     # So that one translator may serve both directions: the target of the one is the labelled domain of the other.
     honest, other = (
         trained(labels, "synthesis") / "models" / "model.pt" for labels in ("as they are", "all scrambled")

@@ -20,22 +20,25 @@ def through_random_networks(image: torch.Tensor, generator: torch.Generator) -> 
     Every network has weights and offsets from the standard normal distribution, leaky ReLUs, and convolutions of 1 x 1
     or 3 x 3 pixels, by the toss of a coin; the output's share is uniform in [0, 1]. The original gives the mixture the
     sample's Frobenius norm; here values must stay in [-1, 1], so the least and the greatest are the sample's own.
+    Borders are continued by their own values.
 
     Args:
-        image: (B, 1, H, W).
+        image: (B, 1, H, W), of any floating type; computed in float32.
         generator: CPU generator of every draw.
 
     Returns:
         Images of the same shape and, sample by sample, of the same range. Edges stay where they are, contrasts may
         turn over.
     """
-    output = _networks_output(image, generator)
-    share = torch.rand(len(image), 1, 1, 1, generator=generator).to(image.device)
-    mixture = torch.lerp(image, output, share)
-    low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
-    least, greatest = mixture.amin((2, 3), keepdim=True), mixture.amax((2, 3), keepdim=True)
-    spread = (greatest - least).clamp_min(torch.finfo(image.dtype).tiny)
-    return low + (mixture - least) / spread * (high - low)
+    with torch.autocast(image.device.type, enabled=False):
+        given = image.float()
+        output = _networks_output(given, generator)
+        share = torch.rand(len(given), 1, 1, 1, generator=generator).to(given.device)
+        mixture = torch.lerp(given, output, share)
+        low, high = given.amin((2, 3), keepdim=True), given.amax((2, 3), keepdim=True)
+        least, greatest = mixture.amin((2, 3), keepdim=True), mixture.amax((2, 3), keepdim=True)
+        spread = (greatest - least).clamp_min(torch.finfo(given.dtype).tiny)
+        return (low + (mixture - least) / spread * (high - low)).to(image.dtype)
 
 
 def _networks_output(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

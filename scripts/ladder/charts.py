@@ -32,8 +32,6 @@ __all__ = [
 ]
 
 _DARK_BLUE, _VERMILION = LINE_COLOURS[:2]
-"""Okabe and Ito's without their yellow, which a white page swallows as a line."""
-
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 _MOST_POINTS = 300
 """Points of a curve in a chart, so that its SVG stays small."""
