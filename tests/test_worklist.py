@@ -87,7 +87,7 @@ def assert_same_evaluation(out: Path, expected: Path) -> None:
     found, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (out, expected))
     assert found.pop("provenance").keys() == wanted.pop("provenance").keys()
     assert found == wanted
-    assert [name for name in predictions(out)] == [f"{case}_image_seg.nii.gz" for case in CASES]
+    assert list(predictions(out)) == [f"{case}_image_seg.nii.gz" for case in CASES]
     for name in ("worst_case.png", "median_case.png"):
         assert (out / name).read_bytes() == (expected / name).read_bytes()
 

@@ -29,7 +29,7 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 | black, isort, flake8: most of them, as ruff's rules | ``test_house.test_ruff_is_content`` |
 | TensorRT, as far as can be without a GPU | ``test_export.test_tensorrts_settings_are_those_that_monai_knows`` |
 
-Not reproduced: pytype; flake8's C and P; the zoo's ``model_info.json``, which its own workflow fills after a bundle has
+Not reproduced: pytype; flake8's P; the zoo's ``model_info.json``, which its own workflow fills after a bundle has
 been taken in; an installation of the requirements under Python 3.10, whose last releases are other than those pinned
 here (``requirements.txt`` names both).
 """
