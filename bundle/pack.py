@@ -40,19 +40,18 @@ class PackedBundle:
         folder: the bundle.
         archive: the bundle as one file, if asked for.
         has_weights: whether ``models/model.pt`` is in it.
-        has_address: whether ``large_files.yml`` says where they can be downloaded.
     """
 
     folder: Path
     archive: Path | None
     has_weights: bool
-    has_address: bool
 
     @property
     def is_too_large_for_the_zoo(self) -> bool:
         """Whether its weights need an address to enter MONAI's Model Zoo, and have none."""
+        has_address = (self.folder / "large_files.yml").is_file()
         weights = self.folder / "models" / "model.pt"
-        return self.has_weights and not self.has_address and weights.stat().st_size > LARGEST_FILE
+        return self.has_weights and not has_address and weights.stat().st_size > LARGEST_FILE
 
 
 def packed_name(task: str, name: str) -> str:
@@ -108,7 +107,7 @@ def pack_bundle(
         if weights_url:
             write_large_files(building, weights_url)
     written = _write_archive(target) if archive else None
-    return PackedBundle(target, written, has_weights=weights is not None, has_address=bool(weights_url))
+    return PackedBundle(target, written, has_weights=weights is not None)
 
 
 def _write_into_configs(building: Path, values: str, *, origin: Path) -> None:

@@ -79,6 +79,12 @@ def test_runs_of_a_ladder_have_its_names(tmp_path: Path) -> None:
         tmp_path / "methods/glua_seed0": "glua, seed 0",
         tmp_path / "methods/none_seed1": "methods/none_seed1",
     }
+    # In a folder of ladders each run says which ladder it is of.
+    ladder = tmp_path / "ladder"
+    ladder.mkdir()
+    for name in ("methods", "ladder.json"):
+        (tmp_path / name).rename(ladder / name)
+    assert find_runs(tmp_path)[ladder / "methods/glua_seed0"] == "ladder: glua, seed 0"
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.cards import card_file
+from scripts.cards import card_file, read_card
 from scripts.errors import InputError
 
 __all__ = ["Order", "Run", "Step", "named_file", "plan", "size_files", "task_settings"]
@@ -177,7 +176,7 @@ def _trained_domains(weights: Path) -> list[str]:
     if not card.is_file():
         remedy = "run the other direction first, with a method that uses this translator and the same seeds"
         raise InputError(file=card, found="no such file", expected="the card of a trained translator", remedy=remedy)
-    return list(json.loads(card.read_text())["domains"])
+    return list(read_card(weights)["domains"])
 
 
 def _method_run(order: Order, task: Path, size: Size, name: str, translator: str, seed: int) -> Run:
