@@ -36,10 +36,11 @@ test-deploy: .venv/installed-dev .venv-deploy/installed ## The packed bundles in
 test-monai-deploy: .venv/installed-dev .venv-monai-deploy/installed ## A packed bundle in a real MONAI Deploy application (Python 3.11)
 	$(RUN) -m pytest -m deploy tests/test_monai_deploy.py
 
-lint: .venv/installed-dev ## ruff check, ruff format --check, mypy
+lint: .venv/installed-dev ## ruff check, ruff format --check, mypy, import contracts
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	.venv/bin/lint-imports
 
 format: .venv/installed-dev ## Let ruff sort, mend and format the code
 	$(RUN) -m ruff check --fix .

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from bundle.export import export_network
 from bundle.pack import BUNDLES, PackedBundle, pack_bundle
-from scripts.dicom_segmentation import segment_series
-from scripts.errors import show_input_errors_as_sentences
-from scripts.exported_network import ENGINES
-from scripts.prepare.dicom import dicom_files
+from scripts.core.errors import show_input_errors_as_sentences
+from scripts.data.dicom import dicom_files
+from scripts.inference.dicom_segmentation import segment_series
+from scripts.inference.exported_network import ENGINES
 
 __all__ = ["main"]
 

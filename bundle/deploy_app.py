@@ -34,7 +34,7 @@ class SegmentationApp(Application):
         context: AppContext = init_app_context(self.argv)
         bundle = _bundle_in(Path(context.model_path).absolute())
         sys.path.insert(0, str(bundle))  # a bundle brings its own code
-        importlib.import_module("scripts.errors").show_input_errors_as_sentences()
+        importlib.import_module("scripts.core.errors").show_input_errors_as_sentences()
         rules = Path(__file__).with_name(RULES_FILE)
         # The loader would end with an error of its own where it finds nothing; the operator has a sentence for that.
         loader = DICOMDataLoaderOperator(
@@ -79,7 +79,7 @@ class SegmentSeriesOperator(Operator):
         series = [one.series for study in chosen for one in study.selected_series]
         if len(series) != 1:
             named = [f"{one.SeriesInstanceUID} ({one.SeriesDescription or 'without description'})" for one in series]
-            raise importlib.import_module("scripts.errors").InputError(
+            raise importlib.import_module("scripts.core.errors").InputError(
                 file=self.source,
                 found=f"{len(series)} series to segment{': ' if named else ''}{', '.join(named)}",
                 expected="one, with UIDs of its study, its series and its slices",
@@ -89,7 +89,7 @@ class SegmentSeriesOperator(Operator):
                 "slices without UIDs",
             )
         files = [Path(piece.get_native_sop_instance().filename) for piece in series[0].get_sop_instances()]
-        segment_series = importlib.import_module("scripts.dicom_segmentation").segment_series
+        segment_series = importlib.import_module("scripts.inference.dicom_segmentation").segment_series
         written = segment_series(self.bundle, sorted(files), source=self.source, out=self.out)
         logger.info("Wrote %s", written)
 

@@ -15,11 +15,10 @@ from monai.networks import convert_to_onnx
 from torch import nn
 
 from bundle.pack import ROOT, pack_bundle
-from scripts.cards import read_card
-from scripts.data.writers import atomic_path
-from scripts.errors import InputError, check_choice
-from scripts.exported_network import CARD, ENGINES, VALUES, ExportedNetwork, import_engine, path_for_engine
-from scripts.handlers.checkpoints import load_weights
+from scripts.core.errors import InputError, check_choice
+from scripts.core.files import atomic_path
+from scripts.core.weights import load_weights, read_card
+from scripts.inference.exported_network import CARD, ENGINES, VALUES, ExportedNetwork, import_engine, path_for_engine
 from scripts.networks.translator import Translator
 
 __all__ = ["TOLERANCE", "export_network"]
@@ -45,7 +44,7 @@ def export_network(
         name: ``synthesis`` or ``segmentation``.
         task: name of a file in ``configs/tasks``, without ``.yaml``.
         weights: plain state dict of the bundle's ``network_def``.
-        engine: one of ``scripts.exported_network.ENGINES``.
+        engine: one of ``scripts.inference.exported_network.ENGINES``.
         out: the file; beside the weights under their name, with the engine's suffix, when None.
         root: the workshop to take configs from.
 

@@ -14,8 +14,8 @@ import yaml
 
 from bundle.task_values import read_task, write_metadata, write_values
 from bundle.weights import LARGEST_FILE, copy_weights, read_settings, write_large_files
-from scripts.data.writers import atomic_path, make_folder
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.core.files import atomic_path, make_folder
 
 __all__ = ["BUNDLES", "OVERLAYS", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bundle.yaml_text import find_entries, replace_entry
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 
 __all__ = ["read_task", "write_metadata", "write_values"]
 

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.cards import card_file, read_card
-from scripts.handlers.checkpoints import load_weights
+from scripts.core.weights import card_file, load_weights, read_card
 
 __all__ = ["LARGEST_FILE", "copy_weights", "read_settings", "write_large_files"]
 

@@ -1,6 +1,6 @@
 """``python -m scripts <command>``."""
 
-from scripts.cli import main
+from scripts.lab.cli import main
 
 if __name__ == "__main__":
     main()

@@ -19,8 +19,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from scripts.cards import save_weights
-from scripts.errors import InputError, find_input_error
+from scripts.core.errors import InputError, find_input_error
+from scripts.core.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"

@@ -9,7 +9,7 @@ from conftest import ROOT, write_weights
 from dicom_files import stack
 
 from bundle.pack import pack_bundle
-from scripts.prepare.dicom import dicom_files
+from scripts.data.dicom import dicom_files
 
 TASK = "abdomen_mr2ct"
 NAMES = ["liver", "right kidney", "left kidney", "spleen"]

@@ -18,8 +18,8 @@ from monai.bundle import ConfigParser
 
 from bundle.export import export_network
 from bundle.pack import pack_bundle
-from scripts.exported_network import ENGINES, ExportedNetwork
-from scripts.inferers import SliceWiseInferer
+from scripts.inference.exported_network import ENGINES, ExportedNetwork
+from scripts.inference.inferers import SliceWiseInferer
 
 ROUNDS = 3
 """Timed runs of each engine, in turn; the median counts, after one run that warms up."""

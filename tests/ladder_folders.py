@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 from conftest import write_volume
 
-from scripts.data.writers import write_json
-from scripts.evaluation import write_evaluation
-from scripts.ladder.plan import Order
-from scripts.metrics import StructureResult
+from scripts.core.files import write_json
+from scripts.evaluation.metrics import StructureResult
+from scripts.evaluation.summaries import write_evaluation
+from scripts.lab.experiments.plan import Order
 
 NAMES = ["myocardium", "aorta", "atrium"]
 CASES = [f"ct_{k}" for k in range(1, 6)]

@@ -24,11 +24,11 @@ from PIL import Image
 from releases import CHAOS_GREY, save, tfrecord, write_masks
 from scipy import ndimage
 
-from scripts.check.command import run_check
-from scripts.data.phantom import make_case, write_phantom
-from scripts.prepare.case import FindOptions
-from scripts.prepare.rules import read_rules
-from scripts.prepare.run import Order, prepare
+from scripts.lab.check.command import run_check
+from scripts.lab.phantom.generate import make_case, write_phantom
+from scripts.lab.prepare.case import FindOptions
+from scripts.lab.prepare.rules import read_rules
+from scripts.lab.prepare.run import Order, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 BTCV_VALUES = np.array([0, 6, 2, 3, 1], np.uint8)

@@ -191,7 +191,7 @@ def test_no_space_left(
 
 
 def test_no_space_left_for_the_log_of_losses(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.data.writers.open", full_disk, raising=False)
+    monkeypatch.setattr("scripts.core.files.open", full_disk, raising=False)
     error = refused(run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path)
     assert error.file == str(tmp_path / "logs" / "losses.csv")
     assert error.found == "that it could not be written (No space left on device)"

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.bench import surface_distance
-from scripts.bench.cyclegan import CycleGanStep
-from scripts.bench.dual_alignment import dual_alignment_steps
-from scripts.bench.report import run_bench
-from scripts.bench.style_transfer import style_transfer_steps
-from scripts.bench.timing import Ratio, Timings, round_robin
-from scripts.cli import main
+from scripts.lab.bench import surface_distance
+from scripts.lab.bench.cyclegan import CycleGanStep
+from scripts.lab.bench.dual_alignment import dual_alignment_steps
+from scripts.lab.bench.report import run_bench
+from scripts.lab.bench.style_transfer import style_transfer_steps
+from scripts.lab.bench.timing import Ratio, Timings, round_robin
+from scripts.lab.cli import main
 from scripts.networks.domain_discriminator import DomainDiscriminator
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
@@ -67,7 +67,7 @@ def test_the_quick_run_returns_and_writes_every_key(tmp_path: Path, capsys: pyte
 
 def test_the_command_runs_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Path | None, bool]] = []
-    monkeypatch.setattr("scripts.bench.report.run_bench", lambda out, *, quick: calls.append((out, quick)))
+    monkeypatch.setattr("scripts.lab.bench.report.run_bench", lambda out, *, quick: calls.append((out, quick)))
     main(["bench", "--out", str(tmp_path / "bench.json"), "--quick"])
     main(["bench"])
     assert calls == [(tmp_path / "bench.json", True), (None, False)]

@@ -20,12 +20,12 @@ from bodies import body_case
 from conftest import write_volume
 from scipy import ndimage
 
-from scripts.check.cases import Case, Finding, find_cases
-from scripts.check.command import TaskLabels, check_cases, judge_cases
-from scripts.check.copies import find_copies
-from scripts.check.measure import measure_case
-from scripts.check.sizes import find_wrong_sizes
-from scripts.cli import main
+from scripts.lab.check.cases import Case, Finding, find_cases
+from scripts.lab.check.command import TaskLabels, check_cases, judge_cases
+from scripts.lab.check.copies import find_copies
+from scripts.lab.check.measure import measure_case
+from scripts.lab.check.sizes import find_wrong_sizes
+from scripts.lab.cli import main
 
 NAMES = {1.0: "liver", 2.0: "right kidney", 3.0: "left kidney", 4.0: "spleen"}
 LABELS = TaskLabels(names=NAMES)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.check.alignment import measure_alignment
-from scripts.check.cases import Structure
-from scripts.check.coarse import body_of, grain, resample
-from scripts.check.fingerprints import agreement, detail_of, mirrored, similarity, spectrum_of
-from scripts.check.labels import find_structures, ranked, rim_shares
-from scripts.check.layout import explain_layout, middle_layout, reference_of
-from scripts.check.limits import LIMITS
-from scripts.check.proportions import Proportions, proportions_of, stretch_of
-from scripts.check.sizes import common_factor
+from scripts.lab.check.alignment import measure_alignment
+from scripts.lab.check.cases import Structure
+from scripts.lab.check.coarse import body_of, grain, resample
+from scripts.lab.check.fingerprints import agreement, detail_of, mirrored, similarity, spectrum_of
+from scripts.lab.check.labels import find_structures, ranked, rim_shares
+from scripts.lab.check.layout import explain_layout, middle_layout, reference_of
+from scripts.lab.check.limits import LIMITS
+from scripts.lab.check.proportions import Proportions, proportions_of, stretch_of
+from scripts.lab.check.sizes import common_factor
 
 RNG = np.random.default_rng(0)
 

@@ -11,13 +11,13 @@ import pytest
 from bodies import body_case
 from conftest import CONFIGS, write_volume
 
-from scripts.check.across import find_wrong_spacing
-from scripts.check.cases import Case, CaseFiles, Finding, Structure, find_cases
-from scripts.check.command import TaskLabels, judge_cases, read_task
-from scripts.check.copies import find_copies
-from scripts.check.measure import measure_case
-from scripts.check.single import judge_case
-from scripts.check.sizes import find_wrong_sizes
+from scripts.lab.check.across import find_wrong_spacing
+from scripts.lab.check.cases import Case, CaseFiles, Finding, Structure, find_cases
+from scripts.lab.check.command import TaskLabels, judge_cases, read_task
+from scripts.lab.check.copies import find_copies
+from scripts.lab.check.measure import measure_case
+from scripts.lab.check.single import judge_case
+from scripts.lab.check.sizes import find_wrong_sizes
 
 HEART = {1.0: "myocardium", 2.0: "left ventricle", 3.0: "right ventricle"}
 

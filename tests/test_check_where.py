@@ -12,10 +12,10 @@ import pytest
 from bodies import body_case
 from conftest import run_command
 
-from scripts.check.cases import find_cases, find_lone_labels
-from scripts.check.command import TaskLabels, check_cases, read_task
-from scripts.cli import main
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.lab.check.cases import find_cases, find_lone_labels
+from scripts.lab.check.command import TaskLabels, check_cases, read_task
+from scripts.lab.cli import main
 
 
 @pytest.fixture

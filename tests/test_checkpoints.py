@@ -15,10 +15,10 @@ from ignite.engine import Engine
 from torch import nn
 from torch.optim import SGD
 
-from scripts.cards import digest_of, save_weights
+from scripts.core.errors import InputError
+from scripts.core.weights import digest_of, load_weights, save_weights
 from scripts.engines.averaging import averaged_model
-from scripts.errors import InputError
-from scripts.handlers.checkpoints import FinalWeights, ResumePoint, WeightsLoader, load_weights
+from scripts.handlers.checkpoints import FinalWeights, ResumePoint, WeightsLoader
 from scripts.handlers.losses import LossLog, NotFiniteError, TrainingProgress, scalar_outputs
 
 CARD = {"stage": "segmentation", "domains": ["mr", "ct"], "network": {"width": 64, "layers": [3, 4]}}

@@ -12,7 +12,7 @@ import pytest
 from conftest import CONFIGS, ROOT, config_files
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 
-from scripts.settings import unused_keys
+from scripts.core.settings import unused_keys
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 BASES = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import write_volume
 
-from scripts.cli import main
+from scripts.core.errors import InputError
 from scripts.data.case_names import case_name
 from scripts.data.datalists import (
     TranslatedDatalist,
@@ -19,7 +19,7 @@ from scripts.data.datalists import (
     read_datalist,
     write_datalist,
 )
-from scripts.errors import InputError
+from scripts.lab.cli import main
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from scripts import demo
-from scripts.data.writers import write_json
-from scripts.figures import image_to_data_uri
-from scripts.montage import Panel, slice_montage
+from scripts.core.files import write_json
+from scripts.evaluation.figures import image_to_data_uri
+from scripts.evaluation.montage import Panel, slice_montage
+from scripts.lab.experiments import demo
 
 NAMES = ["myocardium", "left atrium", "left ventricle", "ascending aorta"]
 

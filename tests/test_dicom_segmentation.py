@@ -15,10 +15,10 @@ from dicom_series import FORMATS, NAMES, OBLIQUE, TASK, labels_by_slice, retag, 
 
 from bundle.__main__ import main
 from bundle.pack import pack_bundle
-from scripts.dicom_segmentation import Maker, segment_series, source_slices, write_segmentation
-from scripts.predictor import Predictor
-from scripts.prepare.dicom import dicom_files, read_series
-from scripts.structure_codes import SNOMED, structure_code
+from scripts.data.dicom import dicom_files, read_series
+from scripts.inference.dicom_segmentation import Maker, segment_series, source_slices, write_segmentation
+from scripts.inference.predictor import Predictor
+from scripts.inference.structure_codes import SNOMED, structure_code
 
 pytestmark = pytest.mark.skipif(
     find_spec("highdicom") is None, reason="no highdicom: pip install -r requirements-dicom.txt"

@@ -201,13 +201,6 @@ def test_files_that_are_named_exist(page: str) -> None:
         assert any((ROOT / path).exists() for path in [name, *unpacked(name, page)]) or name in shown, name
 
 
-def test_the_overview_names_every_file_once() -> None:
-    code = [path for folder in ["scripts", "bundle"] for path in (ROOT / folder).rglob("*.py")]
-    names = [path.relative_to(ROOT).as_posix() for path in [*code, *(ROOT / "configs").rglob("*.yaml")]]
-    counts = {name: TEXTS["docs/overview.md"].count(f"`{name}`") for name in sorted(names)}
-    assert {name: count for name, count in counts.items() if count != 1} == {}
-
-
 @pytest.mark.parametrize("page", TEXTS)
 def test_settings_that_are_named_exist(page: str) -> None:
     configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / "configs").rglob("*.yaml")]

@@ -13,7 +13,7 @@ from test_trainers import after_update, at, copies, dual_trainer, make_batches, 
 from torch import nn
 from torch.optim import SGD
 
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.losses.segmentation import supervised_loss
 
 

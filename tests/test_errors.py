@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts.errors import InputError, find_input_error, show_input_errors_as_sentences
+from scripts.core.errors import InputError, find_input_error, show_input_errors_as_sentences
 
 
 def test_the_hook_prints_one_sentence_and_leaves_other_errors_alone(

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.errors import InputError
-from scripts.evaluation import CONVENTIONS, format_table, summarise, worst_and_median_case, write_evaluation
-from scripts.metrics import StructureResult, evaluate_case
+from scripts.core.errors import InputError
+from scripts.evaluation.metrics import StructureResult, evaluate_case
+from scripts.evaluation.summaries import CONVENTIONS, format_table, summarise, worst_and_median_case, write_evaluation
 
 NAMES = ["myocardium", "aorta"]
 
@@ -113,7 +113,7 @@ def test_real_results_are_json_and_csv(tmp_path: Path) -> None:
     assert "np.float64" not in (tmp_path / "metrics.csv").read_text()
 
 
-@pytest.mark.parametrize("writer", ["scripts.evaluation._write_csv", "pathlib.Path.write_text"])
+@pytest.mark.parametrize("writer", ["scripts.evaluation.summaries._write_csv", "pathlib.Path.write_text"])
 def test_a_full_disk_leaves_no_file(writer: str, results: dict, tmp_path: Path, monkeypatch) -> None:
     def fill_the_disk(path: Path, *_: object, **__: object) -> None:
         path.write_bytes(b"half of")

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from bundle.__main__ import main
 from bundle.export import export_network
 from bundle.pack import BUNDLES
-from scripts.exported_network import ENGINES, ExportedNetwork
-from scripts.handlers.checkpoints import load_weights
+from scripts.core.weights import load_weights
+from scripts.inference.exported_network import ENGINES, ExportedNetwork
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from scripts.errors import InputError
-from scripts.figures import (
+from scripts.core.errors import InputError
+from scripts.evaluation.figures import (
     Translation,
     case_figure,
     image_to_data_uri,
@@ -22,8 +22,7 @@ from scripts.figures import (
     segmentation_panel,
     translation_panel,
 )
-from scripts.ladder.charts import line_style
-from scripts.montage import (
+from scripts.evaluation.montage import (
     DOTS_PER_INCH,
     NORMALISED,
     STRUCTURE_COLOURS,
@@ -32,6 +31,7 @@ from scripts.montage import (
     structure_colour,
     upright,
 )
+from scripts.lab.experiments.charts import line_style
 
 LINE_COLOURS = [line_style(order)["color"] for order in range(7)]
 

@@ -9,7 +9,7 @@ from monai.inferers import SliceInferer
 from torch import nn
 from torch.nn import functional as F
 
-from scripts.inferers import SliceWiseInferer, SplitMaskd
+from scripts.inference.inferers import SliceWiseInferer, SplitMaskd
 from scripts.networks.masked_deeplab import MaskedDeepLab
 
 

@@ -15,13 +15,13 @@ from filelock import FileLock
 from ladder_folders import order_of
 from monai.bundle import ConfigParser
 
-from scripts.data.writers import write_json
-from scripts.errors import InputError
-from scripts.ladder.plan import Order, Run, plan
-from scripts.ladder.record import read_record, status_of
-from scripts.ladder.run import run_ladder
-from scripts.settings import unused_keys
-from scripts.steps import StepFailed, Steps
+from scripts.core.errors import InputError
+from scripts.core.files import write_json
+from scripts.core.settings import unused_keys
+from scripts.lab.experiments.plan import Order, Run, plan
+from scripts.lab.experiments.record import read_record, status_of
+from scripts.lab.experiments.run import run_ladder
+from scripts.lab.experiments.steps import StepFailed, Steps
 
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))

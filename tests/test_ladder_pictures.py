@@ -14,14 +14,14 @@ from ladder_folders import AFFINE, CASES, SHAPE, add_volumes, known_results, wri
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from scripts.cli import main
-from scripts.ladder.charts import dice_chart, gap_chart, line_style, loss_chart
-from scripts.ladder.mask import mask_correlations, mask_numbers
-from scripts.ladder.mask_views import mask_picture
-from scripts.ladder.pictures import segmentation_picture, shown_cases, translation_picture
-from scripts.ladder.results import read_ladder
-from scripts.ladder.summaries import summarise_ladder
-from scripts.ladder.volumes import Cut, LadderVolumes, Volume
+from scripts.lab.cli import main
+from scripts.lab.experiments.charts import dice_chart, gap_chart, line_style, loss_chart
+from scripts.lab.experiments.mask import mask_correlations, mask_numbers
+from scripts.lab.experiments.mask_views import mask_picture
+from scripts.lab.experiments.pictures import segmentation_picture, shown_cases, translation_picture
+from scripts.lab.experiments.results import read_ladder
+from scripts.lab.experiments.summaries import summarise_ladder
+from scripts.lab.experiments.volumes import Cut, LadderVolumes, Volume
 
 CHARTS = ["dice", "structures", "gap", "losses", "mask_by_structure"]
 MONTAGES = ["translations", "segmentations", "mask"]
@@ -31,8 +31,8 @@ MONTAGES = ["translations", "segmentations", "mask"]
 def _small_pictures() -> Iterator[None]:
     """A quarter of the dots: a sixteenth of the work."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scripts.montage.DOTS_PER_INCH", 40)
-        patch.setattr("scripts.ladder.volumes.CUT_PIXELS", 64)
+        patch.setattr("scripts.evaluation.montage.DOTS_PER_INCH", 40)
+        patch.setattr("scripts.lab.experiments.volumes.CUT_PIXELS", 64)
         yield
 
 

@@ -14,13 +14,13 @@ from conftest import ROOT, refused
 from filelock import FileLock
 from ladder_folders import order_of
 
-from scripts.data.writers import write_json
-from scripts.ladder import record
-from scripts.ladder.changes import changed_settings
-from scripts.ladder.plan import Order, plan
-from scripts.ladder.record import read_record, status_of, write_ladder
-from scripts.ladder.run import run_ladder
-from scripts.steps import StepFailed, Steps
+from scripts.core.files import write_json
+from scripts.lab.experiments import record
+from scripts.lab.experiments.changes import changed_settings
+from scripts.lab.experiments.plan import Order, plan
+from scripts.lab.experiments.record import read_record, status_of, write_ladder
+from scripts.lab.experiments.run import run_ladder
+from scripts.lab.experiments.steps import StepFailed, Steps
 
 FIRST, SECOND = "1" * 40, "2" * 40
 

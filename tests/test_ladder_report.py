@@ -12,9 +12,9 @@ import pytest
 from conftest import refused
 from ladder_folders import CASES, everywhere, known_results, write_ladder
 
-from scripts.cli import main
-from scripts.ladder.results import read_ladder
-from scripts.ladder.statistics import (
+from scripts.lab.cli import main
+from scripts.lab.experiments.results import read_ladder
+from scripts.lab.experiments.statistics import (
     Spread,
     gap_closed,
     gap_closed_percent,
@@ -22,8 +22,8 @@ from scripts.ladder.statistics import (
     rank_correlation,
     smallest_p,
 )
-from scripts.ladder.summaries import MethodSummary, summarise_ladder
-from scripts.ladder.tables import DASH, Table, markdown_table, table_csv, table_markdown
+from scripts.lab.experiments.summaries import MethodSummary, summarise_ladder
+from scripts.lab.experiments.tables import DASH, Table, markdown_table, table_csv, table_markdown
 
 
 def summarised(folder: Path) -> dict[str, MethodSummary]:

@@ -10,7 +10,7 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 from scripts.networks.dilated_resnet import build_dilated_resnet
 from scripts.networks.masked_deeplab import MaskedDeepLab
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy.ndimage import gaussian_filter
 
-from scripts.metrics import (
+from scripts.evaluation.metrics import (
     StructureResult,
     average_symmetric_surface_distance,
     dice_per_class,

@@ -18,8 +18,8 @@ from conftest import ROOT, Finished, ellipsoid
 from dicom_series import FORMATS, TASK, labels_by_slice, retag, tiny_bundle, write_series
 
 from bundle.pack import pack_bundle
-from scripts.predictor import Predictor
-from scripts.prepare.dicom import read_series
+from scripts.data.dicom import read_series
+from scripts.inference.predictor import Predictor
 
 ENVIRONMENT = ROOT / ".venv-monai-deploy"
 LIBRARIES = ENVIRONMENT / "lib" / "python3.11" / "site-packages" / "nvidia" / "cu13" / "lib"

@@ -28,9 +28,9 @@ from conftest import (
 )
 from test_worklist import CASES, assert_same_evaluation, predictions, run_two
 
-from scripts import processes
+from scripts.core import processes
+from scripts.core.errors import InputError
 from scripts.data import datalists
-from scripts.errors import InputError
 
 TIMEOUT_S = 240
 

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.domains import SOURCE, TARGET
+from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import InstanceNorm, StyleMapping, adaptive_instance_norm
 from scripts.networks.domain_discriminator import DOMAIN_DISCRIMINATOR_NORMS, DomainDiscriminator, logits_of_domain
 from scripts.networks.feature_discriminator import FEATURE_DISCRIMINATOR_NORMS, FeatureDiscriminator

@@ -17,7 +17,7 @@ import torch
 from bundle import pack
 from bundle.__main__ import main
 from bundle.pack import BUNDLES, ROOT, pack_bundle
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 
 BASE = """\
 # Inputs you may change

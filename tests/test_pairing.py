@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from scripts.core.errors import InputError
 from scripts.data.case_names import pair_volumes
 from scripts.data.datalists import all_sections
-from scripts.errors import InputError
 
 
 def paired(folder: Path, *names: str) -> list[tuple[str, str | None]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.data import phantom
-from scripts.data.phantom_shapes import Grid, ellipsoid, smooth_union, superellipse, tube, tubes
-from scripts.data.phantom_thorax import branches
-from scripts.data.phantom_types import Deformation, Subject
+from scripts.lab.phantom import generate as phantom
+from scripts.lab.phantom.shapes import Grid, ellipsoid, smooth_union, superellipse, tube, tubes
+from scripts.lab.phantom.thorax import branches
+from scripts.lab.phantom.types import Deformation, Subject
 
 
 def still() -> Deformation:

@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, TASK, refused, run_config
 
 from bundle.pack import BUNDLES, pack_bundle
-from scripts.predictor import Predictor
+from scripts.inference.predictor import Predictor
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ import pytest
 from conftest import run_command
 from releases import CT_AFFINE, save, sections, write_btcv, write_chaos_mr, write_mmwhs
 
-from scripts.cli import main
-from scripts.errors import InputError
-from scripts.prepare import run as run_module
-from scripts.prepare.case import FindOptions
-from scripts.prepare.run import Order, prepare
+from scripts.core.errors import InputError
+from scripts.lab.cli import main
+from scripts.lab.prepare import run as run_module
+from scripts.lab.prepare.case import FindOptions
+from scripts.lab.prepare.run import Order, prepare
 
 CASES = [1, 2, 3]
 

@@ -11,11 +11,11 @@ import pytest
 from releases import CHAOS_GREY, assert_is_truth, chaos_geometry, sections, write_chaos_ct, write_chaos_mr
 from skimage.io import imread, imsave
 
+from scripts.core.errors import InputError
 from scripts.data.case_names import natural_order
-from scripts.errors import InputError
-from scripts.prepare.case import FindOptions
-from scripts.prepare.report import print_report
-from scripts.prepare.run import Order, prepare
+from scripts.lab.prepare.case import FindOptions
+from scripts.lab.prepare.report import print_report
+from scripts.lab.prepare.run import Order, prepare
 
 
 def chaos(source: Path, out: Path, **find: object) -> dict:

@@ -11,9 +11,9 @@ import pytest
 from dicom_files import stack
 from releases import CT_AFFINE, MR_AFFINE, assert_is_truth, save, sections, true_image, true_label, world_of
 
-from scripts.errors import InputError
-from scripts.prepare.case import FindOptions
-from scripts.prepare.run import Order, prepare
+from scripts.core.errors import InputError
+from scripts.lab.prepare.case import FindOptions
+from scripts.lab.prepare.run import Order, prepare
 
 SHAPE = (22, 19, 11)
 VALUES = [7, 9]

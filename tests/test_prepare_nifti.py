@@ -24,11 +24,11 @@ from releases import (
     write_mscmr,
 )
 
+from scripts.core.errors import InputError
 from scripts.data.datalists import read_datalist
-from scripts.errors import InputError
-from scripts.prepare.case import FindOptions
-from scripts.prepare.nifti import read_pair
-from scripts.prepare.run import Order, prepare
+from scripts.lab.prepare.case import FindOptions
+from scripts.lab.prepare.nifti import read_pair
+from scripts.lab.prepare.run import Order, prepare
 
 
 def run(dataset: str, source: Path, out: Path, protocol: str | None = None, **find: object) -> dict:

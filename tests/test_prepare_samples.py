@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from scripts.prepare.case import FindOptions
-from scripts.prepare.dicom import read_series
-from scripts.prepare.run import Order, prepare
-from scripts.prepare.sifa import read_slice
+from scripts.data.dicom import read_series
+from scripts.lab.prepare.case import FindOptions
+from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.sifa import read_slice
 
 FORMATS = ROOT.parent / "shared" / "data" / "formats"
 pytestmark = pytest.mark.skipif(not FORMATS.is_dir(), reason="no samples of the public releases beside the checkout")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from releases import sections, tfrecord
 
-from scripts.check.cases import find_cases
-from scripts.errors import InputError
-from scripts.prepare.run import Order, prepare
-from scripts.prepare.sifa import read_slice
-from scripts.prepare.tfrecord import masked_crc, parse_example, read_records
+from scripts.core.errors import InputError
+from scripts.lab.check.cases import find_cases
+from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.sifa import read_slice
+from scripts.lab.prepare.tfrecord import masked_crc, parse_example, read_records
 
 SHAPE = (6, 5, 3)
 LOW, HIGH = {"ct": -2.8, "mr": -1.8}, {"ct": 3.2, "mr": 4.4}

@@ -26,14 +26,14 @@ from releases import (
     write_mscmr,
 )
 
-from scripts.check.cases import find_cases
-from scripts.check.command import check_cases
-from scripts.errors import InputError
-from scripts.prepare.case import Case, FindOptions
-from scripts.prepare.crops import CropAroundLabeld
-from scripts.prepare.protocol_file import build_steps
-from scripts.prepare.rules import Rules, dataset_names, read_rules
-from scripts.prepare.run import Order, prepare
+from scripts.core.errors import InputError
+from scripts.lab.check.cases import find_cases
+from scripts.lab.check.command import check_cases
+from scripts.lab.prepare.case import Case, FindOptions
+from scripts.lab.prepare.crops import CropAroundLabeld
+from scripts.lab.prepare.protocol_file import build_steps
+from scripts.lab.prepare.rules import Rules, dataset_names, read_rules
+from scripts.lab.prepare.run import Order, prepare
 
 PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocols").glob("*.yaml"))
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, bundle_command, command_environment, listed_files, run_command, run_config
 
+from scripts.core.errors import InputError, find_input_error
 from scripts.data.slices import UnpairedSliceBatches
-from scripts.errors import InputError, find_input_error
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from ignite.engine import Events
 from test_trainers import after_update, copies, dual_trainer, make_batches, same
 from torch import nn
 
+from scripts.core.errors import InputError
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
-from scripts.errors import InputError
 from scripts.losses.adversarial import discriminator_loss, generator_loss
 from scripts.losses.disagreement import disagreement_weights, predictor_similarity
 from scripts.losses.segmentation import supervised_loss, supervised_losses
@@ -303,7 +303,7 @@ def test_the_moving_average_teaches_and_does_not_learn() -> None:
 def test_a_rivals_weights_are_evaluated_by_their_card(
     method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for drawing in ("scripts.handlers.panels.loss_curves", "scripts.handlers.evaluation.case_figure"):
+    for drawing in ("scripts.handlers.panels.loss_curves", "scripts.evaluation.handler.case_figure"):
         monkeypatch.setattr(drawing, lambda *_, **__: None)  # it takes longer than the rest
     overlay = CONFIGS / "methods" / f"{method}.yaml"
     run_config("training", "segmentation", "train", overlay, bundle_root=tmp_path, dataset_dir=data, panel_interval=2)

@@ -14,7 +14,7 @@ from conftest import CONFIGS, assert_same_weights, refused, run_base, run_config
 from ignite.engine import Engine
 from torch import nn
 
-from scripts.cards import digest_of
+from scripts.core.weights import digest_of
 from scripts.engines.averaging import averaged_model
 from scripts.handlers.checkpoints import FinalWeights
 from scripts.handlers.snapshots import Snapshots

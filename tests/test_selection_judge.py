@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import CONFIGS, refused, run_config
 
-from scripts.selection import judge
-from scripts.selection.judge import JudgedRun, find_runs, judge_selection, verdicts
-from scripts.selection.report import verdict_table, write_judgement
+from scripts.lab.experiments import selection_judge as judge
+from scripts.lab.experiments.selection_judge import JudgedRun, find_runs, judge_selection, verdicts
+from scripts.lab.experiments.selection_report import verdict_table, write_judgement
 from scripts.selection.scores import PARTS, SCORES
 
 HEAD = ("task", "source_domain", "target_domain", "label_names", "methods")

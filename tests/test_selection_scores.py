@@ -13,6 +13,7 @@ import torch
 from conftest import refused
 from torch import nn
 
+from scripts.core.weights import selection_of_weights, selection_sentence
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet
 from scripts.losses.segmentation import supervised_loss
@@ -20,8 +21,6 @@ from scripts.selection.choice import (
     best_epoch,
     check_selection,
     read_scores,
-    selection_of_weights,
-    selection_sentence,
 )
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import (

@@ -20,10 +20,10 @@ from monai.transforms import Spacingd
 from test_bad_input import replace_volume
 from torch import nn
 
+from scripts.core.errors import InputError
+from scripts.core.files import save_tensors
 from scripts.data.datalists import read_datalist
 from scripts.data.volumes import ResampleVolumed
-from scripts.data.writers import save_tensors
-from scripts.errors import InputError
 from scripts.handlers.checkpoints import ServedWeightsd
 
 CARD = {"dataset_name": "heart"}

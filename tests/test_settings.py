@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from scripts.errors import InputError
-from scripts.run_folder import RunFolder
-from scripts.settings import check_keys, evaluated_settings, raw_settings, settings_of_result, unused_keys
+from scripts.core.errors import InputError
+from scripts.core.run_folder import RunFolder
+from scripts.core.settings import check_keys, evaluated_settings, raw_settings, settings_of_result, unused_keys
 
 CONFIG: dict[str, Any] = {
     "rate": 0.1,
@@ -67,10 +67,10 @@ def test_an_argument_that_its_component_does_not_take_is_named() -> None:
 
 def test_settings_are_read_as_they_were_written() -> None:
     found = parser(
-        raw={"_target_": "scripts.settings.raw_settings", "keys": ["noise", "rate"], "names": ["mr", "ct"]},
+        raw={"_target_": "scripts.core.settings.raw_settings", "keys": ["noise", "rate"], "names": ["mr", "ct"]},
         resume=True,
         log_dir="here",
-        plain={"_target_": "scripts.settings.settings_of_result"},
+        plain={"_target_": "scripts.core.settings.settings_of_result"},
     )
     assert found.get_parsed_content("raw") == {"mr": CONFIG["noise"], "ct": 0.1}
     plain = found.get_parsed_content("plain")

@@ -12,12 +12,12 @@ import torch
 from conftest import refused, write_volume
 from monai.transforms import Compose, LoadImaged, MapTransform, ScaleIntensityRanged
 
+from scripts.core.errors import InputError
 from scripts.data import slices
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.datalists import read_datalist
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, device_with_room, iteration_generator
 from scripts.data.volumes import RequireRanged
-from scripts.errors import InputError
 
 
 class Counted(MapTransform):

@@ -18,8 +18,8 @@ from monai.bundle import ConfigParser
 from monai.transforms import Invertd
 from scipy.spatial.transform import Rotation
 
+from scripts.core.domains import SOURCE, TARGET
 from scripts.data.slices import SliceSet
-from scripts.domains import SOURCE, TARGET
 
 TASKS = {path.stem: dict(ConfigParser.load_config_file(str(path))) for path in (CONFIGS / "tasks").glob("*.yaml")}
 HEARTS = ["cmr_bssfp2lge", "cmr_lge2bssfp"]

@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim import SGD
 
-from scripts.domains import SOURCE, TARGET
+from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import frozen
 from scripts.engines.averaging import averaged_model
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from scripts import processes
-from scripts.domains import SOURCE, TARGET
+from scripts.core import processes
+from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
-from scripts.inferers import SliceWiseInferer
+from scripts.inference.inferers import SliceWiseInferer
 from scripts.losses.extra import Identity, StyleDiversity, StyleReconstruction, Translated, drawn_style
 from scripts.networks.adain import CodeMapping, NoMapping, adaptive_instance_norm
 from scripts.networks.cyclegan_generator import CycleGanGenerator

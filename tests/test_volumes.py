@@ -13,6 +13,7 @@ from conftest import FILE_VALUES, MR_AFFINE, write_volume
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from scripts.core.errors import InputError, find_input_error
 from scripts.data.volumes import (
     AFFINE_TOLERANCE_MM,
     QFORM_TOLERANCE_MM,
@@ -21,7 +22,6 @@ from scripts.data.volumes import (
     LoadVolumed,
     header_gap_mm,
 )
-from scripts.errors import InputError, find_input_error
 
 RAMP = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 

@@ -13,8 +13,8 @@ import torch
 from conftest import ROOT, Finished, bundle_command, run_command, run_config, torchrun
 from monai.data import MetaTensor
 
-from scripts.handlers import worklist
-from scripts.handlers.worklist import Worklist
+from scripts.inference import work_sharing as worklist
+from scripts.inference.work_sharing import Worklist
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ CASES = ["ct_0", "ct_1", "ct_2"]
 WRITTEN_DOWN = """\
 import os, runpy, signal, sys, time
 from pathlib import Path
-from scripts.handlers.worklist import Worklist
+from scripts.inference.work_sharing import Worklist
 
 log, rank, noted = Path(os.environ["DONE_LOG"]), os.environ["RANK"], Worklist.note
 

@@ -17,8 +17,8 @@ import torch
 from conftest import CT_AFFINE, ROOT, listed_files, run_command
 from monai.data import MetaTensor
 
-from scripts.data.writers import SaveVolumed, atomic_path, make_folder, save_tensors, write_json
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.core.files import SaveVolumed, atomic_path, make_folder, save_tensors, write_json
 
 
 def saver(folder: Path) -> SaveVolumed:
@@ -149,8 +149,8 @@ import resource, signal, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 import torch
-from scripts.data.writers import save_tensors
-from scripts.errors import show_input_errors_as_sentences
+from scripts.core.files import save_tensors
+from scripts.core.errors import show_input_errors_as_sentences
 from test_writers import prediction, saver
 
 show_input_errors_as_sentences()

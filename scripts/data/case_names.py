@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from scripts.errors import InputError
+from scripts.core.errors import InputError
 
 __all__ = [
     "NIFTI_SUFFIXES",

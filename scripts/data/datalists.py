@@ -16,10 +16,10 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 
+from scripts.core.errors import InputError
+from scripts.core.files import write_json
+from scripts.core.processes import rank
 from scripts.data.case_names import Item, case_name, labels_by_case, names_of_its_label, nifti_files, pairing_name
-from scripts.data.writers import write_json
-from scripts.errors import InputError
-from scripts.processes import rank
 
 __all__ = [
     "TranslatedDatalist",
@@ -35,7 +35,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 PREPARED = ("protocol", "has_spacing", "has_unit", "shared_sections")
-"""What ``prepare`` writes into a datalist for those who look at data; :mod:`scripts.prepare.report` says what it is."""
+"""Keys that ``prepare`` adds to a datalist for data checks; see :mod:`scripts.lab.prepare.report`."""
 
 
 def read_datalist(

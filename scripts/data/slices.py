@@ -25,12 +25,12 @@ from monai.transforms import Transform
 from monai.utils import convert_to_tensor
 from tqdm import tqdm
 
+from scripts.core.errors import InputError
+from scripts.core.files import make_folder, save_tensors
+from scripts.core.processes import num_processes, rank
 from scripts.data import sections, volumes
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.case_names import Item
-from scripts.data.writers import make_folder, save_tensors
-from scripts.errors import InputError
-from scripts.processes import num_processes, rank
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
 

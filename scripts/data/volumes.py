@@ -16,8 +16,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapLabelValue, MapTransform, Spacingd
 
+from scripts.core.errors import InputError
 from scripts.data.sections import body_mask
-from scripts.errors import InputError
 
 __all__ = [
     "KeepBodyd",

@@ -14,9 +14,9 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 from torch import nn
 
+from scripts.core.errors import InputError
+from scripts.core.processes import mean_over_processes, num_processes
 from scripts.engines.precision import autocast
-from scripts.errors import InputError
-from scripts.processes import mean_over_processes, num_processes
 
 __all__ = ["AdversarialTrainer", "frozen"]
 

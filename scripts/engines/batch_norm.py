@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scripts.processes import mean_over_processes, num_processes
+from scripts.core.processes import mean_over_processes, num_processes
 
 __all__ = ["BatchNormOverProcesses", "synchronised", "unsynchronised"]
 

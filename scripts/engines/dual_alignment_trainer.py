@@ -13,9 +13,9 @@ from monai.handlers import CheckpointLoader
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from scripts.core.errors import InputError, check_choice
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.schedules import linear_ramp
-from scripts.errors import InputError, check_choice
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.disagreement import disagreement_weights, predictor_similarity
 from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_losses

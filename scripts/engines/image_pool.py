@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from scripts.core.processes import gathered_batch, own_part
 from scripts.data.slices import iteration_generator
-from scripts.processes import gathered_batch, own_part
 
 __all__ = ["ImagePool"]
 

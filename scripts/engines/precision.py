@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scripts.errors import check_choice
+from scripts.core.errors import check_choice
 
 __all__ = ["autocast", "bf16_is_fast"]
 

@@ -9,11 +9,11 @@ import torch
 from ignite.engine import Engine
 from torch.optim.swa_utils import AveragedModel
 
+from scripts.core.domains import SOURCE, TARGET
+from scripts.core.errors import check_choice
 from scripts.data.slices import iteration_generator
-from scripts.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.image_pool import ImagePool
-from scripts.errors import check_choice
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.extra import ExtraLoss, Translated, drawn_style
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss

@@ -15,13 +15,19 @@ from monai.transforms import Transform
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from scripts.cards import check_card, check_weights, save_weights
-from scripts.data.writers import make_folder, save_tensors
+from scripts.core.errors import InputError
+from scripts.core.files import make_folder, save_tensors
+from scripts.core.processes import gathered, rank
+from scripts.core.weights import (
+    check_card,
+    load_weights,
+    network_mismatch,
+    read_state,
+    save_weights,
+    selection_sentence,
+)
 from scripts.engines.batch_norm import unsynchronised
-from scripts.errors import InputError
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
-from scripts.processes import gathered, rank
-from scripts.selection.choice import selection_sentence
 
 __all__ = [
     "FinalWeights",
@@ -30,7 +36,6 @@ __all__ = [
     "WeightsChooser",
     "WeightsLoader",
     "check_start_weights",
-    "load_weights",
     "re_estimate_statistics",
 ]
 
@@ -129,13 +134,13 @@ class ResumePoint:
 
     def load(self) -> None:
         """Put every object back into the state it was saved in."""
-        states = _read(self.path)
+        states = read_state(self.path)
         check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
         # Both through JSON: a setting given in Python may be a path or a device.
         now = json.loads(json.dumps(self.settings, default=str))
         _check_settings(json.loads(states.pop("settings", "{}")), now, self.path)
         if set(states) != set(self.save_dict):
-            raise _another_network(
+            raise network_mismatch(
                 self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict))
             )
         for name, item in self.save_dict.items():
@@ -144,7 +149,7 @@ class ResumePoint:
             except InputError:
                 raise
             except (RuntimeError, ValueError) as error:
-                raise _another_network(
+                raise network_mismatch(
                     self.path, f"a '{name}' that does not fit", "the state of this config's networks"
                 ) from error
 
@@ -273,45 +278,6 @@ def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, card: Ma
             load_weights(handler.load_path, network, card)
 
 
-def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:
-    """Load a plain state dict strictly.
-
-    Raises:
-        InputError: no file, no state dict, another task's, or a network of another size.
-    """
-    file = Path(path)
-    state = _read(file)
-    if card:
-        check_weights(file, state, card)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise _another_network(
-            file, f"other parameters ({first[0].strip()})", "those of this config's network_def"
-        ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        remedy = "train first, or name the weights with --checkpoint"
-        raise InputError(
-            file=path, found="no such file", expected="the weights of a finished training", remedy=remedy
-        ) from error
-    except Exception as error:
-        remedy = "name another file; this one is damaged or holds more than tensors"
-        raise InputError(
-            file=path, found=f"no weights ({type(error).__name__})", expected="a PyTorch state dict", remedy=remedy
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(
-            file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()"
-        )
-    return content
-
-
 def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     for key in sorted(found.keys() & expected.keys()):
         if found[key] != expected[key]:
@@ -321,8 +287,3 @@ def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path:
                 expected=f"{key}: {expected[key]}, as it is now",
                 remedy="give the settings that the run was started with, or start a new one without --resume",
             )
-
-
-def _another_network(path: Path, found: str, expected: str) -> InputError:
-    remedy = "use the task file and the network settings the run was trained with, or start a new run without --resume"
-    return InputError(file=path, found=found, expected=expected, remedy=remedy)

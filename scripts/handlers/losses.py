@@ -12,9 +12,9 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from scripts.data.writers import append_text, atomic_path
-from scripts.errors import InputError
-from scripts.processes import rank
+from scripts.core.errors import InputError
+from scripts.core.files import append_text, atomic_path
+from scripts.core.processes import rank
 
 __all__ = [
     "LossLog",

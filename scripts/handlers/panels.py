@@ -10,12 +10,12 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from scripts.core.domains import SOURCE, TARGET
+from scripts.core.processes import rank
 from scripts.data.slices import UnpairedSliceBatches
-from scripts.domains import SOURCE, TARGET
-from scripts.figures import Translation, loss_curves, segmentation_panel, translation_panel
+from scripts.evaluation.figures import Translation, loss_curves, segmentation_panel, translation_panel
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.translator import Translator
-from scripts.processes import rank
 
 __all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
 

@@ -12,13 +12,13 @@ import torch
 from ignite.engine import Engine, Events
 from torch.optim.swa_utils import AveragedModel
 
-from scripts.cards import save_weights
+from scripts.core.errors import InputError
+from scripts.core.files import append_text, atomic_path
+from scripts.core.processes import rank
+from scripts.core.weights import load_weights, save_weights
 from scripts.data.slices import SliceSet
-from scripts.data.writers import append_text, atomic_path
-from scripts.errors import InputError
-from scripts.handlers.checkpoints import load_weights, re_estimate_statistics
+from scripts.handlers.checkpoints import re_estimate_statistics
 from scripts.handlers.losses import check_finite_weights
-from scripts.processes import rank
 from scripts.selection.choice import best_epoch, check_selection, read_scores, snapshot_file
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import MEASURED, SCORES, mean_dice

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.domains import FAKE, REAL
+from scripts.core.domains import FAKE, REAL
 
 __all__ = ["ADVERSARIAL_KINDS", "discriminator_loss", "generator_loss"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scripts.core.processes import gathered_batch, own_part
 from scripts.networks.translator import Translator
-from scripts.processes import gathered_batch, own_part
 
 __all__ = ["ExtraLoss", "Identity", "StyleDiversity", "StyleReconstruction", "Translated", "drawn_style"]
 

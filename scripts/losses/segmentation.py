@@ -10,8 +10,8 @@ from monai.networks import one_hot
 from torch import Tensor
 from torch.nn import functional as F
 
+from scripts.core.processes import sum_over_processes
 from scripts.losses.adversarial import discriminator_loss, generator_loss
-from scripts.processes import sum_over_processes
 
 __all__ = ["alignment_discriminator_loss", "alignment_loss", "supervised_loss", "supervised_losses"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.processes import gathered_batch, num_processes, sum_over_processes
+from scripts.core.processes import gathered_batch, num_processes, sum_over_processes
 
 __all__ = ["UNSURE", "SelfTraining", "pseudo_labels"]
 

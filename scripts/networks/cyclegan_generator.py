@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from scripts.domains import SOURCE, TARGET
+from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import NoMapping
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor

@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
-from scripts.errors import InputError, check_choice
+from scripts.core.errors import InputError, check_choice
 
 __all__ = ["build_dilated_resnet"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from scripts.errors import check_choice
+from scripts.core.errors import check_choice
 from scripts.networks.adain import InstanceNorm
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.spectral_conv import SpectralConv2d

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from scripts.errors import check_choice
+from scripts.core.errors import check_choice
 from scripts.networks.adain import InstanceNorm
 from scripts.networks.spectral_conv import SpectralConv2d
 

@@ -10,7 +10,7 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.errors import check_choice
+from scripts.core.errors import check_choice
 from scripts.networks.atrous_conv import AtrousConv2d
 from scripts.networks.dilated_resnet import build_dilated_resnet
 from scripts.networks.feature_discriminator import FeatureDiscriminator

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.domains import SOURCE, TARGET
+from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import CodeMapping, NoMapping
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor

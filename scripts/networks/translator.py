@@ -5,7 +5,7 @@ from typing import Any, Dict, Optional
 import torch
 from torch import Tensor, nn
 
-from scripts.domains import SOURCE, TARGET
+from scripts.core.domains import SOURCE, TARGET
 
 __all__ = ["Translator"]
 

@@ -1,7 +1,7 @@
 """The translators by name: what a config's key ``translator`` chooses between."""
 
-from scripts.domains import SOURCE, TARGET
-from scripts.errors import check_choice
+from scripts.core.domains import SOURCE, TARGET
+from scripts.core.errors import check_choice
 from scripts.networks.cyclegan_generator import CycleGanGenerator
 from scripts.networks.starganv2_generator import StarGanV2Generator
 from scripts.networks.style_transfer_generator import StyleTransferGenerator

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from scripts.cards import card_file
-from scripts.errors import InputError, check_choice
+from scripts.core.errors import InputError, check_choice
 from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = [
@@ -18,9 +15,6 @@ __all__ = [
     "best_epoch",
     "check_selection",
     "read_scores",
-    "selection_of_card",
-    "selection_of_weights",
-    "selection_sentence",
     "snapshot_file",
 ]
 
@@ -94,38 +88,3 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
             remedy="restore it, or start the training anew without --resume",
         ) from error
     return {epoch: dict.fromkeys(MEASURED, math.nan) | row for epoch, row in found.items()}
-
-
-def selection_of_weights(weights: Path) -> dict[str, Any] | None:
-    """What the card beside some weights says of how they were chosen; None if it does not say, or there is no card."""
-    try:
-        card = json.loads(card_file(weights).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return selection_of_card(card) if isinstance(card, dict) else None
-
-
-def selection_of_card(card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a card says of how the weights were chosen; None if it does not say."""
-    selection = card.get("selection")
-    return selection if isinstance(selection, dict) else None
-
-
-def selection_sentence(selection: Mapping[str, Any] | None) -> str:
-    """How the weights were chosen, for people to read beside every number."""
-    if selection is None:
-        return "weights: selection unknown, their card does not name it"
-    rule, epoch = selection.get("rule"), selection.get("epoch")
-    if rule == "last":
-        return f"weights: the last (epoch {epoch}); nothing was selected"
-    if rule == "label_free":
-        return (
-            f"weights: epoch {epoch}, selected without target labels by {selection.get('score')} = "
-            f"{selection.get('value'):.4f} (labelled Dice on {selection.get('labelled_cases')} cases)"
-        )
-    if rule == "oracle":
-        return (
-            f"weights: epoch {epoch}, SELECTED WITH TARGET LABELS (oracle): highest Dice on the target's held-out "
-            f"cases, {selection.get('value'):.4f}; no unsupervised result"
-        )
-    return f"weights: the snapshot of epoch {epoch}; nothing was selected"

@@ -17,8 +17,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from scripts.evaluation.metrics import dice_per_class
 from scripts.losses.segmentation import supervised_loss
-from scripts.metrics import dice_per_class
 
 __all__ = [
     "MEASURED",

@@ -1,0 +1,1 @@
+"""Errors, atomic files, processes, settings, run folder, weights and metadata: the layer below all others."""

@@ -1,0 +1,158 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import DtypeLike, KeysCollection
+from monai.data import NibabelWriter
+from monai.data.folder_layout import FolderLayout
+from monai.transforms import SaveImaged
+
+from scripts.core.errors import InputError
+
+__all__ = ["SaveVolumed", "append_text", "atomic_path", "make_folder", "save_tensors", "write_json"]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not.
+
+    The temporary name keeps every suffix (``.nii.gz``), because writers choose the format by it.
+
+    Raises:
+        InputError: the folder cannot be written, or the device is full.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    suffix = "".join(path.suffixes[-2:])
+    handle, name = tempfile.mkstemp(prefix=f".{path.name.removesuffix(suffix)}-", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _not_written(path, error, "nothing half-written was left") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Add whole lines to a log; readers of it skip a last line without an end.
+
+    Raises:
+        InputError: the file cannot be written, or the device is full.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _not_written(path, error, "what was written before is kept") from error
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder and prove that it can be written.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            file=folder,
+            found=f"a folder that cannot be written ({error.strerror or error})",
+            expected="a writable folder",
+            remedy="choose another place, for instance with --bundle_root or --out, or change its permissions",
+        ) from error
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a dictionary as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
+    """``torch.save``, atomically; through memory, as torch's file writer hides a full disk in a RuntimeError."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+class SaveVolumed(SaveImaged):
+    """Write volumes as ``<case>_<output_postfix>.nii.gz`` with MONAI's NIfTI writer, each whole or not at all.
+
+    It is a ``SaveImaged``, so that servers which save predictions themselves know it and leave it out. The parent takes
+    any failure for a missing writer: a full disk would end in advice on packages.
+
+    Args:
+        keys: keys of volumes (C, H, W, D) with the name of the file they come from in their metadata.
+        output_dir: folder to write into.
+        output_postfix: what is put behind the case's name.
+        output_dtype: type of the voxels on disk.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        output_postfix: str,
+        output_dtype: DtypeLike = np.float32,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, output_dir=output_dir, print_log=False, allow_missing_keys=allow_missing_keys)
+        self.layout = FolderLayout(output_dir, postfix=output_postfix, extension=".nii.gz", makedirs=False)
+        self.output_dtype = output_dtype
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write each key; several channels become the last axis of the file. Its metadata say where: ``saved_to``."""
+        for key in self.key_iterator(data):
+            volume = data[key]
+            writer = NibabelWriter(output_dtype=self.output_dtype)
+            writer.set_data_array(volume, channel_dim=0)
+            writer.set_metadata(volume.meta, resample=False)
+            path = self.layout.filename(subject=volume.meta["filename_or_obj"])
+            with atomic_path(path) as temporary:
+                writer.write(temporary, header=_header_in_mm(self.output_dtype))
+            volume.meta["saved_to"] = [*volume.meta.get("saved_to", ()), str(path)]
+        return dict(data)
+
+
+def _header_in_mm(dtype: DtypeLike) -> nib.Nifti1Header:
+    """A header that names the unit of its spacing, which MONAI's writer leaves unknown."""
+    header = nib.Nifti1Header()
+    header.set_xyzt_units("mm")
+    header.set_data_dtype(dtype)
+    return header
+
+
+def _not_written(path: str | os.PathLike[str], error: OSError, comfort: str) -> InputError:
+    return InputError(
+        file=path,
+        found=f"that it could not be written ({error.strerror or error})",
+        expected="a folder with room for the file",
+        remedy=f"free some space or choose another output folder; {comfort}",
+    )
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,220 @@
+"""The card beside weights: a JSON file that says what they are good for, and of which weights it speaks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from scripts.core.errors import InputError
+from scripts.core.files import save_tensors, write_json
+
+__all__ = [
+    "WEIGHTS_SHA256",
+    "card_file",
+    "check_card",
+    "check_weights",
+    "digest_of",
+    "load_weights",
+    "network_mismatch",
+    "read_card",
+    "read_state",
+    "save_weights",
+    "selection_of_card",
+    "selection_of_weights",
+    "selection_sentence",
+]
+
+WEIGHTS_SHA256 = "weights_sha256"
+"""The key of a card that ties it to its weights: :func:`digest_of` their state dict."""
+
+logger = logging.getLogger(__name__)
+
+
+def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
+    """Write a plain state dict, and beside it its card with the digest of these very weights.
+
+    An earlier card goes first: whoever reads in between finds weights without a card, not with that of others.
+    """
+    described = {**card, WEIGHTS_SHA256: digest_of(state)}
+    card_file(path).unlink(missing_ok=True)
+    save_tensors(path, state)
+    write_json(card_file(path), described)
+
+
+def card_file(weights: Path) -> Path:
+    """Where the card of weights lies."""
+    return weights.with_suffix(".json")
+
+
+def read_card(weights: Path) -> dict[str, Any]:
+    """The card beside weights, empty if there is none.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    file = card_file(weights)
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        card = None
+    if not isinstance(card, dict):
+        remedy = "take the card that was written beside the weights, or remove it to load them unchecked"
+        raise InputError(file=file, found="no JSON object", expected="a card", remedy=remedy)
+    return card
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values: the same however often a state dict was loaded and saved again.
+
+    Only tensors count: a file that holds more is refused by the network it is loaded into.
+    """
+    digest = hashlib.sha256()
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> None:
+    """Refuse weights of another task, or beside the card of others; without a card, say that nothing can be checked.
+
+    Args:
+        path: the weights' file.
+        state: what it holds.
+        expected: this config's card.
+
+    Raises:
+        InputError: the card is damaged, is of other weights, or names another setting.
+    """
+    card = read_card(path)
+    if not card_file(path).exists():
+        logger.warning("%s: no card beside it (%s); its task is not checked", path, card_file(path).name)
+        return
+    check_card(card, expected, path)
+    digest = card.get(WEIGHTS_SHA256)
+    if digest is not None and digest != digest_of(state):
+        raise InputError(
+            file=path,
+            found=f"other weights than those its card, {card_file(path).name}, was written for",
+            expected="weights and card of one training",
+            remedy="copy both files together, or remove the card to load the weights unchecked",
+        )
+
+
+def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """Compare the card of weights, at any depth, with what is expected of them; what one of them lacks is no matter.
+
+    Args:
+        found: the card that came with the weights.
+        expected: this config's card.
+        path: the weights, for the message.
+
+    Raises:
+        InputError: naming the first setting that differs.
+    """
+    for key, value in expected.items():
+        known = found.get(key)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            check_card(known, value, path)
+        elif key in found and known != value:
+            raise InputError(
+                file=path,
+                found=f"weights made with {key}: {known}",
+                expected=f"{key}: {value}",
+                remedy="choose weights of this task, or the task, size and network settings these were made with",
+            )
+
+
+def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:
+    """Load a plain state dict strictly.
+
+    Raises:
+        InputError: no file, no state dict, another task's, or a network of another size.
+    """
+    file = Path(path)
+    state = read_state(file)
+    if card:
+        check_weights(file, state, card)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise network_mismatch(
+            file, f"other parameters ({first[0].strip()})", "those of this config's network_def"
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state dict without unpickling anything.
+
+    Raises:
+        InputError: no such file, a damaged one, or something other than a state dict.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        remedy = "train first, or name the weights with --checkpoint"
+        raise InputError(
+            file=path, found="no such file", expected="the weights of a finished training", remedy=remedy
+        ) from error
+    except Exception as error:
+        remedy = "name another file; this one is damaged or holds more than tensors"
+        raise InputError(
+            file=path, found=f"no weights ({type(error).__name__})", expected="a PyTorch state dict", remedy=remedy
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()"
+        )
+    return content
+
+
+def network_mismatch(path: Path, found: str, expected: str) -> InputError:
+    """The error for weights or a checkpoint that do not fit this config's networks."""
+    remedy = "use the task file and the network settings the run was trained with, or start a new run without --resume"
+    return InputError(file=path, found=found, expected=expected, remedy=remedy)
+
+
+def selection_of_weights(weights: Path) -> dict[str, Any] | None:
+    """What the card beside some weights says of how they were chosen; None if it does not say, or there is no card."""
+    try:
+        card = json.loads(card_file(weights).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return selection_of_card(card) if isinstance(card, dict) else None
+
+
+def selection_of_card(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a card says of how the weights were chosen; None if it does not say."""
+    selection = card.get("selection")
+    return selection if isinstance(selection, dict) else None
+
+
+def selection_sentence(selection: Mapping[str, Any] | None) -> str:
+    """How the weights were chosen, for people to read beside every number."""
+    if selection is None:
+        return "weights: selection unknown, their card does not name it"
+    rule, epoch = selection.get("rule"), selection.get("epoch")
+    if rule == "last":
+        return f"weights: the last (epoch {epoch}); nothing was selected"
+    if rule == "label_free":
+        return (
+            f"weights: epoch {epoch}, selected without target labels by {selection.get('score')} = "
+            f"{selection.get('value'):.4f} (labelled Dice on {selection.get('labelled_cases')} cases)"
+        )
+    if rule == "oracle":
+        return (
+            f"weights: epoch {epoch}, SELECTED WITH TARGET LABELS (oracle): highest Dice on the target's held-out "
+            f"cases, {selection.get('value'):.4f}; no unsupervised result"
+        )
+    return f"weights: the snapshot of epoch {epoch}; nothing was selected"

@@ -1,0 +1,1 @@
+"""Metrics on the native grid, summaries, figures, and the handler that collects them."""

@@ -1,0 +1,134 @@
+"""3D evaluation on the input's own grid: numbers for every case and structure, and pictures of two cases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, Orientation
+
+from scripts.core.processes import rank
+from scripts.core.run_folder import provenance
+from scripts.core.weights import selection_of_card, selection_of_weights, selection_sentence
+from scripts.data.case_names import case_name
+from scripts.evaluation.figures import case_figure
+from scripts.evaluation.metrics import StructureResult, evaluate_case
+from scripts.evaluation.summaries import format_table, worst_and_median_case, write_evaluation
+from scripts.inference.exported_network import ExportedNetwork
+from scripts.inference.work_sharing import Worklist
+
+__all__ = ["EvaluationReport"]
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationReport:
+    """Compare each prediction with its label, then write ``metrics.csv``, ``summary.json`` and two pictures.
+
+    Expects an evaluator whose output holds, per case, ``pred`` (1, H, W, D) of class ids on the image's grid, and
+    ``label`` likewise; both MetaTensors with the spacing in their affine, ``pred`` saved before. The summary is over
+    the whole worklist, whichever process or earlier run did a case; its means are the evaluator's metrics.
+
+    Args:
+        folder: where the files go.
+        worklist: whose cases are evaluated.
+        preprocessing: gives a case's ``label`` on the image's grid.
+        label_names: names of the classes 1..K.
+        card: what was evaluated, kept in ``summary.json``.
+        weights: file of the evaluated weights; the card beside it says how they were chosen, which is printed and kept
+            with the numbers.
+        exported: the network that was evaluated in their place, with a card of its own; None for the weights.
+        orientation: axes the pictures are turned to; None leaves them as stored.
+        slice_axis: axis of the slices shown, after that.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        worklist: Worklist,
+        preprocessing: Callable[[dict[str, str]], dict[str, Any]],
+        label_names: Sequence[str],
+        card: Mapping[str, Any],
+        weights: str | None = None,
+        exported: ExportedNetwork | None = None,
+        orientation: str | None = "RAS",
+        slice_axis: int = 2,
+    ) -> None:
+        self.folder, self.label_names, self.card = Path(folder), list(label_names), dict(card)
+        self.worklist, self.preprocessing = worklist, preprocessing
+        self.weights, self.exported = weights, exported
+        self.orientation, self.slice_axis = orientation, slice_axis
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.compare)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def compare(self, engine: Engine) -> None:
+        """Measure the cases of one iteration."""
+        for case in engine.state.output:
+            prediction, label = case["pred"], case["label"]
+            spacing_mm = np.linalg.norm(np.asarray(label.affine)[:3, :3], axis=0).tolist()
+            results = evaluate_case(
+                _array(prediction), _array(label), spacing_mm=spacing_mm, label_names=self.label_names
+            )
+            case["results"] = [asdict(result) for result in results]
+
+    def write(self, engine: Engine) -> None:
+        """Write the tables and the pictures, and print the table, on the first process."""
+        records = self.worklist.collect()
+        if rank() > 0:
+            return
+        results = {
+            name: [StructureResult(**result) for result in record["results"]] for name, record in records.items()
+        }
+        selection = self._selection()
+        origin = provenance() | {"card": self.card}
+        summary = write_evaluation(self.folder, results, self.label_names, origin, selection)
+        engine.state.metrics.update(
+            {measure: mean for measure, mean in summary["mean_over_structures"].items() if mean is not None}
+        )
+        logger.info("evaluation of %d cases\n%s", summary["cases"], format_table(summary))
+        print(selection_sentence(selection), flush=True)
+        for word, name in zip(("worst", "median"), worst_and_median_case(results), strict=True):
+            dice = float(np.nanmean([result.dice for result in results[name]]))
+            title = f"{word} case: {name}, mean Dice {100 * dice:.1f} %"
+            self._draw(name, records[name]["written"], self.folder / f"{word}_case.png", title)
+
+    def _selection(self) -> dict[str, Any] | None:
+        if self.exported is not None:
+            return selection_of_card(self.exported.card)
+        return selection_of_weights(Path(self.weights)) if self.weights else None
+
+    def _draw(self, name: str, written: Sequence[str], path: Path, title: str) -> None:
+        (item,) = [item for item in self.worklist.items if case_name(item["image"]) == name]
+        load = LoadImage(image_only=True, ensure_channel_first=True)
+        image, prediction = self._oriented(load(item["image"])), self._oriented(load(written[0]))
+        label = self._oriented(self.preprocessing(dict(item))["label"])
+        spacing_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0).tolist()
+        case_figure(
+            _array(image),
+            _array(prediction),
+            _array(label),
+            spacing_mm,
+            self.label_names,
+            title,
+            path,
+            through_plane_axis=self.slice_axis,
+        )
+
+    def _oriented(self, volume: MetaTensor) -> MetaTensor:
+        return Orientation(self.orientation, labels=None)(volume) if self.orientation else volume
+
+
+def _array(volume: torch.Tensor) -> np.ndarray:
+    values = np.asarray(volume[0].cpu())
+    return values if values.dtype != np.float64 else values.astype(np.float32)

@@ -1,0 +1,213 @@
+"""From the results of single cases to the tables of section IV: a CSV row for each case and structure, a JSON summary.
+
+Missing structures enter every mean as Dice 0 and the image diagonal, and are listed by name; structures absent in both
+maps enter none. The summary names its conventions, so that a number can be compared with one from elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.core.errors import InputError
+from scripts.core.files import atomic_path, write_json
+from scripts.evaluation.metrics import StructureResult
+
+__all__ = ["CONVENTIONS", "format_table", "summarise", "worst_and_median_case", "write_evaluation"]
+
+ResultsByCase = Mapping[str, Sequence[StructureResult]]
+
+CONVENTIONS = {
+    "dice": "2|P and T| / (|P| + |T|) over the whole volume on the truth's own grid, in percent",
+    "asd": "average symmetric surface distance: mean over the pooled distances of both directions (medpy 0.5 and "
+    "later, MONAI symmetric=True), between 6-connected surfaces, voxels at the volume's border being surface",
+    "asd_voxel": "the same distance with every voxel edge counted as 1",
+    "hd95": "larger of the two directed 95th percentiles of the same distances",
+    "volume_difference": "100 (V_prediction - V_truth) / V_truth; not counted where the truth lacks the structure",
+    "missing": "a structure that exactly one of prediction and truth lacks is a failure: Dice 0, distances = diagonal "
+    "of the image, counted in every mean; one that both lack is not counted",
+    "std": "standard deviation over cases, with divisor n",
+    "mean_over_structures": "mean of the structures' means",
+}
+"""How every number of a summary is defined."""
+
+_MEASURES: dict[str, Callable[[StructureResult], float]] = {
+    "dice_percent": lambda result: 100.0 * result.dice,
+    "asd_mm": lambda result: result.asd_mm,
+    "asd_voxel": lambda result: result.asd_voxel,
+    "hd95_mm": lambda result: result.hd95_mm,
+    "volume_difference_percent": lambda result: result.volume_difference_percent,
+}
+
+_VOLUMES: dict[str, Callable[[StructureResult], float]] = {
+    "volume_prediction_ml": lambda result: result.volume_prediction_ml,
+    "volume_truth_ml": lambda result: result.volume_truth_ml,
+}
+
+_HEADINGS = {
+    "dice_percent": "Dice [%]",
+    "asd_mm": "ASD [mm]",
+    "asd_voxel": "ASD [voxel]",
+    "hd95_mm": "HD95 [mm]",
+    "volume_difference_percent": "volume diff. [%]",
+}
+
+
+def summarise(results_by_case: ResultsByCase, label_names: Sequence[str]) -> dict[str, Any]:
+    """Statistics over cases, ready for JSON (``None`` stands where nothing was counted).
+
+    Args:
+        results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
+        label_names: names of the structures 1..K.
+
+    Returns:
+        ``cases`` (their number), ``structures`` (name -> ``n``, ``failures`` and, for each measure, ``mean``, ``std``
+        and ``n``), ``mean_over_structures`` (measure -> mean), ``failures`` (a list of case, structure, status) and
+        ``conventions``.
+
+    Raises:
+        InputError: there is no case.
+        ValueError: the results of a case do not match ``label_names``.
+    """
+    _check(results_by_case, label_names)
+    structures = {
+        name: _summarise_structure([results[k] for results in results_by_case.values()])
+        for k, name in enumerate(label_names)
+    }
+    return {
+        "cases": len(results_by_case),
+        "structures": structures,
+        "mean_over_structures": {
+            measure: _statistics(structure[measure]["mean"] for structure in structures.values())["mean"]
+            for measure in _MEASURES
+        },
+        "failures": [
+            {"case": case, "structure": result.name, "status": result.status}
+            for case, results in results_by_case.items()
+            for result in results
+            if result.failed
+        ],
+        "conventions": dict(CONVENTIONS),
+    }
+
+
+def write_evaluation(
+    folder: str | os.PathLike[str],
+    results_by_case: ResultsByCase,
+    label_names: Sequence[str],
+    provenance: Mapping[str, Any],
+    selection: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write ``metrics.csv`` (a row for each case and structure) and ``summary.json``: both of them, or neither.
+
+    Args:
+        folder: where to write; made if it does not exist.
+        results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
+        label_names: names of the structures 1..K.
+        provenance: config, seed, data, commit, device and the like; written as the summary's ``provenance``.
+        selection: how the evaluated weights were chosen, from their card; None where it does not say.
+
+    Returns:
+        The summary, as written.
+
+    Raises:
+        InputError: there is no case, or the folder cannot be written.
+        ValueError: the results of a case do not match ``label_names``.
+    """
+    chosen = {"selection": dict(selection) if selection else None}
+    summary = {**summarise(results_by_case, label_names), **chosen, "provenance": dict(provenance)}
+    folder = Path(folder)
+    with atomic_path(folder / "metrics.csv") as temporary:
+        _write_csv(temporary, results_by_case)
+        write_json(folder / "summary.json", summary)  # inside the block: if it fails, neither file appears
+    return summary
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """Lay a summary out as a plain text table: mean and standard deviation, a line for each structure, the failures."""
+    rows = [["structure", *_HEADINGS.values(), "n", "failures"]]
+    for name, structure in summary["structures"].items():
+        cells = [_cell(structure[measure]["mean"], structure[measure]["std"]) for measure in _HEADINGS]
+        rows.append([name, *cells, str(structure["n"]), str(structure["failures"])])
+    means = [_cell(summary["mean_over_structures"][measure]) for measure in _HEADINGS]
+    rows.append(["mean", *means, "", str(len(summary["failures"]))])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    listed = [f"failed: {f['case']}, {f['structure']} ({f['status'].replace('_', ' ')})" for f in summary["failures"]]
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *listed])
+
+
+def worst_and_median_case(results_by_case: ResultsByCase) -> tuple[str, str]:
+    """Names of the cases with the lowest and the median mean Dice (the better of two medians), to look at.
+
+    Structures absent in both maps do not count; nor do cases in which every structure is absent.
+
+    Raises:
+        InputError: no case shows any structure.
+    """
+    means = {case: _statistics(result.dice for result in results)["mean"] for case, results in results_by_case.items()}
+    ranked = sorted((mean, case) for case, mean in means.items() if mean is not None)
+    if not ranked:
+        raise _no_case_error("no case in which prediction or truth shows a structure")
+    return ranked[0][1], ranked[len(ranked) // 2][1]
+
+
+def _check(results_by_case: ResultsByCase, label_names: Sequence[str]) -> None:
+    if not results_by_case:
+        raise _no_case_error("no evaluated case")
+    for case, results in results_by_case.items():
+        names = [result.name for result in results]
+        if names != list(label_names):
+            raise ValueError(f"case {case} has results for {names}: expected {list(label_names)}")
+
+
+def _no_case_error(found: str) -> InputError:
+    return InputError(
+        file="evaluation",
+        found=found,
+        expected="at least one labelled case",
+        remedy="check that the datalist names images together with their labels",
+    )
+
+
+def _summarise_structure(results: Sequence[StructureResult]) -> dict[str, Any]:
+    return {
+        "n": sum(result.status != "absent_in_both" for result in results),
+        "failures": sum(result.failed for result in results),
+        **{measure: _statistics(map(value_of, results)) for measure, value_of in _MEASURES.items()},
+    }
+
+
+def _statistics(values: Iterable[float | None]) -> dict[str, Any]:
+    """Mean, standard deviation and number of the values that are numbers."""
+    counted = [value for value in values if value is not None and not math.isnan(value)]
+    if not counted:
+        return {"mean": None, "std": None, "n": 0}
+    return {"mean": float(np.mean(counted)), "std": float(np.std(counted)), "n": len(counted)}
+
+
+def _write_csv(path: Path, results_by_case: ResultsByCase) -> None:
+    columns = {**_MEASURES, **_VOLUMES}
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["case", "structure", "status", *columns])
+        for case, results in results_by_case.items():
+            for result in results:
+                values = [value_of(result) for value_of in columns.values()]
+                writer.writerow([case, result.name, result.status, *values])
+
+
+def _cell(mean: float | None, std: float | None = None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"

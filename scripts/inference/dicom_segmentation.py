@@ -1,0 +1,230 @@
+"""From a DICOM series to a DICOM Segmentation: a packed bundle between them.
+
+ITK reads the pixels (:mod:`scripts.data.dicom`), pydicom the headers, and highdicom writes. Each frame of the result
+lies on a slice of the series, in its frame of reference, and refers to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.core.errors import InputError
+from scripts.core.files import atomic_path
+from scripts.data.dicom import Series, read_slices
+from scripts.inference.predictor import Predictor
+from scripts.inference.structure_codes import Concept, structure_code
+
+__all__ = ["Maker", "segment_series", "source_slices", "write_segmentation"]
+
+logger = logging.getLogger(__name__)
+
+MODALITIES = ("CT", "MR")
+"""What a domain's name tells of its modality, where it is one of these."""
+SERIES_NUMBER_OFFSET = 1000
+"""Added to the series' own number, so that the result stands below it in a viewer's list."""
+MAX_TEXT = 64
+"""Characters that DICOM's long strings may have."""
+HASH_DIGITS = 16
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName", "SliceThickness"),
+)
+"""What the standard wants in every image, if only empty; some anonymisation deletes it."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What made a segmentation, as its file will say.
+
+    Attributes:
+        name: of the bundle, as model and algorithm.
+        version: of the bundle.
+        weights: digits that tell these weights from others, as serial number.
+    """
+
+    name: str
+    version: str
+    weights: str
+
+    @classmethod
+    def of_bundle(cls, bundle: Path) -> Maker:
+        """Of a packed bundle with weights."""
+        metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        digest = hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest()
+        return cls(bundle.resolve().name[:MAX_TEXT], str(metadata["version"]), digest[:HASH_DIGITS])
+
+
+def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: Path, **settings: Any) -> Path:
+    """Segment one series and write the answer as a DICOM Segmentation.
+
+    Args:
+        bundle: folder of a packed segmentation bundle with weights.
+        files: the slices of one series, in any order.
+        source: what a message calls the series: its folder.
+        out: folder to write into.
+        settings: of the bundle's inference, as for :class:`Predictor`.
+
+    Returns:
+        The file, ``<SeriesInstanceUID of the series>_seg.dcm``; an earlier one of that name is replaced.
+
+    Raises:
+        InputError: highdicom is not installed, not one series, slices without UIDs, another modality than the bundle's
+            target, a synthesis bundle, or a bundle without weights.
+    """
+    _import("highdicom")
+    predict = Predictor(bundle, **settings)
+    if predict.card["stage"] != "segmentation":
+        _raise(
+            bundle, f"a {predict.card['stage']} bundle", "a segmentation bundle", "name a packed segmentation bundle"
+        )
+    series = read_slices(files, source)
+    slices = source_slices(series, source)
+    _check_modality(source, str(slices[0].get("Modality", "")), predict.card["domains"][1])
+    labels = predict(series.image, series.affine)
+    path = out / f"{slices[0].SeriesInstanceUID}_seg.dcm"
+    names = predict.label_names[1:]
+    return write_segmentation(path, labels, slices, label_names=names, maker=Maker.of_bundle(bundle))
+
+
+def source_slices(series: Series, source: object) -> list[Any]:
+    """The headers of a series' slices in the order of its volume, with all that a reference to them needs.
+
+    Empty SOP UIDs are taken from the file's own header, which repeats them by the standard. A missing study, series or
+    frame of reference gets a UID made from those of the slices, the same each time; the log says so. The distance of
+    the slices is that of their positions; their orientation, which may differ by rounding, is the first one's.
+
+    Returns:
+        One pydicom ``Dataset`` per slice, without pixels.
+
+    Raises:
+        InputError: slices without an instance UID of their own, or of several studies or frames of reference.
+    """
+    pydicom = _import("pydicom")
+    slices = [pydicom.dcmread(series.files[index], stop_before_pixels=True, force=True) for index in series.order]
+    spacing_mm = pydicom.valuerep.DS(float(np.linalg.norm(series.affine[:3, 2])), auto_format=True)
+    for piece in slices:
+        for name in ("SOPClassUID", "SOPInstanceUID"):
+            if not piece.get(name):
+                setattr(piece, name, getattr(piece, "file_meta", {}).get(f"MediaStorage{name}", ""))
+        for name in MAY_BE_EMPTY:
+            if name not in piece:
+                setattr(piece, name, None)
+        piece.SpacingBetweenSlices = spacing_mm
+        piece.ImageOrientationPatient = slices[0].ImageOrientationPatient
+    _fill_shared_uids(slices, source)
+    return slices
+
+
+def _fill_shared_uids(slices: Sequence[Any], source: object) -> None:
+    uids = [str(piece.SOPInstanceUID) for piece in slices]
+    if len(set(uids)) < len(uids) or not all(uids):
+        expected = "slices with a SOPInstanceUID each, which the segmentation can refer to"
+        found = f"{len(set(filter(None, uids)))} UIDs for {len(uids)} slices"
+        _raise(source, found, expected, "export the series again with its UIDs")
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        found_uids = {str(piece.get(name) or "") for piece in slices}
+        if len(found_uids) > 1 and name != "SeriesInstanceUID":  # public releases have a series UID per slice
+            remedy = "put the slices of one series alone into a folder"
+            _raise(source, f"{len(found_uids)} values of {name}", "one for all slices", remedy)
+        if "" in found_uids:
+            made = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name + ''.join(uids)).int}"
+            logger.warning("%s: no %s; the segmentation says %s.", source, name, made)
+            for piece in slices:
+                setattr(piece, name, piece.get(name) or made)
+
+
+def write_segmentation(
+    path: Path, labels: np.ndarray, slices: Sequence[Any], *, label_names: Sequence[str], maker: Maker
+) -> Path:
+    """Write a label map on a series' grid as a DICOM Segmentation of binary segments, whole or not at all.
+
+    Args:
+        path: the file.
+        labels: (X, Y, Z), class ids 0 (background) to K, on the grid of :class:`Series`' ``image``.
+        slices: the series' headers, as :func:`source_slices` gives them.
+        label_names: K names; segment k is ``label_names[k - 1]``. All are described, also those that are nowhere.
+        maker: what made the label map.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        InputError: highdicom is not installed, or the file cannot be written.
+    """
+    highdicom = _import("highdicom")
+    segmentation = highdicom.seg.Segmentation(
+        source_images=list(slices),
+        pixel_array=np.ascontiguousarray(labels.T, dtype=np.uint8),  # (slice, row, column)
+        segmentation_type="BINARY",
+        segment_descriptions=[_segment(number, name, maker) for number, name in enumerate(label_names, 1)],
+        series_instance_uid=highdicom.UID(),
+        series_number=int(slices[0].get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="GLUA",
+        manufacturer_model_name=maker.name,
+        software_versions=maker.version,
+        device_serial_number=maker.weights,
+        content_description="Automatic segmentation, for research only",
+        series_description=f"Segmentation by {maker.name}"[:MAX_TEXT],
+    )
+    with atomic_path(path) as temporary:
+        segmentation.save_as(temporary)
+    return path
+
+
+def _segment(number: int, name: str, maker: Maker) -> Any:
+    highdicom = _import("highdicom")
+    code = structure_code(name)
+    artificial_intelligence = Concept("123110", "DCM", "Artificial Intelligence")
+    kind = _coded(code.kind)
+    if code.side is not None:
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_coded(code.side)]
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:MAX_TEXT],
+        segmented_property_category=_coded(code.category),
+        segmented_property_type=kind,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=maker.name, family=_coded(artificial_intelligence), version=maker.version
+        ),
+    )
+    return segment
+
+
+def _coded(concept: Concept) -> Any:
+    highdicom = _import("highdicom")
+    return highdicom.sr.CodedConcept(value=concept.value, scheme_designator=concept.scheme, meaning=concept.meaning)
+
+
+def _check_modality(source: object, found: str, target_domain: str) -> None:
+    expected = target_domain.upper()
+    if expected in MODALITIES and found in MODALITIES and found != expected:
+        _raise(source, f"modality {found}", f"{expected}, which the bundle was trained for", "name another bundle")
+
+
+def _import(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError(
+            file=package,
+            found=f"that it cannot be imported ({error})",
+            expected="the packages that DICOM Segmentations need",
+            remedy="pip install -r requirements-dicom.txt",
+        ) from error
+
+
+def _raise(file: object, found: str, expected: str, remedy: str) -> None:
+    raise InputError(file=file, found=found, expected=expected, remedy=remedy)

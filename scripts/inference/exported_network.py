@@ -1,0 +1,197 @@
+"""A network that was exported for another engine, in the place of the PyTorch one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scripts.core.errors import InputError, check_choice
+from scripts.core.weights import check_card
+from scripts.engines.precision import autocast, bf16_is_fast
+from scripts.networks.plain_tensor import as_plain_tensor
+
+__all__ = ["CARD", "ENGINES", "VALUES", "ExportedNetwork", "files_of_engine", "import_engine", "path_for_engine"]
+
+ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+"""Engines beside ``pytorch``, and the suffix of their files."""
+
+VALUES = ".bin"
+"""Suffix of the file beside OpenVINO's, which holds the weights' values."""
+
+CARD = "card"
+"""Where an exported file keeps the card of its weights, as JSON: see ``python -m bundle export``."""
+
+logger = logging.getLogger(__name__)
+
+Runner = Callable[[Tensor], Tensor]
+
+
+class ExportedNetwork(nn.Module):
+    """The network of a file that ``python -m bundle export`` wrote: slices in, the network's own output out.
+
+    The local mask is part of what was exported. Any batch size and any slice size will do that the PyTorch network
+    takes. The card in the file is compared with this config's, as that of weights is.
+
+    Args:
+        engine: one of ``ENGINES``: ``torchscript`` runs in PyTorch, ``onnx`` in ONNX Runtime, ``openvino`` in OpenVINO.
+        path: the file, or weights beside which it lies under the same name with the engine's suffix.
+        device: where TorchScript runs; ONNX Runtime follows it to CUDA where its package can, OpenVINO runs on the CPU.
+        precision: ``auto``, ``bf16`` or ``float32``, as for :class:`SliceWiseInferer`, whose autocast only PyTorch and
+            TorchScript see. ONNX Runtime computes in float32, so ``bf16`` is refused for it.
+        card: this config's card.
+
+    Attributes:
+        card: the card in the file.
+
+    Raises:
+        InputError: another engine, a package that is missing, no such file or one that the engine cannot read, a file
+            made for another task or network, or a precision that the engine does not have.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: str,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        precision: str = "auto",
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("engine", engine, ["pytorch", *ENGINES])
+        autocast("cpu", precision)  # a wrong word is refused now, not at the first volume
+        file = path_for_engine(path, engine)
+        if not file.is_file():
+            remedy = "write it with python -m bundle export, or name it with --checkpoint"
+            raise InputError(file=file, found="no such file", expected=f"a network for {engine}", remedy=remedy)
+        load = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}[engine]
+        self.engine = engine
+        self.runner, self.card = load(file, torch.device(device), precision)
+        if card and not self.card:
+            logger.warning("%s: no card in it; its task is not checked", file)
+        check_card(self.card, card or {}, file)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) float32 to the network's output, (B, K, H, W), on the same device."""
+        return self.runner(as_plain_tensor(image))
+
+    def volume_arguments(self, volume: Tensor, seed: int) -> dict[str, Any]:
+        """Nothing besides the slices: only translators that need no more are exported."""
+        return {}
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Refuse: an exported network gives its output alone.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            file="setting 'write_mask'",
+            found=f"true with engine {self.engine}, whose network gives no mask beside its output",
+            expected="false, or engine pytorch",
+            remedy="leave one of the two out",
+        )
+
+
+def path_for_engine(path: str | Path, engine: str) -> Path:
+    """The file for an engine that belongs to weights: the same place and name, with the engine's suffix."""
+    return Path(path).with_suffix(ENGINES[engine])
+
+
+def files_of_engine(path: str | Path, engine: str) -> list[Path]:
+    """The files that an engine reads in the place of some weights; for ``pytorch`` the weights themselves."""
+    if engine == "pytorch":
+        return [Path(path)]
+    file = path_for_engine(path, engine)
+    return [file, file.with_suffix(VALUES)] if engine == "openvino" else [file]
+
+
+def import_engine(package: str, engine: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        InputError: it is missing.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError(
+            file=f"engine '{engine}'",
+            found=f"no package {package}",
+            expected=f"{package}, which is an optional extra",
+            remedy=f"install it with: pip install {package} (tried versions are in requirements-export.txt)",
+        ) from error
+
+
+def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
+    """TorchScript as MONAI's ``ckpt_export`` writes it: the card stands in the metadata."""
+    extra = {"metadata.json": ""}
+    module = _read(lambda: torch.jit.load(str(file), map_location=device, _extra_files=extra), file, "torchscript")
+    # Batch norm goes into the convolutions; an autocast of the caller still holds.
+    frozen = torch.jit.freeze(module.eval().to(memory_format=torch.channels_last))
+    return frozen, _card(json.loads(extra["metadata.json"] or "{}").get(CARD))
+
+
+def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
+    runtime = import_engine("onnxruntime", "onnx")
+    if precision == "bf16":
+        raise InputError(
+            file="setting 'precision'",
+            found="bf16 with engine onnx",
+            expected="auto or float32, which ONNX Runtime computes in",
+            remedy="leave it out, or choose engine openvino or torchscript",
+        )
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    providers = [*(name for name in wanted if name in runtime.get_available_providers()), "CPUExecutionProvider"]
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = _read(lambda: runtime.InferenceSession(str(file), options, providers=providers), file, "onnx")
+    name = session.get_inputs()[0].name
+
+    def run(image: Tensor) -> Tensor:
+        (output,) = session.run(None, {name: image.cpu().contiguous().numpy()})
+        return torch.from_numpy(output).to(image.device)
+
+    return run, _card(session.get_modelmeta().custom_metadata_map.get(CARD))
+
+
+def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
+    openvino = import_engine("openvino", "openvino")
+    narrow = precision == "bf16" or (precision == "auto" and bf16_is_fast(torch.device("cpu")))
+    core = openvino.Core()
+    model = _read(lambda: core.read_model(file), file, "openvino")
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16" if narrow else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(model, "CPU", hints)
+
+    def run(image: Tensor) -> Tensor:
+        output = compiled(image.cpu().contiguous().numpy())[0]
+        return torch.from_numpy(output.copy()).to(image.device)  # the engine writes into its own next time
+
+    return run, _card(model.get_rt_info([CARD]).astype(str) if model.has_rt_info([CARD]) else None)
+
+
+def _read(load: Callable[[], Any], file: Path, engine: str) -> Any:
+    try:
+        return load()
+    except Exception as error:  # each engine has errors of its own
+        raise InputError(
+            file=file,
+            found=f"no network that {engine} can read ({type(error).__name__})",
+            expected="what python -m bundle export wrote",
+            remedy="export the weights again",
+        ) from error
+
+
+def _card(text: Any) -> dict[str, Any]:
+    return dict(json.loads(text)) if isinstance(text, str) else dict(text or {})

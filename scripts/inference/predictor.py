@@ -1,0 +1,86 @@
+"""A packed bundle as a function of Python: an array with its affine in, an array on the same grid out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from numpy.typing import ArrayLike
+
+from scripts.core.errors import InputError
+from scripts.core.files import SaveVolumed
+from scripts.core.settings import check_keys
+from scripts.core.weights import load_weights
+from scripts.data.volumes import LoadVolumed, check_shape, check_values
+
+__all__ = ["Predictor"]
+
+
+class Predictor:
+    """What ``run inference`` does to a file, done to an array: the same settings, checks, transforms and weights.
+
+    Files are neither read nor written, but for the bundle's own.
+
+    Args:
+        bundle: folder of a packed bundle with weights.
+        settings: top-level keys of its ``configs/inference.yaml`` with other values, as on the command line, such as
+            ``device="cpu"``, ``largest_component=True`` or ``engine="onnx"``.
+
+    Raises:
+        InputError: no bundle, no weights or weights that do not fit, or a setting that the config does not have.
+    """
+
+    def __init__(self, bundle: str | Path, **settings: Any) -> None:
+        config = Path(bundle) / "configs" / "inference.yaml"
+        if not config.is_file():
+            remedy = "name a folder that python -m bundle pack wrote"
+            raise InputError(file=config, found="no such file", expected="a packed bundle's config", remedy=remedy)
+        parser = ConfigParser()
+        parser.read_config(str(config))
+        parser.update({"bundle_root": str(bundle), **settings})
+        check_keys(parser, parser["run_folder"]["spare_keys"])
+        self.preprocessing = parser.get_parsed_content("preprocessing")
+        kinds = [type(transform) for transform in self.preprocessing.transforms]
+        self.loaded = kinds.index(LoadVolumed) + 1  # where an array, which needs no loading, comes in
+        self.postprocessing = parser.get_parsed_content("postprocessing")
+        self.inferer = parser.get_parsed_content("inferer")
+        self.device = torch.device(parser.get_parsed_content("device"))
+        self.card: dict[str, Any] = parser.get_parsed_content("card")  # its stage, domains and labels
+        self.network = parser.get_parsed_content("network").eval()
+        if parser["engine"] == "pytorch":
+            load_weights(parser.get_parsed_content("checkpoint"), self.network, self.card)
+        labels = parser.get_parsed_content("label_names")
+        self.label_names: list[str] = ["background", *labels]
+
+    def __call__(self, volume: ArrayLike, affine: ArrayLike) -> np.ndarray:
+        """Segment, or translate, one volume.
+
+        Args:
+            volume: intensities in the unit that the task expects (HU for CT), (H, W, D).
+            affine: voxel indices to world coordinates in mm, RAS+ as in NIfTI, (4, 4).
+
+        Returns:
+            (H, W, D) on the volume's own grid: class ids, whose names are ``label_names``; of a synthesis bundle the
+            translated intensities.
+
+        Raises:
+            InputError: an array that is not 3D, or holds NaN, infinite or constant values.
+        """
+        voxels = np.asarray(volume, np.float32)
+        check_shape(voxels.shape, "the array")
+        image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(np.asarray(affine, np.float64)))
+        check_values(image, "the array", is_label=False)
+        item = self.preprocessing({"image": image}, start=self.loaded)
+        slices = item["image"][None].to(self.device)
+        item["pred"] = self.inferer(slices, self.network)[0]
+        dtype: Any = np.float32
+        for transform in self.postprocessing.transforms:
+            if isinstance(transform, SaveVolumed):
+                dtype = transform.output_dtype
+            else:
+                item = transform(item)
+        return np.asarray(item["pred"][0].cpu()).astype(dtype)

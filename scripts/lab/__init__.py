@@ -1,0 +1,1 @@
+"""Development tools that no bundle carries: command line, preparation, checks, phantom, experiments, benchmarks."""

@@ -1,0 +1,156 @@
+"""Preparing a data set: DICOM series against SimpleITK's reader, and a case against unpacking its files alone."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scripts.core.processes import available_cores
+from scripts.data.dicom import read_series
+from scripts.lab.bench.timing import Measurement, Ratio, round_robin
+from scripts.lab.prepare.nifti import write_nifti
+from scripts.lab.prepare.run import Order, prepare
+
+__all__ = ["measure_preparation", "write_series"]
+
+CASES = (2, 3, 4, 5)
+TAGS = {"0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0060": "CT", "0020|000d": "1.2.1", "0020|000e": "1.2.2"}
+"""Class of the files, modality, and one study and series: SimpleITK goes by the series' UID."""
+SERIES = {"series": "DICOM series", "short_series": "short DICOM series", "jpeg2000_series": "JPEG 2000 series"}
+SPACING_MM = (0.78, 0.78, 3.0)
+
+
+def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
+    """Time reading DICOM series, long, short and in JPEG 2000, and preparing CT volumes as `btcv` under `clean`.
+
+    The volumes are generated; both readers are asserted to give the same voxels.
+
+    Args:
+        quick: small volumes.
+        rounds: timed rounds.
+
+    Raises:
+        ValueError: the two readers differ.
+    """
+    shape = (48, 48, 10) if quick else (512, 512, 120)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        image, label = _volume(shape)
+        quarter = image[..., : shape[2] // 4]
+        write_series(folder / "series", image, compress=False)
+        write_series(folder / "short_series", quarter, compress=False)
+        write_series(folder / "jpeg2000_series", quarter, compress=True)
+        files = _write_cases(folder / "btcv", image, label)
+        variants: dict[str, Callable[[], object]] = {
+            "cases": _preparing(folder),
+            "unpacking": lambda: [gzip.decompress(file.read_bytes()) for file in files],
+        }
+        variants |= {name: partial(read_series, folder / name) for name in SERIES}
+        notes: tuple[str, ...] = ("SimpleITK is not installed (it comes with medpy): not compared",)
+        if find_spec("SimpleITK"):
+            variants |= {f"{name}_simpleitk": partial(_simpleitk, folder / name) for name in SERIES}
+            _check_equal(folder)
+            notes = ()
+        timings = round_robin(variants, rounds=rounds, device=torch.device("cpu"))
+    seconds = timings.seconds["cases"]
+    cores = available_cores()
+    notes = (f"{60 * len(CASES) / seconds:.0f} volumes with their labels a minute on {cores} core(s)", *notes)
+    return Measurement(
+        size=f"{' x '.join(map(str, shape))} voxels int16, a quarter of that in the other series, {len(CASES)} cases",
+        timings=timings,
+        ratios=[
+            *(
+                Ratio(name=f"{what} : SimpleITK", value=timings.ratio(f"{key}_simpleitk", key), target=1.0)
+                for key, what in SERIES.items()
+                if f"{key}_simpleitk" in variants
+            ),
+            Ratio(name="preparing : unpacking its files on one core", value=timings.ratio("unpacking", "cases")),
+        ],
+        notes=notes,
+    )
+
+
+def write_series(folder: Path, image: np.ndarray, *, compress: bool) -> None:
+    """Write a volume (X, Y, Z) int16 as a DICOM series, plain or in lossless JPEG 2000."""
+    import itk
+
+    folder.mkdir(parents=True)
+    for index in range(image.shape[2]):
+        piece = itk.image_from_array(np.ascontiguousarray(image[..., index].T)[None])
+        piece.SetSpacing(SPACING_MM)
+        piece.SetOrigin((0.0, 0.0, SPACING_MM[2] * index))
+        tags = piece.GetMetaDataDictionary()
+        for tag, value in (*TAGS.items(), ("0008|0018", f"1.2.3.{index + 1}")):
+            tags[tag] = value
+        encoder = itk.GDCMImageIO.New()
+        encoder.KeepOriginalUIDOn()
+        encoder.SetCompressor("JPEG2000")
+        writer = itk.ImageFileWriter[type(piece)].New(Input=piece, FileName=str(folder / f"{index:04d}.dcm"))
+        writer.SetImageIO(encoder)
+        writer.SetUseCompression(compress)
+        writer.Update()
+
+
+def _preparing(folder: Path) -> Callable[[], object]:
+    """A call that prepares all cases into a new folder each time, as a second time would find them done."""
+    number = itertools.count()
+
+    def call() -> None:
+        out = folder / f"out{next(number)}"
+        prepare(Order("btcv", folder / "btcv", out))
+        shutil.rmtree(out)
+
+    return call
+
+
+def _write_cases(folder: Path, image: np.ndarray, label: np.ndarray) -> list[Path]:
+    folder.mkdir()
+    affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
+    files = []
+    for number in CASES:
+        for name, voxels in ((f"img{number:04d}", image), (f"label{number:04d}", label)):
+            files.append(folder / f"{name}.nii.gz")
+            write_nifti(files[-1], voxels, affine)
+    return files
+
+
+def _volume(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Noise of a CT in a body and less of it in air, and four balls in BTCV's values."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in shape), indexing="ij")
+    body = (x / 0.85) ** 2 + (y / 0.65) ** 2 < 1
+    label = np.zeros(shape, np.uint8)
+    for value, (a, b, c) in {
+        6: (-0.35, -0.1, 0.2),
+        2: (-0.3, 0.3, -0.3),
+        3: (0.3, 0.3, -0.3),
+        1: (0.45, 0, 0.2),
+    }.items():
+        label[(x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2 < 0.04] = value
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    image = np.where(body, 40 + 20 * (label > 0) + 14 * noise, -1000 + 6 * noise)
+    # Axis by axis as NIfTI files store them.
+    return np.asfortranarray(np.clip(image, -1024, 3000).astype(np.int16)), np.asfortranarray(label)
+
+
+def _check_equal(folder: Path) -> None:
+    for name in SERIES:
+        if not np.array_equal(read_series(folder / name).image, _simpleitk(folder / name).T):
+            raise ValueError(f"SimpleITK reads other voxels from the {name} series: they must be equal")
+
+
+def _simpleitk(folder: Path) -> np.ndarray:
+    import SimpleITK
+
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return SimpleITK.GetArrayFromImage(reader.Execute())

@@ -1,0 +1,83 @@
+"""All sections of the benchmark, their table and their JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts.core.files import write_json
+from scripts.core.run_folder import provenance
+from scripts.lab.bench.dual_alignment import measure_dual_alignment
+from scripts.lab.bench.inference import measure_inference
+from scripts.lab.bench.preparation import measure_preparation
+from scripts.lab.bench.style_transfer import measure_style_transfer
+from scripts.lab.bench.surface_distance import measure_surface_distance
+from scripts.lab.bench.timing import Measurement, Ratio, convolution_peak
+
+__all__ = ["run_bench"]
+
+
+def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]:
+    """Measure the project against its plain forms and print a table of ratios beside their targets.
+
+    Times are medians of wall-clock seconds on one process, the variants of a section taking turns.
+
+    Args:
+        out: JSON file to write, or None.
+        quick: tiny networks and volumes, which show that the benchmark works and nothing about speed.
+
+    Returns:
+        What the JSON holds: ``provenance``, ``threads``, ``quick``, ``convolution_gflops`` and ``sections`` by name,
+        each with ``size``, ``seconds``, ``peak_memory_mib``, ``ratios`` and ``notes``.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rounds = 3
+    peak = convolution_peak(device)
+    print(f"3 x 3 convolution on this device: {peak['float32']:.0f} GFLOP/s float32, {peak['bf16']:.0f} bf16")
+    print(f"{'':50} {'ratio':>8} {'target':>8}")
+    sections: dict[str, dict[str, Any]] = {}
+    for name, measure in (
+        ("style_transfer", lambda: measure_style_transfer(device, quick=quick, rounds=rounds)),
+        ("dual_alignment", lambda: measure_dual_alignment(device, quick=quick, rounds=rounds)),
+        ("inference", lambda: measure_inference(device, quick=quick, rounds=rounds)),
+        ("surface_distance", lambda: measure_surface_distance(quick=quick, rounds=rounds)),
+        ("preparation", lambda: measure_preparation(quick=quick, rounds=rounds)),
+    ):
+        measurement = measure()
+        _print(measurement)
+        sections[name] = measurement.as_dict()
+    result = {
+        "provenance": provenance(),
+        "threads": torch.get_num_threads(),
+        "quick": quick,
+        "convolution_gflops": peak,
+        "sections": sections,
+    }
+    if out is not None:
+        write_json(out, result)
+    return result
+
+
+def _print(measurement: Measurement) -> None:
+    for ratio in measurement.ratios:
+        print(f"{ratio.name:50} {_format(ratio.value, ratio):>8} {_target(ratio):>8} {_verdict(ratio)}")
+    timings = measurement.timings
+    for name, seconds in timings.seconds.items():
+        print(f"    {name:30} {seconds:9.4f} s {timings.peak_memory_mib[name]:9.0f} MiB at most")
+    print("\n".join(f"    {line}" for line in (measurement.size, *measurement.notes)), flush=True)
+
+
+def _format(value: float, ratio: Ratio) -> str:
+    return f"{value:.1%}" if ratio.is_share else f"{value:.2f} x"
+
+
+def _target(ratio: Ratio) -> str:
+    if ratio.target is None:
+        return ""
+    return f"< {ratio.target:.0%}" if ratio.is_share else f"{ratio.target:g} x"
+
+
+def _verdict(ratio: Ratio) -> str:
+    return {True: "reached", False: "not reached", None: ""}[ratio.reached]

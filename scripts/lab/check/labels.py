@@ -1,0 +1,130 @@
+"""What is read off a label map alone: its values, its structures, and the rims that interpolation leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scripts.lab.check.cases import Structure
+
+__all__ = ["LabelMap", "find_structures", "ranked", "rim_shares"]
+
+_Array = NDArray[Any]
+
+SOLID_VOXELS = 3
+"""A face counts when the structure goes on for that many voxels behind it."""
+
+RIM_VOXELS = 2
+"""Thickest rim that counts as thin."""
+
+SMALL_RANGE = 1 << 16
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A label map as ranks, so that values far apart cost no more than 1, 2, 3.
+
+    Attributes:
+        values: 0 and all values above it, ascending.
+        counts: voxels of each.
+        ranks: (H, W, D), for each voxel the place of its value in ``values``, background being 0.
+        negative: voxels of each value below 0, which are no labels; their ranks are 0.
+    """
+
+    values: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    ranks: NDArray[np.int32]
+    negative: Mapping[float, int] = field(default_factory=dict)
+
+
+def ranked(label: _Array) -> LabelMap:
+    """Sort out the values of a label map (H, W, D)."""
+    rounded = np.rint(label)
+    low, high = float(label.min()), float(label.max())
+    if low >= 0 and high < SMALL_RANGE and np.array_equal(rounded, label):
+        counts = np.bincount(rounded.astype(np.int32).ravel())
+        values = np.flatnonzero((counts > 0) | (np.arange(len(counts)) == 0))
+        places = np.zeros(len(counts), np.int32)
+        places[values] = np.arange(len(values))
+        return LabelMap(values.astype(np.float64), counts[values], places[rounded.astype(np.int32)])
+    values, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
+    zero = int(np.searchsorted(values, 0))
+    if zero == len(values) or values[zero] != 0:
+        values, counts = np.insert(values, zero, 0), np.insert(counts, zero, 0)
+        inverse = inverse + (inverse >= zero)
+    ranks = np.maximum(inverse.reshape(label.shape) - zero, 0).astype(np.int32)
+    negative = dict(zip(values[:zero].tolist(), counts[:zero].tolist(), strict=True))
+    return LabelMap(values.astype(np.float64)[zero:], counts[zero:], ranks, negative)
+
+
+def find_structures(label: LabelMap, affine: _Array, centre_voxel: _Array) -> dict[float, Structure]:
+    """Volume, place and extent of each value above 0.
+
+    Args:
+        label: the label map.
+        affine: voxel to mm; the directions count, the origin does not.
+        centre_voxel: (3,), the voxel that places are measured from.
+    """
+    steps = np.asarray(affine, float)[:3, :3]
+    spacing_mm = np.linalg.norm(steps, axis=0)
+    structures = {}
+    for rank, box in enumerate(ndimage.find_objects(label.ranks), start=1):
+        if box is None:
+            continue
+        inside = label.ranks[box] == rank
+        count = int(inside.sum())
+        mean, spread = np.zeros(3), np.zeros(3)
+        for axis in range(3):
+            along = inside.sum(tuple(other for other in range(3) if other != axis))
+            places = np.arange(len(along)) + box[axis].start
+            mean[axis] = (along * places).sum() / count
+            spread[axis] = np.sqrt((along * (places - mean[axis]) ** 2).sum() / count + 1 / 12)
+        centre, spread = steps @ (mean - np.asarray(centre_voxel)), spread * spacing_mm
+        structures[float(label.values[rank])] = Structure(
+            volume_ml=count * abs(float(np.linalg.det(steps))) / 1000,
+            centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+            spread_mm=(float(spread[0]), float(spread[1]), float(spread[2])),
+        )
+    return structures
+
+
+def rim_shares(label: LabelMap, axes: Sequence[int], smallest: int) -> dict[float, float]:
+    """For each value, the share of its faces towards lower values that a thin rim of a value in between covers.
+
+    A linear resampler writes 1, 2 or 3 where 0 meets 4. Real structures of a value in between are thicker than
+    :data:`RIM_VOXELS`, so that the share is near 0.
+
+    Args:
+        label: the label map.
+        axes: axes to walk along: those in plane, as real structures may be one thick slice high.
+        smallest: number of faces below which nothing is said.
+    """
+    box = ndimage.find_objects((label.ranks > 0).astype(np.uint8))
+    if not box:
+        return {}
+    cut = np.pad(label.ranks[box[0]], RIM_VOXELS + 2)
+    size = len(label.values)
+    faces, covered = np.zeros(size, int), np.zeros(size, int)
+    for axis in axes:
+        for line in (np.moveaxis(cut, axis, 0), np.moveaxis(cut, axis, 0)[::-1]):
+            ranks, is_rim = _steps_up(line)
+            faces += np.bincount(ranks, minlength=size)
+            covered += np.bincount(ranks[is_rim], minlength=size)
+    return {float(label.values[rank]): float(covered[rank] / faces[rank]) for rank in np.flatnonzero(faces >= smallest)}
+
+
+def _steps_up(line: _Array) -> tuple[_Array, _Array]:
+    """Ranks that solid structures start with along axis 0, and whether a thin rim lies before each."""
+    length = RIM_VOXELS + SOLID_VOXELS
+    window = [line[k : line.shape[0] - length + k] for k in range(length + 1)]
+    earliest, before_that, before, first = window[0], window[RIM_VOXELS - 1], window[RIM_VOXELS], window[RIM_VOXELS + 1]
+    is_face = before < first
+    for other in window[RIM_VOXELS + 1 :]:
+        is_face &= other == first
+    is_rim = (before_that < before) | ((before_that == before) & (earliest < before))
+    return first[is_face], is_rim[is_face]

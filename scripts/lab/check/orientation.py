@@ -1,0 +1,186 @@
+"""Are volumes the right way round? By where labelled structures lie, and without labels by what images look like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.lab.check.cases import Case, Finding, by_domain, others_of
+from scripts.lab.check.fingerprints import mirrored, similarity
+from scripts.lab.check.layout import AXES, Layout, Verdict, explain_layout, middle_layout, reference_of
+from scripts.lab.check.limits import LIMITS
+
+__all__ = ["find_mirrored_images", "find_misplaced_structures"]
+
+MOST_COMPARED = 20
+"""Other images that one is compared with, about."""
+
+_FLIPS: list[tuple[int, ...]] = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
+
+
+def _layout(case: Case) -> Layout:
+    return {int(value): structure.centre_mm for value, structure in case.structures.items()}
+
+
+def find_misplaced_structures(
+    cases: Sequence[Case], names: Mapping[float, str], axes: Sequence[str] = AXES
+) -> list[Finding]:
+    """Cases, and domains, whose structures lie mirrored, turned, exchanged, or elsewhere than in the others.
+
+    Args:
+        cases: all of them.
+        names: of structures, by value.
+        axes: names of the three axes.
+    """
+    layouts = {id(case): _layout(case) for case in cases}
+    groups = by_domain(cases, lambda case: case.structures)
+    findings, in_conflict = [], set()
+    for first, second in combinations(groups, 2):
+        middle = middle_layout([layouts[id(case)] for case in groups[first]])
+        verdict = explain_layout(middle, reference_of([layouts[id(case)] for case in groups[second]]))
+        if verdict.kind != "as it is" and _is_clear(verdict):
+            in_conflict |= {first, second}
+            whom = f"{second} when {first} is compared"
+            findings.append(_layout_finding(f"{first}, {second}", (), verdict, whom, names, axes))
+    agreeing = [case for domain, group in groups.items() if domain not in in_conflict for case in group]
+    for domain, group in groups.items():
+        for case in group:
+            others = [layouts[id(other)] for other in others_of(group if domain in in_conflict else agreeing, case)]
+            verdict = explain_layout(layouts[id(case)], reference_of(others))
+            if len(others) >= LIMITS.least_cases and _is_clear(verdict):
+                findings.append(_layout_finding(domain, (case.name,), verdict, "the others", names, axes))
+    return findings
+
+
+def _is_clear(verdict: Verdict) -> bool:
+    if verdict.kind == "as it is":
+        return verdict.deviation >= LIMITS.layout_elsewhere
+    return verdict.deviation >= LIMITS.layout_deviation and verdict.remaining <= LIMITS.layout_left * verdict.deviation
+
+
+def _layout_finding(
+    domain: str,
+    cases: tuple[str, ...],
+    verdict: Verdict,
+    whom: str,
+    names: Mapping[float, str],
+    axes: Sequence[str],
+) -> Finding:
+    kind, remedy = "structures elsewhere", "look at the pictures: another body part, or labels of another case?"
+    rivals = [rival for rival in verdict.rivals if rival[0] != "as it is"]
+    said = " or ".join(_explanation(*explained, names, axes) for explained in [(verdict.kind, verdict.what), *rivals])
+    if verdict.kind == "flipped":
+        kind, remedy = "mirrored volume", "correct the affine, or flip the volume back"
+    if verdict.kind == "swapped":
+        kind, remedy = "swapped labels", "exchange the two values in the label map"
+    return Finding(
+        severity="warning" if verdict.kind == "as it is" else "error",
+        kind=kind,
+        domain=domain,
+        cases=cases,
+        found=f"structures {verdict.deviation:.1f} spreads from where they lie in {whom}"
+        + ("" if verdict.kind == "as it is" else f", {verdict.remaining:.1f} if taken as {said}"),
+        expected="the same arrangement in all cases" if cases else "the same arrangement in both domains",
+        remedy=remedy if cases else f"look at the pictures which of the two is wrong; {remedy}",
+    )
+
+
+def _explanation(kind: str, what: tuple[int, ...], names: Mapping[float, str], axes: Sequence[str]) -> str:
+    if kind == "swapped":
+        return f"{names.get(what[0], what[0])} and {names.get(what[1], what[1])} exchanged"
+    if kind == "flipped":
+        return f"mirrored {' and '.join(axes[axis] for axis in what)}"
+    return "they are"
+
+
+def find_mirrored_images(
+    cases: Sequence[Case], already: Collection[tuple[str, str]], axes: Sequence[str] = AXES
+) -> list[Finding]:
+    """Images that are more alike to the others of their domain when mirrored, and domains against each other.
+
+    No label is looked at. Sides are hard to tell by an image alone; anterior and posterior, head and feet are not.
+
+    Args:
+        cases: all of them.
+        already: domain and name of cases, and pairs of domains, of which this is known.
+        axes: names of the three axes.
+    """
+    findings, upright = [], {}
+    for domain, group in by_domain(cases, lambda case: case.spectrum is not None).items():
+        upright[domain] = [case for case in group if (domain, case.name) not in already]
+        for case, flip, ratio in _taken_out(upright[domain]):
+            findings.append(_mirror_finding(domain, (case.name,), flip, ratio, axes))
+    for first, second in combinations(upright, 2):
+        if (first, second) in already or min(len(upright[first]), len(upright[second])) <= LIMITS.mirror_cases:
+            continue
+        others = _thinned(upright[second])
+        rows = [np.mean([_likeness(case, other) for other in others], axis=0) for case in _thinned(upright[first])]
+        flip, ratio, deviations = _best_flip(np.array(rows))
+        if ratio >= LIMITS.mirror_ratio_domains and deviations >= LIMITS.mirror_t:
+            findings.append(_mirror_finding(f"{first}, {second}", (), flip, ratio, axes))
+    return findings
+
+
+def _taken_out(group: list[Case]) -> Iterator[tuple[Case, tuple[int, ...], float]]:
+    """Take mirrored cases out of a group, the clearest first, so that they do not speak against the others."""
+    known: dict[tuple[int, int], NDArray[np.float64]] = {}
+    while len(group) > LIMITS.mirror_cases:
+        clear = []
+        for case in group:
+            others = _thinned(others_of(group, case))
+            for other in others:
+                if (id(case), id(other)) not in known:
+                    known[id(case), id(other)] = _likeness(case, other)
+            flip, ratio, deviations = _best_flip(np.array([known[id(case), id(other)] for other in others]))
+            if ratio >= LIMITS.mirror_ratio and deviations >= LIMITS.mirror_t:
+                clear.append((ratio, flip, case))
+        if not clear:
+            return
+        ratio, flip, case = max(clear, key=lambda one: one[0])
+        group.remove(case)
+        yield case, flip, ratio
+
+
+def _likeness(case: Case, other: Case) -> NDArray[np.float64]:
+    """How much alike two images are under each flip (8,), the first being none."""
+    assert case.spectrum is not None
+    assert other.spectrum is not None
+    return np.array([similarity(mirrored(case.spectrum, flip), other.spectrum) for flip in _FLIPS])
+
+
+def _thinned(group: Sequence[Case]) -> Sequence[Case]:
+    return group[:: max(len(group) // MOST_COMPARED, 1)]
+
+
+def _best_flip(likeness: NDArray[np.float64]) -> tuple[tuple[int, ...], float, float]:
+    """The flip that makes images most alike: its axes, the ratio of likenesses, their difference in standard errors.
+
+    Args:
+        likeness: (n, 8), to n others under each flip, the first being none.
+    """
+    means = likeness.mean(0)
+    best = int(means[1:].argmax()) + 1
+    gain = likeness[:, best] - likeness[:, 0]
+    error = max(float(gain.std(ddof=1)) / math.sqrt(len(gain)), 1e-6)
+    return _FLIPS[best], float(means[best] / max(means[0], 1e-6)), float(gain.mean() / error)
+
+
+def _mirror_finding(
+    domain: str, cases: tuple[str, ...], flip: tuple[int, ...], ratio: float, axes: Sequence[str]
+) -> Finding:
+    what = "an image that is" if cases else "images that are"
+    whom = "the others" if cases else "the second domain's"
+    return Finding(
+        severity="error" if cases else "warning",
+        kind="mirrored volume",
+        domain=domain,
+        cases=cases,
+        found=f"{what} {ratio:.1f} times as much like {whom} when {_explanation('flipped', flip, {}, axes)}",
+        expected="all images the same way up",
+        remedy="correct the affine, or flip the volume back"
+        + ("" if cases else "; the pictures show which of the two domains is wrong"),
+    )

@@ -1,0 +1,122 @@
+"""Is the slice spacing right? By two witnesses that a wrong one stretches and that people differ little in.
+
+The first is the height of labelled structures along the stack against their width. The second needs no label: the
+grain, how fast the image changes along the stack against in plane (:func:`scripts.lab.check.coarse.grain`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scripts.lab.check.cases import Structure
+
+__all__ = ["Proportions", "Stretch", "middle_proportions", "proportions_of", "stretch_of"]
+
+GRAIN_RESPONSE = 0.75
+"""By how much the grain changes for each unit of the spacing's logarithm: 0.70 to 0.85 on CT and MR of the abdomen."""
+
+LEAST_HEIGHT_DEVIATION, LEAST_GRAIN_DEVIATION = 0.08, 0.05
+"""Standard deviations (of logarithms) assumed at least, as a few others may agree by chance."""
+
+
+@dataclass(frozen=True)
+class Proportions:
+    """What is compared; all logarithms.
+
+    Attributes:
+        heights: height over width of each structure, by value.
+        volumes: volume in ml of each structure.
+        grain: of the image; NaN where it is unknown.
+    """
+
+    heights: Mapping[float, float]
+    volumes: Mapping[float, float]
+    grain: float
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """By what factor a case is longer along its stack than others.
+
+    Attributes:
+        factor: both witnesses together, weighted by their precision.
+        deviations: its logarithm in standard deviations.
+        height: what the structures say, or None.
+        grain: what the image says, or None.
+        volume: factor between the structures' volumes and the others', or None.
+    """
+
+    factor: float
+    deviations: float
+    height: float | None
+    grain: float | None
+    volume: float | None
+
+    def agrees(self, least: float) -> bool:
+        """Whether each witness that was heard says at least this factor, in the same direction."""
+        heard = [math.log(said) for said in (self.height, self.grain) if said is not None]
+        return all(said * math.log(self.factor) > 0 and abs(said) >= math.log(least) for said in heard)
+
+
+def proportions_of(structures: Mapping[float, Structure], stack_axis: int, grain: float) -> Proportions:
+    """The proportions of one case.
+
+    Args:
+        structures: of the case.
+        stack_axis: the stored axis that slices are stacked along.
+        grain: of its image.
+    """
+    heights = {}
+    for value, structure in structures.items():
+        widths = [edge for axis, edge in enumerate(structure.spread_mm) if axis != stack_axis]
+        heights[value] = math.log(structure.spread_mm[stack_axis]) - sum(map(math.log, widths)) / 2
+    volumes = {value: math.log(structure.volume_ml) for value, structure in structures.items()}
+    return Proportions(heights, volumes, grain)
+
+
+def middle_proportions(cases: Sequence[Proportions]) -> Proportions:
+    """Medians over the cases of a domain; its grain is left out, as it depends on the modality."""
+    values = sorted({value for case in cases for value in case.heights})
+    heights = {v: float(np.median([case.heights[v] for case in cases if v in case.heights])) for v in values}
+    volumes = {v: float(np.median([case.volumes[v] for case in cases if v in case.volumes])) for v in values}
+    return Proportions(heights, volumes, math.nan)
+
+
+def stretch_of(case: Proportions, others: Sequence[Proportions]) -> Stretch | None:
+    """Compare a case, or the middle of a domain, with other cases; None where there is nothing to compare."""
+    height = _against(case.heights, [other.heights for other in others])
+    among = [_against(other.heights, [one.heights for one in others]) for other in others]
+    heights = [said for said in among if said is not None]
+    grains = np.array([other.grain for other in others if not math.isnan(other.grain)])
+    witnesses = []
+    if height is not None:
+        witnesses.append((height, max(_robust_deviation(heights), LEAST_HEIGHT_DEVIATION)))
+    grain = None
+    if len(grains) and not math.isnan(case.grain):
+        grain = (float(np.median(grains)) - case.grain) / GRAIN_RESPONSE
+        witnesses.append((grain, max(_robust_deviation(grains) / GRAIN_RESPONSE, LEAST_GRAIN_DEVIATION)))
+    if not witnesses:
+        return None
+    weight = sum(1 / deviation**2 for _, deviation in witnesses)
+    factor = sum(said / deviation**2 for said, deviation in witnesses) / weight
+    volume = _against(case.volumes, [other.volumes for other in others])
+    height_factor, grain_factor, volume_factor = (None if x is None else math.exp(x) for x in (height, grain, volume))
+    return Stretch(math.exp(factor), factor * math.sqrt(weight), height_factor, grain_factor, volume_factor)
+
+
+def _against(case: Mapping[float, float], others: Sequence[Mapping[float, float]]) -> float | None:
+    """Median over structures of the difference from the others' median."""
+    differences = [
+        case[value] - float(np.median(seen))
+        for value in case
+        if (seen := [other[value] for other in others if value in other])
+    ]
+    return float(np.median(differences)) if differences else None
+
+
+def _robust_deviation(values: Sequence[float] | np.ndarray) -> float:
+    return 1.4826 * float(np.median(np.abs(np.array(values) - np.median(values))))

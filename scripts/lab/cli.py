@@ -1,0 +1,238 @@
+"""Commands beside the bundles' own: data to start from, their check, the demo, a ladder's report, the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.core.errors import show_input_errors_as_sentences
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse and run one command; an input error ends it with a sentence and exit code 1."""
+    show_input_errors_as_sentences()
+    options = _parser().parse_args(arguments)
+    options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", required=True)
+
+    phantom = commands.add_parser("phantom", help="write the built-in cardiac MR/CT data set, with its datalists")
+    phantom.add_argument("--out", type=Path, required=True, help="folder to write into")
+    phantom.add_argument("--cases", type=int, default=10, help="volumes per domain")
+    phantom.add_argument("--validation", type=float, default=0.2, help="share of the cases held out")
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.set_defaults(run=_phantom)
+
+    datalist = commands.add_parser(
+        "datalist", help="turn a dataset.json with domains, or a plain folder, into datalists"
+    )
+    datalist.add_argument("--dataset", help="a dataset.json whose lists stand under domains.<name>")
+    datalist.add_argument("--images", help="folder of NIfTI images, of one domain")
+    datalist.add_argument(
+        "--labels", help="folder of their label maps (may be the same); leave out for an unlabelled domain"
+    )
+    datalist.add_argument("--domain", help="name of the domain in --images, such as mr or ct")
+    datalist.add_argument("--validation", type=float, default=0.2, help="share of the cases in --images held out")
+    datalist.add_argument("--out", type=Path, required=True, help="folder for <domain>.json")
+    datalist.set_defaults(run=_datalist)
+
+    _add_prepare(commands)
+    check = commands.add_parser("check", help="look whether data are right before anything trains on them")
+    check.add_argument("where", nargs="+", help="datalists, a dataset.json with domains, or a folder of volumes")
+    check.add_argument("--task", help="a task file, for names and values of the structures")
+    check.add_argument("--out", type=Path, default=Path("runs/check"), help="folder for check.html and check.json")
+    check.add_argument("--workers", type=int, help="processes; as many as pay by default")
+    check.set_defaults(run=_check)
+
+    demo = commands.add_parser("demo", help="do the main job on built-in data and write report.html")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
+    demo.set_defaults(run=_demo)
+
+    _add_ladder(commands)
+
+    bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
+    bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_ladder(commands: Any) -> None:
+    ladder = commands.add_parser("ladder", help="train and evaluate several methods and seeds under one protocol")
+    ladder.add_argument("--task", required=True, help="a file of configs/tasks, by name or path")
+    ladder.add_argument("--methods", required=True, help="files of configs/methods, such as none,style,glua,supervised")
+    ladder.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
+    ladder.add_argument("--out", type=Path, required=True, help="the ladder's folder; the same again goes on with it")
+    ladder.add_argument("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/ladder.yaml")
+    ladder.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
+    ladder.add_argument("--translators", type=Path, help="a ladder of the other direction: use its translators")
+    ladder.add_argument(
+        "--set",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="a further setting of every segmentation training, such as snapshot_interval=1; may be repeated",
+    )
+    ladder.add_argument("--jobs", type=int, default=1, help="runs side by side, for instance one for each core")
+    ladder.add_argument(
+        "--restart",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a run's folder in the ladder's, such as methods/glua_seed0: set it aside, start anew; may be repeated",
+    )
+    ladder.set_defaults(run=_ladder)
+
+    report = commands.add_parser("report", help="draw tables, figures and report.html of a ladder from its files alone")
+    report.add_argument("folder", type=Path, help="what the ladder wrote, with its ladder.json")
+    report.set_defaults(run=_report)
+
+    judge = commands.add_parser(
+        "judge-selection",
+        help="evaluate every snapshot with target labels and say which label-free score finds the best",
+    )
+    judge.add_argument("folder", type=Path, help="a ladder's folder, or one of runs trained with snapshot_interval")
+    judge.set_defaults(run=_judge_selection)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    return key, value
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare", help="turn a public download, or your own folders, into NIfTI and datalists"
+    )
+    prepare.add_argument("dataset", help="mmwhs, btcv, chaos, mscmr, sifa, or folder for your own volumes")
+    prepare.add_argument("--source", type=Path, required=True, help="folder of the unpacked download; it is only read")
+    prepare.add_argument(
+        "--out", type=Path, required=True, help="folder for volumes, datalists, prepare.json and check/check.html"
+    )
+    prepare.add_argument("--protocol", help="clean (the default), disjoint, sifa, dar, or a YAML file of your own")
+    prepare.add_argument("--domain", help="prepare this domain alone; for folder: its name, such as mr")
+    prepare.add_argument("--labels", type=Path, help="for folder: where the label maps are")
+    prepare.add_argument("--map", help="for folder: 63:1,126:2 (value in the files : value written), or a YAML file")
+    prepare.add_argument("--validation", type=float, default=0.2, help="for folder: share of the cases held out")
+    prepare.add_argument(
+        "--trust", choices=["image"], help="take the image's header for a label whose own differs, if shapes agree"
+    )
+    prepare.add_argument("--workers", type=int, help="cases at once; one per core if left out")
+    prepare.add_argument("--no_check", action="store_true", help="leave out the check of the volumes and its page")
+    prepare.set_defaults(run=_prepare)
+
+
+def _phantom(options: argparse.Namespace) -> None:
+    from scripts.data.datalists import folder_datalist, training_share, write_datalist
+    from scripts.lab.phantom.generate import write_phantom
+
+    training_share(options.cases, options.validation)  # before anything is written
+    write_phantom(options.out, cases=options.cases, seed=options.seed)
+    for domain in ("mr", "ct"):
+        folder = str(options.out / f"{domain}_train")
+        datalist = folder_datalist(
+            folder, folder, name=domain, modality=domain.upper(), validation_fraction=options.validation
+        )
+        write_datalist(options.out / f"{domain}.json", datalist)
+    print(f"{options.out}: {options.cases} cases per domain, datalists mr.json and ct.json")
+
+
+def _datalist(options: argparse.Namespace) -> None:
+    from scripts.data.datalists import datalists_of_domains, folder_datalist, write_datalist
+
+    if options.dataset:
+        datalists = datalists_of_domains(options.dataset)
+    elif options.images and options.domain:
+        domain, share = options.domain, options.validation
+        datalists = {
+            domain: folder_datalist(
+                options.images, options.labels, name=domain, modality=domain.upper(), validation_fraction=share
+            )
+        }
+    else:
+        raise SystemExit("give --dataset, or --images and --domain (and --labels)")
+    for name, datalist in datalists.items():
+        write_datalist(options.out / f"{name}.json", datalist)
+        counts = ", ".join(f"{len(value)} {key}" for key, value in datalist.items() if isinstance(value, list))
+        print(f"{options.out / name}.json: {counts}")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from scripts.lab.prepare.case import FindOptions
+    from scripts.lab.prepare.report import print_report
+    from scripts.lab.prepare.run import Order, prepare
+
+    find = FindOptions(options.domain, options.labels, options.validation, options.trust == "image")
+    order = Order(options.dataset, options.source, options.out, options.protocol, options.map, find, options.workers)
+    print_report(options.out, prepare(order))
+    if not options.no_check:
+        _run_check([str(options.out)], options.out / "check", None, options.workers)
+
+
+def _check(options: argparse.Namespace) -> None:
+    _run_check(options.where, options.out, options.task, options.workers)
+
+
+def _run_check(where: list[str], out: Path, task: str | None, workers: int | None) -> None:
+    from scripts.lab.check.command import run_check
+
+    findings = run_check(where, out, task=task, workers=workers)
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from scripts.lab.experiments.demo import run_demo
+
+    run_demo(options.out, seed=options.seed, resume=options.resume)
+
+
+def _ladder(options: argparse.Namespace) -> None:
+    from scripts.lab.experiments.plan import Order
+    from scripts.lab.experiments.report import write_ladder_report
+    from scripts.lab.experiments.run import run_ladder
+
+    methods, seeds = options.methods.split(","), options.seeds
+    places = {"dataset_dir": options.dataset_dir, "translators": options.translators}
+    order = Order(options.task, methods, seeds, options.out, options.size, **places, settings=dict(options.set))
+    complete = run_ladder(order, jobs=options.jobs, restart=options.restart)
+    print(f"look at {write_ladder_report(options.out)}")
+    if not complete:
+        raise SystemExit(1)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from scripts.lab.experiments.report import write_ladder_report
+
+    print(f"look at {write_ladder_report(options.folder)}")
+
+
+def _judge_selection(options: argparse.Namespace) -> None:
+    from scripts.lab.experiments.selection_judge import judge_selection
+    from scripts.lab.experiments.selection_report import verdict_table, write_judgement
+
+    runs, verdicts = judge_selection(options.folder)
+    write_judgement(options.folder, runs, verdicts)
+    print(f"{verdict_table(verdicts)}\n\nlook at {options.folder / 'selection.md'}")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from scripts.lab.bench.report import run_bench
+
+    run_bench(options.out, quick=options.quick)

@@ -1,0 +1,1 @@
+"""The generated cardiac MR/CT phantom."""

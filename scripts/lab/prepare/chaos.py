@@ -1,0 +1,116 @@
+"""CHAOS: DICOM series with a folder of PNG masks each, for MR (T1 in and out of phase, T2-SPIR) and CT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from skimage.io import imread
+
+from scripts.core.errors import InputError
+from scripts.data.case_names import natural_order
+from scripts.data.dicom import Series, read_series
+from scripts.data.volumes import check_values, innermost_message
+from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
+
+__all__ = ["ChaosTree"]
+
+IMAGES, MASKS = "DICOM_anon", "Ground"
+
+
+class ChaosTree:
+    """Folders of DICOM files, each with its masks in ``Ground`` beside ``DICOM_anon``.
+
+    Args:
+        series: name of a domain -> regular expression of where its folders end, with the case's id as group 1.
+    """
+
+    def __init__(self, *, series: Mapping[str, str]) -> None:
+        self.series = {domain: re.compile(rf"(?:^|.*/){pattern}") for domain, pattern in series.items()}
+
+    def find(self, source: Path, options: FindOptions) -> list[Case]:
+        """The cases below ``source``, sorted by domain and id.
+
+        Raises:
+            InputError: no such folders, or two of one domain and id.
+        """
+        source = source.absolute()
+        found: dict[tuple[str, int], Path] = {}
+        for folder in sorted({file.parent for file in visible_files(source)}):
+            key = self._key(folder)
+            if key is None or not options.wants(key[0]):
+                continue
+            if key in found:
+                raise InputError(
+                    file=folder,
+                    found=f"a second series of {key[0]} case {key[1]}, beside {found[key]}",
+                    expected="one folder per id",
+                    remedy="remove one of them, or name a folder that holds one copy",
+                )
+            found[key] = folder
+        if not found:
+            wanted = ", ".join(domain for domain in self.series if options.wants(domain))
+            expected = f"folders such as MR/1/T2SPIR/DICOM_anon or CT/1/DICOM_anon, of {wanted}"
+            raise not_this_data_set(source, expected, "CHAOS")
+        return [self._case(*key, folder) for key, folder in sorted(found.items())]
+
+    def _key(self, folder: Path) -> tuple[str, int] | None:
+        for domain, pattern in self.series.items():
+            match = pattern.fullmatch(folder.as_posix())
+            if match and "Test_Sets" not in folder.parts:  # they have no masks
+                return domain, int(match[1])
+        return None
+
+    def _case(self, domain: str, number: int, folder: Path) -> Case:
+        masks = next(part for part in (folder, *folder.parents) if part.name == IMAGES).parent / MASKS
+        sources = (*visible_files(folder), *_mask_files(masks))
+        return Case(domain, f"{domain}_{number:02d}", number, sources, partial(_read, folder, masks))
+
+
+def _read(folder: Path, masks: Path) -> Reading:
+    """The series and its masks on one grid."""
+    series = read_series(folder)
+    check_values(series.image, str(folder), is_label=False)
+    return Reading(series.image, series.affine, _read_masks(masks, series), masks)
+
+
+def _read_masks(folder: Path, series: Series) -> np.ndarray:
+    """(X, Y, Z) of grey values, each mask at the place of the slice whose file has the same rank by name."""
+    files = _mask_files(folder)
+    if len(files) != len(series.files):
+        raise InputError(
+            file=folder,
+            found=f"{len(files)} PNG masks" if folder.is_dir() else "no such folder",
+            expected=f"{len(series.files)}, one per DICOM file beside it",
+            remedy="download the case again; masks and slices belong together by their order alone",
+        )
+    # (slice, row, column) is (z, y, x).
+    return np.stack([_read_mask(files[index], series.image.shape[:2]) for index in series.order]).T
+
+
+def _read_mask(file: Path, size: tuple[int, ...]) -> np.ndarray:
+    try:
+        mask = np.asarray(imread(file))
+    except Exception as error:
+        raise InputError(
+            file=file,
+            found=f"a picture that cannot be read ({innermost_message(error)})",
+            expected="a complete PNG",
+            remedy="download the file again",
+        ) from error
+    if mask.shape != tuple(size[::-1]):
+        raise InputError(
+            file=file,
+            found=f"a mask of shape {mask.shape}",
+            expected=f"{tuple(size[::-1])} (rows, columns) and one channel, as its DICOM slice",
+            remedy="use the release's own masks, not resized or coloured copies",
+        )
+    return mask
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.png"), key=natural_order) if folder.is_dir() else []
+    return [file for file in files if not file.name.startswith(".")]

@@ -1,0 +1,57 @@
+"""Crops that published set-ups make and MONAI lacks. They look at label maps, which the `clean` protocol never does."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, SpatialCrop, SpatialPad
+
+from scripts.core.errors import InputError
+
+__all__ = ["CropAroundLabeld"]
+
+
+class CropAroundLabeld(MapTransform):
+    """Crop or pad to a box whose centre is the mean position of the labelled voxels.
+
+    Args:
+        keys: keys of images and label maps (1, H, W, D) on one grid.
+        label_key: key of the label map that says where.
+        size: voxels of the box along each axis; -1 keeps the axis whole.
+    """
+
+    def __init__(self, keys: KeysCollection, label_key: str, size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.label_key, self.size = label_key, tuple(size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop each key.
+
+        Raises:
+            InputError: nothing is labelled.
+        """
+        cropped = dict(data)
+        labelled = torch.as_tensor(data[self.label_key])[0].nonzero()
+        if not len(labelled):
+            raise InputError(
+                file="the label map of this case",
+                found="no labelled voxel",
+                expected="a label to crop around, as this protocol does",
+                remedy="use --protocol clean, which crops nothing",
+            )
+        shape = data[self.label_key].shape[1:]
+        size = [length if length > 0 else whole for length, whole in zip(self.size, shape, strict=True)]
+        mean = labelled.double().mean(0).round().long().tolist()
+        centre = [
+            place if length > 0 else whole // 2 for place, length, whole in zip(mean, self.size, shape, strict=True)
+        ]
+        # Padding first leaves no box half outside: SpatialCrop would clip it, off the centre.
+        margin = [length if length > 0 else 0 for length in self.size]
+        for key in self.key_iterator(cropped):
+            padded = SpatialPad([whole + 2 * more for whole, more in zip(shape, margin, strict=True)])(cropped[key])
+            place = [at + more for at, more in zip(centre, margin, strict=True)]
+            cropped[key] = SpatialCrop(roi_center=place, roi_size=size)(padded)
+        return cropped

@@ -1,0 +1,125 @@
+"""Releases that are NIfTI files with the case's id in their names: MM-WHS, BTCV, MS-CMRSeg."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from scripts.core.errors import InputError
+from scripts.data.case_names import NIFTI_SUFFIXES, case_name
+from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
+from scripts.lab.prepare.nifti import read_pair
+
+__all__ = ["NiftiTree"]
+
+
+class NiftiTree:
+    """Images and label maps anywhere below a folder, paired by id, never by their order.
+
+    Args:
+        pattern: regular expression of a whole file name without ``.nii`` or ``.nii.gz``, with the groups ``id`` (the
+            case's number), ``kind`` (what tells domains apart; may be absent) and ``label`` (present in label maps
+            alone).
+        domains: ``kind`` -> name of the domain.
+        digits: digits of an id in the case's name.
+        example: file names for the error.
+        may_lack_labels: whether the release has cases without a label map.
+        left_out: folders of the release, by name, that hold no case to prepare.
+        ids: ranges of the release's ids, first and last; another id is refused, as published splits go by them. Empty
+            for any.
+    """
+
+    def __init__(
+        self,
+        *,
+        pattern: str,
+        domains: Mapping[str, str],
+        digits: int,
+        example: str,
+        may_lack_labels: bool = False,
+        left_out: Sequence[str] = (),
+        ids: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.pattern, self.domains, self.digits = re.compile(pattern), domains, digits
+        self.example, self.may_lack_labels, self.left_out = example, may_lack_labels, set(left_out)
+        self.ids = ids
+
+    def find(self, source: Path, options: FindOptions) -> list[Case]:
+        """The cases below ``source``, sorted by domain and id.
+
+        Raises:
+            InputError: nothing is named as the release names it, two files have one id, an id is not one of the
+                release's, a label has no image.
+        """
+        files: dict[tuple[str, int, bool], Path] = {}
+        for path in visible_files(source, NIFTI_SUFFIXES):
+            key = self._key(path)
+            if not self.left_out.isdisjoint(path.relative_to(source).parts[:-1]):
+                continue
+            if key is None or not options.wants(key[0]):
+                continue
+            if key in files:
+                self._raise_twice(key, files[key], path)
+            self._check_id(key[1], path)
+            files[key] = path
+        for domain, number, is_label in files:
+            if is_label and (domain, number, False) not in files:
+                self._raise_no_image(files[domain, number, True])
+        if not files:
+            raise not_this_data_set(source, self.example, options.domain or "files of it")
+        return [
+            self._case(domain, number, image, files.get((domain, number, True)), options)
+            for (domain, number, is_label), image in sorted(files.items())
+            if not is_label
+        ]
+
+    def _key(self, path: Path) -> tuple[str, int, bool] | None:
+        """Domain, id and whether it is a label map; None for a file of something else."""
+        match = self.pattern.fullmatch(case_name(str(path)))
+        if match is None:
+            return None
+        groups = match.groupdict()
+        return self.domains[groups.get("kind") or ""], int(groups["id"]), bool(groups["label"])
+
+    def _case(self, domain: str, number: int, image: Path, label: Path | None, options: FindOptions) -> Case:
+        read = partial(self._read, image, label, options.trust_image)
+        sources = (image,) if label is None else (image, label)
+        return Case(domain, f"{domain}_{number:0{self.digits}d}", number, sources, read)
+
+    def _read(self, image: Path, label: Path | None, trust_image: bool) -> Reading:
+        if label is None and not self.may_lack_labels:
+            raise InputError(
+                file=image,
+                found="no label map of its id",
+                expected=f"names such as {self.example}",
+                remedy="unpack the label maps too, below the same folder",
+            )
+        return read_pair(image, label, trust_image=trust_image)
+
+    def _check_id(self, number: int, path: Path) -> None:
+        if self.ids and not any(first <= number <= last for first, last in self.ids):
+            raise InputError(
+                file=path,
+                found=f"case {number}",
+                expected=f"ids {' and '.join(f'{first} to {last}' for first, last in self.ids)}, as in the release",
+                remedy="name its training folder; a copy that numbers the cases anew has other people in the published "
+                "splits: rename its files back, or take it as 'folder'",
+            )
+
+    def _raise_twice(self, key: tuple[str, int, bool], first: Path, second: Path) -> None:
+        raise InputError(
+            file=second,
+            found=f"a second {'label map' if key[2] else 'image'} of {key[0]} case {key[1]}, beside {first}",
+            expected="one file per id",
+            remedy="remove one of them, or name a folder that holds one copy",
+        )
+
+    def _raise_no_image(self, label: Path) -> None:
+        raise InputError(
+            file=label,
+            found="no image of its id",
+            expected=f"names such as {self.example}",
+            remedy="unpack the images too, below the same folder",
+        )

@@ -1,0 +1,87 @@
+"""Where a preparation may write: never over what it reads, and never over the datalist of something else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.core.errors import InputError
+from scripts.lab.prepare.case import Case
+from scripts.lab.prepare.report import REPORT
+from scripts.lab.prepare.steps import output_files, record_file
+
+__all__ = ["check_files", "check_owner", "check_places"]
+
+
+def check_places(out: Path, domains: Sequence[str], read: Sequence[Path | None]) -> None:
+    """Refuse an output folder in a folder that is read, and one of a domain around it.
+
+    Args:
+        out: where datalists go.
+        domains: folders below it for volumes.
+        read: folders that are read, such as the download and the labels; None is passed over.
+
+    Raises:
+        InputError: one of them would be written into.
+    """
+    for folder in (path for path in read if path is not None):
+        source = folder.resolve()
+        for place in [out, *(out / domain for domain in domains)]:
+            inside = place.resolve().is_relative_to(source)
+            if inside or (place != out and source.is_relative_to(place.resolve())):
+                raise _written_over(out, f"{place} would be written into the source {folder}")
+
+
+def check_files(out: Path, cases: Sequence[Case], read: Sequence[str | None]) -> None:
+    """Refuse to write over any file that is read, whatever links lead to it.
+
+    Args:
+        out: where datalists go.
+        cases: all that will be prepared.
+        read: further files that are read, such as a label map's; None and other words are passed over.
+
+    Raises:
+        InputError: an output is one of them.
+    """
+    sources = {os.path.realpath(path): path for case in cases for path in case.sources}
+    sources |= {os.path.realpath(path): Path(path) for path in read if path}
+    outputs = [out / REPORT, *(out / f"{domain}.json" for domain in {case.domain for case in cases})]
+    outputs += [path for case in cases for path in (*output_files(out, case).values(), record_file(out, case))]
+    for path in outputs:
+        source = sources.get(os.path.realpath(path))
+        if source is not None:
+            raise _written_over(out, f"{path} would be written over {source}, which is read")
+
+
+def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
+    """Refuse to overwrite a datalist of something else.
+
+    Raises:
+        InputError: such a datalist stands there.
+    """
+    for domain in domains:
+        path = out / f"{domain}.json"
+        if not path.exists():
+            continue
+        try:
+            owner = json.loads(path.read_text(encoding="utf-8")).get("dataset")
+        except (OSError, ValueError, AttributeError):
+            owner = None
+        if owner != dataset:
+            raise InputError(
+                file=path,
+                found=f"a datalist of {f'{owner!r}' if owner else 'something else'}",
+                expected=f"none, or that of an earlier preparation of '{dataset}'",
+                remedy="choose another --out",
+            )
+
+
+def _written_over(out: Path, found: str) -> InputError:
+    return InputError(
+        file=out,
+        found=f"that {found}",
+        expected="an output folder apart from all that is read, which stays as it is",
+        remedy="choose another --out",
+    )

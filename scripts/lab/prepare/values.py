@@ -1,0 +1,171 @@
+"""Label values of a release to those a task file names, and whether intensities have the unit they should have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from scripts.core.errors import InputError
+
+__all__ = ["LabelMap", "ValueRange", "count_values", "smallest_dtype"]
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Which value in the files becomes which in the written label map; 0 stays 0 and any other value is an error.
+
+    Attributes:
+        values: value in the files -> value written.
+        stray: value that some copies hold by mistake -> the value it stands for; accepted, and noted.
+        ranges: ``(above, up_to, written)``: values above the first, up to the second, become the third.
+        keep_all: whether to write every value as it is, for folders without a map.
+    """
+
+    values: Mapping[int, int] = field(default_factory=dict)
+    stray: Mapping[int, int] = field(default_factory=dict)
+    ranges: Sequence[tuple[int, int, int]] = ()
+    keep_all: bool = False
+
+    @property
+    def written(self) -> list[int]:
+        """Every value other than 0 that may stand in a written label map."""
+        return sorted({*self.values.values(), *(value for _, _, value in self.ranges)} - {0})
+
+    def apply(self, label: np.ndarray, file: object) -> tuple[np.ndarray, dict[int, int], list[str]]:
+        """The written label map of a label map.
+
+        Args:
+            label: (X, Y, Z), any numeric type.
+            file: named in the error.
+
+        Returns:
+            The label map in the smallest type that holds its values, voxels per value, and notes.
+
+        Raises:
+            InputError: a value that is not known or not a whole number.
+        """
+        whole = _whole_numbers(label, file)
+        found = count_values(whole)
+        table = {value: self._becomes(value) for value in found}
+        unknown = sorted(value for value, written in table.items() if written is None)
+        if unknown:
+            self._raise_unknown(unknown, found, file)
+        known = {value: int(written) for value, written in table.items() if written is not None}
+        counts: dict[int, int] = {}
+        for value, written in sorted(known.items()):
+            counts[written] = counts.get(written, 0) + found[value]
+        notes = [
+            f"{found[value]} voxels of stray label value {value} were taken as {self.stray[value]}"
+            for value in sorted(set(found) & set(self.stray))
+        ]
+        notes += [f"no voxel of label value {value}" for value in self.written if value not in counts]
+        written_map = _look_up(whole, known, smallest_dtype([0, *known.values(), *self.written]))
+        return written_map, counts, notes
+
+    def _becomes(self, value: int) -> int | None:
+        if self.keep_all or value == 0:
+            return value
+        value = self.stray.get(value, value)
+        if value == 0:
+            return 0
+        for above, up_to, written in self.ranges:
+            if above < value <= up_to:
+                return written
+        return self.values.get(value)
+
+    def _raise_unknown(self, unknown: list[int], found: Mapping[int, int], file: object) -> None:
+        shown = ", ".join(f"{value} ({found[value]} voxels)" for value in unknown[:6])
+        ranges = [f"above {above} up to {up_to}" for above, up_to, _ in self.ranges]
+        known = ", ".join([*map(str, sorted({0, *self.values, *self.stray})), *ranges])
+        raise InputError(
+            file=file,
+            found=f"label value(s) {shown}{' ...' if len(unknown) > 6 else ''}",
+            expected=f"only {known}",
+            remedy="look whether the label map was interpolated or is another release's, which 'prepare folder' takes "
+            "with a --map of its values",
+        )
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """What the intensities of a release look like, to tell another unit from it.
+
+    Attributes:
+        unit: for the error.
+        reaches: ``(low, high)``: some voxel is at or below the first, some at or above the second.
+        within: ``(lowest, highest)`` that a voxel may have.
+    """
+
+    unit: str
+    reaches: tuple[float, float] | None = None
+    within: tuple[float, float] | None = None
+
+    def check(self, image: np.ndarray, file: Path) -> None:
+        """Compare an image with it.
+
+        Raises:
+            InputError: the values are of another unit.
+        """
+        lowest, highest = float(image.min()), float(image.max())
+        narrow = self.reaches is not None and (lowest > self.reaches[0] or highest < self.reaches[1])
+        wide = self.within is not None and (lowest < self.within[0] or highest > self.within[1])
+        if not narrow and not wide:
+            return
+        limits = [f"from {self.reaches[0]:g} or less to {self.reaches[1]:g} or more"] if narrow and self.reaches else []
+        limits += [f"within {self.within[0]:g} and {self.within[1]:g}"] if wide and self.within else []
+        raise InputError(
+            file=file,
+            found=f"intensities from {lowest:g} to {highest:g}",
+            expected=f"{self.unit}, {' and '.join(limits)}",
+            remedy="use the original release, not a copy whose intensities were scaled or windowed",
+        )
+
+
+def smallest_dtype(values: Sequence[int]) -> np.dtype:
+    """uint8, int16 or int32: the first that holds all values, as NIfTI readers everywhere know them."""
+    for dtype in (np.uint8, np.int16, np.int32):
+        limits = np.iinfo(dtype)
+        if limits.min <= min(values) and max(values) <= limits.max:
+            return np.dtype(dtype)
+    raise ValueError(f"values from {min(values)} to {max(values)} fit no label type")
+
+
+def _whole_numbers(label: np.ndarray, file: object) -> np.ndarray:
+    if label.dtype == bool:
+        return label.astype(np.uint8)
+    if np.issubdtype(label.dtype, np.integer):
+        return label
+    rounded = np.rint(label)
+    odd = label[rounded != label]
+    if odd.size or not np.isfinite(label).all():
+        raise InputError(
+            file=file,
+            found=f"{odd.size} voxels whose label is no whole number, such as {odd.flat[0] if odd.size else 'NaN'!s}",
+            expected="whole label values",
+            remedy="use the original label map: this one was interpolated; resample labels with nearest neighbour",
+        )
+    return rounded.astype(np.int32)
+
+
+def count_values(label: np.ndarray) -> dict[int, int]:
+    """Voxels per value of a label map (X, Y, Z) of whole numbers."""
+    # Nearly all of it is background, and numpy widens what it counts to 8 bytes a voxel.
+    flat = label.ravel(order="K")
+    foreground = flat[flat != 0]
+    values, counts = np.unique(foreground, return_counts=True) if len(foreground) else ((), ())
+    background = label.size - len(foreground)
+    found = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    return {0: background, **found} if background else found
+
+
+def _look_up(label: np.ndarray, known: Mapping[int, int], dtype: np.dtype) -> np.ndarray:
+    low, high = min(known), max(known)
+    if all(value == written for value, written in known.items()):
+        return label.astype(dtype, copy=False)
+    table = np.zeros(high - low + 1, dtype)
+    for value, written in known.items():
+        table[value - low] = written
+    return table[label.astype(np.intp) - low] if low else table[label]
