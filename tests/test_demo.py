@@ -50,7 +50,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[
     """The demo's commands by step; none of them is run."""
     recorded: dict[str, list[str]] = {}
 
-    def run(self: demo.Steps, name: str, command: list[str], *resumed: str) -> None:
+    def run(self: demo.StepRunner, name: str, command: list[str], *resumed: str) -> None:
         recorded[name] = command
         self.seconds[name] = 1.0
         if name == "phantom":
@@ -60,7 +60,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[
         if name == "GLUA: masks":
             fake_outputs(tmp_path)
 
-    monkeypatch.setattr(demo.Steps, "run", run)
+    monkeypatch.setattr(demo.StepRunner, "run", run)
     monkeypatch.chdir(ROOT)
     demo.run_demo(tmp_path, seed=3)
     return recorded
@@ -106,18 +106,18 @@ def test_report_is_one_file_with_its_pictures(commands: dict[str, list[str]], tm
 
 
 def test_a_failing_step_ends_the_demo_and_is_not_remembered(tmp_path: Path) -> None:
-    steps = demo.Steps(tmp_path, resume=False)
+    steps = demo.StepRunner(tmp_path, resume=False)
     with pytest.raises(SystemExit) as ended:
         steps.run("bad", ["-c", "raise SystemExit(7)"])
     assert ended.value.code == 7
     steps.run("good", ["-c", "pass"])
-    assert list(demo.Steps(tmp_path, resume=True).seconds) == ["good"]
-    assert demo.Steps(tmp_path, resume=False).seconds == {}
+    assert list(demo.StepRunner(tmp_path, resume=True).seconds) == ["good"]
+    assert demo.StepRunner(tmp_path, resume=False).seconds == {}
 
 
 def test_only_a_step_that_this_demo_began_is_resumed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def start(resume: bool, code: int) -> str:
-        steps = demo.Steps(tmp_path, resume=resume)
+        steps = demo.StepRunner(tmp_path, resume=resume)
         step = ["-c", f"import sys; print('with', sys.argv[1:]); sys.exit({code})"]
         if code:
             with pytest.raises(SystemExit):
@@ -129,6 +129,6 @@ def test_only_a_step_that_this_demo_began_is_resumed(tmp_path: Path, capfd: pyte
     assert "with []" in start(resume=False, code=3)
     assert "with ['--resume', 'True']" in start(resume=True, code=3)
     # A new demo in the same folder: what an earlier one left is not continued, not even by its own resumption.
-    demo.Steps(tmp_path, resume=False)
+    demo.StepRunner(tmp_path, resume=False)
     assert "with []" in start(resume=True, code=0)
     assert "done before" in start(resume=True, code=0)

@@ -78,6 +78,7 @@ OTHER_OPTIONS = {
         "size",
         "jobs",
         "restart",
+        "evaluate_snapshots",
         "translators",
         "set",
         "no_check",

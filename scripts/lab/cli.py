@@ -1,4 +1,4 @@
-"""Commands beside the bundles' own: data to start from, their check, the demo, a ladder's report, the benchmark."""
+"""The development commands: prepare and check data, run the demo, compare methods, measure speed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
     demo.set_defaults(run=_demo)
 
-    _add_ladder(commands)
+    _add_compare(commands)
 
     bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
@@ -66,43 +66,44 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_ladder(commands: Any) -> None:
-    ladder = commands.add_parser("ladder", help="train and evaluate several methods and seeds under one protocol")
-    ladder.add_argument("--task", required=True, help="a file of configs/tasks, by name or path")
-    ladder.add_argument("--methods", required=True, help="files of configs/methods, such as none,style,glua,supervised")
-    ladder.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
-    ladder.add_argument("--out", type=Path, required=True, help="the ladder's folder; the same again goes on with it")
-    ladder.add_argument("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/ladder.yaml")
-    ladder.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
-    ladder.add_argument("--translators", type=Path, help="a ladder of the other direction: use its translators")
-    ladder.add_argument(
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="train and evaluate several methods and seeds on the same data")
+    compare.add_argument("--task", required=True, help="a file of configs/tasks, by name or path")
+    compare.add_argument("--methods", required=True, help="files of configs/methods, such as none,glua,supervised")
+    compare.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
+    compare.add_argument("--out", type=Path, required=True, help="output folder; repeat the command to continue")
+    compare.add_argument(
+        "--size", default="small", help="small (two CPU cores) or full (a GPU): configs/comparison.yaml"
+    )
+    compare.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
+    compare.add_argument("--translators", type=Path, help="a comparison of the other direction: use its translators")
+    compare.add_argument(
         "--set",
         action="append",
         type=_setting,
         default=[],
         metavar="KEY=VALUE",
-        help="a further setting of every segmentation training, such as snapshot_interval=1; may be repeated",
+        help="another setting for every segmentation training, such as snapshot_interval=1; may be repeated",
     )
-    ladder.add_argument("--jobs", type=int, default=1, help="runs side by side, for instance one for each core")
-    ladder.add_argument(
+    compare.add_argument("--jobs", type=int, default=1, help="number of parallel runs, for instance one per core")
+    compare.add_argument(
         "--restart",
         action="append",
         default=[],
         metavar="FOLDER",
-        help="a run's folder in the ladder's, such as methods/glua_seed0: set it aside, start anew; may be repeated",
+        help="set this run's folder aside, such as methods/glua_seed0, and start it again; may be repeated",
     )
-    ladder.set_defaults(run=_ladder)
+    compare.set_defaults(run=_compare)
 
-    report = commands.add_parser("report", help="draw tables, figures and report.html of a ladder from its files alone")
-    report.add_argument("folder", type=Path, help="what the ladder wrote, with its ladder.json")
+    report = commands.add_parser("report", help="write tables, figures and report.html of a comparison from its files")
+    report.add_argument("folder", type=Path, help="output folder of compare")
+    report.add_argument(
+        "--evaluate_snapshots",
+        action="store_true",
+        help="evaluate every snapshot WITH TARGET LABELS and show which label-free score finds the best; FOLDER "
+        "may be any that contains runs trained with snapshot_interval",
+    )
     report.set_defaults(run=_report)
-
-    judge = commands.add_parser(
-        "judge-selection",
-        help="evaluate every snapshot with target labels and say which label-free score finds the best",
-    )
-    judge.add_argument("folder", type=Path, help="a ladder's folder, or one of runs trained with snapshot_interval")
-    judge.set_defaults(run=_judge_selection)
 
 
 def _numbers(text: str) -> list[int]:
@@ -203,33 +204,41 @@ def _demo(options: argparse.Namespace) -> None:
     run_demo(options.out, seed=options.seed, resume=options.resume)
 
 
-def _ladder(options: argparse.Namespace) -> None:
-    from scripts.lab.experiments.plan import Order
-    from scripts.lab.experiments.report import write_ladder_report
-    from scripts.lab.experiments.run import run_ladder
+def _compare(options: argparse.Namespace) -> None:
+    from scripts.lab.experiments.compare import run_comparison
+    from scripts.lab.experiments.comparison_report import write_comparison_report
+    from scripts.lab.experiments.plan import ComparisonRequest
 
-    methods, seeds = options.methods.split(","), options.seeds
-    places = {"dataset_dir": options.dataset_dir, "translators": options.translators}
-    order = Order(options.task, methods, seeds, options.out, options.size, **places, settings=dict(options.set))
-    complete = run_ladder(order, jobs=options.jobs, restart=options.restart)
-    print(f"look at {write_ladder_report(options.out)}")
+    request = ComparisonRequest(
+        options.task,
+        options.methods.split(","),
+        options.seeds,
+        options.out,
+        options.size,
+        dataset_dir=options.dataset_dir,
+        translators=options.translators,
+        settings=dict(options.set),
+    )
+    complete = run_comparison(request, jobs=options.jobs, restart=options.restart)
+    print(f"Report: {write_comparison_report(options.out)}")
     if not complete:
         raise SystemExit(1)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from scripts.lab.experiments.report import write_ladder_report
+    from scripts.lab.experiments.comparison_report import write_comparison_report
+    from scripts.lab.experiments.record import RECORD
 
-    print(f"look at {write_ladder_report(options.folder)}")
+    if options.evaluate_snapshots:
+        from scripts.lab.experiments.selection_accuracy import measure_selection
+        from scripts.lab.experiments.selection_page import accuracy_table, write_selection_page
 
-
-def _judge_selection(options: argparse.Namespace) -> None:
-    from scripts.lab.experiments.selection_judge import judge_selection
-    from scripts.lab.experiments.selection_report import verdict_table, write_judgement
-
-    runs, verdicts = judge_selection(options.folder)
-    write_judgement(options.folder, runs, verdicts)
-    print(f"{verdict_table(verdicts)}\n\nlook at {options.folder / 'selection.md'}")
+        runs, rules = measure_selection(options.folder)
+        write_selection_page(options.folder, runs, rules)
+        print(f"{accuracy_table(rules)}\n\nDetails: {options.folder / 'selection.md'}")
+        if not (options.folder / RECORD).is_file():  # runs of other commands have no table to redraw
+            return
+    print(f"Report: {write_comparison_report(options.folder)}")
 
 
 def _bench(options: argparse.Namespace) -> None:

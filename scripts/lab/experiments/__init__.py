@@ -1,1 +1,1 @@
-"""The ablation ladder: methods, seeds and translators under one protocol, from commands to tables and figures."""
+"""The ablation comparison: methods, seeds and translators under one protocol, from commands to tables and figures."""

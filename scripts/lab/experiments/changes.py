@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from scripts.core.settings import settings_of
-from scripts.lab.experiments.plan import Run
+from scripts.lab.experiments.plan import PlannedRun
 
 __all__ = ["changed_settings", "changes_sentence"]
 
@@ -16,7 +16,7 @@ _MOST_NAMED = 4
 _LONGEST = 60
 
 
-def changed_settings(run: Run) -> dict[str, tuple[Any, Any]]:
+def changed_settings(run: PlannedRun) -> dict[str, tuple[Any, Any]]:
     """Settings that decide a training's result and have another value today than in the run's ``config.yaml``.
 
     As on resuming, settings that only one of the two has do not count: they came or went with the code.
@@ -39,7 +39,7 @@ def changed_settings(run: Run) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def changes_sentence(run: Run, option: str) -> str | None:
+def changes_sentence(run: PlannedRun, option: str) -> str | None:
     """That a run is left with other settings than today's, and how to train it anew; None if they are the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""The ladder's charts, each as PNG and SVG: Dice by method, Dice and ASD by structure, the gap, loss curves."""
+"""The comparison's charts, each as PNG and SVG: Dice by method, Dice and ASD by structure, the gap, loss curves."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from matplotlib.patches import Patch
 from scripts.core.errors import InputError
 from scripts.evaluation.figures import read_log, running_mean
 from scripts.evaluation.montage import INK, LINE_COLOURS, PALE_INK, quiet_axes, save_figure
-from scripts.lab.experiments.results import LOWER, UPPER, Ladder
+from scripts.lab.experiments.method_summaries import MethodSummary
+from scripts.lab.experiments.results import LOWER, UPPER, Comparison
 from scripts.lab.experiments.statistics import Spread
-from scripts.lab.experiments.summaries import MethodSummary
 
 __all__ = [
     "dice_chart",
     "gap_chart",
     "label_axes",
-    "ladder_logs",
     "line_style",
     "loss_chart",
+    "loss_logs",
     "save_chart",
     "structure_chart",
 ]
@@ -200,11 +200,13 @@ def save_chart(figure: Figure, stem: Path) -> Path:
     return stem.with_name(stem.name + ".svg")
 
 
-def ladder_logs(ladder: Ladder) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def loss_logs(comparison: Comparison) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """The logs of the segmenters by method, and those of the translators by name."""
-    segmenters = {method.name: [run.folder / "logs" / "losses.csv" for run in method.runs] for method in ladder.methods}
+    segmenters = {
+        method.name: [run.folder / "logs" / "losses.csv" for run in method.runs] for method in comparison.methods
+    }
     translators: dict[str, list[Path]] = {}
-    for translator in ladder.translators:
+    for translator in comparison.translators:
         translators.setdefault(translator.name, []).append(translator.folder / "logs" / "losses.csv")
     return segmenters, translators
 
@@ -280,4 +282,4 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 def _need(is_there: bool, stem: Path, found: str) -> None:
     if not is_there:
-        raise InputError(file=stem.name, found=found, expected="some to draw", remedy="run more of the ladder")
+        raise InputError(file=stem.name, found=found, expected="some to draw", remedy="run more of the comparison")

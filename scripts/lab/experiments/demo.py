@@ -11,10 +11,10 @@ from pathlib import Path
 
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
+from scripts.lab.experiments.compare import write_unseen
 from scripts.lab.experiments.demo_page import write_report
-from scripts.lab.experiments.plan import Order, plan
-from scripts.lab.experiments.run import write_unseen
-from scripts.lab.experiments.steps import Steps
+from scripts.lab.experiments.plan import ComparisonRequest, plan
+from scripts.lab.experiments.step_runner import StepRunner
 
 __all__ = ["run_demo"]
 
@@ -23,7 +23,7 @@ METHODS = {"none": "no adaptation", "glua": "GLUA"}
 
 
 def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False) -> None:
-    """Do the main job from data to report in ``out``: a ladder of two methods on data of its own.
+    """Do the main job from data to report in ``out``: a comparison of two methods on data of its own.
 
     Args:
         out: the demo's folder: data, runs, ``report.html``, ``summary.json``.
@@ -31,12 +31,12 @@ def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False)
         cases: phantom volumes per domain; a quarter of them is held out.
         resume: continue a demo that was interrupted.
     """
-    steps = Steps(out, resume)
-    order = Order(TASK, list(METHODS), [seed], out)
+    steps = StepRunner(out, resume)
+    request = ComparisonRequest(TASK, list(METHODS), [seed], out)
     phantom = ["--cases", str(cases), "--validation", "0.25", "--seed", str(seed)]
-    steps.run("phantom", ["-m", "scripts", "phantom", "--out", str(order.data), *phantom])
-    write_unseen(order)
-    runs = plan(order)
+    steps.run("phantom", ["-m", "scripts", "phantom", "--out", str(request.data), *phantom])
+    write_unseen(request)
+    runs = plan(request)
     for run in runs:
         for step in run.steps:
             steps.run(f"{METHODS.get(run.name, 'style transfer')}: {step.name}", step.command, *step.resumed)

@@ -1,4 +1,4 @@
-"""The ladder's pictures: translations of each translator, and segmentations of each method, side by side."""
+"""The comparison's pictures: translations of each translator, and segmentations of each method, side by side."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from scripts.data.case_names import case_name
 from scripts.data.datalists import read_datalist
 from scripts.evaluation.figures import informative_slices
 from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
-from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Ladder, Method, Run, Translator
-from scripts.lab.experiments.volumes import Cut, LadderVolumes, Volume
+from scripts.lab.experiments.case_volumes import ComparisonVolumes, Cut, Volume
+from scripts.lab.experiments.results import (
+    LOWER,
+    REFERENCE,
+    UPPER,
+    Comparison,
+    MethodResult,
+    RunResult,
+    TranslatorResult,
+)
 
 __all__ = ["segmentation_picture", "shown_cases", "shown_runs", "translation_picture"]
 
@@ -25,11 +33,11 @@ MARGIN_MM = 25.0
 MOST_SOURCE_CASES = 4
 
 
-def translation_picture(ladder: Ladder, path: Path) -> str:
+def translation_picture(comparison: Comparison, path: Path) -> str:
     """The same source slices in each translator's rendering (Fig. 7 of the paper), beside a slice of the target.
 
     Args:
-        ladder: what was read.
+        comparison: what was read.
         path: PNG file to write.
 
     Returns:
@@ -38,8 +46,8 @@ def translation_picture(ladder: Ladder, path: Path) -> str:
     Raises:
         InputError: nothing is translated, or a volume cannot be read.
     """
-    volumes = LadderVolumes(ladder)
-    folders = {translator.name: _translated_files(translator) for translator in _one_seed(ladder)}
+    volumes = ComparisonVolumes(comparison)
+    folders = {translator.name: _translated_files(translator) for translator in _one_seed(comparison)}
     folders = {name: files for name, files in folders.items() if files}
     cases = {
         case: item for case, item in volumes.labelled().items() if all(_of_case(f, case) for f in folders.values())
@@ -48,7 +56,7 @@ def translation_picture(ladder: Ladder, path: Path) -> str:
         raise _nothing(path, "no translated volume")
     names = list(cases)
     picked = [names[k] for k in np.linspace(0, len(names) - 1, min(MOST_SOURCE_CASES, len(names))).round().astype(int)]
-    targets = read_datalist(str(ladder.datalist("target")), "training")
+    targets = read_datalist(str(comparison.datalist("target")), "training")
     rows = []
     for number, case in enumerate(picked):
         truth = volumes.truth(cases[case]["label"])
@@ -60,14 +68,14 @@ def translation_picture(ladder: Ladder, path: Path) -> str:
         row = [Panel(image=cut.of(image, index), labels=labels, limits=NORMALISED) for image in images]
         target = volumes.image(targets[number % len(targets)]["image"], "target_intensity")
         rows.append([*row, _target_panel(volumes, target, index / len(areas))])
-    content = ladder.content
+    content = comparison.content
     slice_montage(
         rows,
         path,
         column_titles=(f"source: {content['source_domain']}", *folders, f"target: {content['target_domain']}"),
         row_titles=picked,
-        label_names=ladder.label_names,
-        title=f"Translation, {ladder.direction}",
+        label_names=comparison.label_names,
+        title=f"Translation, {comparison.direction}",
     )
     return (
         f"The same labelled {content['source_domain']} slices as they are and as each translator renders them, and a "
@@ -76,11 +84,11 @@ def translation_picture(ladder: Ladder, path: Path) -> str:
     )
 
 
-def segmentation_picture(ladder: Ladder, path: Path) -> str:
+def segmentation_picture(comparison: Comparison, path: Path) -> str:
     """Slices of the reference's median and worst case: image, truth, and each method (Fig. 4 and 5 of the paper).
 
     Args:
-        ladder: what was read.
+        comparison: what was read.
         path: PNG file to write.
 
     Returns:
@@ -89,9 +97,9 @@ def segmentation_picture(ladder: Ladder, path: Path) -> str:
     Raises:
         InputError: there is no result, or a volume cannot be read.
     """
-    volumes = LadderVolumes(ladder)
-    chosen, cases = shown_cases(ladder)
-    runs = {name: run for name, run in shown_runs(ladder).items() if all(_has_prediction(run, c) for c in cases)}
+    volumes = ComparisonVolumes(comparison)
+    chosen, cases = shown_cases(comparison)
+    runs = {name: run for name, run in shown_runs(comparison).items() if all(_has_prediction(run, c) for c in cases)}
     items = volumes.held_out()
     rows, row_titles = [], []
     for case, word in cases.items():
@@ -102,20 +110,20 @@ def segmentation_picture(ladder: Ladder, path: Path) -> str:
             plain = Panel(image=cut.of(image, index), limits=NORMALISED, style="area")
             rows.append([plain, *(replace(plain, labels=cut.of(m, index, is_label=True)) for m in label_maps)])
             row_titles.append(f"{word} case, slice {index}")
-    seed = ladder.shown_seed
+    seed = comparison.shown_seed
     slice_montage(
         rows,
         path,
         column_titles=("image", "truth", *(_column(name, run, seed) for name, run in runs.items())),
         row_titles=row_titles,
-        label_names=ladder.label_names,
-        title=f"Segmentation, {ladder.direction}, seed {seed}",
+        label_names=comparison.label_names,
+        title=f"Segmentation, {comparison.direction}, seed {seed}",
     )
     said = " and ".join(f"the {word} ({case})" for case, word in cases.items())
     return f"Held-out cases of the target, by the mean Dice of {chosen.name}: {said}. Seed {seed}."
 
 
-def shown_cases(ladder: Ladder) -> tuple[Method, dict[str, str]]:
+def shown_cases(comparison: Comparison) -> tuple[MethodResult, dict[str, str]]:
     """The method that chooses the cases to look at, and its median and worst case with these words.
 
     Of two medians it is the better. Without the reference the first method that is no yardstick chooses.
@@ -123,9 +131,9 @@ def shown_cases(ladder: Ladder) -> tuple[Method, dict[str, str]]:
     Raises:
         InputError: no run has results.
     """
-    order = sorted(ladder.methods, key=lambda m: (m.name != REFERENCE, m.name in (LOWER, UPPER)))
+    order = sorted(comparison.methods, key=lambda m: (m.name != REFERENCE, m.name in (LOWER, UPPER)))
     method = next((method for method in order if method.done), None)
-    run = method.run_of(ladder.shown_seed) if method else None
+    run = method.run_of(comparison.shown_seed) if method else None
     if method is None or run is None or not run.dice_of_case:
         raise _nothing(Path("pictures"), "no run with results")
     ranked = sorted((dice, case) for case, dice in run.dice_of_case.items())
@@ -133,23 +141,23 @@ def shown_cases(ladder: Ladder) -> tuple[Method, dict[str, str]]:
     return method, {median: "median", worst: "worst"} if median != worst else {median: "only"}
 
 
-def shown_runs(ladder: Ladder) -> dict[str, Run]:
+def shown_runs(comparison: Comparison) -> dict[str, RunResult]:
     """A run of each method: that of the shown seed, or of the first there is."""
-    runs = {method.name: method.run_of(ladder.shown_seed) for method in ladder.methods}
+    runs = {method.name: method.run_of(comparison.shown_seed) for method in comparison.methods}
     return {name: run for name, run in runs.items() if run is not None}
 
 
-def _one_seed(ladder: Ladder) -> list[Translator]:
+def _one_seed(comparison: Comparison) -> list[TranslatorResult]:
     """One training of each translator that has left images: the shown seed's, or the first."""
-    there = [t for t in ladder.translators if (t.folder / "translated" / "datalist.json").is_file()]
-    chosen: dict[str, Translator] = {}
-    for translator in sorted(there, key=lambda translator: translator.seed != ladder.shown_seed):
+    there = [t for t in comparison.translators if (t.folder / "translated" / "datalist.json").is_file()]
+    chosen: dict[str, TranslatorResult] = {}
+    for translator in sorted(there, key=lambda translator: translator.seed != comparison.shown_seed):
         chosen.setdefault(translator.name, translator)
     return list(chosen.values())
 
 
-def _translated_files(translator: Translator) -> list[Path]:
-    """The images a translator wrote; by their names alone, so that a ladder's folder can be moved."""
+def _translated_files(translator: TranslatorResult) -> list[Path]:
+    """The images a translator wrote; by their names alone, so that a comparison's folder can be moved."""
     folder = translator.folder / "translated"
     content = json.loads((folder / "datalist.json").read_text(encoding="utf-8"))
     entries = [entry for section in ("training", "validation") for entry in content.get(section, [])]
@@ -162,20 +170,20 @@ def _of_case(files: Sequence[Path], case: str) -> Path | None:
     return next((file for file in files if case_name(str(file)).rpartition("_")[0] == case), None)
 
 
-def _target_panel(volumes: LadderVolumes, target: Volume, height: float) -> Panel:
+def _target_panel(volumes: ComparisonVolumes, target: Volume, height: float) -> Panel:
     """The target's slice at the same share of its height."""
     slices = target.voxels.shape[volumes.slice_axis]
     index = min(int(height * slices), slices - 1)
     return Panel(image=volumes.field_of_view(target).of(target, index), limits=NORMALISED)
 
 
-def _has_prediction(run: Run, case: str) -> bool:
+def _has_prediction(run: RunResult, case: str) -> bool:
     return (run.folder / "eval" / "predictions" / f"{case}_seg.nii.gz").is_file()
 
 
-def _column(name: str, run: Run, seed: int | None) -> str:
+def _column(name: str, run: RunResult, seed: int | None) -> str:
     return name if run.seed == seed else f"{name} (seed {run.seed})"
 
 
 def _nothing(path: Path, found: str) -> InputError:
-    return InputError(file=path.name, found=found, expected="some to draw", remedy="run more of the ladder")
+    return InputError(file=path.name, found=found, expected="some to draw", remedy="run more of the comparison")

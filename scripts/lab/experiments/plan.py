@@ -1,4 +1,4 @@
-"""What a ladder runs: for each method and seed the bundles' own commands, and each translator once for each seed."""
+"""The runs of a comparison: one per method and seed, and one per translator and seed."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.weights import card_file, read_card
 
-__all__ = ["Order", "Run", "Step", "named_file", "plan", "size_files", "task_settings"]
+__all__ = ["ComparisonRequest", "PlannedRun", "Step", "named_file", "plan", "size_files", "task_settings"]
 
 CONFIGS = Path("configs")
-SETTINGS = CONFIGS / "ladder.yaml"
+SETTINGS = CONFIGS / "comparison.yaml"
 Size = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Order:
+class ComparisonRequest:
     """What a person asked for.
 
     Attributes:
         task: name of a file of ``configs/tasks``, or a path.
         methods: names of files of ``configs/methods``.
         seeds: seeds of networks and batches; the data are the same for all.
-        out: the ladder's folder.
-        size: ``small`` or ``full``, a section of ``configs/ladder.yaml``.
+        out: the comparison's folder.
+        size: ``small`` or ``full``, a section of ``configs/comparison.yaml``.
         dataset_dir: folder with ``<domain>.json``; None for the phantom, which is generated.
-        translators: folder of a ladder of the other direction, whose translators are used: one serves both directions.
+        translators: folder of a comparison of the other direction, whose translators are used instead of training.
         settings: further settings of every segmentation training, by key, as they would be typed.
     """
 
@@ -61,7 +61,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """The steps of one translator or of one method, with one seed, in one folder.
 
     Attributes:
@@ -88,25 +88,25 @@ class Run:
         return f"{self.name}, seed {self.seed}"
 
 
-def plan(order: Order) -> list[Run]:
-    """Every run of a ladder, seed by seed, a seed's translators first.
+def plan(request: ComparisonRequest) -> list[PlannedRun]:
+    """Every run of a comparison, seed by seed, a seed's translators first.
 
     Raises:
         InputError: an unknown task, method, translator or size, or data that are missing.
     """
-    task = named_file("tasks", order.task)
-    size = size_files(order.size, task_settings(task))
+    task = named_file("tasks", request.task)
+    size = size_files(request.size, task_settings(task))
     merged = {
-        name: _merged([CONFIGS / "segmentation/train.yaml", named_file("methods", name)]) for name in order.methods
+        name: _merged([CONFIGS / "segmentation/train.yaml", named_file("methods", name)]) for name in request.methods
     }
     needed = {name: str(config["translator"]) for name, config in merged.items()}
     translators = dict.fromkeys(translator for translator in needed.values() if translator != "none")
     return [
         run
-        for seed in order.seeds
+        for seed in request.seeds
         for run in (
-            *(_translator_run(order, task, size, name, seed) for name in translators),
-            *(_method_run(order, task, size, name, translator, seed) for name, translator in needed.items()),
+            *(_translator_run(request, task, size, name, seed) for name in translators),
+            *(_method_run(request, task, size, name, translator, seed) for name, translator in needed.items()),
         )
     ]
 
@@ -149,26 +149,28 @@ def size_files(size: str, task: Mapping[str, Any]) -> Size:
     return dict(sizes[size][task["dataset_name"]])
 
 
-def _translator_run(order: Order, task: Path, size: Size, name: str, seed: int) -> Run:
-    folder = order.out / "translators" / f"{name}_seed{seed}"
+def _translator_run(request: ComparisonRequest, task: Path, size: Size, name: str, seed: int) -> PlannedRun:
+    folder = request.out / "translators" / f"{name}_seed{seed}"
     shared = [task, *_files(size, "both")]
     network = _files(size, "synthesis_network")
     overlay = named_file("translators", name)
     # The schedule comes last: how much a short training needs of the adversary is the same for every translator.
     training = [CONFIGS / "synthesis/train.yaml", *shared, *network, overlay, *_files(size, "synthesis_training")]
     inference = [CONFIGS / "synthesis/inference.yaml", *shared, *network]
-    places = ["--dataset_dir", str(order.data), "--logging_file", str(CONFIGS / "logging.conf")]
-    train = _bundle("training", training, folder, *places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed))
+    places = ["--dataset_dir", str(request.data), "--logging_file", str(CONFIGS / "logging.conf")]
+    train = _bundle(
+        "training", training, folder, *places, "--cache_dir", str(request.out / "cache"), "--seed", str(seed)
+    )
     trained = _merged(training, {"seed": seed})
     translate = _bundle("inference", inference, folder, *places, *_network_options(trained, inference))
-    if order.translators is None:
+    if request.translators is None:
         steps = [Step("training", train), Step("translation", translate)]
     else:
         trained = {}
-        weights = order.translators / "translators" / folder.name / "models" / "model.pt"
+        weights = request.translators / "translators" / folder.name / "models" / "model.pt"
         domains = ["--trained_domains", str(_trained_domains(weights))]
         steps = [Step("translation", [*translate, "--checkpoint", str(weights), *domains])]
-    return Run("translator", name, seed, name, folder, steps, trained)
+    return PlannedRun("translator", name, seed, name, folder, steps, trained)
 
 
 def _trained_domains(weights: Path) -> list[str]:
@@ -179,8 +181,10 @@ def _trained_domains(weights: Path) -> list[str]:
     return list(read_card(weights)["domains"])
 
 
-def _method_run(order: Order, task: Path, size: Size, name: str, translator: str, seed: int) -> Run:
-    folder = order.out / "methods" / f"{Path(name).stem}_seed{seed}"
+def _method_run(
+    request: ComparisonRequest, task: Path, size: Size, name: str, translator: str, seed: int
+) -> PlannedRun:
+    folder = request.out / "methods" / f"{Path(name).stem}_seed{seed}"
     shared = [task, *_files(size, "both")]
     network = _files(size, "segmentation_network")
     overlay = named_file("methods", name)
@@ -188,21 +192,21 @@ def _method_run(order: Order, task: Path, size: Size, name: str, translator: str
     evaluation = [CONFIGS / "segmentation/evaluate.yaml", *shared, *network]
     inference = [CONFIGS / "segmentation/inference.yaml", *shared, *network]
     logging = ["--logging_file", str(CONFIGS / "logging.conf")]
-    places = ["--dataset_dir", str(order.data), *logging]
-    options = [*places, "--cache_dir", str(order.out / "cache"), "--seed", str(seed)]
-    options += [word for key, value in order.settings.items() for word in (f"--{key}", value)]
+    places = ["--dataset_dir", str(request.data), *logging]
+    options = [*places, "--cache_dir", str(request.out / "cache"), "--seed", str(seed)]
+    options += [word for key, value in request.settings.items() for word in (f"--{key}", value)]
     if translator != "none":
-        translated = order.out / "translators" / f"{translator}_seed{seed}" / "translated" / "datalist.json"
+        translated = request.out / "translators" / f"{translator}_seed{seed}" / "translated" / "datalist.json"
         options += ["--labelled_datalist", str(translated)]
-    trained = _merged(training, {"seed": seed, **{key: _typed(value) for key, value in order.settings.items()}})
+    trained = _merged(training, {"seed": seed, **{key: _typed(value) for key, value in request.settings.items()}})
     evaluate = _bundle("evaluating", evaluation, folder, *places, *_network_options(trained, evaluation))
     steps = [Step("training", _bundle("training", training, folder, *options)), Step("evaluation", evaluate)]
     if trained["mask_mode"] != "off":
         mask = ["--write_mask", "True", "--output_dir", str(folder / "masks"), *logging]
-        unseen = ["--dataset_dir", str(order.out / "unseen.json")]
+        unseen = ["--dataset_dir", str(request.out / "unseen.json")]
         masks = _bundle("inference", inference, folder, *unseen, *mask, *_network_options(trained, inference))
         steps.append(Step("masks", masks))
-    return Run("method", Path(name).stem, seed, translator, folder, steps, trained)
+    return PlannedRun("method", Path(name).stem, seed, translator, folder, steps, trained)
 
 
 def _network_options(trained: Mapping[str, Any], use: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``ladder.json``: what a ladder was asked for and what became of each run, read from the runs' own folders."""
+"""``comparison.json``: what a comparison was asked for and what became of each run, read from the runs' own folders."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from filelock import FileLock
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
-from scripts.lab.experiments.plan import Order, Run, Step, named_file, task_settings
+from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, Step, named_file, task_settings
 
-__all__ = ["FAILURE", "note_failure", "note_start", "read_record", "status_in", "status_of", "write_ladder"]
+__all__ = ["FAILURE", "RECORD", "note_failure", "note_start", "read_record", "status_in", "status_of", "write_record"]
+
+RECORD = "comparison.json"
+"""The record's name in the folder of a comparison."""
 
 FAILURE = "failure.json"
 """Of a run that broke: the step, the reason, and the signal if one ended it."""
@@ -27,7 +30,7 @@ STARTED = "commands.json"
 SAME = ("task", "size", "dataset_dir", "settings")
 
 
-def status_of(run: Run) -> str:
+def status_of(run: PlannedRun) -> str:
     """``done``, ``failed`` or ``missing``, by the files in the run's folder; ``missing`` too if a signal ended it."""
     return status_in(run.folder, is_done=set(_seconds(run.folder)) >= {step.name for step in run.steps})
 
@@ -40,7 +43,7 @@ def status_in(folder: Path, *, is_done: bool = False) -> str:
     return "failed" if failure and failure.get("signal") is None else "missing"
 
 
-def note_start(run: Run, step: Step, *, resumed: bool) -> None:
+def note_start(run: PlannedRun, step: Step, *, resumed: bool) -> None:
     """Keep in the run's folder the command of a step and the code's commit, before it starts.
 
     Args:
@@ -58,7 +61,7 @@ def note_start(run: Run, step: Step, *, resumed: bool) -> None:
     write_json(run.folder / STARTED, started)
 
 
-def note_failure(run: Run, step: str, error: str, *, signal: int | None = None) -> None:
+def note_failure(run: PlannedRun, step: str, error: str, *, signal: int | None = None) -> None:
     """Keep in the run's folder why it broke.
 
     Args:
@@ -70,53 +73,55 @@ def note_failure(run: Run, step: str, error: str, *, signal: int | None = None) 
     write_json(run.folder / FAILURE, {"step": step, "error": error, "signal": signal})
 
 
-def write_ladder(order: Order, runs: Sequence[Run]) -> dict[str, Any]:
-    """Write ``ladder.json`` and return it. Runs of an earlier order on the same data stay listed.
+def write_record(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    """Write ``comparison.json`` and return it. Runs of an earlier request on the same data stay listed.
 
     What became of each listed run, whoever ran it, is read from its folder anew; a lock keeps other processes from
     writing in between. What a run was started with stays as it was.
 
     Raises:
-        InputError: the folder holds a ladder of another task, size or data.
+        InputError: the folder holds a comparison of another task, size or data.
     """
-    with FileLock(order.out / ".ladder.lock"):
-        content = _merged(order, runs)
-        write_json(order.out / "ladder.json", content | {"provenance": provenance()})
+    with FileLock(request.out / ".comparison.lock"):
+        content = _merged(request, runs)
+        write_json(request.out / RECORD, content | {"provenance": provenance()})
     return content
 
 
-def _merged(order: Order, runs: Sequence[Run]) -> dict[str, Any]:
-    path = order.out / "ladder.json"
-    earlier = read_record(order.out) if path.is_file() else {"runs": [], "translators": [], "methods": [], "seeds": []}
-    content = _head(order)
+def _merged(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    path = request.out / RECORD
+    earlier = (
+        read_record(request.out) if path.is_file() else {"runs": [], "translators": [], "methods": [], "seeds": []}
+    )
+    content = _head(request)
     for key in SAME:
         if key in earlier and earlier[key] != content[key]:
             raise InputError(
                 file=path,
-                found=f"a ladder with {key} {earlier[key]}",
+                found=f"a comparison with {key} {earlier[key]}",
                 expected=f"{key} {content[key]}",
                 remedy="choose another --out, or ask for what this folder was begun with",
             )
     content["methods"] = [*dict.fromkeys([*earlier["methods"], *(run.name for run in runs if run.kind == "method")])]
-    content["seeds"] = sorted({*earlier["seeds"], *order.seeds})
+    content["seeds"] = sorted({*earlier["seeds"], *request.seeds})
     for key, kind in (("runs", "method"), ("translators", "translator")):
-        entries = {entry["folder"]: _seen_again(order.out, entry) for entry in earlier[key]}
+        entries = {entry["folder"]: _seen_again(request.out, entry) for entry in earlier[key]}
         for run in runs:
             if run.kind == kind:
-                name = str(run.folder.relative_to(order.out))
+                name = str(run.folder.relative_to(request.out))
                 entries[name] = _entry(name, run, entries.get(name, {}))
         content[key] = list(entries.values())
     return content
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The content of a folder's ``ladder.json``; entries without commits get those that their runs' folders name.
+    """The content of a folder's ``comparison.json``; entries without commits get those that their runs' folders name.
 
     Raises:
-        InputError: there is none, or it is no ladder's.
+        InputError: there is none, or it is no comparison's.
     """
-    path = folder / "ladder.json"
-    expected = "the folder that 'python -m scripts ladder' wrote, with its ladder.json"
+    path = folder / RECORD
+    expected = "the folder that 'python -m scripts compare' wrote, with its comparison.json"
     remedy = "name that folder"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -134,21 +139,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _head(order: Order) -> dict[str, Any]:
-    task_file = named_file("tasks", order.task)
+def _head(request: ComparisonRequest) -> dict[str, Any]:
+    task_file = named_file("tasks", request.task)
     task = task_settings(task_file)
     return {
         "task": task["task"],
         "task_file": str(task_file),
-        "size": order.size,
-        # A generated phantom goes where its ladder goes.
-        "dataset_dir": "data" if order.dataset_dir is None else os.path.abspath(order.dataset_dir),
-        "settings": dict(order.settings),
+        "size": request.size,
+        # A generated phantom goes where its comparison goes.
+        "dataset_dir": "data" if request.dataset_dir is None else os.path.abspath(request.dataset_dir),
+        "settings": dict(request.settings),
         **{key: task[key] for key in ("source_domain", "target_domain", "label_names")},
     }
 
 
-def _entry(name: str, run: Run, earlier: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(name: str, run: PlannedRun, earlier: Mapping[str, Any]) -> dict[str, Any]:
     status = status_of(run)
     entry = {
         run.kind: run.name,
@@ -162,7 +167,7 @@ def _entry(name: str, run: Run, earlier: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seen_again(out: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of an earlier order: what its folder says now, with the commands that it has."""
+    """An entry of an earlier request: what its folder says now, with the commands that it has."""
     folder = out / entry["folder"]
     # One command is one step; which name each step had is not listed.
     is_done = 0 < len(entry.get("commands") or ()) <= len(_seconds(folder))
@@ -179,10 +184,10 @@ def _state(folder: Path, status: str) -> dict[str, Any]:
     return state | ({"iterations": card["iterations"]} if "iterations" in card else {})
 
 
-def _commands(run: Run, status: str, earlier: Sequence[str]) -> list[str]:
+def _commands(run: PlannedRun, status: str, earlier: Sequence[str]) -> list[str]:
     """A run's commands as they were started, and of steps that never were, as they would be."""
     started = {name: noted["command"] for name, noted in _json(run.folder / STARTED).items()}
-    if status == "done" and earlier and not started:  # of a ladder that kept them in ladder.json alone
+    if status == "done" and earlier and not started:  # of a comparison that kept them in comparison.json alone
         return list(earlier)
     return list(({step.name: _line(step) for step in run.steps} | started).values())
 

@@ -10,31 +10,31 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from scripts.core.errors import InputError
-from scripts.lab.experiments.plan import Order, Run
+from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun
 
 __all__ = ["restart_option", "set_aside"]
 
 
-def restart_option(order: Order, run: Run) -> str:
+def restart_option(request: ComparisonRequest, run: PlannedRun) -> str:
     """What to type to start a run anew."""
-    return f"--restart {run.folder.relative_to(order.out)}"
+    return f"--restart {run.folder.relative_to(request.out)}"
 
 
-def set_aside(order: Order, content: Mapping[str, Any], names: Sequence[str]) -> list[Path]:
+def set_aside(request: ComparisonRequest, content: Mapping[str, Any], names: Sequence[str]) -> list[Path]:
     """Rename the folders of runs to ``<folder>.old-1`` or the next number that is free.
 
     With a translator go the methods that were trained on its images.
 
     Args:
-        order: whose ladder.
-        content: its ``ladder.json``.
-        names: folders within the ladder's, as ``ladder.json`` names them.
+        request: whose comparison.
+        content: its ``comparison.json``.
+        names: folders within the comparison's, as ``comparison.json`` names them.
 
     Returns:
         The new folders.
 
     Raises:
-        InputError: the ladder has no such run, or another process is at it.
+        InputError: the comparison has no such run, or another process is at it.
     """
     translators = {entry["folder"]: entry for entry in content["translators"]}
     runs = {entry["folder"]: entry for entry in content["runs"]}
@@ -43,12 +43,12 @@ def set_aside(order: Order, content: Mapping[str, Any], names: Sequence[str]) ->
             raise InputError(
                 file="--restart",
                 found=name,
-                expected=f"a run's folder in {order.out}, one of {', '.join([*translators, *runs])}",
+                expected=f"a run's folder in {request.out}, one of {', '.join([*translators, *runs])}",
                 remedy="name one of them",
             )
     restarted = {(entry["translator"], entry["seed"]) for name, entry in translators.items() if name in names}
     taught = [name for name, entry in runs.items() if (entry["translator"], entry["seed"]) in restarted]
-    moved = [_renamed(order.out / name) for name in dict.fromkeys([*names, *taught]) if (order.out / name).is_dir()]
+    moved = [_renamed(request.out / name) for name in dict.fromkeys([*names, *taught]) if (request.out / name).is_dir()]
     for folder in moved:
         print(f"== {folder} is what was set aside", flush=True)
     return moved

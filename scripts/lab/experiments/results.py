@@ -1,4 +1,4 @@
-"""What a ladder's folder holds, read from its files alone, whichever of its runs are there."""
+"""What a comparison's folder holds, read from its files alone, whichever of its runs are there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ import yaml
 
 from scripts.lab.experiments.record import read_record, status_in
 
-__all__ = ["LOWER", "REFERENCE", "UPPER", "Ladder", "Method", "Run", "Translator", "read_ladder"]
+__all__ = [
+    "LOWER",
+    "REFERENCE",
+    "UPPER",
+    "Comparison",
+    "MethodResult",
+    "RunResult",
+    "TranslatorResult",
+    "read_comparison",
+]
 
 LOWER, UPPER, REFERENCE = "none", "supervised", "glua"
 """The two yardsticks, and the method that each other one is tested against."""
@@ -24,7 +33,7 @@ Status = Literal["done", "failed", "missing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunResult:
     """One method with one seed.
 
     Attributes:
@@ -59,7 +68,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class MethodResult:
     """A method with all of its seeds.
 
     Attributes:
@@ -68,20 +77,20 @@ class Method:
     """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunResult, ...]
 
     @property
-    def done(self) -> tuple[Run, ...]:
+    def done(self) -> tuple[RunResult, ...]:
         """The runs that have results."""
         return tuple(run for run in self.runs if run.status == "done")
 
-    def run_of(self, seed: int | None) -> Run | None:
+    def run_of(self, seed: int | None) -> RunResult | None:
         """The done run of a seed, or that of the first seed there is; None if there is none."""
         return next((run for run in self.done if run.seed == seed), next(iter(self.done), None))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translator:
+class TranslatorResult:
     """One training of a style transfer.
 
     Attributes:
@@ -98,21 +107,21 @@ class Translator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
-    """A ladder's folder.
+class Comparison:
+    """A comparison's folder.
 
     Attributes:
         folder: where it is.
-        content: ``ladder.json``.
+        content: ``comparison.json``.
         methods: in the order asked for.
-        translators: in the order of ``ladder.json``.
+        translators: in the order of ``comparison.json``.
         settings: the merged settings of one of its runs, of which the task's are the same in all; empty without any.
     """
 
     folder: Path
     content: Mapping[str, Any]
-    methods: tuple[Method, ...]
-    translators: tuple[Translator, ...]
+    methods: tuple[MethodResult, ...]
+    translators: tuple[TranslatorResult, ...]
     settings: Mapping[str, Any]
 
     @property
@@ -132,32 +141,32 @@ class Ladder:
         runs = [*(reference.done if reference else ()), *(run for method in self.methods for run in method.done)]
         return runs[0].seed if runs else None
 
-    def method(self, name: str) -> Method | None:
+    def method(self, name: str) -> MethodResult | None:
         """The method of that name, or None."""
         return next((method for method in self.methods if method.name == name), None)
 
     def datalist(self, domain: Literal["source", "target"]) -> Path:
-        """The datalist of a domain, in the data set's folder as it was named or in the ladder's own ``data``."""
+        """The datalist of a domain, in the data set's folder as it was named or in the comparison's own ``data``."""
         name = f"{self.content[f'{domain}_domain']}.json"
         where = Path(str(self.content.get("dataset_dir") or "data"))
         places = [self.folder / where, where, self.folder / "data"]
         return next((place / name for place in places if (place / name).is_file()), where / name)
 
 
-def read_ladder(folder: Path) -> Ladder:
-    """Read ``ladder.json`` and every run's evaluation.
+def read_comparison(folder: Path) -> Comparison:
+    """Read ``comparison.json`` and every run's evaluation.
 
-    A run counts as failed if its folder says so, or ``ladder.json`` does and there is no evaluation; as done if its
+    A run counts as failed if its folder says so, or ``comparison.json`` does and there is no evaluation; as done if its
     evaluation can be read, and else as missing.
 
     Raises:
-        InputError: the folder is none of a ladder.
+        InputError: the folder is none of a comparison.
     """
     content = read_record(folder)
     runs = [_read_run(folder, entry, content) for entry in content["runs"]]
     names = dict.fromkeys([*content["methods"], *(run.method for run in runs)])
     translators = [
-        Translator(
+        TranslatorResult(
             name=entry["translator"],
             seed=entry["seed"],
             folder=folder / entry["folder"],
@@ -166,11 +175,11 @@ def read_ladder(folder: Path) -> Ladder:
         for entry in content.get("translators", [])
     ]
     folders = [*(run.folder for run in runs), *(translator.folder for translator in translators)]
-    return Ladder(
+    return Comparison(
         folder=folder,
         content=content,
         methods=tuple(
-            Method(name=name, runs=tuple(sorted((r for r in runs if r.method == name), key=lambda run: run.seed)))
+            MethodResult(name=name, runs=tuple(sorted((r for r in runs if r.method == name), key=lambda run: run.seed)))
             for name in names
         ),
         translators=tuple(translators),
@@ -178,7 +187,7 @@ def read_ladder(folder: Path) -> Ladder:
     )
 
 
-def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]) -> Run:
+def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]) -> RunResult:
     where = folder / entry["folder"]
     run: dict[str, Any] = {
         "method": entry["method"],
@@ -191,22 +200,26 @@ def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]
         "uncommitted_changes": bool(entry.get("uncommitted_changes")),
     }
     evaluated = where / "eval" / "summary.json"
-    # The folder knows best: ladder.json may have been written before its end.
+    # The folder knows best: comparison.json may have been written before its end.
     if status_in(where) == "failed" or (entry.get("status") == "failed" and not evaluated.is_file()):
-        return Run(**run, status="failed", error=entry.get("error") or "no word was left")
+        return RunResult(**run, status="failed", error=entry.get("error") or "no word was left")
     try:
         summary = json.loads(evaluated.read_text(encoding="utf-8"))
         lacking = [name for name in content["label_names"] if name not in summary["structures"]]
         if lacking:
-            return Run(**run, status="missing", error=f"eval/summary.json: no structure '{lacking[0]}' in it")
+            return RunResult(**run, status="missing", error=f"eval/summary.json: no structure '{lacking[0]}' in it")
         # What did choose, as the evaluation says; else what was asked for.
         rule = (summary.get("selection") or {}).get("rule") or str(_settings_of(where).get("selection", "last"))
         dice_of_case = _dice_of_case(where / "eval" / "metrics.csv")
-        return Run(**run, status="done", selection=rule, summary=summary, dice_of_case=dice_of_case)
+        return RunResult(**run, status="done", selection=rule, summary=summary, dice_of_case=dice_of_case)
     except FileNotFoundError as error:
-        return Run(**run, status="missing", error=entry.get("error") or f"no {Path(error.filename).name} in eval/")
+        return RunResult(
+            **run, status="missing", error=entry.get("error") or f"no {Path(error.filename).name} in eval/"
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Run(**run, status="missing", error=f"its evaluation cannot be read ({type(error).__name__}: {error})")
+        return RunResult(
+            **run, status="missing", error=f"its evaluation cannot be read ({type(error).__name__}: {error})"
+        )
 
 
 def _dice_of_case(path: Path) -> dict[str, float]:

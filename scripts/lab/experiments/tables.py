@@ -1,4 +1,4 @@
-"""The ladder's tables: for a person as Markdown, for a program as CSV."""
+"""The comparison's tables: for a person as Markdown, for a program as CSV."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Ladder, Method, Run
+from scripts.lab.experiments.method_summaries import MEASURES, MethodSummary
+from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, MethodResult, RunResult
 from scripts.lab.experiments.statistics import Spread, smallest_p
-from scripts.lab.experiments.summaries import MEASURES, MethodSummary
 
 __all__ = [
     "DASH",
     "Table",
-    "ladder_tables",
+    "comparison_tables",
     "markdown_table",
     "run_commands",
     "show",
@@ -47,9 +47,9 @@ class Table:
     note: str = ""
 
 
-def ladder_tables(ladder: Ladder, summaries: Sequence[MethodSummary]) -> list[Table]:
+def comparison_tables(comparison: Comparison, summaries: Sequence[MethodSummary]) -> list[Table]:
     """The main table, and one each for Dice, distance and gap closed by structure."""
-    names = ladder.label_names
+    names = comparison.label_names
     per_structure = [
         Table(
             title=f"{title} by structure",
@@ -82,26 +82,26 @@ def show_spread(spread: Spread, form: str = ".1f") -> str:
 
 
 def table_markdown(
-    ladder: Ladder, summaries: Sequence[MethodSummary], more: Iterable[Table] = (), judged: Sequence[Path] = ()
+    comparison: Comparison, summaries: Sequence[MethodSummary], more: Iterable[Table] = (), judged: Sequence[Path] = ()
 ) -> str:
     """The whole of ``table.md``: the tables, runs without results, and every run's commands.
 
     Args:
-        ladder: what was read.
+        comparison: what was read.
         summaries: a line for each method.
         more: further tables.
         judged: the page and the picture that judge how snapshots are chosen, where they were made.
     """
-    content = ladder.content
-    lines = [f"# {content['task']}: {ladder.direction}, size {content.get('size', DASH)}", ""]
+    content = comparison.content
+    lines = [f"# {content['task']}: {comparison.direction}, size {content.get('size', DASH)}", ""]
     lines += [_provenance(content.get("provenance", {})), ""]
-    for table in [*ladder_tables(ladder, summaries), *more]:
+    for table in [*comparison_tables(comparison, summaries), *more]:
         lines += [f"## {table.title}", "", markdown_table(table), ""]
         lines += [table.note, ""] if table.note else []
-    lines += _judged(ladder, judged)
-    unfinished = [f"- {line}" for line in unfinished_runs(ladder)]
+    lines += _judged(comparison, judged)
+    unfinished = [f"- {line}" for line in unfinished_runs(comparison)]
     lines += ["## Runs without results", "", *(unfinished or ["None."]), "", "## Commands", ""]
-    for name, commands in run_commands(ladder):
+    for name, commands in run_commands(comparison):
         lines += [f"{name}:", "", "```bash", *commands, "```", ""] if commands else [f"{name}: none.", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -118,9 +118,9 @@ def markdown_table(table: Table) -> str:
     return "\n".join(f"{line} |" for line in lines)
 
 
-def table_csv(ladder: Ladder, summaries: Sequence[MethodSummary]) -> str:
+def table_csv(comparison: Comparison, summaries: Sequence[MethodSummary]) -> str:
     """The whole of ``table.csv``: a row for each method, an empty cell where there is no number."""
-    rows = [_csv_row(ladder, summary) for summary in summaries]
+    rows = [_csv_row(comparison, summary) for summary in summaries]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]) if rows else ["method"], lineterminator="\n")
     writer.writeheader()
@@ -128,17 +128,17 @@ def table_csv(ladder: Ladder, summaries: Sequence[MethodSummary]) -> str:
     return stream.getvalue()
 
 
-def unfinished_runs(ladder: Ladder) -> list[str]:
+def unfinished_runs(comparison: Comparison) -> list[str]:
     """A line for each run that failed or is missing, with what it said."""
-    runs = [run for method in ladder.methods for run in method.runs if run.status != "done"]
+    runs = [run for method in comparison.methods for run in method.runs if run.status != "done"]
     return [f"{run.method}, seed {run.seed}: {run.status}. {_one_line(run.error or '')}".rstrip() for run in runs]
 
 
-def run_commands(ladder: Ladder) -> list[tuple[str, list[str]]]:
+def run_commands(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """The name of every training with the commits it ran on, translators first, and what was run for it."""
     entries = [
-        *((f"translator {e['translator']}, seed {e['seed']}", e) for e in ladder.content.get("translators", [])),
-        *((f"{e['method']}, seed {e['seed']}", e) for e in ladder.content["runs"]),
+        *((f"translator {e['translator']}, seed {e['seed']}", e) for e in comparison.content.get("translators", [])),
+        *((f"{e['method']}, seed {e['seed']}", e) for e in comparison.content["runs"]),
     ]
     return [
         (f"{name}{f' (commit {code})' if (code := _code(e)) else ''}", list(e.get("commands") or ()))
@@ -146,14 +146,14 @@ def run_commands(ladder: Ladder) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _judged(ladder: Ladder, paths: Sequence[Path]) -> list[str]:
-    names = [path.relative_to(ladder.folder).as_posix() for path in paths]
+def _judged(comparison: Comparison, paths: Sequence[Path]) -> list[str]:
+    names = [path.relative_to(comparison.folder).as_posix() for path in paths]
     shown = [f"{'!' if name.endswith('.png') else ''}[{name}]({name})" for name in names]
     return ["## Which snapshot each score would have chosen", "", *shown, ""] if shown else []
 
 
 def _code(entry: Mapping[str, Any]) -> str:
-    """The commits of an entry of ``ladder.json``, short, with a plus where the code had changes beside them."""
+    """The commits of an entry of ``comparison.json``, short, with a plus where the code had changes beside them."""
     shown = ", ".join(commit[:COMMIT_DIGITS] for commit in entry["commits"])
     return f"{shown}+" if shown and entry.get("uncommitted_changes") else shown
 
@@ -196,11 +196,11 @@ def _main_row(summary: MethodSummary) -> list[str]:
     ]
 
 
-def _selections(runs: Iterable[Run]) -> list[str]:
+def _selections(runs: Iterable[RunResult]) -> list[str]:
     return [*dict.fromkeys(run.selection for run in runs if run.selection)]
 
 
-def _commits(method: Method) -> list[str]:
+def _commits(method: MethodResult) -> list[str]:
     """Of the runs with results; without any, of all."""
     runs = method.done or method.runs
     listed = [_code({"commits": [c], "uncommitted_changes": r.uncommitted_changes}) for r in runs for c in r.commits]
@@ -218,7 +218,7 @@ def _minutes(seconds: float | None) -> str:
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:
-    """Of the command that wrote ``ladder.json`` last; runs name their own commits."""
+    """Of the command that wrote ``comparison.json`` last; runs name their own commits."""
     said = [f"{key} {provenance[key]}" for key in ("commit", "device", "time") if provenance.get(key)]
     said += ["uncommitted changes"] if provenance.get("uncommitted_changes") else []
     said += [f"{name} {version}" for name, version in provenance.get("packages", {}).items()]
@@ -233,7 +233,7 @@ def _escaped(cell: str) -> str:
     return _one_line(cell).replace("|", "\\|")
 
 
-def _csv_row(ladder: Ladder, summary: MethodSummary) -> dict[str, Any]:
+def _csv_row(comparison: Comparison, summary: MethodSummary) -> dict[str, Any]:
     runs, test = summary.method.runs, summary.test
     row: dict[str, Any] = {
         "method": summary.name,
@@ -254,21 +254,21 @@ def _csv_row(ladder: Ladder, summary: MethodSummary) -> dict[str, Any]:
         "smallest_p": smallest_p(test.n) if test and test.n else None,
         "training_seconds": summary.training_seconds.mean,
     }
-    for name in ladder.label_names:
+    for name in comparison.label_names:
         for measure in MEASURES:
             row |= _csv_spread(f"{name} {measure}", summary.structures[name][measure])
         row |= _csv_spread(f"{name} gap_closed_percent", summary.structure_gap_closed[name].percent)
     errors = [f"seed {run.seed}: {_one_line(run.error)}" for run in runs if run.error]
     commits = " ".join(_commits(summary.method))
-    return row | {"errors": "; ".join(errors), "commits": commits, "command": " && ".join(_commands(ladder, runs))}
+    return row | {"errors": "; ".join(errors), "commits": commits, "command": " && ".join(_commands(comparison, runs))}
 
 
-def _commands(ladder: Ladder, runs: Sequence[Run]) -> list[str]:
+def _commands(comparison: Comparison, runs: Sequence[RunResult]) -> list[str]:
     """What was run for the first seed that is done, or else the first: its translator's commands and its own."""
     run = next((run for run in runs if run.status == "done"), next(iter(runs), None))
     if run is None:
         return []
-    taught_by = [t for t in ladder.translators if (t.name, t.seed) == (run.translator, run.seed)]
+    taught_by = [t for t in comparison.translators if (t.name, t.seed) == (run.translator, run.seed)]
     return [*(command for translator in taught_by for command in translator.commands), *run.commands]
 
 

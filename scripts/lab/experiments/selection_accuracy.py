@@ -25,7 +25,7 @@ from scripts.lab.experiments.statistics import rank_correlation
 from scripts.selection.choice import best_epoch, read_scores, snapshot_file
 from scripts.selection.scores import SCORES
 
-__all__ = ["JudgedRun", "Verdict", "evaluate_snapshots", "find_runs", "judge_selection", "verdicts"]
+__all__ = ["RuleAccuracy", "ScoredRun", "evaluate_snapshots", "find_runs", "measure_selection", "rule_accuracies"]
 
 CONFIG = Path("configs", "segmentation", "evaluate.yaml")
 NOT_TAKEN_OVER = {
@@ -43,7 +43,7 @@ NOT_TAKEN_OVER = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedRun:
+class ScoredRun:
     """A run's snapshots, what each score said of them, and what is true.
 
     Attributes:
@@ -60,40 +60,40 @@ class JudgedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class RuleAccuracy:
     """How well a rule chooses.
 
     Attributes:
-        rule: a score's name, ``last``, or ``random``.
+        name: a score, ``last`` or ``random``.
         correlations: Spearman's rank correlation of the score with the true Dice, for each run where it is defined.
         correlation_over_all: the same over all snapshots of all runs; NaN where it is not defined.
         dice_lost: for each run, percentage points of Dice below the best snapshot's.
     """
 
-    rule: str
+    name: str
     correlations: list[float]
     correlation_over_all: float
     dice_lost: list[float]
 
 
-def judge_selection(folder: Path) -> tuple[list[JudgedRun], list[Verdict]]:
+def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]]:
     """Evaluate what was not evaluated yet, and judge every score by it.
 
     Args:
-        folder: a ladder's, or any folder with runs of the segmentation bundle in it that left snapshots.
+        folder: a comparison's, or any folder with runs of the segmentation bundle in it that left snapshots.
 
     Raises:
         InputError: no run with snapshots, or one of its files is missing.
     """
     runs = [
-        JudgedRun(name=name, folder=run, scores=read_scores(_table(run)), oracle_dice=evaluate_snapshots(run))
+        ScoredRun(name=name, folder=run, scores=read_scores(_table(run)), oracle_dice=evaluate_snapshots(run))
         for run, name in find_runs(folder).items()
     ]
-    return runs, verdicts(runs)
+    return runs, rule_accuracies(runs)
 
 
 def find_runs(folder: Path) -> dict[Path, str]:
-    """The runs with snapshots in a folder and their names: of a ladder's runs, method and seed.
+    """The runs with snapshots in a folder and their names: of a comparison's runs, method and seed.
 
     Runs that learn from the target's own labels are left out: the labelled Dice of ``supervised`` is the truth itself.
 
@@ -101,11 +101,11 @@ def find_runs(folder: Path) -> dict[Path, str]:
         InputError: there is none.
     """
     names: dict[Path, str] = {}
-    for record in folder.rglob("ladder.json"):
-        ladder = record.parent
-        of = "" if ladder == folder else f"{ladder.relative_to(folder).as_posix()}: "
-        runs_of_it = read_record(ladder)["runs"]
-        names |= {ladder / run["folder"]: f"{of}{run['method']}, seed {run['seed']}" for run in runs_of_it}
+    for record in folder.rglob("comparison.json"):
+        comparison = record.parent
+        of = "" if comparison == folder else f"{comparison.relative_to(folder).as_posix()}: "
+        runs_of_it = read_record(comparison)["runs"]
+        names |= {comparison / run["folder"]: f"{of}{run['method']}, seed {run['seed']}" for run in runs_of_it}
     tables = sorted(table for table in folder.rglob("logs/selection.csv") if read_scores(table))
     runs = [table.parents[1] for table in tables if ".old-" not in table.parents[1].name]  # set aside
     runs = [run for run in runs if not _learns_from_target_labels(run)]
@@ -145,7 +145,7 @@ def evaluate_snapshots(run: Path) -> dict[int, float]:
     return found
 
 
-def verdicts(runs: Sequence[JudgedRun]) -> list[Verdict]:
+def rule_accuracies(runs: Sequence[ScoredRun]) -> list[RuleAccuracy]:
     """How each score, ``last`` and a random choice do in these runs."""
     found = []
     for name in SCORES:
@@ -156,8 +156,8 @@ def verdicts(runs: Sequence[JudgedRun]) -> list[Verdict]:
             within = [_spearman([column[e] for e in truth], list(truth.values())) for column, truth in known]
             everything = [(column[e], dice) for column, truth in known for e, dice in truth.items()]
             found.append(
-                Verdict(
-                    rule=name,
+                RuleAccuracy(
+                    name=name,
                     correlations=[value for value in within if not np.isnan(value)],
                     correlation_over_all=_spearman(*zip(*everything, strict=True)),
                     dice_lost=[max(truth.values()) - truth[best_epoch(column)] for column, truth in known],
@@ -169,7 +169,8 @@ def verdicts(runs: Sequence[JudgedRun]) -> list[Verdict]:
         "random": [max(truth.values()) - float(np.mean(list(truth.values()))) for truth in truths],
     }
     return found + [
-        Verdict(rule=rule, correlations=[], correlation_over_all=np.nan, dice_lost=lost) for rule, lost in plain.items()
+        RuleAccuracy(name=rule, correlations=[], correlation_over_all=np.nan, dice_lost=lost)
+        for rule, lost in plain.items()
     ]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Ladder, Method
+from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, MethodResult
 from scripts.lab.experiments.statistics import GapClosed, PairedTest, Spread, gap_closed, paired_test
 
-__all__ = ["MEASURES", "MethodSummary", "summarise_ladder"]
+__all__ = ["MEASURES", "MethodSummary", "summarise_methods"]
 
 MEASURES = ("dice_percent", "asd_mm", "asd_voxel")
 """What is shown of an evaluation."""
@@ -30,7 +30,7 @@ class MethodSummary:
         training_seconds: of the done seeds.
     """
 
-    method: Method
+    method: MethodResult
     mean: Mapping[str, Spread]
     structures: Mapping[str, Mapping[str, Spread]]
     missing: int
@@ -55,14 +55,14 @@ class MethodSummary:
         return self.structures[structure]["dice_percent"].mean
 
 
-def summarise_ladder(ladder: Ladder) -> list[MethodSummary]:
-    """The summaries of all methods, in the ladder's order; methods without results are among them."""
-    reference = ladder.method(REFERENCE)
-    return [_summary(method, ladder, reference) for method in ladder.methods]
+def summarise_methods(comparison: Comparison) -> list[MethodSummary]:
+    """The summaries of all methods, in the comparison's order; methods without results are among them."""
+    reference = comparison.method(REFERENCE)
+    return [_summary(method, comparison, reference) for method in comparison.methods]
 
 
-def _summary(method: Method, ladder: Ladder, reference: Method | None) -> MethodSummary:
-    names = ladder.label_names
+def _summary(method: MethodResult, comparison: Comparison, reference: MethodResult | None) -> MethodSummary:
+    names = comparison.label_names
     summaries = [run.summary for run in method.done]
     return MethodSummary(
         method=method,
@@ -75,19 +75,19 @@ def _summary(method: Method, ladder: Ladder, reference: Method | None) -> Method
         },
         missing=sum(s["structures"][name]["failures"] for s in summaries for name in names),
         counted=sum(s["structures"][name]["n"] for s in summaries for name in names),
-        gap_closed=_closed(ladder, method, None),
-        structure_gap_closed={name: _closed(ladder, method, name) for name in names},
+        gap_closed=_closed(comparison, method, None),
+        structure_gap_closed={name: _closed(comparison, method, name) for name in names},
         test=_test(method, reference),
         training_seconds=Spread.of(run.seconds.get("training") for run in method.done),
     )
 
 
-def _closed(ladder: Ladder, method: Method, structure: str | None) -> GapClosed:
-    three = (method, ladder.method(LOWER), ladder.method(UPPER))
+def _closed(comparison: Comparison, method: MethodResult, structure: str | None) -> GapClosed:
+    three = (method, comparison.method(LOWER), comparison.method(UPPER))
     return gap_closed(*(_dice_by_seed(one, structure) if one else {} for one in three))
 
 
-def _dice_by_seed(method: Method, structure: str | None) -> dict[int, float]:
+def _dice_by_seed(method: MethodResult, structure: str | None) -> dict[int, float]:
     """Dice in % of a structure, or their mean, by seed; without seeds of which it is not known."""
     summaries = {run.seed: run.summary for run in method.done}
     found = {
@@ -99,7 +99,7 @@ def _dice_by_seed(method: Method, structure: str | None) -> dict[int, float]:
     return {seed: dice for seed, dice in found.items() if Spread.of([dice]).values}
 
 
-def _test(method: Method, reference: Method | None) -> PairedTest | None:
+def _test(method: MethodResult, reference: MethodResult | None) -> PairedTest | None:
     if reference is None or method.name == reference.name:
         return None
     return paired_test(

@@ -1,4 +1,4 @@
-"""A tiny ladder's order, and its folder with known results, as its runner would leave it."""
+"""A tiny comparison's request, and its folder with known results, as its runner would leave it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import write_volume
 from scripts.core.files import write_json
 from scripts.evaluation.metrics import StructureResult
 from scripts.evaluation.summaries import write_evaluation
-from scripts.lab.experiments.plan import Order
+from scripts.lab.experiments.plan import ComparisonRequest
 
 NAMES = ["myocardium", "aorta", "atrium"]
 CASES = [f"ct_{k}" for k in range(1, 6)]
@@ -48,13 +48,13 @@ SETTINGS = {
 DiceByCase = Mapping[str, Sequence[float]]
 
 
-def order_of(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> Order:
-    """An order on a phantom of one empty case, so that nothing is generated; its ladder is ``<folder>/ladder``."""
+def request_for(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> ComparisonRequest:
+    """A request for ``<folder>/comparison`` on data of one empty case, so that nothing is generated."""
     data = folder / "data"
     write_json(data / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
     for name in ("a", "b"):
         (data / f"{name}.nii.gz").touch()
-    return Order("phantom_mr2ct", methods, seeds, folder / "ladder", dataset_dir=data)
+    return ComparisonRequest("phantom_mr2ct", methods, seeds, folder / "comparison", dataset_dir=data)
 
 
 def everywhere(*dice: float) -> dict[str, list[float]]:
@@ -74,17 +74,17 @@ def known_results() -> dict[str, dict[int, DiceByCase]]:
     }
 
 
-def write_ladder(
+def write_comparison(
     folder: Path,
     results: Mapping[str, Mapping[int, DiceByCase]] | None = None,
     *,
     failed: Mapping[tuple[str, int], str] | None = None,
     names: Sequence[str] = NAMES,
 ) -> Path:
-    """Write ``ladder.json`` and the evaluation of each run.
+    """Write ``comparison.json`` and the evaluation of each run.
 
     Args:
-        folder: the ladder's.
+        folder: the comparison's.
         results: by method, seed and case, the Dice of each structure; ASD is 10 mm (5 voxels) times what Dice lacks.
         failed: the last word of runs that failed.
         names: of the structures.
@@ -115,12 +115,12 @@ def write_ladder(
         ],
         "provenance": {"commit": "c0ffee", "device": "a CPU", "packages": {"monai": "1.6.1"}},
     }
-    (folder / "ladder.json").write_text(json.dumps(content))
+    (folder / "comparison.json").write_text(json.dumps(content))
     return folder
 
 
 def entry(method: str, seed: int, error: str | None) -> dict[str, Any]:
-    """A run in ``ladder.json``; training took 60 seconds."""
+    """A run in ``comparison.json``; training took 60 seconds."""
     return {
         "method": method,
         "seed": seed,

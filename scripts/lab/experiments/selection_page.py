@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from scripts.core.files import atomic_path
 from scripts.evaluation.montage import INK, LINE_COLOURS, PALE_INK, save_figure
-from scripts.lab.experiments.selection_judge import JudgedRun, Verdict
+from scripts.lab.experiments.selection_accuracy import RuleAccuracy, ScoredRun
 from scripts.selection.choice import best_epoch
 from scripts.selection.scores import MEASURED, SCORES
 
-__all__ = ["score_figure", "verdict_table", "write_judgement"]
+__all__ = ["accuracy_table", "score_figure", "write_selection_page"]
 
 LEGEND_LETTERS = 100
 """Letters of runs' names that fit side by side below the panels."""
@@ -34,7 +34,7 @@ correlations are Spearman's, between a score and the true Dice, over the snapsho
 """
 
 
-def write_judgement(folder: Path, runs: Sequence[JudgedRun], verdicts: Sequence[Verdict]) -> None:
+def write_selection_page(folder: Path, runs: Sequence[ScoredRun], rules: Sequence[RuleAccuracy]) -> None:
     """Write ``selection.csv``, ``selection.md`` and ``plots/selection.png`` into a folder."""
     with atomic_path(folder / "selection.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -45,29 +45,29 @@ def write_judgement(folder: Path, runs: Sequence[JudgedRun], verdicts: Sequence[
                 writer.writerow([run.name, epoch, *(f"{row[key]:.6g}" for key in columns), run.oracle_dice[epoch]])
     chosen = [f"| {run.name} | {len(run.oracle_dice)} | {_range(run)} |" for run in runs]
     listed = "\n".join(["| run | snapshots | true Dice, worst to best; last |", "|---|---|---|", *chosen])
-    page = f"{HEAD}\n{verdict_table(verdicts)}\n\n{listed}\n\n![Scores and true Dice](plots/selection.png)\n"
+    page = f"{HEAD}\n{accuracy_table(rules)}\n\n{listed}\n\n![Scores and true Dice](plots/selection.png)\n"
     with atomic_path(folder / "selection.md") as temporary:
         temporary.write_text(page, encoding="utf-8")
     score_figure(runs, folder / "plots" / "selection.png")
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as a Markdown table, a line for each rule."""
+def accuracy_table(rules: Sequence[RuleAccuracy]) -> str:
+    """The accuracy of each rule as a Markdown table, a line for each rule."""
     lines = [
         "| chosen by | rank correlation in a run: mean (least to greatest) | over all | Dice lost: mean | most |",
         "|---|---|---|---|---|",
     ]
-    for verdict in verdicts:
-        inside = verdict.correlations
+    for rule in rules:
+        inside = rule.correlations
         within = f"{sum(inside) / len(inside):.2f} ({min(inside):.2f} to {max(inside):.2f})" if inside else "-"
-        overall = "-" if math.isnan(verdict.correlation_over_all) else f"{verdict.correlation_over_all:.2f}"
-        lost = verdict.dice_lost
+        overall = "-" if math.isnan(rule.correlation_over_all) else f"{rule.correlation_over_all:.2f}"
+        lost = rule.dice_lost
         mean = f"{sum(lost) / len(lost):.2f} (n = {len(lost)})"
-        lines.append(f"| {verdict.rule} | {within} | {overall} | {mean} | {max(lost):.2f} |")
+        lines.append(f"| {rule.name} | {within} | {overall} | {mean} | {max(lost):.2f} |")
     return "\n".join(lines)
 
 
-def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
+def score_figure(runs: Sequence[ScoredRun], path: Path) -> None:
     """Draw true Dice against each score, a panel for each, a colour and mark for each run; a ring about the chosen one.
 
     A score that no run has, as of a training of earlier code, has no panel.
@@ -98,11 +98,11 @@ def score_figure(runs: Sequence[JudgedRun], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _is_known(run: JudgedRun, name: str) -> bool:
+def _is_known(run: ScoredRun, name: str) -> bool:
     return not all(math.isnan(row[f"score_{name}"]) for row in run.scores.values())
 
 
-def _draw(axes: Axes, run: JudgedRun, name: str, index: int) -> None:
+def _draw(axes: Axes, run: ScoredRun, name: str, index: int) -> None:
     colour, mark = LINE_COLOURS[index % len(LINE_COLOURS)], MARKS[index // len(LINE_COLOURS) % len(MARKS)]
     values = {epoch: row[f"score_{name}"] for epoch, row in run.scores.items()}
     axes.plot(
@@ -119,7 +119,7 @@ def _draw(axes: Axes, run: JudgedRun, name: str, index: int) -> None:
         axes.plot(*place, "o", markersize=8, markerfacecolor="none", markeredgecolor=colour)
 
 
-def _range(run: JudgedRun) -> str:
+def _range(run: ScoredRun) -> str:
     truth = run.oracle_dice
     best = max(truth, key=lambda epoch: truth[epoch])
     return f"{min(truth.values()):.2f} to {truth[best]:.2f} (epoch {best}); {truth[max(truth)]:.2f}"

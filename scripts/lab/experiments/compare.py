@@ -1,4 +1,4 @@
-"""``python -m scripts ladder``: run what is missing, resume what broke, and keep going past what fails."""
+"""``python -m scripts compare``: run what is missing, resume what broke, and keep going past what fails."""
 
 from __future__ import annotations
 
@@ -16,66 +16,66 @@ from scripts.core.errors import InputError
 from scripts.core.files import make_folder, write_json
 from scripts.data.datalists import read_datalist
 from scripts.lab.experiments.changes import changes_sentence
-from scripts.lab.experiments.plan import Order, Run, named_file, plan, size_files, task_settings
-from scripts.lab.experiments.record import FAILURE, note_failure, note_start, status_of, write_ladder
+from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, named_file, plan, size_files, task_settings
+from scripts.lab.experiments.record import FAILURE, note_failure, note_start, status_of, write_record
 from scripts.lab.experiments.restart import restart_option, set_aside
-from scripts.lab.experiments.steps import StepFailed, Steps
+from scripts.lab.experiments.step_runner import StepFailed, StepRunner
 
-__all__ = ["run_ladder", "write_unseen"]
+__all__ = ["run_comparison", "write_unseen"]
 
 
-def run_ladder(order: Order, *, jobs: int = 1, restart: Sequence[str] = ()) -> bool:
-    """Run a ladder from its data to ``ladder.json``; several processes may share one folder.
+def run_comparison(request: ComparisonRequest, *, jobs: int = 1, restart: Sequence[str] = ()) -> bool:
+    """PlannedRun a comparison from its data to ``comparison.json``; several processes may share one folder.
 
     A run that is done stays as it is, and is named if today's files would train it with other settings.
 
     Args:
-        order: what to run.
+        request: what to run.
         jobs: runs side by side; each gets its share of the cores.
-        restart: folders of runs within the ladder's, such as ``methods/glua_seed0``: they are set aside first.
+        restart: folders of runs within the comparison's, such as ``methods/glua_seed0``: they are set aside first.
 
     Returns:
         Whether every run is done.
 
     Raises:
-        InputError: an order that cannot be run, or a folder that holds another ladder.
+        InputError: a request that cannot be run, or a folder that holds another comparison.
         StepFailed: the phantom could not be generated.
     """
-    runs = plan(order)
-    make_folder(order.out)
-    content = write_ladder(order, runs)
+    runs = plan(request)
+    make_folder(request.out)
+    content = write_record(request, runs)
     if restart:
-        set_aside(order, content, restart)
-        write_ladder(order, runs)
+        set_aside(request, content, restart)
+        write_record(request, runs)
     for run in runs:
-        if status_of(run) == "done" and (sentence := changes_sentence(run, restart_option(order, run))):
+        if status_of(run) == "done" and (sentence := changes_sentence(run, restart_option(request, run))):
             print(sentence, file=sys.stderr, flush=True)
-    _provide_data(order)
+    _provide_data(request)
     # Methods train on what the translators wrote.
-    for seed, kind in itertools.product(order.seeds, ("translator", "method")):
+    for seed, kind in itertools.product(request.seeds, ("translator", "method")):
         wave = [run for run in runs if (run.seed, run.kind) == (seed, kind)]
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(partial(_run, order, runs, jobs), wave))
-    write_ladder(order, runs)
+            list(pool.map(partial(_run, request, runs, jobs), wave))
+    write_record(request, runs)
     for run in runs:
         if (status := status_of(run)) != "done":
-            print(f"{run.title}: {status}; {_advice(order, run, status)}", file=sys.stderr)
+            print(f"{run.title}: {status}; {_advice(request, run, status)}", file=sys.stderr)
     return all(status_of(run) == "done" for run in runs)
 
 
-def _advice(order: Order, run: Run, status: str) -> str:
+def _advice(request: ComparisonRequest, run: PlannedRun, status: str) -> str:
     """What to do about a run that is not done."""
     if status != "failed":
         return f"see {run.folder}"
-    anew = f"if its settings changed meanwhile, {restart_option(order, run)} sets its folder aside and starts it anew"
+    anew = f"if its settings changed meanwhile, {restart_option(request, run)} sets its folder aside and starts it anew"
     return f"see {run.folder}; the same command goes on with it, or {anew}"
 
 
-def _provide_data(order: Order) -> None:
+def _provide_data(request: ComparisonRequest) -> None:
     """Generate the phantom where the task asks for it, and list what inference is shown."""
-    task = task_settings(named_file("tasks", order.task))
-    if order.dataset_dir is None:
-        phantom = size_files(order.size, task).get("phantom")
+    task = task_settings(named_file("tasks", request.task))
+    if request.dataset_dir is None:
+        phantom = size_files(request.size, task).get("phantom")
         if phantom is None:
             raise InputError(
                 file="--dataset_dir",
@@ -83,37 +83,37 @@ def _provide_data(order: Order) -> None:
                 expected=f"the folder with {task['source_domain']}.json and {task['target_domain']}.json",
                 remedy="make them with python -m scripts datalist, or prepare, and name their folder",
             )
-        with FileLock(order.out / ".data.lock"):
+        with FileLock(request.out / ".data.lock"):
             options = [word for key, value in phantom.items() for word in (f"--{key}", str(value))]
-            command = ["-m", "scripts", "phantom", "--out", str(order.data), *options]
-            Steps(order.data, resume=True).run("phantom", command)
-    write_unseen(order)
+            command = ["-m", "scripts", "phantom", "--out", str(request.data), *options]
+            StepRunner(request.data, resume=True).run("phantom", command)
+    write_unseen(request)
 
 
-def write_unseen(order: Order) -> None:
+def write_unseen(request: ComparisonRequest) -> None:
     """List the target's held-out images in ``unseen.json``, without their labels: what inference is shown.
 
     Raises:
         InputError: the target's datalist cannot be read or names no held-out case.
     """
-    task = task_settings(named_file("tasks", order.task))
-    unseen = read_datalist(str(order.data / f"{task['target_domain']}.json"), section="validation")
+    task = task_settings(named_file("tasks", request.task))
+    unseen = read_datalist(str(request.data / f"{task['target_domain']}.json"), section="validation")
     images = [{"image": os.path.abspath(item["image"])} for item in unseen]
-    write_json(order.out / "unseen.json", {"name": task["target_domain"], "validation": images})
+    write_json(request.out / "unseen.json", {"name": task["target_domain"], "validation": images})
 
 
-def _run(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
+def _run(request: ComparisonRequest, runs: Sequence[PlannedRun], jobs: int, run: PlannedRun) -> None:
     """One run, unless it is done, another process has it, or its translator failed."""
     if status_of(run) == "done":
         return
     try:
         with FileLock(make_folder(run.folder) / ".lock", blocking=False):
-            _steps_of(order, runs, jobs, run)
+            _steps_of(request, runs, jobs, run)
     except Timeout:
         print(f"== {run.title}: another process is at it", flush=True)
 
 
-def _steps_of(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
+def _steps_of(request: ComparisonRequest, runs: Sequence[PlannedRun], jobs: int, run: PlannedRun) -> None:
     (run.folder / FAILURE).unlink(missing_ok=True)
     needed = [r for r in runs if r.kind == "translator" and (r.name, r.seed) == (run.translator, run.seed)]
     for translator in needed if run.kind == "method" else ():
@@ -124,7 +124,7 @@ def _steps_of(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
         return
     cores = max(1, (os.cpu_count() or 1) // jobs)
     environment = {"OMP_NUM_THREADS": str(cores)} if jobs > 1 else {}
-    steps = Steps(run.folder, resume=True, logs=run.folder / "logs", quiet=jobs > 1, environment=environment)
+    steps = StepRunner(run.folder, resume=True, logs=run.folder / "logs", quiet=jobs > 1, environment=environment)
     for step in run.steps:
         if step.name in steps.seconds:
             continue
@@ -135,10 +135,10 @@ def _steps_of(order: Order, runs: Sequence[Run], jobs: int, run: Run) -> None:
         except StepFailed as failed:
             _note_failed_step(run, step.name, failed)
             break
-    write_ladder(order, runs)
+    write_record(request, runs)
 
 
-def _note_failed_step(run: Run, step: str, failed: StepFailed) -> None:
+def _note_failed_step(run: PlannedRun, step: str, failed: StepFailed) -> None:
     code = int(failed.code or 0)
     said = f"{failed.last_line} (exit code {code})" if failed.last_line else f"exit code {code}"
     signal = -code if code < 0 else None
@@ -147,7 +147,7 @@ def _note_failed_step(run: Run, step: str, failed: StepFailed) -> None:
     print(f"== {run.title}: {step}: {error}", file=sys.stderr, flush=True)
 
 
-def _progress(runs: Sequence[Run]) -> str:
+def _progress(runs: Sequence[PlannedRun]) -> str:
     """How many runs are done."""
     done = [run for run in runs if status_of(run) == "done"]
     return f"{len(done)} of {len(runs)} runs done"

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from scripts.core.errors import InputError
 from scripts.evaluation.figures import informative_slices
 from scripts.evaluation.montage import INK, NORMALISED, PALE_INK, Panel, quiet_axes, slice_montage
+from scripts.lab.experiments.case_volumes import ComparisonVolumes, Cut, mask_path
 from scripts.lab.experiments.charts import line_style, save_chart
-from scripts.lab.experiments.mask import KINDS, REGIONS
+from scripts.lab.experiments.mask_statistics import KINDS, REGIONS
 from scripts.lab.experiments.pictures import MARGIN_MM, shown_cases, shown_runs
-from scripts.lab.experiments.results import LOWER, UPPER, Ladder
+from scripts.lab.experiments.results import LOWER, UPPER, Comparison
 from scripts.lab.experiments.tables import Table, show
-from scripts.lab.experiments.volumes import Cut, LadderVolumes, mask_path
 
 __all__ = ["mask_chart", "mask_picture", "mask_tables"]
 
@@ -61,11 +61,11 @@ def mask_tables(numbers: Mapping[str, Any]) -> list[Table]:
     return [correlations, inside]
 
 
-def mask_picture(ladder: Ladder, path: Path) -> str:
+def mask_picture(comparison: Comparison, path: Path) -> str:
     """Slices with the truth, the unadapted model's prediction and errors, and the mask of each method that has one.
 
     Args:
-        ladder: what was read.
+        comparison: what was read.
         path: PNG file to write.
 
     Returns:
@@ -74,13 +74,13 @@ def mask_picture(ladder: Ladder, path: Path) -> str:
     Raises:
         InputError: a part is not there, or a volume cannot be read.
     """
-    volumes = LadderVolumes(ladder)
-    items, (chosen, cases) = volumes.held_out(), shown_cases(ladder)
-    runs = shown_runs(ladder)
+    volumes = ComparisonVolumes(comparison)
+    items, (chosen, cases) = volumes.held_out(), shown_cases(comparison)
+    runs = shown_runs(comparison)
     masked = {name: run for name, run in runs.items() if all(mask_path(run, case).is_file() for case in cases)}
     if not masked or LOWER not in runs:
         found = f"no result of '{LOWER}'" if masked else "no local mask of the cases shown"
-        raise InputError(file=path.name, found=found, expected="some to draw", remedy="run more of the ladder")
+        raise InputError(file=path.name, found=found, expected="some to draw", remedy="run more of the comparison")
     rows, row_titles, brightest = [], [], 0.0
     for case, word in cases.items():
         image, truth = volumes.image(items[case]["image"], "target_intensity"), volumes.truth(items[case]["label"])
@@ -100,14 +100,14 @@ def mask_picture(ladder: Ladder, path: Path) -> str:
         path,
         column_titles=("truth", f"{LOWER}: prediction", f"{LOWER}: errors", *(f"mask of {name}" for name in masked)),
         row_titles=row_titles,
-        label_names=ladder.label_names,
-        title=f"Local mask and errors, {ladder.direction}",
+        label_names=comparison.label_names,
+        title=f"Local mask and errors, {comparison.direction}",
         heat_max=max(math.ceil(10 * brightest), 1) / 10,
     )
     said = " and ".join(f"the {word} ({case})" for case, word in cases.items())
     return (
         f"Held-out cases by the mean Dice of {chosen.name}, {said}: where the unadapted model errs (white), and the "
-        f"local masks on one scale. Seed {ladder.shown_seed}."
+        f"local masks on one scale. Seed {comparison.shown_seed}."
     )
 
 
@@ -127,7 +127,7 @@ def mask_chart(numbers: Mapping[str, Any], stem: Path) -> Path:
     gaps = {name: gap for name, gap in numbers["dice_gap"].items() if gap is not None}
     if not gaps:
         found = f"no results of both yardsticks, {LOWER} and {UPPER}"
-        raise InputError(file=stem.name, found=found, expected="both", remedy="run more of the ladder")
+        raise InputError(file=stem.name, found=found, expected="both", remedy="run more of the comparison")
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     ordered = sorted(gaps, key=lambda name: gaps[name])

@@ -1,4 +1,4 @@
-"""The volumes behind a ladder's pictures, as the networks saw them, and square cuts of their slices."""
+"""The volumes behind a comparison's pictures, as the networks saw them, and square cuts of their slices."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from scripts.core.errors import InputError
 from scripts.data.case_names import Item, case_name
 from scripts.data.datalists import read_datalist
 from scripts.data.volumes import LabelsToClassesd
-from scripts.lab.experiments.results import Ladder, Run
+from scripts.lab.experiments.results import Comparison, RunResult
 
-__all__ = ["Cut", "LadderVolumes", "Volume", "mask_path"]
+__all__ = ["ComparisonVolumes", "Cut", "Volume", "mask_path"]
 
 Intensity = Literal["source_intensity", "target_intensity", "labelled_intensity"]
 
@@ -99,25 +99,25 @@ class Cut:
         return ndimage.map_coordinates(plane, grid, order=0 if is_label else 1, mode="constant", cval=fill)
 
 
-class LadderVolumes:
-    """The volumes of a ladder, by case.
+class ComparisonVolumes:
+    """The volumes of a comparison, by case.
 
     Args:
-        ladder: what was read of its folder.
+        comparison: what was read of its folder.
 
     Raises:
         InputError: no run left its settings, which say how volumes are turned and scaled.
     """
 
-    def __init__(self, ladder: Ladder) -> None:
-        if not ladder.settings:
+    def __init__(self, comparison: Comparison) -> None:
+        if not comparison.settings:
             raise InputError(
-                file=ladder.folder,
+                file=comparison.folder,
                 found="no config.yaml of any run",
                 expected="the settings of one, for the orientation and the intensity of its volumes",
-                remedy="run more of the ladder",
+                remedy="run more of the comparison",
             )
-        self.ladder, self.settings = ladder, ladder.settings
+        self.comparison, self.settings = comparison, comparison.settings
         self.slice_axis = int(self.settings.get("slice_axis", 2)) % 3
 
     def held_out(self) -> dict[str, Item]:
@@ -126,7 +126,7 @@ class LadderVolumes:
         Raises:
             InputError: the datalist or a volume is not there.
         """
-        items = read_datalist(str(self.ladder.datalist("target")), "validation", needs_label=True)
+        items = read_datalist(str(self.comparison.datalist("target")), "validation", needs_label=True)
         return {case_name(item["image"]): item for item in items}
 
     def labelled(self) -> dict[str, Item]:
@@ -135,7 +135,7 @@ class LadderVolumes:
         Raises:
             InputError: the datalist or a volume is not there.
         """
-        path = str(self.ladder.datalist("source"))
+        path = str(self.comparison.datalist("source"))
         sections = ("training", "validation")
         items = [item for name in sections for item in read_datalist(path, name, needs_label=True, may_be_empty=True)]
         return {case_name(item["image"]): item for item in items}
@@ -168,7 +168,7 @@ class LadderVolumes:
         classes = to_classes({"label": torch.from_numpy(volume.voxels.astype(np.int32))[None]})["label"][0]
         return Volume(voxels=np.asarray(classes), spacing_mm=volume.spacing_mm)
 
-    def prediction(self, run: Run, case: str) -> Volume:
+    def prediction(self, run: RunResult, case: str) -> Volume:
         """A run's label map of a held-out case, as class ids 0..K.
 
         Raises:
@@ -177,7 +177,7 @@ class LadderVolumes:
         volume = self._oriented(run.folder / "eval" / "predictions" / f"{case}_seg.nii.gz")
         return Volume(voxels=volume.voxels.astype(np.uint8), spacing_mm=volume.spacing_mm)
 
-    def mask(self, run: Run, case: str) -> Volume:
+    def mask(self, run: RunResult, case: str) -> Volume:
         """A run's local mask of a held-out case, in [0, 1].
 
         Raises:
@@ -221,8 +221,8 @@ class LadderVolumes:
             raise InputError(
                 file=path,
                 found="no volume that can be read",
-                expected="NIfTI, as the ladder wrote it",
-                remedy="run that part of the ladder again",
+                expected="NIfTI, as the comparison wrote it",
+                remedy="run that part of the comparison again",
             ) from error
         axes = self.settings.get("orientation")
         volume = Orientation(axes, labels=None)(volume) if axes else volume
@@ -236,7 +236,7 @@ def _loader() -> LoadImage:
     return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
 
 
-def mask_path(run: Run, case: str) -> Path:
+def mask_path(run: RunResult, case: str) -> Path:
     """Where inference writes the local mask of a case."""
     return run.folder / "masks" / f"{case}_mask.nii.gz"
 

@@ -1,4 +1,4 @@
-"""A ladder's figures, its mask's numbers and its page, from all of its files and from some of them."""
+"""A comparison's figures, its mask's numbers and its page, from all of its files and from some of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparison_folders import AFFINE, CASES, SHAPE, add_volumes, known_results, write_comparison
 from conftest import refused
-from ladder_folders import AFFINE, CASES, SHAPE, add_volumes, known_results, write_ladder
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from scripts.lab.cli import main
+from scripts.lab.experiments.case_volumes import ComparisonVolumes, Cut, Volume
 from scripts.lab.experiments.charts import dice_chart, gap_chart, line_style, loss_chart
-from scripts.lab.experiments.mask import mask_correlations, mask_numbers
-from scripts.lab.experiments.mask_views import mask_picture
+from scripts.lab.experiments.mask_figures import mask_picture
+from scripts.lab.experiments.mask_statistics import mask_correlations, mask_numbers
+from scripts.lab.experiments.method_summaries import summarise_methods
 from scripts.lab.experiments.pictures import segmentation_picture, shown_cases, translation_picture
-from scripts.lab.experiments.results import read_ladder
-from scripts.lab.experiments.summaries import summarise_ladder
-from scripts.lab.experiments.volumes import Cut, LadderVolumes, Volume
+from scripts.lab.experiments.results import read_comparison
 
 CHARTS = ["dice", "structures", "gap", "losses", "mask_by_structure"]
 MONTAGES = ["translations", "segmentations", "mask"]
@@ -32,18 +32,18 @@ def _small_pictures() -> Iterator[None]:
     """A quarter of the dots: a sixteenth of the work."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scripts.evaluation.montage.DOTS_PER_INCH", 40)
-        patch.setattr("scripts.lab.experiments.volumes.CUT_PIXELS", 64)
+        patch.setattr("scripts.lab.experiments.case_volumes.CUT_PIXELS", 64)
         yield
 
 
 @pytest.fixture(scope="module")
-def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole ladder with its report."""
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole comparison with its report."""
     results = {
         method: {seed: dict(list(cases.items())[:2]) for seed, cases in seeds.items()}
         for method, seeds in known_results().items()
     }
-    folder = write_ladder(tmp_path_factory.mktemp("ladder"), results, failed={("style", 0): "out of <memory>"})
+    folder = write_comparison(tmp_path_factory.mktemp("comparison"), results, failed={("style", 0): "out of <memory>"})
     add_volumes(folder)
     main(["report", str(folder)])
     return folder
@@ -54,24 +54,24 @@ def is_blank(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", [*CHARTS, *MONTAGES])
-def test_every_figure_is_drawn(name: str, ladder: Path) -> None:
-    assert not is_blank(ladder / "plots" / f"{name}.png")
-    assert (ladder / "plots" / f"{name}.svg").is_file() == (name in CHARTS)
+def test_every_figure_is_drawn(name: str, comparison: Path) -> None:
+    assert not is_blank(comparison / "plots" / f"{name}.png")
+    assert (comparison / "plots" / f"{name}.svg").is_file() == (name in CHARTS)
 
 
-def test_the_page_stands_alone(ladder: Path) -> None:
-    page = (ladder / "report.html").read_text()
+def test_the_page_stands_alone(comparison: Path) -> None:
+    page = (comparison / "report.html").read_text()
     assert page.count("<img") == len(CHARTS) + len(MONTAGES)
     assert page.count('src="data:image/') == page.count("src=")
     assert "<td>65.0 ± 7.1</td>" in page
     assert '<p class="gain">60 %</p>' in page
     assert "style, seed 0: failed. out of &lt;memory&gt;" in page
     assert "run training --seed 1 # glua" in page
-    assert "translator_losses: found no training log" in page  # the one thing that this ladder has not
+    assert "translator_losses: found no training log" in page  # the one thing that this comparison has not
 
 
-def test_the_mask_lies_on_the_errors(ladder: Path) -> None:
-    numbers = json.loads((ladder / "mask.json").read_text())
+def test_the_mask_lies_on_the_errors(comparison: Path) -> None:
+    numbers = json.loads((comparison / "mask.json").read_text())
     glua = numbers["methods"]["glua"]
     assert {case["case"] for case in glua["cases"]} == set(CASES[:2])
     assert len(glua["cases"]) == 4  # two cases, two seeds
@@ -85,8 +85,8 @@ def test_the_mask_lies_on_the_errors(ladder: Path) -> None:
     assert [round(numbers["dice_gap"][name]) for name in ("myocardium", "aorta", "atrium")] == [60, 40, 50]
     assert glua["rank_correlation"] == pytest.approx(np.corrcoef([3, 1, 2], [3, 1.5, 1.5])[0, 1])
     assert glua["n_structures"] == 3
-    assert "Mean local mask inside each structure" in (ladder / "table.md").read_text()
-    assert "output_stride" in (ladder / "mask.md").read_text()
+    assert "Mean local mask inside each structure" in (comparison / "table.md").read_text()
+    assert "output_stride" in (comparison / "mask.md").read_text()
 
 
 def test_mask_correlation_by_construction() -> None:
@@ -113,10 +113,10 @@ def test_smoothing_lets_a_coarse_mask_agree_with_scattered_errors() -> None:
         mask_correlations(density, error[:9], error, feature_voxels=(5, 5, 1))
 
 
-def part_of(ladder: Path, folder: Path, *removed: str) -> Path:
-    """A copy of a ladder without its report and some of its parts; it still says that its data are elsewhere."""
-    shutil.copytree(ladder, folder, ignore=shutil.ignore_patterns("plots", "report.html", "table.*", "mask.*"))
-    (folder / "ladder.json").write_text((folder / "ladder.json").read_text().replace(str(ladder), "/gone"))
+def part_of(comparison: Path, folder: Path, *removed: str) -> Path:
+    """A copy of a comparison without its report and some of its parts; it still says that its data are elsewhere."""
+    shutil.copytree(comparison, folder, ignore=shutil.ignore_patterns("plots", "report.html", "table.*", "mask.*"))
+    (folder / "comparison.json").write_text((folder / "comparison.json").read_text().replace(str(comparison), "/gone"))
     for name in removed:
         shutil.rmtree(folder / name)
     return folder
@@ -131,8 +131,8 @@ def part_of(ladder: Path, folder: Path, *removed: str) -> Path:
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, list) else "",
 )
-def test_a_report_of_what_is_there(removed: list[str], left_out: set[str], ladder: Path, tmp_path: Path) -> None:
-    folder = part_of(ladder, tmp_path / "moved", *removed)
+def test_a_report_of_what_is_there(removed: list[str], left_out: set[str], comparison: Path, tmp_path: Path) -> None:
+    folder = part_of(comparison, tmp_path / "moved", *removed)
     main(["report", str(folder)])
     drawn = {path.stem for path in (folder / "plots").glob("*.png")}
     assert drawn == {*CHARTS, *MONTAGES} - left_out
@@ -142,11 +142,11 @@ def test_a_report_of_what_is_there(removed: list[str], left_out: set[str], ladde
     assert (folder / "table.md").is_file()
 
 
-def test_the_judgement_of_snapshots_is_shown_where_it_was_made(ladder: Path, tmp_path: Path) -> None:
-    assert "selection.md" not in (ladder / "report.html").read_text() + (ladder / "table.md").read_text()
-    folder = write_ladder(tmp_path, {}, failed={("glua", 0): "killed"})
+def test_the_judgement_of_snapshots_is_shown_where_it_was_made(comparison: Path, tmp_path: Path) -> None:
+    assert "selection.md" not in (comparison / "report.html").read_text() + (comparison / "table.md").read_text()
+    folder = write_comparison(tmp_path, {}, failed={("glua", 0): "killed"})
     (folder / "plots").mkdir()
-    shutil.copy(ladder / "plots" / "dice.png", folder / "plots" / "selection.png")
+    shutil.copy(comparison / "plots" / "dice.png", folder / "plots" / "selection.png")
     (folder / "selection.md").write_text("# Which score finds the best snapshot?\n")
     main(["report", str(folder)])
     page, table = (folder / "report.html").read_text(), (folder / "table.md").read_text()
@@ -163,34 +163,34 @@ def test_the_gaps_bars_are_of_the_seeds_that_all_have(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         Axes, "barh", lambda self, y, width, **k: drawn.append((k["left"], width)) or bar(self, y, width, **k)
     )
-    gap_chart(summarise_ladder(read_ladder(write_ladder(tmp_path))), ["myocardium"], tmp_path / "gap")
+    gap_chart(summarise_methods(read_comparison(write_comparison(tmp_path))), ["myocardium"], tmp_path / "gap")
     (_, glua) = drawn
     assert glua == pytest.approx((20.0, 30.0))
 
 
-def test_what_is_not_there_is_named(ladder: Path, tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(comparison: Path, tmp_path: Path) -> None:
     masks = ["methods/glua_seed0/masks", "methods/glua_seed1/masks"]
-    part = read_ladder(part_of(ladder, tmp_path / "part", "translators", *masks))
+    part = read_comparison(part_of(comparison, tmp_path / "part", "translators", *masks))
     picture = tmp_path / "picture.png"
     assert refused(translation_picture, part, picture).found == "no translated volume"
     assert refused(mask_picture, part, picture).found == "no local mask of the cases shown"
-    assert "no local mask" in refused(mask_numbers, part, summarise_ladder(part)).found
+    assert "no local mask" in refused(mask_numbers, part, summarise_methods(part)).found
     damaged = part.folder / "methods" / "none_seed0" / "eval" / "predictions" / "ct_2_seg.nii.gz"
     damaged.write_bytes(b"no volume")
     assert refused(segmentation_picture, part, picture).file == str(damaged)
     assert not picture.exists()
 
 
-def test_median_and_worst_case(ladder: Path) -> None:
-    method, cases = shown_cases(read_ladder(ladder))
+def test_median_and_worst_case(comparison: Path) -> None:
+    method, cases = shown_cases(read_comparison(comparison))
     assert method.name == "glua"
     # both cases have one Dice: by their names ct_1 stands first, and the second is the better of two medians
     assert cases == {"ct_2": "median", "ct_1": "worst"}
 
 
 def test_charts_need_results(tmp_path: Path) -> None:
-    folder = write_ladder(tmp_path, {}, failed={("glua", 0): "killed"})
-    summaries = summarise_ladder(read_ladder(folder))
+    folder = write_comparison(tmp_path, {}, failed={("glua", 0): "killed"})
+    summaries = summarise_methods(read_comparison(folder))
     assert refused(dice_chart, summaries, tmp_path / "dice").found == "no run with results"
     assert "both yardsticks" in refused(gap_chart, summaries, ["aorta"], tmp_path / "gap").found
     assert refused(loss_chart, {"glua": [tmp_path / "no.csv"]}, tmp_path / "losses").found == "no training log"
@@ -198,7 +198,7 @@ def test_charts_need_results(tmp_path: Path) -> None:
 
 
 def test_a_chart_is_the_same_each_time(tmp_path: Path) -> None:
-    summaries = summarise_ladder(read_ladder(write_ladder(tmp_path)))
+    summaries = summarise_methods(read_comparison(write_comparison(tmp_path)))
     first, second = (dice_chart(summaries, tmp_path / name).read_bytes() for name in ("a", "b"))
     assert first == second
     assert first.startswith(b"<?xml")
@@ -208,8 +208,8 @@ def test_lines_can_be_told_apart() -> None:
     assert len({str(line_style(order)) for order in range(28)}) == 28
 
 
-def test_volumes_are_turned_to_the_tasks_axes(ladder: Path) -> None:
-    volumes = LadderVolumes(read_ladder(ladder))
+def test_volumes_are_turned_to_the_tasks_axes(comparison: Path) -> None:
+    volumes = ComparisonVolumes(read_comparison(comparison))
     truth = volumes.truth(volumes.held_out()["ct_1"]["label"])
     # stored as LPS: the first two axes run the other way in RAS
     assert truth.voxels.shape == SHAPE

@@ -1,4 +1,4 @@
-"""A ladder's tables: what they say of known results, computed by hand, and of results that are not there."""
+"""A comparison's tables: what they say of known results, computed by hand, and of results that are not there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 
 import pytest
+from comparison_folders import CASES, everywhere, known_results, write_comparison
 from conftest import refused
-from ladder_folders import CASES, everywhere, known_results, write_ladder
 
 from scripts.lab.cli import main
-from scripts.lab.experiments.results import read_ladder
+from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods
+from scripts.lab.experiments.results import read_comparison
 from scripts.lab.experiments.statistics import (
     Spread,
     gap_closed,
@@ -22,22 +23,23 @@ from scripts.lab.experiments.statistics import (
     rank_correlation,
     smallest_p,
 )
-from scripts.lab.experiments.summaries import MethodSummary, summarise_ladder
 from scripts.lab.experiments.tables import DASH, Table, markdown_table, table_csv, table_markdown
 
 
 def summarised(folder: Path) -> dict[str, MethodSummary]:
-    return {summary.name: summary for summary in summarise_ladder(read_ladder(folder))}
+    return {summary.name: summary for summary in summarise_methods(read_comparison(folder))}
 
 
 def csv_rows(folder: Path) -> dict[str, dict[str, str]]:
-    ladder = read_ladder(folder)
-    return {row["method"]: row for row in csv.DictReader(table_csv(ladder, summarise_ladder(ladder)).splitlines())}
+    comparison = read_comparison(folder)
+    return {
+        row["method"]: row for row in csv.DictReader(table_csv(comparison, summarise_methods(comparison)).splitlines())
+    }
 
 
 def markdown(folder: Path) -> str:
-    ladder = read_ladder(folder)
-    return table_markdown(ladder, summarise_ladder(ladder))
+    comparison = read_comparison(folder)
+    return table_markdown(comparison, summarise_methods(comparison))
 
 
 def cells(text: str, method: str) -> list[str]:
@@ -120,7 +122,7 @@ def test_rank_correlation() -> None:
 
 
 def test_summaries_of_known_results(tmp_path: Path) -> None:
-    summaries = summarised(write_ladder(tmp_path))
+    summaries = summarised(write_comparison(tmp_path))
     glua, better = summaries["glua"], summaries["better"]
     assert glua.dice.values == pytest.approx((60.0, 70.0))
     assert glua.mean["asd_mm"].mean == pytest.approx(3.5)  # 10 mm times 0.4 and 0.3
@@ -138,7 +140,7 @@ def test_summaries_of_known_results(tmp_path: Path) -> None:
 
 
 def test_the_table_a_person_reads(tmp_path: Path) -> None:
-    text = markdown(write_ladder(tmp_path))
+    text = markdown(write_comparison(tmp_path))
     assert cells(text, "glua") == [
         *["glua", "2", "65.0 ± 7.1", "3.5 ± 0.7", "1.8 ± 0.4", "0 of 30", f"60 ± {DASH}"],
         *[DASH, DASH, DASH, "last", "1.0 min", DASH],
@@ -153,7 +155,7 @@ def test_the_table_a_person_reads(tmp_path: Path) -> None:
 
 
 def test_the_table_a_program_reads(tmp_path: Path) -> None:
-    rows = csv_rows(write_ladder(tmp_path))
+    rows = csv_rows(write_comparison(tmp_path))
     assert list(rows) == ["none", "better", "glua", "supervised"]
     assert float(rows["glua"]["dice_percent sd"]) == pytest.approx(math.sqrt(50))
     assert float(rows["glua"]["aorta dice_percent mean"]) == pytest.approx(70.0)
@@ -170,12 +172,12 @@ def test_the_table_a_program_reads(tmp_path: Path) -> None:
 def test_a_missing_structure_is_counted(tmp_path: Path) -> None:
     results = known_results()
     results["glua"][0] = everywhere(0.5, 0.7, 0.6) | {CASES[0]: [0.0, 0.7, 0.6]}
-    assert cells(markdown(write_ladder(tmp_path, results)), "glua")[5] == "1 of 30"
+    assert cells(markdown(write_comparison(tmp_path, results)), "glua")[5] == "1 of 30"
 
 
 def test_failed_runs_stay_as_failed(tmp_path: Path) -> None:
     failed = {("glua", 2): "error: setting 'seed': found |", ("style", 0): "killed"}
-    text = markdown(write_ladder(tmp_path, failed=failed))
+    text = markdown(write_comparison(tmp_path, failed=failed))
     assert cells(text, "glua")[1:3] == ["2 (1 failed)", "65.0 ± 7.1"]
     assert cells(text, "style")[1:8] == ["0 (1 failed)", *[DASH] * 6]
     assert "- glua, seed 2: failed. error: setting 'seed': found |" in text
@@ -188,7 +190,7 @@ def test_failed_runs_stay_as_failed(tmp_path: Path) -> None:
 def test_without_a_yardstick_no_gap(yardstick: str, tmp_path: Path) -> None:
     results = known_results()
     del results[yardstick]
-    folder = write_ladder(tmp_path, results)
+    folder = write_comparison(tmp_path, results)
     assert cells(markdown(folder), "glua")[6] == DASH
     assert csv_rows(folder)["glua"]["aorta gap_closed_percent mean"] == ""
 
@@ -196,11 +198,11 @@ def test_without_a_yardstick_no_gap(yardstick: str, tmp_path: Path) -> None:
 def test_without_the_reference_no_test(tmp_path: Path) -> None:
     results = known_results()
     del results["glua"]
-    assert cells(markdown(write_ladder(tmp_path, results)), "better")[7:10] == [DASH] * 3
+    assert cells(markdown(write_comparison(tmp_path, results)), "better")[7:10] == [DASH] * 3
 
 
 def test_a_damaged_evaluation_is_no_result(tmp_path: Path) -> None:
-    write_ladder(tmp_path)
+    write_comparison(tmp_path)
     run = tmp_path / "methods" / "glua_seed1"
     (run / "eval" / "summary.json").write_text("{half of")
     glua = summarised(tmp_path)["glua"]
@@ -214,36 +216,36 @@ def test_a_damaged_evaluation_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_run_names_its_own_selection(tmp_path: Path) -> None:
-    write_ladder(tmp_path)
+    write_comparison(tmp_path)
     (tmp_path / "methods" / "none_seed0" / "config.yaml").write_text("selection: label_free\n")
     text = markdown(tmp_path)
     assert (cells(text, "none")[10], cells(text, "glua")[10]) == ("label_free", "last")
 
 
 def test_a_run_that_never_ran_was_chosen_by_no_rule(tmp_path: Path) -> None:
-    text = markdown(write_ladder(tmp_path, failed={("style", 0): "killed"}))
+    text = markdown(write_comparison(tmp_path, failed={("style", 0): "killed"}))
     assert cells(text, "style")[10] == DASH
     assert csv_rows(tmp_path)["style"]["selection"] == DASH
 
 
 def test_an_evaluation_outlives_an_older_word_of_failure(tmp_path: Path) -> None:
-    """What another process wrote late into ladder.json does not count against the run's own folder."""
-    content = json.loads((write_ladder(tmp_path) / "ladder.json").read_text())
+    """What another process wrote late into comparison.json does not count against the run's own folder."""
+    content = json.loads((write_comparison(tmp_path) / "comparison.json").read_text())
     content["runs"][0] |= {"status": "failed", "error": "old news"}
-    (tmp_path / "ladder.json").write_text(json.dumps(content))
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
     assert summarised(tmp_path)["none"].method.runs[0].status == "done"
     (tmp_path / content["runs"][0]["folder"] / "failure.json").write_text('{"error": "fresh", "signal": null}')
     assert summarised(tmp_path)["none"].method.runs[0].status == "failed"
 
 
 def test_rows_name_the_commits_they_ran_on(tmp_path: Path) -> None:
-    content = json.loads((write_ladder(tmp_path) / "ladder.json").read_text())
+    content = json.loads((write_comparison(tmp_path) / "comparison.json").read_text())
     first, second = "a" * 40, "b" * 40
     for entry in content["runs"]:
         if entry["method"] == "glua":
             entry |= {"commits": [first, second], "uncommitted_changes": entry["seed"] == 1}
-    (tmp_path / "ladder.json").write_text(json.dumps(content))
-    # an entry of an older ladder names none: its folder does
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    # an entry of an older comparison names none: its folder does
     older = {"commit": "c" * 40, "uncommitted_changes": False}
     (tmp_path / "methods" / "none_seed0" / "provenance.json").write_text(json.dumps(older))
     text = markdown(tmp_path)
@@ -264,12 +266,12 @@ def test_markdown_is_aligned_and_safe() -> None:
     assert lines[3] == "| two lines | 12345678 |"
 
 
-def test_a_folder_that_is_no_ladder(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_comparison(tmp_path: Path) -> None:
     error = refused(main, ["report", str(tmp_path)])
     assert error.found == "no such file"
-    assert "python -m scripts ladder" in error.expected
-    (tmp_path / "ladder.json").write_text("[")
+    assert "python -m scripts compare" in error.expected
+    (tmp_path / "comparison.json").write_text("[")
     assert "no JSON" in refused(main, ["report", str(tmp_path)]).found
-    (tmp_path / "ladder.json").write_text(json.dumps({"task": "x"}))
+    (tmp_path / "comparison.json").write_text(json.dumps({"task": "x"}))
     assert refused(main, ["report", str(tmp_path)]).found == "no 'source_domain' in it"
-    assert [path.name for path in tmp_path.iterdir()] == ["ladder.json"]  # nothing was written
+    assert [path.name for path in tmp_path.iterdir()] == ["comparison.json"]  # nothing was written

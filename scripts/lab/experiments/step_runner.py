@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scripts.core.files import make_folder, write_json
 
-__all__ = ["StepFailed", "Steps"]
+__all__ = ["StepFailed", "StepRunner"]
 
 PROGRESS = re.compile(r"\d+%\||it \[\d\d:\d\d|^\d+%$")
 """What a progress bar's line has: a share, or a count and a time."""
@@ -34,7 +34,7 @@ class StepFailed(SystemExit):
         self.last_line = last_line
 
 
-class Steps:
+class StepRunner:
     """Run commands one after another, time them, and remember which are done.
 
     Args:

@@ -1,4 +1,4 @@
-"""``python -m scripts report``: tables, figures and one page of a ladder, from its files alone."""
+"""``python -m scripts report``: tables, figures and one page of a comparison, from its files alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import TypeVar
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, make_folder, write_json
 from scripts.evaluation.montage import DOTS_PER_INCH
-from scripts.lab.experiments.charts import dice_chart, gap_chart, ladder_logs, loss_chart, structure_chart
-from scripts.lab.experiments.mask import mask_numbers
-from scripts.lab.experiments.mask_views import mask_chart, mask_picture, mask_tables
+from scripts.lab.experiments.charts import dice_chart, gap_chart, loss_chart, loss_logs, structure_chart
+from scripts.lab.experiments.mask_figures import mask_chart, mask_picture, mask_tables
+from scripts.lab.experiments.mask_statistics import mask_numbers
+from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods
 from scripts.lab.experiments.pictures import segmentation_picture, translation_picture
-from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Ladder, read_ladder
-from scripts.lab.experiments.summaries import MethodSummary, summarise_ladder
+from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, read_comparison
 from scripts.lab.experiments.tables import (
     Table,
-    ladder_tables,
+    comparison_tables,
     markdown_table,
     run_commands,
     table_csv,
@@ -29,7 +29,7 @@ from scripts.lab.experiments.tables import (
 )
 from scripts.lab.page import page_figure, page_table, write_page
 
-__all__ = ["write_ladder_report"]
+__all__ = ["write_comparison_report"]
 
 PIXELS_PER_INCH = 75
 """Scale of montages on the page: a panel is 150 pixels wide, and wider montages scroll."""
@@ -48,39 +48,39 @@ class _Shown:
         return page_figure(self.path, self.caption, shown_width=_montage_width(self.path))
 
 
-def write_ladder_report(folder: Path) -> Path:
+def write_comparison_report(folder: Path) -> Path:
     """Write ``table.md``, ``table.csv``, ``mask.json``, ``mask.md``, ``plots/`` and ``report.html`` into the folder.
 
-    The judgement of snapshots, ``selection.md`` and its picture, is shown where ``judge-selection`` left it.
+    The results of ``--evaluate_snapshots``, ``selection.md`` and its picture, are shown if they exist.
     Whatever is not there yet is left out, with the reason on the page; another call draws it once it is.
 
     Args:
-        folder: what ``python -m scripts ladder`` wrote.
+        folder: what ``python -m scripts compare`` wrote.
 
     Returns:
         The page.
 
     Raises:
-        InputError: the folder is none of a ladder, or cannot be written.
+        InputError: the folder is none of a comparison, or cannot be written.
     """
-    ladder = read_ladder(folder)
-    summaries = summarise_ladder(ladder)
+    comparison = read_comparison(folder)
+    summaries = summarise_methods(comparison)
     plots = make_folder(folder / "plots")
     left_out: list[str] = []
-    charts = _charts(ladder, summaries, plots, left_out)
-    masks, tables = _masks(ladder, summaries, plots, left_out)
-    pictures = _pictures(ladder, plots, left_out)
+    charts = _charts(comparison, summaries, plots, left_out)
+    masks, tables = _masks(comparison, summaries, plots, left_out)
+    pictures = _pictures(comparison, plots, left_out)
     judged = [path for path in (folder / "selection.md", plots / "selection.png") if path.is_file()]
-    _write(folder / "table.md", table_markdown(ladder, summaries, tables, judged))
-    _write(folder / "table.csv", table_csv(ladder, summaries))
+    _write(folder / "table.md", table_markdown(comparison, summaries, tables, judged))
+    _write(folder / "table.csv", table_csv(comparison, summaries))
     page = folder / "report.html"
-    body = _body(ladder, summaries, [charts, pictures, masks], tables, judged, left_out)
-    content = ladder.content
+    body = _body(comparison, summaries, [charts, pictures, masks], tables, judged, left_out)
+    content = comparison.content
     provenance = content.get("provenance", {})
     write_page(
         page,
         title=f"GLUA: {content['task']}",
-        heading=f"{content['task']}: {len(ladder.methods)} methods, {ladder.direction}",
+        heading=f"{content['task']}: {len(comparison.methods)} methods, {comparison.direction}",
         body=body,
         footer="written last by: " + ", ".join(f"{key}: {value}" for key, value in provenance.items()),
         width="76rem",
@@ -88,8 +88,10 @@ def write_ladder_report(folder: Path) -> Path:
     return page
 
 
-def _charts(ladder: Ladder, summaries: Sequence[MethodSummary], plots: Path, left_out: list[str]) -> list[_Shown]:
-    segmenters, translators = ladder_logs(ladder)
+def _charts(
+    comparison: Comparison, summaries: Sequence[MethodSummary], plots: Path, left_out: list[str]
+) -> list[_Shown]:
+    segmenters, translators = loss_logs(comparison)
     wanted: list[tuple[Callable[[], Path], str]] = [
         (
             partial(dice_chart, summaries, plots / "dice"),
@@ -97,12 +99,12 @@ def _charts(ladder: Ladder, summaries: Sequence[MethodSummary], plots: Path, lef
             "as lines.",
         ),
         (
-            partial(structure_chart, summaries, ladder.label_names, plots / "structures"),
+            partial(structure_chart, summaries, comparison.label_names, plots / "structures"),
             "Dice and average surface distance (ASD) of each structure: each seed, their mean and sample standard "
             "deviation.",
         ),
         (
-            partial(gap_chart, summaries, ladder.label_names, plots / "gap"),
+            partial(gap_chart, summaries, comparison.label_names, plots / "gap"),
             f"The domain gap of each structure, Dice from {LOWER} to {UPPER}, and how much of it each method closes.",
         ),
         (
@@ -118,45 +120,45 @@ def _charts(ladder: Ladder, summaries: Sequence[MethodSummary], plots: Path, lef
     return [_Shown(path, caption) for path, caption in drawn if path]
 
 
-def _pictures(ladder: Ladder, plots: Path, left_out: list[str]) -> list[_Shown]:
+def _pictures(comparison: Comparison, plots: Path, left_out: list[str]) -> list[_Shown]:
     wanted = {plots / "translations.png": translation_picture, plots / "segmentations.png": segmentation_picture}
-    drawn = {path: _or_left_out(partial(draw, ladder, path), left_out) for path, draw in wanted.items()}
+    drawn = {path: _or_left_out(partial(draw, comparison, path), left_out) for path, draw in wanted.items()}
     return [_Shown(path, caption) for path, caption in drawn.items() if caption]
 
 
 def _masks(
-    ladder: Ladder, summaries: Sequence[MethodSummary], plots: Path, left_out: list[str]
+    comparison: Comparison, summaries: Sequence[MethodSummary], plots: Path, left_out: list[str]
 ) -> tuple[list[_Shown], list[Table]]:
-    numbers = _or_left_out(partial(mask_numbers, ladder, summaries), left_out)
+    numbers = _or_left_out(partial(mask_numbers, comparison, summaries), left_out)
     if numbers is None:
         return [], []
     tables = mask_tables(numbers)
-    write_json(ladder.folder / "mask.json", numbers)
-    text = [f"# {ladder.content['task']}: the local mask and the domain gap, {ladder.direction}", ""]
+    write_json(comparison.folder / "mask.json", numbers)
+    text = [f"# {comparison.content['task']}: the local mask and the domain gap, {comparison.direction}", ""]
     for table in tables:
         text += [f"## {table.title}", "", markdown_table(table), "", table.note, ""]
     text += ["## How each number is defined", ""]
     text += [f"- {name.replace('_', ' ')}: {said}" for name, said in numbers["conventions"].items()]
-    _write(ladder.folder / "mask.md", "\n".join(text) + "\n")
+    _write(comparison.folder / "mask.md", "\n".join(text) + "\n")
     picture, chart = plots / "mask.png", partial(mask_chart, numbers, plots / "mask_by_structure")
-    caption, path = _or_left_out(partial(mask_picture, ladder, picture), left_out), _or_left_out(chart, left_out)
+    caption, path = _or_left_out(partial(mask_picture, comparison, picture), left_out), _or_left_out(chart, left_out)
     shown = [_Shown(picture, caption)] if caption else []
     shown += [_Shown(path, "The mean local mask inside each structure against the structure's gap.")] if path else []
     return shown, tables
 
 
 def _body(
-    ladder: Ladder,
+    comparison: Comparison,
     summaries: Sequence[MethodSummary],
     shown: Sequence[Sequence[_Shown]],
     mask: Sequence[Table],
     judged: Sequence[Path],
     left_out: Sequence[str],
 ) -> str:
-    main, *others = ladder_tables(ladder, summaries)
+    main, *others = comparison_tables(comparison, summaries)
     charts, pictures, masks = ("".join(figure.html() for figure in figures) for figures in shown)
     parts = [_gain(summaries), _table(main)]
-    if unfinished := unfinished_runs(ladder):
+    if unfinished := unfinished_runs(comparison):
         parts.append(f"<h2>Runs without results</h2>{_list(unfinished)}")
     parts += ["<h2>Charts</h2>", charts, "<h2>What it looks like</h2>", pictures, "<h2>The local mask</h2>", masks]
     parts += [_table(table) for table in [*mask, *others]]
@@ -165,13 +167,13 @@ def _body(
         parts.append(f"<h2>Not drawn</h2>{_list(left_out)}")
     commands = "".join(
         f"<p>{html.escape(name)}</p><pre>{html.escape(chr(10).join(listed) or 'none')}</pre>"
-        for name, listed in run_commands(ladder)
+        for name, listed in run_commands(comparison)
     )
     return "\n".join([*parts, f"<details><summary>The command of every run</summary>{commands}</details>"])
 
 
 def _judged(paths: Sequence[Path]) -> list[str]:
-    """What ``judge-selection`` left: a link to its page, its picture."""
+    """What ``--evaluate_snapshots`` wrote: a link to its page, its picture."""
     pages = [path.name for path in paths if path.suffix == ".md"]
     pictures = [path for path in paths if path.suffix == ".png"]
     parts = ["<h2>Which snapshot each score would have chosen</h2>"] if paths else []

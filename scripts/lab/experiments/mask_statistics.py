@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from scripts.core.errors import InputError
-from scripts.lab.experiments.results import LOWER, UPPER, Ladder, Run
+from scripts.lab.experiments.case_volumes import ComparisonVolumes, mask_path
+from scripts.lab.experiments.method_summaries import MethodSummary
+from scripts.lab.experiments.results import LOWER, UPPER, Comparison, RunResult
 from scripts.lab.experiments.statistics import Spread, rank_correlation
-from scripts.lab.experiments.summaries import MethodSummary
-from scripts.lab.experiments.volumes import LadderVolumes, mask_path
 
 __all__ = ["KINDS", "REGIONS", "mask_correlations", "mask_numbers"]
 
@@ -87,11 +87,11 @@ def mask_correlations(
     return {region: _correlate(mask[box][seen[region]], error[box], smoothed[box], seen[region]) for region in REGIONS}
 
 
-def mask_numbers(ladder: Ladder, summaries: Sequence[MethodSummary]) -> dict[str, Any]:
+def mask_numbers(comparison: Comparison, summaries: Sequence[MethodSummary]) -> dict[str, Any]:
     """Everything that ``mask.json`` holds.
 
     Args:
-        ladder: what was read.
+        comparison: what was read.
         summaries: a line for each method, for the gap of each structure.
 
     Returns:
@@ -101,13 +101,13 @@ def mask_numbers(ladder: Ladder, summaries: Sequence[MethodSummary]) -> dict[str
     Raises:
         InputError: no run has left masks, or a volume cannot be read.
     """
-    volumes, names = LadderVolumes(ladder), ladder.label_names
+    volumes, names = ComparisonVolumes(comparison), comparison.label_names
     items = volumes.held_out()
     gaps = _dice_gaps(summaries, names)
     methods: dict[str, Any] = {}
-    for method in ladder.methods:
+    for method in comparison.methods:
         cases = [
-            {"seed": run.seed, "case": case} | _measure(_load(ladder, volumes, run, case, item["label"]), names)
+            {"seed": run.seed, "case": case} | _measure(_load(comparison, volumes, run, case, item["label"]), names)
             for run in method.done
             for case, item in items.items()
             if mask_path(run, case).is_file()
@@ -124,16 +124,16 @@ def mask_numbers(ladder: Ladder, summaries: Sequence[MethodSummary]) -> dict[str
     return {"methods": methods, "dice_gap": gaps, "conventions": MASK_CONVENTIONS}
 
 
-def _load(ladder: Ladder, volumes: LadderVolumes, run: Run, case: str, label: str) -> _Case:
+def _load(comparison: Comparison, volumes: ComparisonVolumes, run: RunResult, case: str, label: str) -> _Case:
     truth, mask = volumes.truth(label), volumes.mask(run, case)
     if mask.voxels.shape != truth.voxels.shape:
         raise InputError(
             file=mask_path(run, case),
             found=f"{mask.voxels.shape} voxels",
             expected=f"{truth.voxels.shape} as in {label}",
-            remedy="run that part of the ladder again",
+            remedy="run that part of the comparison again",
         )
-    lower = ladder.method(LOWER)
+    lower = comparison.method(LOWER)
     unadapted = lower.run_of(run.seed) if lower else None
     predicted = volumes.prediction(unadapted, case).voxels if unadapted else None
     return _Case(
