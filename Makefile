@@ -1,4 +1,4 @@
-# Everything is done in .venv, which is made on first use. `make` alone explains the targets.
+# Everything runs in .venv, which is created on first use. `make` without a target lists the targets.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -6,35 +6,42 @@ SHELL := bash
 
 # Any Python from 3.10 to 3.13.
 PYTHON ?= python3
-# For `make pack`: a file of configs/tasks, and models/model.pt of a run of either bundle.
+# For `make pack`: the name of a file in configs/tasks, and the models/model.pt of a run of each bundle.
 TASK ?= phantom_mr2ct
 SYNTHESIS_WEIGHTS ?=
 SEGMENTATION_WEIGHTS ?=
 
 RUN := .venv/bin/python
 
-.PHONY: help install install-dev demo test test-deploy test-monai-deploy lint format bench pack clean
+# Several test processes share the cores: one thread each, and none that spins while it waits.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
+.PHONY: help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench pack clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  Settings: PYTHON=$(PYTHON)  TASK=$(TASK)  SYNTHESIS_WEIGHTS=FILE  SEGMENTATION_WEIGHTS=FILE"
 
-install: .venv/installed ## Make .venv with what training, inference and packing need
+install: .venv/installed ## Create .venv for training, inference and packing
 
-install-dev: .venv/installed-dev ## The same, with what tests, checks and benchmarks need
+install-dev: .venv/installed-dev ## Add what tests, linters and benchmarks need
 
-demo: .venv/installed ## The whole road on generated data: phantom, both stages, evaluation, report in runs/demo
+demo: .venv/installed ## The whole method on generated data: both stages, evaluation, report in runs/demo
 	$(RUN) -m scripts demo --out runs/demo
 
-test: .venv/installed-dev ## Every test that CI runs, with coverage
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --cov --cov-report=term
+test: .venv/installed-dev ## All tests that CI runs, with coverage
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term
 
-test-deploy: .venv/installed-dev .venv-deploy/installed ## The packed bundles in a real MONAI Label server on this machine (Python 3.11)
-	$(RUN) -m pytest -m deploy tests/test_deploy.py
+test-fast: .venv/installed-dev ## The unit tests only, without training and subprocesses
+	$(PYTEST) $(PARALLEL) -m "not slow and not deploy"
+
+test-deploy: .venv/installed-dev .venv-deploy/installed ## Packed bundles in a real MONAI Label server (Python 3.11)
+	$(PYTEST) -m deploy tests/test_deploy.py
 
 test-monai-deploy: .venv/installed-dev .venv-monai-deploy/installed ## A packed bundle in a real MONAI Deploy application (Python 3.11)
-	$(RUN) -m pytest -m deploy tests/test_monai_deploy.py
+	$(PYTEST) -m deploy tests/test_monai_deploy.py
 
 lint: .venv/installed-dev ## ruff check, ruff format --check, mypy, import contracts
 	$(RUN) -m ruff check .
@@ -42,22 +49,22 @@ lint: .venv/installed-dev ## ruff check, ruff format --check, mypy, import contr
 	$(RUN) -m mypy
 	.venv/bin/lint-imports
 
-format: .venv/installed-dev ## Let ruff sort, mend and format the code
+format: .venv/installed-dev ## Format the code and apply ruff's fixes
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: .venv/installed-dev ## Speed: each ratio against its plain form, from one run
+bench: .venv/installed-dev ## Measure the speed of each optimised part against its plain form
 	$(RUN) -m scripts bench
 
-pack: .venv/installed ## Pack both bundles for TASK into dist/, with weights where they are given
+pack: .venv/installed ## Pack both bundles for TASK into dist/, with weights if given
 	$(RUN) -m bundle pack synthesis --task $(TASK) --out dist $(if $(SYNTHESIS_WEIGHTS),--weights "$(SYNTHESIS_WEIGHTS)")
 	$(RUN) -m bundle pack segmentation --task $(TASK) --out dist $(if $(SEGMENTATION_WEIGHTS),--weights "$(SEGMENTATION_WEIGHTS)")
 
-clean: ## Remove the environments, dist/ and tool caches; runs/ and models/ stay
+clean: ## Remove environments, dist/ and tool caches; keep runs/ and models/
 	rm -rf .venv .venv-deploy .venv-monai-deploy dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-# Prints the version and the place of a torch that can use an accelerator and is new enough for MONAI, or nothing.
+# Prints version and folder of an installed torch that supports an accelerator and is new enough for MONAI, or nothing.
 define FIND_ACCELERATED_TORCH
 try:
     import pathlib, torch
@@ -69,15 +76,15 @@ except Exception:
 endef
 export FIND_ACCELERATED_TORCH
 
-# An accelerated torch that the user's Python already has, be it in the system, in conda or in a virtual environment, is
-# taken as it is: .venv looks for packages there after its own, and its version replaces the pin on torch.
+# An accelerated torch that PYTHON already has (system, conda or virtual environment) is used as it is: .venv searches
+# that folder after its own, and the installed version replaces the pin on torch.
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "error: $(PYTHON) is not Python 3.10 to 3.13; name one with make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv \
 		|| { rm -rf .venv; echo "error: $(PYTHON) cannot make environments; install its venv package" >&2; exit 1; }
 	@read -r version place < <($(PYTHON) -c "$$FIND_ACCELERATED_TORCH" 2>/dev/null) || true; \
-	echo "Made .venv with $$($(RUN) --version)$${version:+; it takes the installed torch $$version}"; \
+	echo "Made .venv with $$($(RUN) --version)$${version:+; using the installed torch $$version}"; \
 	echo "torch==$${version:-}" > .venv/torch-taken; \
 	if [ -n "$${version:-}" ]; then \
 		echo "$$place" > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch-taken.pth"; \
@@ -89,7 +96,7 @@ export FIND_ACCELERATED_TORCH
 .venv/installed-dev: .venv/installed requirements-export.txt requirements-dicom.txt requirements-dev.txt
 	$(call install_pins,requirements.txt requirements-export.txt requirements-dicom.txt requirements-dev.txt)
 
-# MONAI Label's packages are too old for .venv, and MONAI Deploy's bring CUDA with them.
+# Separate environments: MONAI Label needs older packages, and MONAI Deploy installs CUDA.
 .venv-%/installed: requirements-%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 		|| { echo "error: $(PYTHON) is not Python 3.11, for which $< is pinned; name one with make PYTHON=..." >&2; exit 1; }

@@ -1,46 +1,49 @@
-"""Every config file: it loads, every name in it is known, and files laid over one another fit."""
+"""Rules for the config files: each loads, names only what exists, and fits the files it is combined with."""
 
 from __future__ import annotations
 
 import pydoc
 import re
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONFIGS, ROOT, config_files
+from conftest import BASES, CONFIGS, config_files
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
+from monai.bundle.utils import merge_kv
 
 from scripts.core.settings import unused_keys
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
-BASES = {
-    ("synthesis", "train"): "training",
-    ("synthesis", "inference"): "inference",
-    ("segmentation", "train"): "training",
-    ("segmentation", "inference"): "inference",
-    ("segmentation", "evaluate"): "evaluating",
-}
-"""Every base config, and the run id of its work."""
-
-TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))
-LENGTHS = sorted(path for path in FILES if path.stem in ("synthesis", "segmentation"))
-"""Overlays of a training config that are named after its stage: how long and how large."""
-
+TASKS = sorted((CONFIGS / "tasks").glob("*.yaml"))
+METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
+TRANSLATORS = sorted((CONFIGS / "translators").glob("*.yaml"))
 LOCATOR = ComponentLocator()
 
 
-def name_of(path: Any) -> str:
-    return path.relative_to(CONFIGS).as_posix() if isinstance(path, Path) else str(path)
+def name_of(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
 
 
-def load(path: Path) -> dict[str, Any]:
+@cache
+def load(path: Path | str) -> dict[str, Any]:
     return dict(ConfigParser.load_config_file(str(path)))
 
 
-def load_base(base: tuple[str, str]) -> dict[str, Any]:
-    return load(CONFIGS / base[0] / f"{base[1]}.yaml")
+def combine(*files: Path | str) -> dict[str, Any]:
+    """Files merged as ``ConfigParser.load_config_files`` does, each read once for all tests."""
+    parser = ConfigParser({})
+    for file in files:
+        for key, value in deepcopy(load(str(file))).items():
+            merge_kv(parser, key, value)
+    return dict(parser.get())
+
+
+def load_base(base: str) -> dict[str, Any]:
+    return load(CONFIGS / f"{base}.yaml")
 
 
 def parts(config: Any) -> Iterator[tuple[str, Any]]:
@@ -51,173 +54,129 @@ def parts(config: Any) -> Iterator[tuple[str, Any]]:
             yield from parts(value)
     elif isinstance(config, list):
         for item in config:
+            yield "", item
             yield from parts(item)
 
 
-def texts(config: Any) -> Iterator[str]:
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, dict | list):
-        for item in config.values() if isinstance(config, dict) else config:
-            yield from texts(item)
+def unused(base: str, *overlays: Path, task: str = TASKS[0].stem, **changes: Any) -> list[str]:
+    """Keys of a combination of files that nothing in it uses, each with the combination's name."""
+    merged = combine(*config_files(*base.split("/"), *overlays, task=task)) | changes
+    names = " + ".join([base, task, *map(name_of, overlays)])
+    return [f"{names}: {key}" for key in unused_keys(merged, merged["run_folder"].get("spare_keys", ()))]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_every_file_loads_and_gives_no_key_twice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_loads_without_duplicate_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
-    assert load(path)
+    assert [name_of(path) for path in FILES if not ConfigParser.load_config_file(path)] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_every_target_exists(path: Path) -> None:
-    for item in [load(path), *(value for _, value in parts(load(path)) if isinstance(value, dict))]:
-        if "_target_" in item:
-            module = ConfigComponent(config=item, id="", locator=LOCATOR).resolve_module_name()
-            found = module if callable(module) else pydoc.locate(str(module))
-            assert callable(found), item["_target_"]
+def test_every_target_can_be_imported() -> None:
+    targets = {value for path in FILES for key, value in parts(load(path)) if key == "_target_"}
+    names = {target: ConfigComponent({"_target_": target}, locator=LOCATOR).resolve_module_name() for target in targets}
+    assert [target for target, name in names.items() if not callable(name) and not callable(pydoc.locate(name))] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_that_breaks_a_bundle(path: Path) -> None:
-    config = load(path)
-    for text in texts(config):
-        assert not re.search(r"\bimport\s+scripts|\bfrom\s+scripts", text), "scripts are named as targets only"
-        assert not text.startswith("%"), "macros copy text that packing has changed"
-    # MONAI takes any id with 'import' in it for a statement to run first.
-    assert not [key for key, _ in parts(config) if "import" in str(key) and key != "imports"]
-
-
-@pytest.mark.parametrize("base", BASES, ids="/".join)
-def test_run_ids_and_titles(base: tuple[str, str]) -> None:
-    config = load_base(base)
-    assert config["run"] == f"@{BASES[base]}"
-    assert config[BASES[base]][0] == "$@run_folder.open()"
-    usage = (CONFIGS / base[0] / f"{base[1]}.yaml").read_text()
-    assert f"python -m monai.bundle run {BASES[base]} --config_file" in usage
-
-
-@pytest.mark.parametrize("base", BASES, ids="/".join)
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_fits_every_base(base: tuple[str, str], task: str) -> None:
-    overlay = load(CONFIGS / "tasks" / f"{task}.yaml")
-    assert set(overlay) <= set(load_base(base))
-    assert overlay["task"] == task
-    merged = ConfigParser.load_config_files(config_files(*base, task=task))
-    assert unused_keys(merged, merged["run_folder"].get("spare_keys", ())) == []
-
-
-@pytest.mark.parametrize("base", [base for base in BASES if base[1] != "train"], ids="/".join)
-def test_weights_may_be_named_wherever_they_are(base: tuple[str, str]) -> None:
-    merged = ConfigParser.load_config_files(config_files(*base)) | {"checkpoint": "elsewhere/epoch_003.pt"}
-    assert unused_keys(merged, merged["run_folder"].get("spare_keys", ())) == []
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_is_complete_and_named_after_what_it_does(task: str) -> None:
-    config = load(CONFIGS / "tasks" / f"{task}.yaml")
-    assert task == f"{config['dataset_name']}_{config['source_domain']}2{config['target_domain']}"
-    assert len(config["label_names"]) == len(config["label_values"]) == len(set(config["label_values"]))
-    assert not {0, *config["label_values"]} & set(config["background_values"])
-    assert all(size % 4 == 0 for size in config["slice_size"])
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_way_back_is_the_same_task_turned_round(task: str) -> None:
-    config = load(CONFIGS / "tasks" / f"{task}.yaml")
-    name = f"{config['dataset_name']}_{config['target_domain']}2{config['source_domain']}"
-    back = load(CONFIGS / "tasks" / f"{name}.yaml")
-    turned = {
-        key: config.get(key.replace("source", "-").replace("target", "source").replace("-", "target")) for key in config
+def test_files_that_a_comment_names_exist() -> None:
+    named = {
+        (name_of(path), name) for path in FILES for name in re.findall(r"configs/([\w/]+\.yaml)", path.read_text())
     }
-    assert {key: back[key] for key in back if key != "task"} == {key: turned[key] for key in turned if key != "task"}
+    assert [pair for pair in sorted(named) if not (CONFIGS / pair[1]).is_file()] == []
 
 
-@pytest.mark.parametrize("base", BASES, ids="/".join)
-def test_bases_start_from_the_same_task(base: tuple[str, str]) -> None:
-    keys = load(CONFIGS / "tasks" / f"{TASKS[0]}.yaml")
-    ours, first = load_base(base), load_base(("synthesis", "train"))
-    assert {key: ours[key] for key in keys} == {key: first[key] for key in keys}
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "sizes").glob("*.yaml")), ids=name_of)
-def test_a_size_fits_the_bases_it_is_for(path: Path) -> None:
-    stage = path.stem.split("_")[0]
-    bases = [base for base in BASES if base[0] == stage] or list(BASES)
-    for base in bases:
-        assert set(load(path)) <= set(load_base(base)), base
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "methods").glob("*.yaml")), ids=name_of)
-def test_a_method_fits_the_segmenters_training(path: Path) -> None:
-    assert set(load(path)) <= set(load_base(("segmentation", "train")))
-    merged = ConfigParser.load_config_files(config_files("segmentation", "train", path))
-    assert unused_keys(merged, merged["run_folder"]["spare_keys"]) == []
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "translators").glob("*.yaml")), ids=name_of)
-def test_a_translator_fits_the_translators_training(path: Path) -> None:
-    assert set(load(path)) <= set(load_base(("synthesis", "train")))
-    merged = ConfigParser.load_config_files(config_files("synthesis", "train", path))
-    assert unused_keys(merged, merged["run_folder"]["spare_keys"]) == []
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "methods").glob("*.yaml")), ids=name_of)
-def test_a_method_names_its_translator(path: Path) -> None:
-    method = load(path)
-    own_images = "labelled_datalist" in method  # the source's or the target's as they are
-    assert own_images == (method["translator"] == "none")
-    assert own_images or (CONFIGS / "translators" / f"{method['translator']}.yaml").is_file()
-
-
-@pytest.mark.parametrize("task", ["phantom_mr2ct", "cmr_lge2bssfp"])
-@pytest.mark.parametrize("path", sorted((CONFIGS / "methods").glob("*.yaml")), ids=name_of)
-def test_supervised_alone_learns_from_the_targets_labels(path: Path, task: str) -> None:
-    parser = ConfigParser()
-    parser.read_config(config_files("segmentation", "train", path, task=task))
-    lists = {domain: f"data/{parser[f'{domain}_domain']}.json" for domain in ("source", "target")}
-    parser["dataset_dir"] = "data"
-    translated = parser["translator"] != "none"
-    labelled = "data/datalist.json" if translated else lists["target" if path.stem == "supervised" else "source"]
-    assert parser.get_parsed_content("labelled_datalist") == labelled
-    assert parser["train"]["dataset"]["data"]["path"] == "@labelled_datalist"
-    # The target's list, where a method has it, goes where labels are dropped unread.
-    assert parser.get_parsed_content("target_datalist") in (None, lists["target"])
-    target = parser["train"]["target_dataset"]["data"]
-    assert (target["path"], target.get("needs_label", False)) == ("@target_datalist", False)
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_file_has_target_labels_choose_the_weights(path: Path) -> None:
-    assert load(path).get("selection", "last") in ("last", "label_free")
-
-
-@pytest.mark.parametrize("path", LENGTHS, ids=name_of)
-def test_a_length_fits_its_training(path: Path) -> None:
-    assert set(load(path)) <= set(load_base((path.stem, "train")))
-
-
-def test_methods_that_a_comment_names_exist() -> None:
+def test_nothing_that_breaks_a_packed_bundle() -> None:
+    """No import of `scripts` before the bundle is on the path, no macro, and no id that MONAI takes for an import."""
+    offenders = []
     for path in FILES:
-        for name in re.findall(r"configs/([\w/]+\.yaml)", path.read_text()):
-            assert (CONFIGS / name).is_file(), f"{name_of(path)} speaks of {name}"
+        for key, value in parts(load(path)):
+            is_bad_text = isinstance(value, str) and re.search(r"\b(import|from)\s+scripts|^%", value)
+            if is_bad_text or ("import" in str(key) and key != "imports"):
+                offenders.append(f"{name_of(path)}: {key}: {value}")
+    assert offenders == []
 
 
-@pytest.mark.parametrize("stage", ["synthesis", "segmentation"])
-def test_one_network_in_every_config_of_a_stage(stage: str) -> None:
-    configs = [load_base(base) for base in BASES if base[0] == stage]
-    own = {"backbone_weights", "from_domain", "to_domain"}
-    networks = [{k: v for k, v in config["network_def"].items() if k not in own} for config in configs]
-    assert all(network == networks[0] for network in networks)
-    # The values behind the references agree too, and so do the cards that guard them.
-    for config in configs:
-        for value in networks[0].values():
-            if isinstance(value, str) and value.startswith("@"):
-                assert config[value[1:]] == configs[0][value[1:]], value
-        assert config["card"]["network"] == configs[0]["card"]["network"]
-    settings = {value[1:] for value in networks[0].values() if isinstance(value, str) and value.startswith("@")}
-    assert set(configs[0]["card"]["network"]) == settings - {"mask_detach"}  # no effect on what weights fit
+def test_every_base_config_has_its_run_id_and_shows_its_command() -> None:
+    for base, run_id in BASES.items():
+        config, text = load_base(base), (CONFIGS / f"{base}.yaml").read_text()
+        assert config["run"] == f"@{run_id}", base
+        assert config[run_id][0] == "$@run_folder.open()", base
+        assert f"python -m monai.bundle run {run_id} --config_file" in text, base
 
 
-def test_configs_are_the_only_yaml_that_is_run() -> None:
-    assert all(path.is_relative_to(ROOT / "configs") for path in FILES)
-    assert len(FILES) >= len(BASES) + len(TASKS)
+def test_every_overlay_fits_the_configs_it_is_for() -> None:
+    offenders = [found for base in BASES for path in TASKS for found in unused(base, task=path.stem)]
+    offenders += [found for path in METHODS for found in unused("segmentation/train", path)]
+    offenders += [found for path in TRANSLATORS for found in unused("synthesis/train", path)]
+    for path in sorted((CONFIGS / "sizes").glob("*.yaml")):
+        stage = path.stem.split("_")[0]
+        for base in [base for base in BASES if base.startswith(stage)] or BASES:
+            offenders += unused(base, path)
+    for folder in {path.parent for path in FILES if path.stem in ("synthesis", "segmentation")} - {
+        CONFIGS / "protocols"
+    }:
+        offenders += [found for path in folder.glob("s*.yaml") for found in unused(f"{path.stem}/train", path)]
+    assert offenders == []
+
+
+def test_weights_may_be_named_wherever_they_are() -> None:
+    bases = [base for base in BASES if not base.endswith("train")]
+    assert [found for base in bases for found in unused(base, checkpoint="elsewhere/epoch_003.pt")] == []
+
+
+def test_every_base_config_starts_from_the_cardiac_task() -> None:
+    """Without a task file, a config does what it does with ``configs/tasks/cardiac_mr2ct.yaml``."""
+    task = load(CONFIGS / "tasks" / "cardiac_mr2ct.yaml")
+    bases = {base: load_base(base) for base in BASES}
+    assert [(base, key) for base, config in bases.items() for key in task if config[key] != task[key]] == []
+
+
+def test_tasks_are_complete_and_reversible() -> None:
+    """Each task is named after what it does, and the task in the other direction exchanges source and target only."""
+    tasks = {path.stem: load(path) for path in TASKS}
+    swap = {"source": "target", "target": "source"}
+    for name, task in tasks.items():
+        source, target = task["source_domain"], task["target_domain"]
+        assert name == task["task"] == f"{task['dataset_name']}_{source}2{target}"
+        assert len(task["label_names"]) == len(task["label_values"]) == len(set(task["label_values"])), name
+        assert not {0, *task["label_values"]} & set(task["background_values"]), name
+        assert all(size % 4 == 0 for size in task["slice_size"]), name
+        reverse = {re.sub("source|target", lambda word: swap[word[0]], key): task[key] for key in task if key != "task"}
+        other = tasks[f"{task['dataset_name']}_{target}2{source}"]
+        assert {key: other[key] for key in other if key != "task"} == reverse, name
+
+
+def test_one_network_in_every_config_of_a_stage() -> None:
+    for stage in ("synthesis", "segmentation"):
+        configs = {base: load_base(base) for base in BASES if base.startswith(stage)}
+        values = [
+            {key: config.get(str(value)[1:], value) for key, value in config["network_def"].items()}
+            for config in configs.values()
+        ]
+        keys = set.union(*map(set, values)) - {"backbone_weights", "from_domain", "to_domain"}
+        assert [key for key in sorted(keys) if any(other[key] != values[0][key] for other in values)] == []
+
+
+def test_methods_train_on_source_labels_only_except_supervised() -> None:
+    """The labelled list is the translated or the original source; the target's list goes where labels are dropped."""
+    for path in METHODS:
+        for task in ("phantom_mr2ct", "cmr_lge2bssfp"):
+            parser = ConfigParser(combine(*config_files("segmentation", "train", path, task=task)))
+            parser["dataset_dir"] = "data"
+            lists = {domain: f"data/{parser[f'{domain}_domain']}.json" for domain in ("source", "target")}
+            original = lists["target" if path.stem == "supervised" else "source"]
+            labelled = original if parser["translator"] == "none" else "data/datalist.json"
+            assert parser.get_parsed_content("labelled_datalist") == labelled, path.stem
+            assert parser["train"]["dataset"]["data"]["path"] == "@labelled_datalist", path.stem
+            assert parser.get_parsed_content("target_datalist") in (None, lists["target"]), path.stem
+            target = parser["train"]["target_dataset"]["data"]
+            assert (target["path"], target.get("needs_label", False)) == ("@target_datalist", False), path.stem
+
+
+def test_methods_name_a_translator_that_exists() -> None:
+    names = {path.stem: load(path)["translator"] for path in METHODS}
+    assert {
+        name: word for name, word in names.items() if word not in {"none", *(path.stem for path in TRANSLATORS)}
+    } == {}
+
+
+def test_no_file_lets_target_labels_choose_the_weights() -> None:
+    assert [name_of(path) for path in FILES if load(path).get("selection", "last") == "oracle"] == []

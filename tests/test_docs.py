@@ -1,7 +1,7 @@
-"""The pages: their commands run, their links lead somewhere, and what they name is there.
+"""The documentation: its commands run, its links lead somewhere, and the files and settings it names exist.
 
-A block marked ``bash`` is run unless ``<!-- long -->`` stands before it. A block marked ``yaml`` whose first line is a
-comment with a path is written there first. ``$EXTRA``, which the pages leave to the reader, makes trainings short.
+A ``bash`` block is run unless ``<!-- long -->`` precedes it. A ``yaml`` block whose first line is a comment with a path
+is written to that path first. ``$EXTRA`` is empty for the reader; here it makes trainings short.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for
 
 EXTRA = "--max_epochs 1 --iterations_per_epoch 2 --batch_size 2 --device cpu"
 
-ROAD = {
+WALK = {
     "docs/how-to/own-data.md": ["data/phantom/ct.json", "data/lists/mr.json"],
     "docs/how-to/check.md": ["runs/check/check.html", "runs/check/check.json"],
     "docs/how-to/prepare-folder.md": ["data/prepared/mr.json", "data/prepared/prepare.json"],
@@ -60,7 +60,7 @@ ROAD = {
         *[f"runs/heart/segmentation/predictions/ct_{case}_seg.nii.gz" for case in range(3)],
     ],
 }
-"""Pages with commands, in the order in which one builds on the other, and files each says it writes."""
+"""Pages with commands, in the order in which they build on each other, and files that each says it writes."""
 
 OTHER_OPTIONS = {
     "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"}
@@ -91,7 +91,7 @@ OTHER_OPTIONS = {
 
 
 class Reader:
-    """Someone who follows the pages in a fresh copy of the project, with volumes of their own in ``my_data``."""
+    """A reader who follows the pages in a fresh copy of the project, with their own volumes in ``my_data``."""
 
     def __init__(self, folder: Path, volumes: Path) -> None:
         self.folder, self.done = folder, set[str]()
@@ -105,8 +105,8 @@ class Reader:
             shutil.copy(file, place)
 
     def follow(self, page: str) -> None:
-        """Do what a page says, after the pages it builds on."""
-        order = list(ROAD)
+        """Run a page's commands after those of the pages it builds on."""
+        order = list(WALK)
         for name in [page] if page == "README.md" else order[: order.index(page) + 1]:
             if name not in self.done:
                 self.done.add(name)
@@ -128,31 +128,31 @@ class Reader:
 
 
 def commands(text: str) -> list[str]:
-    """The bash blocks of a page that are not marked as long."""
+    """Bash blocks of a page that are not marked as long."""
     blocks = re.findall(r"(<!-- long -->\n)?```bash\n(.*?)```", text, re.DOTALL)
     return [block for long, block in blocks if not long]
 
 
 def yaml_files(text: str) -> dict[str, str]:
-    """Path and content of the YAML files that a page shows whole."""
+    """Path and content of the YAML files that a page shows in full."""
     blocks = re.findall(r"```yaml\n(# (\S+\.yaml)\n.*?)```", text, re.DOTALL)
     return {path: content for content, path in blocks}
 
 
 def prose(text: str) -> str:
-    """A page without its blocks."""
+    """A page without its code blocks."""
     return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
 def unpacked(name: str, page: str) -> list[str]:
-    """Where a file of a packed bundle stands here: a card speaks of its own bundle, other pages of either."""
+    """Paths in this repository for a path in a packed bundle: of the card's own bundle, or of either."""
     card = re.fullmatch(r"docs/(\w+)/README\.md", page)
     folder, _, rest = name.partition("/")
     return [f"{folder}/{bundle}/{rest}" for bundle in ([card[1]] if card else ["synthesis", "segmentation"])]
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Anchors that GitHub makes from a page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -163,56 +163,63 @@ def reader(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Reader:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ROAD)
+@pytest.mark.parametrize("page", WALK)
 def test_a_reader_gets_what_the_page_says(reader: Reader, page: str) -> None:
     reader.follow(page)
-    missing = [name for name in ROAD[page] if not (reader.folder / name).is_file()]
+    missing = [name for name in WALK[page] if not (reader.folder / name).is_file()]
     assert not missing
 
 
 def test_every_page_with_commands_is_followed() -> None:
     how_to = {name for name in TEXTS if name == "README.md" or name.startswith("docs/how-to/")}
-    assert {name for name in how_to if commands(TEXTS[name])} == set(ROAD)
+    assert {name for name in how_to if commands(TEXTS[name])} == set(WALK)
 
 
-@pytest.mark.parametrize("page", TEXTS)
-def test_links_lead_somewhere(page: str) -> None:
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", prose(TEXTS[page])):
-        file = (ROOT / page).parent / target if target else ROOT / page
-        assert file.exists(), target
-        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{target}#{anchor}"
+def test_links_lead_somewhere() -> None:
+    offenders = []
+    for page, text in TEXTS.items():
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", prose(text)):
+            file = (ROOT / page).parent / target if target else ROOT / page
+            if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+                offenders.append(f"{page}: {target}#{anchor}")
+    assert offenders == []
 
 
-@pytest.mark.parametrize("dataset", sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml")))
-def test_every_data_set_has_its_page(dataset: str) -> None:
-    """The command, the task file, the check and its picture; where to ask and terms, but of one's own folders."""
-    text = TEXTS[f"docs/how-to/prepare-{dataset}.md"]
-    assert f"python -m scripts prepare {dataset} " in text
-    words = ("Task file:",) if dataset == "folder" else ("Where to ask:", "Terms:", "Task file:")
-    assert all(f"**{word}" in text for word in words)
-    assert "python -m scripts check " in text
-    assert f"](../figures/check_{dataset}.png)" in text
-    assert (ROOT / "docs" / "figures" / f"check_{dataset}.png").stat().st_size <= 150_000
+def test_every_data_set_has_its_page() -> None:
+    """The command, the task file, the check and its picture; where to ask and the terms, except for own folders."""
+    offenders = []
+    for dataset in sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml")):
+        text = TEXTS[f"docs/how-to/prepare-{dataset}.md"]
+        words = [f"python -m scripts prepare {dataset} ", "python -m scripts check ", "**Task file:"]
+        words += [f"](../figures/check_{dataset}.png)"]
+        words += [] if dataset == "folder" else ["**Where to ask:", "**Terms:"]
+        offenders += [f"{dataset}: {word}" for word in words if word not in text]
+    assert offenders == []
 
 
-@pytest.mark.parametrize("page", TEXTS)
-def test_files_that_are_named_exist(page: str) -> None:
+def test_files_that_are_named_exist() -> None:
     shown = {path for text in TEXTS.values() for path in yaml_files(text)}
-    for name in re.findall(r"`((?:\.ci|bundle|configs|docs|scripts|tests)/[\w./-]+)`", prose(TEXTS[page])):
-        assert any((ROOT / path).exists() for path in [name, *unpacked(name, page)]) or name in shown, name
+    named = {
+        (page, name)
+        for page, text in TEXTS.items()
+        for name in re.findall(r"`((?:\.ci|bundle|configs|docs|scripts|tests)/[\w./-]+)`", prose(text))
+    }
+    assert [
+        f"{page}: {name}"
+        for page, name in sorted(named)
+        if name not in shown and not any((ROOT / path).exists() for path in [name, *unpacked(name, page)])
+    ] == []
 
 
-@pytest.mark.parametrize("page", TEXTS)
-def test_settings_that_are_named_exist(page: str) -> None:
+def test_settings_that_are_named_exist() -> None:
     configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / "configs").rglob("*.yaml")]
     known = set().union(*configs, *OTHER_OPTIONS.values())
-    named = set(re.findall(r"(?<![\w-])--(\w+)", TEXTS[page]))
-    assert named <= known
+    named = {(page, name) for page, text in TEXTS.items() for name in re.findall(r"(?<![\w-])--(\w+)", text)}
+    assert [f"{page}: --{name}" for page, name in sorted(named) if name not in known] == []
 
 
 def test_code_that_the_method_page_names_exists() -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py"))
-    code += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.yaml"))
-    code += "\n".join(path.stem for path in (ROOT / "configs").rglob("*.yaml"))  # methods are files
+    files = [*(ROOT / "scripts").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml")]
+    code = "\n".join([*(path.read_text(encoding="utf-8") for path in files), *(path.stem for path in files)])
     words = re.findall(r"`(?:\w+\.)?([A-Za-z]\w*_\w+|[A-Z]\w*[a-z]\w*[A-Z]\w*)`", TEXTS["docs/method.md"])
     assert [word for word in words if not re.search(rf"\b{word}\b", code)] == []

@@ -26,7 +26,7 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 | ``docs/README.md`` with the zoo's headings and figures | ``test_the_card_has_the_zoos_headings`` |
 | its commands run | ``test_the_cards_commands`` |
 | the name says task and job | ``test_the_name`` |
-| black, isort, flake8: most of them, as ruff's rules | ``test_house.test_ruff_is_content`` |
+| black, isort, flake8: most of them, as ruff's rules | ``test_repository.test_linters_pass`` |
 | TensorRT, as far as can be without a GPU | ``test_export.test_tensorrts_settings_are_those_that_monai_knows`` |
 
 Not reproduced: pytype; flake8's P; the zoo's ``model_info.json``, which its own workflow fills after a bundle has
