@@ -1,7 +1,7 @@
-"""Several processes at one piece of work: how they find each other, and what they tell each other.
+"""Process groups: joining, leaving and collectives.
 
-``torchrun`` starts them and says in the environment who they are; a process alone needs none of this, and every
-function here then hands its argument through.
+``torchrun`` starts the processes and sets their ranks in the environment. In a single process every collective returns
+its argument.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ import torch.distributed as dist
 from scripts.core.errors import InputError
 
 __all__ = [
+    "all_gather",
+    "all_gather_batch",
     "available_cores",
-    "gathered",
-    "gathered_batch",
+    "broadcast_from_rank0",
     "join",
     "leave",
+    "local_shard",
     "mean_over_processes",
     "num_processes",
-    "own_part",
     "rank",
     "sum_over_processes",
-    "told_by_first",
 ]
 
 T = TypeVar("T")
 
 
 def join() -> None:
-    """Meet the other processes that the launcher started, and take the GPU of this one's place on its machine.
+    """Initialise the process group that the launcher prepared, and select the GPU of this process's local rank.
 
     Raises:
-        InputError: more processes than GPUs on a machine, or a launcher whose second workers would look for the first.
+        InputError: more processes than GPUs on a machine, or a launcher whose restarted workers would connect to the
+            addresses of dead ones.
     """
     if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
@@ -45,20 +46,20 @@ def join() -> None:
     if torch.cuda.is_available():
         _take_gpu(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group()  # NCCL for tensors on GPUs, gloo for those on the host
-    idist.sync()  # ignite makes a group of its own, which all have to do together
+    idist.sync()  # ignite creates a group of its own, a collective call
 
 
 def _check_restarts() -> None:
-    """Refuse at once what would fail at the first restart.
+    """Refuse a launcher whose first restart would fail.
 
-    By default, PyTorch's launcher keeps one store of addresses; restarted workers read those of the dead in it
+    By default, PyTorch's launcher keeps one address store; restarted workers read the addresses of dead workers from it
     (PyTorch issue 135712).
     """
     shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shares_store and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         raise InputError(
             file="torchrun --max-restarts",
-            found="a launcher that keeps the addresses of workers that died",
+            found="a launcher that keeps the addresses of dead workers",
             expected="new addresses at every restart",
             remedy="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment",
         )
@@ -76,40 +77,40 @@ def _take_gpu(place: int) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, after work that ended well; a failed process leaves that to its launcher."""
+    """Leave the process group after success; after a failure the launcher ends the group."""
     if num_processes() > 1:
         idist.finalize()
 
 
 def num_processes() -> int:
-    """How many there are."""
+    """World size; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which one this is; the first, 0, alone writes what is one for all."""
+    """Global rank; 0 without a process group. Only rank 0 writes shared files."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """The sum of every process's ``values``; gradients reach them all."""
+    """Sum ``values`` over all processes, differentiably."""
     return values if num_processes() == 1 else _Sum.apply(values)
 
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """The mean of every process's ``values``; gradients reach them all."""
+    """Average ``values`` over all processes, differentiably."""
     return sum_over_processes(values) / num_processes()
 
 
-def gathered_batch(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """The batches of all processes as one process would hold them, without gradients.
+def all_gather_batch(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
+    """Concatenate the batches of all processes in rank order, without gradients.
 
     Args:
-        batch: (groups x B, ...), the same shape on every process: ``groups`` runs of B samples each.
-        groups: a batch of both domains has two; each stays together.
+        batch: (groups x B, ...), the same shape on every process: ``groups`` blocks of B samples each.
+        groups: number of blocks that stay contiguous; a batch of two domains has two.
 
     Returns:
-        (groups x N x B, ...) for N processes, in their order within each group.
+        (groups x N x B, ...) for N processes, in rank order within each group.
     """
     if num_processes() == 1:
         return batch
@@ -118,33 +119,31 @@ def gathered_batch(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
     return torch.cat([part.unflatten(0, (groups, -1)) for part in parts], 1).flatten(0, 1)
 
 
-def own_part(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """This process's samples of what :func:`gathered_batch` gave."""
+def local_shard(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
+    """This process's samples of a batch that :func:`all_gather_batch` returned."""
     if num_processes() == 1:
         return batch
     return batch.unflatten(0, (groups, -1)).chunk(num_processes(), 1)[rank()].flatten(0, 1)
 
 
-def gathered(item: T) -> list[T]:
-    """Every process's item, in their order; all wait here for the last one."""
+def all_gather(item: T) -> list[T]:
+    """Gather one object from every process, in rank order; this synchronises the processes."""
     items: list[Any] = [item] * num_processes()
     if num_processes() > 1:
         dist.all_gather_object(items, item)
     return items
 
 
-def told_by_first(items: Sequence[T]) -> list[T]:
-    """The first process's items, on every process: folders are looked at once, so that all speak of the same files."""
-    told = list(items)
+def broadcast_from_rank0(items: Sequence[T]) -> list[T]:
+    """Replace ``items`` by those of rank 0 on every process, so that all processes work on the same files."""
+    message = [list(items)]
     if num_processes() > 1:
-        message = [told]
         dist.broadcast_object_list(message, src=0)
-        told = message[0]
-    return told
+    return message[0]
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over processes; each value's gradient is what all processes' losses together say of it."""
+    """All-reduce sum whose backward pass sums the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
@@ -158,5 +157,5 @@ class _Sum(torch.autograd.Function):
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scripts.core.processes import gathered_batch, own_part
+from scripts.core.processes import all_gather_batch, local_shard
 from scripts.data.slices import iteration_generator
 
 __all__ = ["ImagePool"]
@@ -41,8 +41,8 @@ class ImagePool:
         """
         if self.size == 0:
             return images, domains
-        shown, shown_domains = self._exchange(gathered_batch(images, 2), gathered_batch(domains, 2), iteration)
-        return own_part(shown, 2), own_part(shown_domains, 2)
+        shown, shown_domains = self._exchange(all_gather_batch(images, 2), all_gather_batch(domains, 2), iteration)
+        return local_shard(shown, 2), local_shard(shown_domains, 2)
 
     def _exchange(
         self, images: torch.Tensor, domains: torch.Tensor, iteration: int

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
-from scripts.core.processes import gathered, rank
+from scripts.core.processes import all_gather, rank
 from scripts.core.weights import (
     check_card,
     load_weights,
@@ -106,7 +106,7 @@ class ResumePoint:
 
     def _is_there_for_all(self) -> bool:
         """Whether there is a checkpoint; processes on several machines must see the same."""
-        seen = gathered(self.path.exists())
+        seen = all_gather(self.path.exists())
         if any(seen) and not all(seen):
             raise InputError(
                 file=self.path,

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
-from scripts.core.processes import gathered, num_processes, rank, told_by_first
+from scripts.core.processes import all_gather, broadcast_from_rank0, num_processes, rank
 from scripts.core.settings import settings_of_result
 from scripts.data.case_names import Item, case_name
 from scripts.inference.exported_network import files_of_engine
@@ -50,11 +50,11 @@ class Worklist:
         engine: str = "pytorch",
         resume: bool = False,
     ) -> None:
-        self.items, self.notes = told_by_first(items), Path(folder) / "done"
+        self.items, self.notes = broadcast_from_rank0(items), Path(folder) / "done"
         self.key = _digest(files_of_engine(checkpoint, engine))
         found = {case_name(item["image"]): self._note(item) for item in self.items} if resume and rank() == 0 else {}
         # One process looks, before any begins to write: all must agree on what is left.
-        (done,) = told_by_first([{name: note for name, note in found.items() if note is not None}])
+        (done,) = broadcast_from_rank0([{name: note for name, note in found.items() if note is not None}])
         self.done: dict[str, Record] = done
         left = [item for item in self.items if case_name(item["image"]) not in self.done]
         self.own = left[rank() :: num_processes()]
@@ -70,7 +70,7 @@ class Worklist:
         else:
             for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
                 evaluator.fire_event(event)
-        gathered(None)
+        all_gather(None)
 
     def note(self, engine: Engine) -> None:
         """Write down that the cases of one iteration are done."""
@@ -96,7 +96,7 @@ class Worklist:
         Raises:
             InputError: a volume that nobody did.
         """
-        together = {name: record for part in gathered(self.done) for name, record in part.items()}
+        together = {name: record for part in all_gather(self.done) for name, record in part.items()}
         names = [case_name(item["image"]) for item in self.items]
         missing = [name for name in names if name not in together]
         if missing:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.core.processes import gathered_batch, own_part
+from scripts.core.processes import all_gather_batch, local_shard
 from scripts.networks.translator import Translator
 
 __all__ = ["ExtraLoss", "Identity", "StyleDiversity", "StyleReconstruction", "Translated", "drawn_style"]
@@ -51,7 +51,7 @@ def drawn_style(generator: Translator, domain: Tensor, random: torch.Generator) 
         domain: int64 domain labels, (B,), as many samples of the one domain as of the other, one after the other.
         random: generator on the CPU, in the same state on every process.
     """
-    return own_part(generator.new_style(gathered_batch(domain, 2), random), 2)
+    return local_shard(generator.new_style(all_gather_batch(domain, 2), random), 2)
 
 
 class ExtraLoss(ABC):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.core.processes import gathered_batch, num_processes, sum_over_processes
+from scripts.core.processes import all_gather_batch, num_processes, sum_over_processes
 
 __all__ = ["UNSURE", "SelfTraining", "pseudo_labels"]
 
@@ -70,7 +70,7 @@ def pseudo_labels(probabilities: Tensor, *, portion: float, cap: float) -> Tenso
     Returns:
         (B, H, W), int64: the class, or ``UNSURE``.
     """
-    confidence, winner = (gathered_batch(values) for values in probabilities.max(1))
+    confidence, winner = (all_gather_batch(values) for values in probabilities.max(1))
     thresholds = []
     for index in range(probabilities.shape[1]):
         wins = winner == index
