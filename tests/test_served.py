@@ -15,15 +15,12 @@ import pytest
 import torch
 from conftest import FILE_VALUES, TASK, config_files, refused, run_config, write_volume, write_weights
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.transforms import Spacingd
 from test_bad_input import replace_volume
 from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import save_tensors
 from scripts.data.datalists import read_datalist
-from scripts.data.volumes import ResampleVolumed
 from scripts.handlers.checkpoints import ServedWeightsd
 
 CARD = {"dataset_name": "heart"}
@@ -189,17 +186,3 @@ def test_weights_that_a_server_would_load_leniently(served: ServedWeightsd) -> N
     served.card = {"dataset_name": "abdomen"}
     with pytest.raises(InputError, match="found weights made with dataset_name: heart, expected dataset_name: abdomen"):
         served({"model_filename": "model.pt"})
-
-
-def test_resampling_leaves_a_servers_keys_alone() -> None:
-    meta = {"filename_or_obj": "a.nii.gz"}
-    image = MetaTensor(torch.rand(1, 4, 4, 4), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])), meta=meta)
-    settings = {"keys": "image", "pixdim": (1.0, 1.0, 1.0)}
-    expected = Spacingd(**settings)({"image": image})["image"]
-    with pytest.raises(AttributeError):
-        Spacingd(**settings)({"image": image, "image_path": "a.nii.gz"})
-    ours = ResampleVolumed(**settings)
-    found = ours({"image": image, "image_path": "a.nii.gz"})
-    assert found["image_path"] == "a.nii.gz"
-    assert torch.equal(found["image"], expected)
-    assert ours.inverse(found)["image"].shape == image.shape

@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import CONFIGS, SMALL, config_files, refused, run_config, write_volume, write_weights
 from monai.bundle import ConfigParser
-from monai.transforms import Invertd
 from scipy.spatial.transform import Rotation
 
 from scripts.core.domains import SOURCE, TARGET
+from scripts.data.resampling import restore_grid
 from scripts.data.slices import SliceSet
 
 TASKS = {path.stem: dict(ConfigParser.load_config_file(str(path))) for path in (CONFIGS / "tasks").glob("*.yaml")}
@@ -92,12 +92,11 @@ def test_a_hearts_prediction_goes_back_to_its_voxels_by_index(task: str, tmp_pat
     """Both headers, world positions far apart, the blank slice in place: the same voxels come back to their places."""
     parser = parser_of(task, config="inference")
     there = parser.get_parsed_content("preprocessing")
-    back = Invertd(keys="pred", transform=there, orig_keys="image", nearest_interp=False)
     low, high = np.percentile(short_axis_stack()[..., :-1], (0.5, 99.5))
     expected = np.clip((short_axis_stack() - low) / (high - low) * 2 - 1, -1, 1)
     for code, origin_mm in (("PSR", 0.0), ("LSP", 46.6)):
         case = there({"image": write_stack(tmp_path, code, code, origin_mm)["image"]})
-        returned = back({"image": case["image"], "pred": case["image"].clone()})["pred"]
+        returned = restore_grid(case["image"].clone(), case["image"])
         np.testing.assert_allclose(np.asarray(returned[0])[..., :-1], expected[..., :-1], atol=1e-3)
         np.testing.assert_allclose(np.asarray(returned.affine), short_axis_affine(code, origin_mm), atol=1e-4)
         assert np.isfinite(np.asarray(returned)).all()
@@ -141,8 +140,7 @@ def test_blank_edges_of_a_ct_are_dropped_in_training_and_kept_in_the_output(tmp_
     assert bool(torch.isfinite(cut.images).all())
     there = parser_of("abdomen_mr2ct", config="inference", **size).get_parsed_content("preprocessing")
     case = there({"image": path})
-    pred = {"image": case["image"], "pred": case["image"].clone() + 1}
-    returned = Invertd(keys="pred", transform=there, orig_keys="image", nearest_interp=False)(pred)["pred"]
+    returned = restore_grid(case["image"] + 1, case["image"])
     assert returned.shape == (1, 33, 33, 5)
     # 40 HU are (40 + 125) / 200 = 0.825 above the window's start; what was cut off comes back as nothing.
     np.testing.assert_allclose(np.asarray(returned[0, 8:24, 9:25, 0]), 0.825, atol=1e-5)
@@ -310,3 +308,27 @@ def test_blank_slices_give_finite_numbers_and_gradients(blank: float) -> None:
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
         assert gradients
         assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+class Bright(torch.nn.Module):
+    """A 'segmenter' that calls what is brighter than 0 a liver."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([-image, image, *[torch.full_like(image, -9.0)] * 3], 1)
+
+
+def test_an_organ_outside_the_middle_of_a_large_patient_is_segmented(tmp_path: Path) -> None:
+    """The organ lies in the corner of a slice three windows wide, none of it in the middle window."""
+    image = np.random.default_rng(0).uniform(0, 40, (96, 90, 4)).astype(np.float32)
+    organ = np.zeros(image.shape, bool)
+    organ[2:26, 60:88] = True
+    image[organ] += 200
+    path = write_volume(tmp_path / "large.nii.gz", image, np.diag([-2.0, -2.0, 6.0, 1.0]))
+    parser = parser_of("abdomen_ct2mr", config="inference", slice_size=[32, 32], output_dir=str(tmp_path))
+    case = parser.get_parsed_content("preprocessing")({"image": str(path)})
+    assert case["image"].shape == (1, 96, 90, 4)
+    case["pred"] = parser.get_parsed_content("inferer")(case["image"][None], Bright())[0]
+    parser.get_parsed_content("postprocessing")(case)
+    written = nib.load(tmp_path / "large_seg.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), organ)
+    np.testing.assert_allclose(written.affine, np.diag([-2.0, -2.0, 6.0, 1.0]))

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import num_processes, rank
-from scripts.data import sections, volumes
+from scripts.data import resampling, sections, volumes
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.case_names import Item
 
@@ -311,6 +311,6 @@ def _content_hash(item: Item) -> bytes:
 
 
 def _settings_hash(transforms: Any) -> bytes:
-    code = "".join(inspect.getsource(module) for module in (sections, volumes))
+    code = "".join(inspect.getsource(module) for module in (resampling, sections, volumes))
     versions = [version(package) for package in ("monai", "nibabel", "scipy", "torch")]
     return b"-" + pickle_hashing([code, versions, transforms])[:24]

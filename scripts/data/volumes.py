@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImaged, MapLabelValue, MapTransform, Spacingd
+from monai.transforms import LoadImaged, MapLabelValue, MapTransform
 
 from scripts.core.errors import InputError
 from scripts.data.sections import body_mask
@@ -24,7 +24,6 @@ __all__ = [
     "LabelsToClassesd",
     "LoadVolumed",
     "RequireRanged",
-    "ResampleVolumed",
     "affine_gap_mm",
     "check_cases",
     "check_same_grid",
@@ -131,19 +130,6 @@ class LabelsToClassesd(MapTransform):
                 )
             mapped[key] = self.mapper(label)
         return mapped
-
-
-class ResampleVolumed(Spacingd):
-    """MONAI's ``Spacingd``, shown its own keys alone.
-
-    It takes whatever begins with ``image_`` for the metadata of ``image`` and writes into it: MONAI Label's
-    ``image_path`` is a string.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        """Resample each key."""
-        own = {key: data[key] for key in self.key_iterator(dict(data))}
-        return {**data, **super().__call__(own, lazy=lazy)}
 
 
 class KeepBodyd(MapTransform):

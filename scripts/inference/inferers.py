@@ -7,24 +7,34 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer
+from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
 from torch.nn import functional as F
 
+from scripts.core.errors import InputError, check_choice
 from scripts.engines.precision import autocast
 
 __all__ = ["SliceWiseInferer", "SplitMaskd"]
 
+BACKGROUND = -1.0
+"""Value of preprocessed images outside their field of view."""
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
 
 class SliceWiseInferer(Inferer):
-    """Run a 2D network over the slices of a volume (paper, section 4: slices in, 3D metrics out).
+    """Run a 2D network over the slices of a volume, in windows of the size it was trained on.
 
-    The slices' batch keeps the channels_last layout and bf16 where that is fast; with test-time averaging, the
-    outputs for flipped and rescaled slices are averaged.
+    Slices smaller than the window are padded with the background and take one pass. Larger ones are covered by
+    overlapping windows, whose outputs are averaged (MONAI's sliding window). With test-time averaging, each flipped or
+    rescaled slice goes the same way.
 
     Args:
+        window_size: height and width of the slices that the network was trained on.
+        overlap: share of a window that the next one overlaps, where a slice needs more than one.
+        blending: ``gaussian`` gives the middle of a window more weight than its border, ``constant`` does not.
         slice_axis: the spatial axis to slice along, 0, 1 or 2.
-        slice_batch_size: slices per forward pass.
+        slice_batch_size: windows per forward pass.
         softmax: give class probabilities rather than the network's raw output.
         flip_axes: in-plane axes (0, 1) to flip for test-time averaging; empty for none. Left and right organs
             differ: flipping along the left-right axis asks the network about mirrored anatomy.
@@ -32,11 +42,17 @@ class SliceWiseInferer(Inferer):
         with_mask: append the local mask (MaskedDeepLab's, 0 to 1) as the last channel.
         precision: ``auto``, ``bf16`` or ``float32``.
         style_seed: for a Translator: seed of the style of each volume, where it draws one. None for other networks.
+
+    Raises:
+        InputError: an unknown precision or blending, or an overlap outside [0, 1).
     """
 
     def __init__(
         self,
         *,
+        window_size: Sequence[int],
+        overlap: float = 0.5,
+        blending: str = "gaussian",
         slice_axis: int = 2,
         slice_batch_size: int = 8,
         softmax: bool = False,
@@ -47,7 +63,16 @@ class SliceWiseInferer(Inferer):
         style_seed: int | None = None,
     ) -> None:
         super().__init__()
-        autocast("cpu", precision)  # a wrong word is refused now, not at the first volume
+        autocast("cpu", precision)  # refuses an unknown word now, not at the first volume
+        check_choice("window_blending", blending, ["gaussian", "constant"])
+        if not 0 <= overlap < 1:
+            raise InputError(
+                file="setting 'window_overlap'",
+                found=f"{overlap}",
+                expected="a share from 0 up to, but not including, 1",
+                remedy="give 0.5, or 0.25 for fewer windows",
+            )
+        self.window_size, self.overlap, self.blending = tuple(window_size), overlap, blending
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
         self.style_seed = style_seed
         self.flip_axes, self.scales, self.with_mask, self.precision = (
@@ -64,15 +89,16 @@ class SliceWiseInferer(Inferer):
         """Process one volume or several.
 
         Args:
-            inputs: (B, C, H, W, D).
-            network: a module from (N, C, H, W) to (N, K, H, W); with the mask, a MaskedDeepLab.
+            inputs: (B, C, H, W, D) in [-1, 1].
+            network: a module from (N, C, h, w) to (N, K, h, w), h and w of a window; with the mask, a MaskedDeepLab.
             args: passed on to the network.
             kwargs: passed on to the network.
 
         Returns:
-            (B, K, H, W, D) float32, one channel more with the mask; a MetaTensor, as only these can be inverted.
+            (B, K, H, W, D) float32, one channel more with the mask; a MetaTensor, as the evaluator expects.
         """
-        return MetaTensor(torch.stack([self._volume(volume, network, *args, **kwargs) for volume in inputs]))
+        volumes = [self._volume(volume, network, *args, **kwargs) for volume in inputs]
+        return MetaTensor(volumes[0][None] if len(volumes) == 1 else torch.stack(volumes))
 
     def _volume(
         self, volume: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -80,42 +106,54 @@ class SliceWiseInferer(Inferer):
         plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
         if self.style_seed is not None:
             kwargs |= network.volume_arguments(plain, self.style_seed)  # type: ignore[attr-defined]
-        slices = plain.movedim(self.slice_axis + 1, 0)
+
+        def forward(windows: torch.Tensor) -> torch.Tensor:
+            return self._forward(windows.contiguous(memory_format=torch.channels_last), network, *args, **kwargs)
+
+        slices = plain.movedim(self.slice_axis + 1, 0)  # (D, C, H, W)
         result = torch.empty(0)
         for start in range(0, len(slices), self.slice_batch_size):
-            batch = slices[start : start + self.slice_batch_size].contiguous(memory_format=torch.channels_last)
+            batch = slices[start : start + self.slice_batch_size]
             with autocast(batch.device, self.precision):
-                output = self._averaged(batch, network, *args, **kwargs)
+                output = self._averaged(batch, forward)  # (N, K, H, W)
             if start == 0:
                 result = torch.empty(output.shape[1], len(slices), *output.shape[2:], device=output.device)
             result[:, start : start + len(batch)] = output.movedim(1, 0)
         return result.movedim(1, self.slice_axis + 1)
 
-    def _averaged(
-        self, batch: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def _averaged(self, batch: torch.Tensor, forward: Forward) -> torch.Tensor:
         flips = [(), *((axis,) for axis in self.flip_axes)]
         views = [(flip, scale) for flip in flips for scale in self.scales]
-        outputs = [self._view(batch, flip, scale, network, *args, **kwargs) for flip, scale in views]
+        outputs = [self._view(batch, flip, scale, forward) for flip, scale in views]
         return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
 
-    def _view(
-        self,
-        batch: torch.Tensor,
-        flip: tuple[int, ...],
-        scale: float,
-        network: Callable[..., torch.Tensor],
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def _view(self, batch: torch.Tensor, flip: tuple[int, ...], scale: float, forward: Forward) -> torch.Tensor:
         size, axes = batch.shape[2:], [axis + 2 for axis in flip]
         view = batch.flip(axes) if axes else batch
         if scale != 1.0:
             view = F.interpolate(view, scale_factor=scale, mode="bilinear", align_corners=False)
-        output = self._forward(view, network, *args, **kwargs)
+        output = self._windowed(view, forward)
         if scale != 1.0:
             output = F.interpolate(output, size=size, mode="bilinear", align_corners=False)
         return output.flip(axes) if axes else output
+
+    def _windowed(self, slices: torch.Tensor, forward: Forward) -> torch.Tensor:
+        (height, width), (rows, columns) = self.window_size, slices.shape[2:]
+        if rows > height or columns > width:
+            return sliding_window_inference(
+                slices,
+                self.window_size,
+                self.slice_batch_size,
+                forward,
+                overlap=self.overlap,
+                mode=self.blending,
+                cval=BACKGROUND,
+            )
+        # One window: no weights to divide by, and the same margins as MONAI's.
+        top, left = (height - rows) // 2, (width - columns) // 2
+        margins = (left, width - columns - left, top, height - rows - top)
+        output = forward(F.pad(slices, margins, value=BACKGROUND) if any(margins) else slices)
+        return output[..., top : top + rows, left : left + columns]
 
     def _forward(
         self, view: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any

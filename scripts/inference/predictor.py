@@ -72,7 +72,8 @@ class Predictor:
         """
         voxels = np.asarray(volume, np.float32)
         check_shape(voxels.shape, "the array")
-        image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(np.asarray(affine, np.float64)))
+        grid = torch.as_tensor(np.asarray(affine, np.float64))
+        image = MetaTensor(torch.from_numpy(voxels)[None], affine=grid, meta={"original_affine": grid})
         check_values(image, "the array", is_label=False)
         item = self.preprocessing({"image": image}, start=self.loaded)
         slices = item["image"][None].to(self.device)

@@ -28,7 +28,7 @@ def measure_inference(device: torch.device, *, quick: bool, rounds: int) -> Meas
     network = MaskedDeepLab(num_classes=5, **settings).eval().to(device)
     fast_network = channels_last(copy.deepcopy(network))
     volume = torch.rand(1, 1, size, size, slices, device=device) * 2 - 1
-    ours = SliceWiseInferer(slice_batch_size=8)
+    ours = SliceWiseInferer(window_size=(size, size), slice_batch_size=8)
     theirs = SliceInferer(roi_size=(size, size), sw_batch_size=4, spatial_dim=2)
 
     def plain() -> torch.Tensor:
