@@ -315,7 +315,7 @@ def test_a_header_with_two_positions_is_found(clean: Set, tmp_path: Path) -> Non
     measured = measure_case(
         replace(case.files, image=str(tmp_path / "i.nii.gz")), {value: int(value) for value in NAMES}
     )
-    (found,) = [one for one in clean.judged(measured) if one.kind == "two positions in one header"]
+    (found,) = [one for one in clean.judged(measured) if one.kind == "unclear header"]
     assert found.cases == (case.name,)
     assert "differ by up to 7 mm" in found.found
 

@@ -291,7 +291,7 @@ def not_gzip(source: Path) -> None:
         (unknown, r"1001_label.nii.gz: found label value\(s\) 424 \(2 voxels\), expected only 0, 205, 420, 421, 500"),
         (interpolate, r"1001_label.nii.gz: found \d+ voxels whose label is no whole number|label value\(s\)"),
         (cut, r"1001_image.nii.gz: found data that cannot be read \(EOFError"),
-        (not_gzip, r"1001_image.nii.gz: found data that cannot be read \("),
+        (not_gzip, r"1001_image.nii.gz: found no NIfTI \("),
         (four_dimensional, r"found 4 dimensions \(20, 18, 15, 2\), expected a 3D volume"),
         (window, r"found intensities from 0 to 255, expected Hounsfield units, from -200 or less to 100 or more"),
         (not_a_number, "found NaN or infinite values"),

@@ -14,14 +14,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from scripts.core.errors import InputError, find_input_error
-from scripts.data.volumes import (
-    AFFINE_TOLERANCE_MM,
-    QFORM_TOLERANCE_MM,
-    KeepBodyd,
-    LabelsToClassesd,
-    LoadVolumed,
-    header_gap_mm,
-)
+from scripts.data.geometry import AFFINE_TOLERANCE_MM
+from scripts.data.nifti import QFORM_TOLERANCE_MM, qform_gap_mm
+from scripts.data.volumes import KeepBodyd, LabelsToClassesd, LoadVolumed
 
 RAMP = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 
@@ -82,7 +77,7 @@ def test_a_quaternion_that_is_rounded_is_no_second_position() -> None:
     file.set_sform(affine, code=1)
     file.set_qform(affine, code=1)
     read = nib.Nifti1Header.from_fileobj(BytesIO(file.header.binaryblock))
-    assert AFFINE_TOLERANCE_MM < header_gap_mm(read) < QFORM_TOLERANCE_MM
+    assert AFFINE_TOLERANCE_MM < qform_gap_mm(read) < QFORM_TOLERANCE_MM
 
 
 @pytest.mark.parametrize(("values", "found"), [([-1.0, 1.0], "values -1 to 1"), ([0.0, 255.0], "values 0 to 255")])

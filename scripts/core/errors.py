@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-__all__ = ["InputError", "check_choice", "find_input_error", "show_input_errors_as_sentences"]
+__all__ = ["InputError", "check_choice", "find_input_error", "innermost_message", "show_input_errors_as_sentences"]
 
 TRACEBACK_VARIABLE = "GLUA_TRACEBACK"
 
@@ -50,6 +50,13 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def innermost_message(error: BaseException) -> str:
+    """Type and first line of the exception at the bottom of a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip(": ")
 
 
 def show_input_errors_as_sentences() -> None:

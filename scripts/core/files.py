@@ -15,13 +15,17 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
-from monai.data import NibabelWriter
+from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayout
 from monai.transforms import SaveImaged
 
 from scripts.core.errors import InputError
 
 __all__ = ["SaveVolumed", "append_text", "atomic_path", "make_folder", "save_tensors", "write_json"]
+
+
+GRID_TOLERANCE_MM = 1e-2
+"""Difference between the affines of a volume and of its file that is rounding in the header."""
 
 
 @contextmanager
@@ -97,7 +101,7 @@ def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
 
 
 class SaveVolumed(SaveImaged):
-    """Write volumes as ``<case>_<output_postfix>.nii.gz`` with MONAI's NIfTI writer, each whole or not at all.
+    """Write volumes as ``<case>_<output_postfix>.nii.gz`` on the grid of their input, each whole or not at all.
 
     It is a ``SaveImaged``, so that servers which save predictions themselves know it and leave it out. The parent takes
     any failure for a missing writer: a full disk would end in advice on packages.
@@ -125,22 +129,31 @@ class SaveVolumed(SaveImaged):
         """Write each key; several channels become the last axis of the file. Its metadata say where: ``saved_to``."""
         for key in self.key_iterator(data):
             volume = data[key]
-            writer = NibabelWriter(output_dtype=self.output_dtype)
-            writer.set_data_array(volume, channel_dim=0)
-            writer.set_metadata(volume.meta, resample=False)
             path = self.layout.filename(subject=volume.meta["filename_or_obj"])
             with atomic_path(path) as temporary:
-                writer.write(temporary, header=_header_in_mm(self.output_dtype))
+                nib.save(self._on_its_input_grid(volume), temporary)
             volume.meta["saved_to"] = [*volume.meta.get("saved_to", ()), str(path)]
         return dict(data)
 
-
-def _header_in_mm(dtype: DtypeLike) -> nib.Nifti1Header:
-    """A header that names the unit of its spacing, which MONAI's writer leaves unknown."""
-    header = nib.Nifti1Header()
-    header.set_xyzt_units("mm")
-    header.set_data_dtype(dtype)
-    return header
+    def _on_its_input_grid(self, volume: MetaTensor) -> nib.Nifti1Image:
+        """The volume with the position fields of its input's header; without one, with an sform in mm."""
+        voxels = volume.detach().cpu().numpy().astype(self.output_dtype)  # (C, H, W, D)
+        voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
+        affine = np.asarray(volume.affine.detach().cpu(), np.float64)
+        header = nib.Nifti1Header()
+        header.set_xyzt_units("mm")
+        header.set_sform(affine, code=1)
+        if "position_header" in volume.meta:
+            header = nib.Nifti1Header(np.asarray(volume.meta["position_header"], np.uint8).tobytes())
+        header.set_data_dtype(self.output_dtype)
+        if np.issubdtype(self.output_dtype, np.integer):
+            header.set_intent("label")
+        image = nib.Nifti1Image(voxels, None, header)
+        position = image.header.get_best_affine()
+        position[:3] *= float(volume.meta.get("mm_per_unit", 1.0))
+        if not np.allclose(position, affine, rtol=0, atol=GRID_TOLERANCE_MM):
+            raise RuntimeError(f"{volume.meta['filename_or_obj']}: its output would not lie on its grid")
+        return image
 
 
 def _not_written(path: str | os.PathLike[str], error: OSError, comfort: str) -> InputError:

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, innermost_message
 from scripts.data.case_names import natural_order
-from scripts.data.volumes import innermost_message
 
 __all__ = ["Series", "dicom_files", "read_series", "read_slices"]
 

@@ -18,6 +18,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialResample
 from monai.utils import ensure_tuple_rep
 
+from scripts.data.geometry import check_resampled_size
+
 __all__ = ["ResampleVolumed", "RestoreGridd", "resampled_grid", "restore_grid"]
 
 SIZE_TOLERANCE = 0.05
@@ -58,6 +60,9 @@ class ResampleVolumed(MapTransform):
         keys: keys of MetaTensors of equal size.
         spacing_mm: as for :func:`resampled_grid`.
         mode: ``bilinear`` or ``nearest``, one for all keys or one per key.
+
+    Raises:
+        InputError: the resampled volume would be larger than any scan; nothing was allocated.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class ResampleVolumed(MapTransform):
             # A label's affine may differ from its image's by rounding: only the first decides on the size.
             affine, own_size = resampled_grid(volume.affine.numpy(), volume.shape[1:], self.spacing_mm)
             size = size or own_size
+            check_resampled_size(affine, size, volume.meta.get("filename_or_obj", f"'{key}'"))
             resampled[key] = self.resample(volume, dst_affine=affine, spatial_size=size, mode=mode)
         return resampled
 

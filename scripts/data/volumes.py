@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -17,6 +16,8 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapLabelValue, MapTransform
 
 from scripts.core.errors import InputError
+from scripts.data.geometry import check_same_grid
+from scripts.data.nifti import NiftiReader
 from scripts.data.sections import body_mask
 
 __all__ = [
@@ -24,23 +25,13 @@ __all__ = [
     "LabelsToClassesd",
     "LoadVolumed",
     "RequireRanged",
-    "affine_gap_mm",
     "check_cases",
-    "check_same_grid",
-    "check_shape",
     "check_values",
-    "header_gap_mm",
-    "innermost_message",
+    "whole_values",
 ]
 
-AFFINE_TOLERANCE_MM = 1e-3
-"""Gap of two affines, entry by entry, up to which they are one grid: at the 256th voxel it is a quarter of a
-millimetre. Tools that write in single precision stay below a tenth of it."""
-
-QFORM_TOLERANCE_MM = 1e-2
-"""The same between qform and sform: a quaternion in single precision turns an axis that is nearly straight by up to
-0.0085 mm a voxel of 8 mm."""
-
+LABEL_TOLERANCE = 1e-3
+"""Distance from a whole number up to which a label value is that number with a rounding error."""
 
 CT_FAT_HU = -50.0
 """Every CT in HU shows something below this, if not air then fat; one that does not has another unit."""
@@ -49,37 +40,26 @@ CT_FAT_HU = -50.0
 class LoadVolumed(LoadImaged):
     """MONAI's ``LoadImaged`` for 3D NIfTI volumes, channel first, that refuses what cannot be segmented.
 
-    A label among the keys must lie on the image's grid: same shape, same affine.
+    A label among the keys must lie on the image's grid: same shape, same affine. Its values are rounded where a scale
+    in the header made 1.0000001 of a 1.
 
     Raises:
-        InputError: the file is missing, truncated or no NIfTI; it is not 3D; it holds NaN, infinite or constant
+        InputError: a file cannot be read or holds no 3D volume with a valid affine; it holds NaN, infinite or constant
             values; image and label differ in shape or position.
     """
 
     def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
         super().__init__(
-            keys,
-            reader="NibabelReader",
-            ensure_channel_first=True,
-            image_only=True,
-            allow_missing_keys=allow_missing_keys,
+            keys, reader=NiftiReader, ensure_channel_first=True, image_only=True, allow_missing_keys=allow_missing_keys
         )
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         """Load and check each key."""
         paths = {key: data[key] for key in self.key_iterator(data)}
-        for path in paths.values():
-            _check_header(path)
-        try:
-            loaded = super().__call__(data, reader)
-        except Exception as error:
-            raise InputError(
-                file=", ".join(str(path) for path in paths.values()),
-                found=f"data that cannot be read ({innermost_message(error)})",
-                expected="complete NIfTI files",
-                remedy="copy or export the file again; it may be truncated",
-            ) from error
+        loaded = super().__call__(data, reader or NiftiReader())
+        if self.label_key in paths:
+            loaded[self.label_key] = whole_values(loaded[self.label_key])
         for key, path in paths.items():
             check_values(loaded[key], path, is_label=key == self.label_key)
         images = [key for key in paths if key != self.label_key]
@@ -124,7 +104,7 @@ class LabelsToClassesd(MapTransform):
             if unknown:
                 raise InputError(
                     file=_file_of(label, key),
-                    found=f"label value(s) {', '.join(f'{value:g}' for value in unknown[:8])}",
+                    found=f"label value(s) {', '.join(f'{value:.9g}' for value in unknown[:8])}",
                     expected=f"only {', '.join(map(str, sorted(self.known)))}",
                     remedy="add them to label_values or background_values of the task file, or mend the label map",
                 )
@@ -200,35 +180,6 @@ def _no_ct(image: Any, key: Hashable, found: str) -> InputError:
     )
 
 
-def _check_header(path: str) -> None:
-    try:
-        shape = nib.load(path).shape
-    except FileNotFoundError as error:
-        raise InputError(
-            file=path, found="no such file", expected="a NIfTI volume", remedy="correct the path"
-        ) from error
-    except Exception as error:
-        remedy = "convert the volume to .nii or .nii.gz, or copy it again if it is damaged"
-        raise InputError(
-            file=path, found=f"no NIfTI ({innermost_message(error)})", expected="a NIfTI volume", remedy=remedy
-        ) from error
-    while len(shape) > 3 and shape[-1] == 1:  # some tools write an axis of one time point
-        shape = shape[:-1]
-    check_shape(shape, path)
-
-
-def check_shape(shape: Sequence[int], path: str) -> None:
-    """Refuse what is no volume.
-
-    Raises:
-        InputError: another number of axes than 3, or an axis of fewer than 2 voxels; ``path`` is named in it.
-    """
-    if len(shape) != 3 or min(shape) < 2:
-        remedy = "split a 4D file into its volumes, stack 2D files into one"
-        found = f"{len(shape)} dimensions {tuple(shape)}"
-        raise InputError(file=path, found=found, expected="a 3D volume, at least 2 voxels each way", remedy=remedy)
-
-
 def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> None:
     """Refuse a volume with values that no training can use.
 
@@ -249,6 +200,12 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
         raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)
 
 
+def whole_values(label: Any) -> Any:
+    """A label map, array or tensor, rounded if all of its values are whole numbers but for a rounding error."""
+    rounded = label.round()
+    return rounded if bool((abs(label - rounded) <= LABEL_TOLERANCE).all()) else label
+
+
 def check_cases(dataset: Sequence[Any]) -> None:
     """Prepare each case of a dataset once and let it go: what cannot be used is found now, not in a training's middle.
 
@@ -259,47 +216,5 @@ def check_cases(dataset: Sequence[Any]) -> None:
         dataset[index]
 
 
-def check_same_grid(
-    image_shape: Sequence[int],
-    image_affine: Any,
-    label_shape: Sequence[int],
-    label_affine: Any,
-    image_path: str,
-    label_path: str,
-) -> None:
-    """Refuse a label map that does not lie on its image's grid: same shape (H, W, D), same affine (4, 4).
-
-    Raises:
-        InputError: naming both files.
-    """
-    if tuple(image_shape) != tuple(label_shape):
-        found = f"a label of {tuple(label_shape)} voxels"
-        expected = f"{tuple(image_shape)} as in {image_path}"
-    elif (gap := affine_gap_mm(image_affine, label_affine)) > AFFINE_TOLERANCE_MM:
-        found, expected = f"an affine that differs by up to {gap:.3g} mm", f"the affine of {image_path}"
-    else:
-        return
-    remedy = "resample the label to the image's grid, or copy the image's header if only that is wrong"
-    raise InputError(file=label_path, found=found, expected=expected, remedy=remedy)
-
-
-def affine_gap_mm(first: Any, second: Any) -> float:
-    """By how much, at most, the entries of two affines (4, 4) differ, wherever the volumes lie."""
-    return float(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)).max())
-
-
-def header_gap_mm(header: nib.Nifti1Header) -> float:
-    """By how much, at most, qform and sform of a header differ; 0 where one of them is not set."""
-    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-    return 0.0 if qform is None or sform is None else affine_gap_mm(qform, sform)
-
-
 def _file_of(volume: Any, key: Hashable) -> str:
     return str(getattr(volume, "meta", {}).get("filename_or_obj", f"'{key}'"))
-
-
-def innermost_message(error: BaseException) -> str:
-    """Kind and first line of the exception at the bottom of a chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip(": ")

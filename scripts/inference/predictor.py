@@ -15,7 +15,8 @@ from scripts.core.errors import InputError
 from scripts.core.files import SaveVolumed
 from scripts.core.settings import check_keys
 from scripts.core.weights import load_weights
-from scripts.data.volumes import LoadVolumed, check_shape, check_values
+from scripts.data.geometry import check_affine, check_shape
+from scripts.data.volumes import LoadVolumed, check_values
 
 __all__ = ["Predictor"]
 
@@ -68,10 +69,12 @@ class Predictor:
             translated intensities.
 
         Raises:
-            InputError: an array that is not 3D, or holds NaN, infinite or constant values.
+            InputError: an array that is not 3D, or holds NaN, infinite or constant values; an affine that is not finite
+                or cannot be inverted.
         """
         voxels = np.asarray(volume, np.float32)
         check_shape(voxels.shape, "the array")
+        check_affine(affine, "the affine of the array")
         grid = torch.as_tensor(np.asarray(affine, np.float64))
         image = MetaTensor(torch.from_numpy(voxels)[None], affine=grid, meta={"original_affine": grid})
         check_values(image, "the array", is_label=False)

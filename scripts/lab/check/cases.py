@@ -137,7 +137,7 @@ class Case:
     class_of: dict[float, int] = field(default_factory=dict)
     label_shape: tuple[int, ...] = ()
     affine_gap_mm: float | None = None
-    header_gap_mm: float = 0.0
+    header_notes: tuple[str, ...] = ()
     stack_axis: int = 2
     structures: dict[float, Structure] = field(default_factory=dict)
     rims: dict[float, float] = field(default_factory=dict)

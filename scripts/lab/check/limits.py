@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scripts.data.volumes import CT_FAT_HU, QFORM_TOLERANCE_MM
+from scripts.data.volumes import CT_FAT_HU
 
 __all__ = ["LIMITS", "VOLUMES_ML", "Limits"]
 
@@ -30,9 +30,6 @@ class Limits:
 
     largest_field_mm: float = 2500.0
     """Longest edge of a volume: above it, likewise."""
-
-    header_gap_mm: float = QFORM_TOLERANCE_MM
-    """Difference between qform and sform from which on libraries disagree about a volume's place."""
 
     ct_air_hu: float = CT_FAT_HU
     """A CT in HU shows something below this (fat or air); one whose lowest values lie above has another unit."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.core.errors import InputError
-from scripts.data.volumes import LoadVolumed, affine_gap_mm, header_gap_mm
+from scripts.core.errors import InputError, innermost_message
+from scripts.data.geometry import affine_gap_mm
+from scripts.data.nifti import read_nifti
+from scripts.data.volumes import check_values, whole_values
 from scripts.lab.check.alignment import measure_alignment
 from scripts.lab.check.cases import Case, CaseFiles, Finding
 from scripts.lab.check.coarse import COARSE_MM, body_of, grain, resample
@@ -74,10 +77,33 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
         keeps_stored_axes: whether the stored axes are the common frame (``orientation: null`` of a task file).
     """
     case = Case(files=files)
+    try:
+        _measure(case, class_of, keeps_stored_axes)
+    except Exception as error:  # one case's fault, whatever it is, must not end the others
+        case.findings.append(
+            _unusable(case, innermost_message(error), "a case that can be measured", "look at its files")
+        )
+    return case
+
+
+def _unusable(case: Case, found: str, expected: str, remedy: str) -> Finding:
+    return Finding(
+        severity="error",
+        kind="unusable file",
+        domain=case.domain,
+        cases=(case.name,),
+        found=found,
+        expected=expected,
+        remedy=remedy,
+    )
+
+
+def _measure(case: Case, class_of: Mapping[float, int], keeps_stored_axes: bool) -> None:
+    files = case.files
     image = _load(case, "image", files.image)
     label = _load(case, "label", files.label) if files.label else None
     if image is None:
-        return case
+        return
     voxels, header_affine = image
     case.shape, case.orientation = voxels.shape, "".join(nib.aff2axcodes(header_affine))
     spacing_mm = np.linalg.norm(header_affine[:3, :3], axis=0)
@@ -90,7 +116,6 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
     body = body_of(coarse)
     case.spectrum, case.detail = spectrum_of(coarse), detail_of(coarse, body)
     case.grain = grain(coarse, body, int(opened.turn[case.stack_axis, 0]))
-    case.header_gap_mm = header_gap_mm(nib.load(files.image).header)
     places = np.argwhere(body)
     middle = places.mean(0) if len(places) else (np.array(body.shape) - 1) / 2
     classes = None
@@ -98,26 +123,19 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
         fits = _measure_label(case, opened, *label, centre=opened.voxel_of(middle, body.shape))
         classes = None if fits is None else _classes(case, fits, class_of)
     case.pictures = draw_views(voxels, classes, opened.turn, opened.spacing_mm)
-    return case
 
 
 def _load(case: Case, key: str, path: str) -> tuple[_Array, _Array] | None:
     try:
-        volume = LoadVolumed(keys=key)({key: path})[key]
+        volume = read_nifti(path)
+        voxels = np.asarray(volume.voxels, np.float32)
+        check_values(voxels, path, is_label=key == "label")
     except InputError as error:
-        case.findings.append(
-            Finding(
-                severity="error",
-                kind="unusable file",
-                domain=case.domain,
-                cases=(case.name,),
-                found=f"{error.found} ({error.file})",
-                expected=error.expected,
-                remedy=error.remedy,
-            )
-        )
+        found = f"{error.found} ({error.file})"
+        case.findings.append(_unusable(case, found, error.expected, error.remedy))
         return None
-    return np.asarray(volume[0]), np.asarray(volume.affine, np.float64)
+    case.header_notes += tuple(f"{Path(path).name}: {note}" for note in volume.notes)
+    return (whole_values(voxels) if key == "label" else voxels), volume.affine
 
 
 def _measure_label(case: Case, opened: _Opened, label: _Array, label_affine: _Array, centre: _Array) -> LabelMap | None:

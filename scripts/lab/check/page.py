@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from scripts.core.files import atomic_path, write_json
-from scripts.data.volumes import AFFINE_TOLERANCE_MM
+from scripts.data.geometry import AFFINE_TOLERANCE_MM
 from scripts.evaluation.montage import structure_colour
 from scripts.lab.check.cases import REPORT, Case, Finding
 from scripts.lab.check.limits import LIMITS
@@ -240,7 +240,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _as_json(case: Case) -> dict[str, Any]:
-    kept = ["shape", "spacing_mm", "orientation", "percentiles", "volumes_ml", "affine_gap_mm", "header_gap_mm", "rims"]
+    kept = ["shape", "spacing_mm", "orientation", "percentiles", "volumes_ml", "affine_gap_mm", "header_notes", "rims"]
     files = dataclasses.asdict(case.files)
     files.pop("label_names")
     structures = {f"{value:g}": dataclasses.asdict(structure) for value, structure in case.structures.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from scripts.data.volumes import AFFINE_TOLERANCE_MM
+from scripts.data.geometry import AFFINE_TOLERANCE_MM
 from scripts.lab.check.cases import Case, Finding
 from scripts.lab.check.limits import LIMITS
 
@@ -30,7 +30,7 @@ def judge_case(
     """
     if not case.shape:
         return list(case.findings)
-    checks = [_field_of_view(case), _headers(case), _unit(case, scaled_within)]
+    checks = [_field_of_view(case), *_headers(case), _unit(case, scaled_within)]
     if case.label_shape:
         checks += [_grid(case), *_values(case, names, known), _rims(case), _mirrored_label(case)]
     return [*case.findings, *(finding for finding in checks if finding is not None)]
@@ -63,12 +63,12 @@ def _field_of_view(case: Case) -> Finding | None:
     return _finding(case, "warning", "field of view", found, expected, "correct the spacing in the header")
 
 
-def _headers(case: Case) -> Finding | None:
-    if case.header_gap_mm <= LIMITS.header_gap_mm:
-        return None
-    found = f"a qform and an sform that differ by up to {case.header_gap_mm:.3g} mm"
-    remedy = "set both to the right one, as some libraries read the one and some the other"
-    return _finding(case, "warning", "two positions in one header", found, "one position", remedy)
+def _headers(case: Case) -> list[Finding]:
+    """A warning for each contradiction or gap: libraries resolve them differently, and place the volume differently."""
+    remedy = "write qform, sform, spacing and unit anew from the original; 'prepare' does it"
+    return [
+        _finding(case, "warning", "unclear header", note, "one position, in mm", remedy) for note in case.header_notes
+    ]
 
 
 def _unit(case: Case, scaled_within: tuple[float, float] | None) -> Finding | None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from skimage.io import imread
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, innermost_message
 from scripts.data.case_names import natural_order
 from scripts.data.dicom import Series, read_series
-from scripts.data.volumes import check_values, innermost_message
+from scripts.data.volumes import check_values
 from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
 
 __all__ = ["ChaosTree"]

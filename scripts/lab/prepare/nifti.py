@@ -1,8 +1,4 @@
-"""NIfTI in and out at the speed of decompression: a file is read, unpacked and parsed in one go each.
-
-MONAI's loader turns everything into float32 and goes through small reads; a preparation reads each volume once and
-keeps its type.
-"""
+"""Pairs of NIfTI files on one grid, and the form in which every volume is written."""
 
 from __future__ import annotations
 
@@ -16,62 +12,14 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path
-from scripts.data.volumes import (
-    AFFINE_TOLERANCE_MM,
-    QFORM_TOLERANCE_MM,
-    affine_gap_mm,
-    check_same_grid,
-    check_values,
-    header_gap_mm,
-    innermost_message,
-)
+from scripts.data.geometry import AFFINE_TOLERANCE_MM, affine_gap_mm, check_same_grid
+from scripts.data.nifti import GZIP_MAGIC, QFORM_TOLERANCE_MM, NiftiVolume, personal_text, read_nifti
+from scripts.data.volumes import check_values
 from scripts.lab.prepare.case import Reading
 
-__all__ = ["add_label", "read_nifti", "read_pair", "write_nifti"]
+__all__ = ["add_label", "read_pair", "write_nifti"]
 
-GZIP_MAGIC = b"\x1f\x8b"
 _Grid = tuple[tuple[int, ...], np.ndarray]
-NIFTI2_HEADER_SIZE = (540).to_bytes(4, "little")
-
-
-def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """A 3D volume, its affine and notes on its header.
-
-    Args:
-        path: ``.nii`` or ``.nii.gz``.
-
-    Returns:
-        Voxels (X, Y, Z) in the file's own type (float32 where the header scales them), affine (4, 4) in mm, and notes.
-
-    Raises:
-        InputError: the file is missing, cut short, no NIfTI or not 3D.
-    """
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data
-        kind = nib.Nifti2Image if data.startswith(NIFTI2_HEADER_SIZE) else nib.Nifti1Image
-        image = kind.from_bytes(data)
-        voxels = np.asanyarray(image.dataobj)
-    except Exception as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise InputError(
-            file=path,
-            found="no such file" if missing else f"data that cannot be read ({innermost_message(error)})",
-            expected="a complete NIfTI file",
-            remedy="download or copy the file again; it may be cut short",
-        ) from error
-    while voxels.ndim > 3 and voxels.shape[-1] == 1:
-        voxels = voxels[..., 0]
-    if voxels.ndim != 3 or min(voxels.shape) < 2:
-        raise InputError(
-            file=path,
-            found=f"{voxels.ndim} dimensions {voxels.shape}",
-            expected="a 3D volume, at least 2 voxels each way",
-            remedy="split a 4D file into its volumes, stack 2D files into one",
-        )
-    if voxels.dtype == np.float64:
-        voxels = voxels.astype(np.float32)
-    return voxels, image.affine, _header_notes(image, path)
 
 
 def read_pair(image: Path, label: Path | None, *, trust_image: bool = False) -> Reading:
@@ -85,9 +33,11 @@ def read_pair(image: Path, label: Path | None, *, trust_image: bool = False) -> 
     Raises:
         InputError: a file cannot be read, holds NaN, infinite or constant values, or the two lie on different grids.
     """
-    voxels, affine, notes = read_nifti(image)
-    check_values(voxels, str(image), is_label=False)
-    reading = Reading(voxels, affine, notes=tuple(notes), image_file=None if notes else _file_to_copy(image))
+    volume = read_nifti(image)
+    check_values(volume.voxels, str(image), is_label=False)
+    notes = _notes(volume, image)
+    copied = None if notes else _file_to_copy(volume, image)
+    reading = Reading(volume.voxels, volume.affine, notes=notes, image_file=copied)
     return reading if label is None else add_label(reading, image, label, trust_image=trust_image)
 
 
@@ -103,7 +53,8 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
     Raises:
         InputError: the label map cannot be read or lies on another grid.
     """
-    voxels, affine, notes = read_nifti(label)
+    volume = read_nifti(label)
+    voxels, affine, notes = volume.voxels, volume.affine, [*_notes(volume, label)]
     check_values(voxels, str(label), is_label=True)
     turned, turned_affine = _along_axes_of(reading.affine, voxels, affine)
     gap_mm = affine_gap_mm(affine, reading.affine)
@@ -117,13 +68,16 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
     return replace(reading, label=voxels, label_file=label, notes=(*reading.notes, *notes))
 
 
-def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, same_as: Path | None = None) -> int:
+def write_nifti(
+    path: Path, voxels: np.ndarray, affine: np.ndarray, *, is_label: bool = False, same_as: Path | None = None
+) -> int:
     """Write a volume as ``.nii.gz`` with equal sform and qform, whole or not at all.
 
     Args:
         path: where.
         voxels: (X, Y, Z) of a type that NIfTI knows.
         affine: (4, 4) in mm.
+        is_label: whether the values are classes, which the header's intent then says.
         same_as: a file that holds just this, to copy: packing takes twice as long as unpacking.
 
     Returns:
@@ -142,6 +96,8 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, same_as: Pat
     if affine_gap_mm(image.get_qform(), affine) > QFORM_TOLERANCE_MM:
         image.set_qform(None, code=0)  # a quaternion cannot hold a shear
     image.header.set_xyzt_units("mm")
+    if is_label:
+        image.header.set_intent("label")
     packed = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
     with atomic_path(path) as temporary:
         temporary.write_bytes(packed)
@@ -166,20 +122,18 @@ def _check_grids(image: Path, label: Path, image_grid: _Grid, label_grid: _Grid)
         raise InputError(file=error.file, found=error.found, expected=error.expected, remedy=remedy) from None
 
 
-def _file_to_copy(path: Path) -> Path | None:
+def _notes(volume: NiftiVolume, path: Path) -> tuple[str, ...]:
+    """What a reader of the report should know of a file; text that may hold names is told by its fields alone."""
+    texts = personal_text(volume.header)
+    left_out = [f"{', '.join(texts)} of the header left out, as free text can hold names"] * bool(texts)
+    return tuple(f"{path.name}: {note}" for note in (*volume.notes, *left_out))
+
+
+def _file_to_copy(volume: NiftiVolume, path: Path) -> Path | None:
     """The file itself if it is written as :func:`write_nifti` writes: 3D, packed, in mm, both forms set and equal."""
-    header = nib.load(path).header
-    forms = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-    both = all(form is not None for form in forms) and header_gap_mm(header) <= QFORM_TOLERANCE_MM
+    header = volume.header
+    both = all(int(header[code]) > 0 for code in ("qform_code", "sform_code"))
     fits = path.name.endswith(".nii.gz") and header["dim"][0] == 3 and header.get_xyzt_units()[0] == "mm"
-    return path if both and fits else None
-
-
-def _header_notes(image: nib.Nifti1Image, path: Path) -> list[str]:
-    qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
-    if qform is None and sform is None:
-        return [f"{path.name}: no qform and no sform; spacing alone is known, not orientation"]
-    gap_mm = header_gap_mm(image.header)
-    return [f"{path.name}: qform and sform differ by up to {gap_mm:.3g} mm; the sform was taken"] * (
-        gap_mm > QFORM_TOLERANCE_MM
-    )
+    with path.open("rb") as file:
+        is_packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    return path if both and fits and is_packed else None

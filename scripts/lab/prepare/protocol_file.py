@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.core.errors import InputError
-from scripts.data.volumes import innermost_message
+from scripts.core.errors import InputError, innermost_message
 
 __all__ = ["STEPS", "build_steps", "check_protocol"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, innermost_message
 from scripts.core.files import make_folder
 from scripts.core.processes import available_cores
 from scripts.lab.prepare.case import Case, FindOptions
@@ -122,14 +122,25 @@ def _prepare_all(order: Order, rules: Rules, cases: Sequence[Case], keys: dict[C
             for future in progress:
                 try:
                     records[futures[future]] = future.result()
-                except InputError as error:
-                    failures.append(error)
+                except Exception as error:  # one case's fault, whatever it is, must not end the others
+                    failures.append(_failure(futures[future], error))
                     progress.set_postfix(failed=len(failures))
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
         raise _summary(order, failures, len(cases))
     return records
+
+
+def _failure(case: Case, error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    return InputError(
+        file=case.sources[0],
+        found=f"an error while it was prepared ({innermost_message(error)})",
+        expected="a case that can be read",
+        remedy="look at its files; report the error if they are right",
+    )
 
 
 def _summary(order: Order, failures: Sequence[InputError], cases: int) -> InputError:

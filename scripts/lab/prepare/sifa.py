@@ -15,9 +15,9 @@ from zipfile import BadZipFile
 import nibabel as nib
 import numpy as np
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, innermost_message
 from scripts.data.case_names import natural_order
-from scripts.data.volumes import check_values, innermost_message
+from scripts.data.volumes import check_values
 from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
 from scripts.lab.prepare.tfrecord import parse_example, read_records
 

@@ -12,9 +12,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from scripts.core.errors import InputError, find_input_error
+from scripts.core.errors import InputError, find_input_error, innermost_message
 from scripts.core.files import write_json
-from scripts.data.volumes import innermost_message
 from scripts.lab.prepare.case import Case
 from scripts.lab.prepare.nifti import write_nifti
 from scripts.lab.prepare.protocol_file import build_steps
@@ -23,7 +22,7 @@ from scripts.lab.prepare.values import count_values
 
 __all__ = ["finished_record", "output_files", "prepare_case", "record_file", "settings_key"]
 
-FORM = 1
+FORM = 2
 """Raise it when the same files and rules would give other volumes than before: finished cases are then made anew."""
 
 
@@ -92,7 +91,7 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
     if label is None:
         files["label"].unlink(missing_ok=True)
     else:
-        sizes[files["label"].name] = write_nifti(files["label"], label, affine)
+        sizes[files["label"].name] = write_nifti(files["label"], label, affine, is_label=True)
     record = {
         "case": case.name,
         "domain": case.domain,

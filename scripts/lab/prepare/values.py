@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
+from scripts.data.volumes import LABEL_TOLERANCE
 
 __all__ = ["LabelMap", "ValueRange", "count_values", "smallest_dtype"]
 
@@ -139,7 +140,7 @@ def _whole_numbers(label: np.ndarray, file: object) -> np.ndarray:
     if np.issubdtype(label.dtype, np.integer):
         return label
     rounded = np.rint(label)
-    odd = label[rounded != label]
+    odd = label[np.abs(rounded - label) > LABEL_TOLERANCE]
     if odd.size or not np.isfinite(label).all():
         raise InputError(
             file=file,

@@ -1,0 +1,143 @@
+"""Where a volume lies: what a valid affine is, when two grids are one, how large a resampled volume may get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scripts.core.errors import InputError
+
+__all__ = [
+    "AFFINE_TOLERANCE_MM",
+    "affine_gap_mm",
+    "check_affine",
+    "check_resampled_size",
+    "check_same_grid",
+    "check_shape",
+    "spacing_of",
+]
+
+AFFINE_TOLERANCE_MM = 1e-3
+"""Largest difference between the entries of two affines that still describe one grid. It is a quarter of a millimetre
+at the 256th voxel; tools that write in single precision stay below a tenth of it."""
+
+VOXEL_EDGE_MM = (1e-4, 1e3)
+"""Shortest and longest voxel edge that is taken for a length in mm."""
+
+LARGEST_OFFSET_MM = 1e6
+"""Largest distance of a volume from the scanner's origin."""
+
+SMALLEST_DETERMINANT = 1e-3
+"""Determinant of the three unit directions below which they do not span the space."""
+
+LARGEST_RESAMPLED_VOXELS = 2**29
+"""Voxels of a resampled volume: 2 GiB in float32. A scan of 512 x 512 x 1500 voxels has 0.7 of it."""
+
+
+def spacing_of(affine: Any) -> tuple[float, float, float]:
+    """Voxel edges of an affine (4, 4), in mm."""
+    edges = np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
+    return float(edges[0]), float(edges[1]), float(edges[2])
+
+
+def check_affine(affine: Any, source: object) -> None:
+    """Refuse an affine that places no volume.
+
+    Args:
+        affine: voxel indices to RAS+ coordinates in mm, (4, 4).
+        source: the file or array, for the error.
+
+    Raises:
+        InputError: another shape, NaN or infinite entries, axes that do not span the space, or voxel edges or offsets
+            that cannot be lengths in mm.
+    """
+    matrix = np.asarray(affine, np.float64)
+    if matrix.shape != (4, 4):
+        raise _no_geometry(source, f"an affine of shape {matrix.shape}", "a 4 x 4 matrix")
+    if not np.isfinite(matrix).all():
+        raise _no_geometry(source, "NaN or infinite values in the affine", "finite values")
+    if not np.array_equal(matrix[3], [0, 0, 0, 1]):
+        raise _no_geometry(source, f"an affine whose last row is {matrix[3].tolist()}", "0, 0, 0, 1")
+    edges = np.linalg.norm(matrix[:3, :3], axis=0)
+    said = " x ".join(f"{edge:.4g}" for edge in edges)
+    if edges.min() < VOXEL_EDGE_MM[0] or edges.max() > VOXEL_EDGE_MM[1]:
+        lengths = f"edges of {VOXEL_EDGE_MM[0]:g} to {VOXEL_EDGE_MM[1]:g} mm"
+        raise _no_geometry(source, f"voxels of {said} mm", lengths)
+    if abs(np.linalg.det(matrix[:3, :3] / edges)) < SMALLEST_DETERMINANT:
+        raise _no_geometry(source, "an affine that cannot be inverted", "three independent axes")
+    if np.abs(matrix[:3, 3]).max() > LARGEST_OFFSET_MM:
+        found = f"an origin {np.abs(matrix[:3, 3]).max():.3g} mm away from the scanner's"
+        raise _no_geometry(source, found, f"at most {LARGEST_OFFSET_MM:g} mm")
+
+
+def check_shape(shape: Sequence[int], source: object) -> None:
+    """Refuse anything but a 3D volume with at least 2 voxels along each axis.
+
+    Raises:
+        InputError: naming ``source``.
+    """
+    if len(shape) != 3 or min(shape) < 2:
+        remedy = "split a 4D file into its volumes, stack 2D files into one"
+        found = f"{len(shape)} dimensions {tuple(shape)}"
+        raise InputError(file=source, found=found, expected="a 3D volume, at least 2 voxels each way", remedy=remedy)
+
+
+def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> None:
+    """Refuse a grid to resample to that no computer can hold, before anything is allocated.
+
+    Args:
+        affine: of the new grid, (4, 4).
+        size: its voxels.
+        source: file of the volume, for the error.
+
+    Raises:
+        InputError: with the size and the memory that one copy would take.
+    """
+    gibibytes = 4 * float(np.prod(size, dtype=np.float64)) / 2**30
+    if gibibytes <= 4 * LARGEST_RESAMPLED_VOXELS / 2**30:
+        return
+    spacing = spacing_of(affine)
+    extent = " x ".join(f"{count * edge:.4g}" for count, edge in zip(size, spacing, strict=True))
+    raise InputError(
+        file=source,
+        found=f"a volume of {extent} mm, which has {' x '.join(map(str, size))} voxels when resampled to "
+        f"{' x '.join(f'{edge:.3g}' for edge in spacing)} mm ({gibibytes:.0f} GiB)",
+        expected=f"at most {4 * LARGEST_RESAMPLED_VOXELS / 2**30:.0f} GiB",
+        remedy="correct the spacing or the unit of length in the header, or crop the volume",
+    )
+
+
+def check_same_grid(
+    image_shape: Sequence[int],
+    image_affine: Any,
+    label_shape: Sequence[int],
+    label_affine: Any,
+    image_path: str,
+    label_path: str,
+) -> None:
+    """Refuse a label map that does not lie on its image's grid: same shape (H, W, D), same affine (4, 4).
+
+    Raises:
+        InputError: naming both files.
+    """
+    if tuple(image_shape) != tuple(label_shape):
+        found = f"a label of {tuple(label_shape)} voxels"
+        expected = f"{tuple(image_shape)} as in {image_path}"
+    elif not (gap := affine_gap_mm(image_affine, label_affine)) <= AFFINE_TOLERANCE_MM:  # NaN is refused, too
+        found, expected = f"an affine that differs by up to {gap:.3g} mm", f"the affine of {image_path}"
+    else:
+        return
+    remedy = "resample the label to the image's grid, or copy the image's header if only that is wrong"
+    raise InputError(file=label_path, found=found, expected=expected, remedy=remedy)
+
+
+def affine_gap_mm(first: Any, second: Any) -> float:
+    """Largest difference between the entries of two affines (4, 4)."""
+    return float(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)).max())
+
+
+def _no_geometry(source: object, found: str, expected: str) -> InputError:
+    remedy = "copy the geometry from the original, or convert the DICOM series again"
+    return InputError(file=source, found=found, expected=expected, remedy=remedy)

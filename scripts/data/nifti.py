@@ -1,0 +1,216 @@
+"""The only reader of NIfTI files: voxels in their own type, geometry in mm, and notes on the header.
+
+A file is read, unpacked and parsed in one pass, so that the checksum of a ``.nii.gz`` is always verified. Its content
+tells the format, not its name. Where a header contradicts itself the sform counts, then the qform, then the spacing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import ImageReader
+
+from scripts.core.errors import InputError, innermost_message
+from scripts.data.geometry import affine_gap_mm, check_affine, check_shape, spacing_of
+
+__all__ = ["QFORM_TOLERANCE_MM", "NiftiReader", "NiftiVolume", "personal_text", "qform_gap_mm", "read_nifti"]
+
+QFORM_TOLERANCE_MM = 1e-2
+"""Difference between qform and sform that is rounding: a quaternion in single precision turns an axis that is nearly
+straight by up to 0.0085 mm for a voxel of 8 mm."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+CLASS_OF_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
+MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+POSITION_FIELDS = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z", "xyzt_units"),
+)
+TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
+"""Free text of a header, which tools fill with anything, patients' names included."""
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """A 3D volume as stored in a file.
+
+    Attributes:
+        voxels: (X, Y, Z) in the file's own type; scaled values, and types wider than 4 bytes that do not fit a
+            narrower integer, are float32.
+        affine: voxel indices to RAS+ coordinates in mm, (4, 4).
+        header: of the file.
+        mm_per_unit: length of the header's unit.
+        notes: contradictions and gaps in the header, and how they were resolved.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header
+    mm_per_unit: float
+    notes: tuple[str, ...]
+
+
+def read_nifti(path: str | os.PathLike[str]) -> NiftiVolume:
+    """Read a volume and check that it is one.
+
+    Args:
+        path: a single-file NIfTI-1 or NIfTI-2, packed or not, of either byte order.
+
+    Raises:
+        InputError: the file is missing, damaged or no NIfTI; it is not 3D; its voxels are no real numbers; its affine
+            is not finite, not invertible or of impossible size.
+    """
+    image = _parse(Path(path))
+    header = image.header
+    dtype = header.get_data_dtype()
+    if dtype.fields or dtype.kind not in "iuf":
+        kind = header.get_value_label("datatype")
+        remedy = "convert it to one real number per voxel: take the channel or the magnitude that the task needs"
+        raise InputError(file=path, found=f"voxels of type {kind}", expected="one real number per voxel", remedy=remedy)
+    shape = tuple(image.shape)
+    while len(shape) > 3 and shape[-1] == 1:  # some tools write axes of one time point
+        shape = shape[:-1]
+    check_shape(shape, path)
+    unit = _unit(header, path)
+    scale = MM_PER_UNIT[unit]
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= scale
+    check_affine(affine, path)
+    try:
+        voxels = np.asanyarray(image.dataobj).reshape(shape, order="F")
+    except Exception as error:
+        raise _damaged(path, innermost_message(error)) from error
+    return NiftiVolume(_narrowed(voxels), affine, header, scale, _header_notes(header, affine, scale, unit))
+
+
+def qform_gap_mm(header: nib.Nifti1Header) -> float:
+    """Largest difference between the entries of a header's qform and sform; 0 where one of them is not set."""
+    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    return 0.0 if qform is None or sform is None else affine_gap_mm(qform, sform)
+
+
+def personal_text(header: nib.Nifti1Header) -> list[str]:
+    """Fields of a header that hold free text, and its extensions, by name; never their content."""
+    found = [name for name in TEXT_FIELDS if name in header and bytes(header[name]).strip(b"\0 ")]
+    return found + [f"{len(header.extensions)} extension(s)"] * bool(header.extensions)
+
+
+class NiftiReader(ImageReader):
+    """MONAI's interface to :func:`read_nifti`.
+
+    The metadata keep the position fields of the header, so that outputs lie where every other program sees the input.
+    """
+
+    def verify_suffix(self, filename: Any) -> bool:
+        """Any name will do: a file's content tells its format."""
+        return True
+
+    def read(self, data: Any, **kwargs: Any) -> list[tuple[str, NiftiVolume]]:
+        """Read one file or several."""
+        paths = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
+        return [(str(path), read_nifti(path)) for path in paths]
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Voxels (X, Y, Z) and metadata of the one file that was read."""
+        ((_, volume),) = img
+        return volume.voxels, {
+            "affine": volume.affine,
+            "original_affine": volume.affine.copy(),
+            "spatial_shape": np.array(volume.voxels.shape),
+            "original_channel_dim": "no_channel",
+            "space": "RAS",
+            "mm_per_unit": volume.mm_per_unit,
+            "position_header": np.frombuffer(_position_header(volume.header).binaryblock, np.uint8),
+        }
+
+
+def _position_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """A header with nothing but the position of another: spacing, unit of length, qform and sform with their codes."""
+    position = nib.Nifti1Header()
+    for name in POSITION_FIELDS:
+        position[name] = header[name]
+    position["pixdim"][:4] = header["pixdim"][:4]
+    return position
+
+
+def _parse(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        remedy = "correct the path"
+        raise InputError(file=path, found="no such file", expected="a NIfTI volume", remedy=remedy) from error
+    except OSError as error:
+        raise _not_nifti(path, innermost_message(error)) from error
+    try:
+        data = gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data
+    except Exception as error:  # cut short, a wrong checksum, or bytes behind the end
+        raise _damaged(path, innermost_message(error)) from error
+    sizes = {int.from_bytes(data[:4], order) for order in ("little", "big")} & CLASS_OF_HEADER_SIZE.keys()
+    if not sizes:
+        raise _not_nifti(path, "its first bytes are no header's")
+    try:
+        image = CLASS_OF_HEADER_SIZE[sizes.pop()].from_bytes(data)
+        image.affine  # noqa: B018  a header may hold a broken quaternion
+    except Exception as error:  # whatever nibabel stumbles over
+        raise _not_nifti(path, innermost_message(error)) from error
+    return image
+
+
+def _unit(header: nib.Nifti1Header, path: object) -> str:
+    try:
+        unit = str(header.get_xyzt_units()[0])
+    except KeyError:
+        unit = f"code {int(header['xyzt_units'])}"
+    if unit not in MM_PER_UNIT:
+        remedy = "set the unit of length in the header: 2 is mm"
+        raise InputError(file=path, found=f"a unit of length '{unit}'", expected="mm, m or micron", remedy=remedy)
+    return unit
+
+
+def _narrowed(voxels: np.ndarray) -> np.ndarray:
+    """The voxels in 4 bytes at most: other programs read no wider integers, and no task needs double precision."""
+    if voxels.dtype.itemsize <= 4:
+        return voxels
+    if voxels.dtype.kind in "iu" and voxels.size:
+        limits = np.iinfo(np.int32)
+        if voxels.min() >= limits.min and voxels.max() <= limits.max:
+            return voxels.astype(np.int32)
+    return voxels.astype(np.float32)
+
+
+def _header_notes(header: nib.Nifti1Header, affine: np.ndarray, scale: float, unit: str) -> tuple[str, ...]:
+    has_qform, has_sform = (int(header[key]) > 0 for key in ("qform_code", "sform_code"))
+    notes = []
+    if unit in ("meter", "micron"):
+        notes.append(f"lengths in {unit}s were converted to mm")
+    if not has_qform and not has_sform:
+        notes.append("no qform and no sform; spacing alone is known, not orientation")
+    if (gap_mm := qform_gap_mm(header) * scale) > QFORM_TOLERANCE_MM:
+        notes.append(f"qform and sform differ by up to {gap_mm:.3g} mm; the sform was taken")
+    spacing = np.abs(np.asarray(header["pixdim"][1:4], np.float64)) * scale
+    if has_sform and not np.allclose(spacing, spacing_of(affine), rtol=1e-3, atol=QFORM_TOLERANCE_MM):
+        said, taken = (" x ".join(f"{edge:.4g}" for edge in edges) for edges in (spacing, spacing_of(affine)))
+        notes.append(f"pixdim says {said} mm and the sform {taken} mm; the sform was taken")
+    return tuple(notes)
+
+
+def _not_nifti(path: object, reason: str) -> InputError:
+    remedy = "convert the volume to .nii or .nii.gz, or copy it again if it is damaged"
+    found = f"no NIfTI ({reason})"
+    return InputError(file=path, found=found, expected="a NIfTI volume", remedy=remedy)
+
+
+def _damaged(path: object, reason: str) -> InputError:
+    return InputError(
+        file=path,
+        found=f"data that cannot be read ({reason})",
+        expected="complete NIfTI files",
+        remedy="copy or export the file again; it may be truncated",
+    )
