@@ -1,7 +1,7 @@
 """A minimal DICOM writer for tests: it writes just the elements it is given.
 
-ITK's own writer fills in UIDs and takes positions from the image, so it cannot make what public releases hold: empty
-UIDs, missing positions, thickness that is not the distance.
+A library's writer fills in UIDs and refuses what the standard does not allow, so it cannot make what public releases
+hold: empty UIDs, missing positions, thickness that is not the distance.
 """
 
 from __future__ import annotations
@@ -95,6 +95,22 @@ def write_slice(
     data += _element(0x7FE0, 0x0010, "OW", pixels.astype("<u2").tobytes(), syntax)
     path.write_bytes(b"\0" * 128 + b"DICM" + _meta(syntax) + data)
     return path
+
+
+def compress(file: Path, syntax: str) -> None:
+    """Encode a file's pixels anew, by GDCM's name of the transfer syntax."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(file))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(file))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
 
 
 def _meta(syntax: str) -> bytes:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import itk
 import numpy as np
+import pydicom
 import pytest
-from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
+from dicom_files import EXPLICIT, IMPLICIT, compress, stack, write_slice
 from releases import OBLIQUE
 
 from scripts.core.errors import InputError
-from scripts.data.dicom import FILES_AT_ONCE, read_series
+from scripts.data.dicom import read_series, scan_folder
 
 AXIAL = np.eye(3)
 SPACING = (1.5, 2.0, 4.0)
@@ -100,21 +100,13 @@ def test_a_later_slice_of_another_pixel_type_is_not_cut_to_the_first_ones(tmp_pa
     assert np.array_equal(read.image[..., 3], volume_of()[..., 3] / 4)
 
 
-def test_a_series_longer_than_what_is_decoded_at_once(tmp_path: Path) -> None:
-    """Two batches and a part of one, with names against the positions, so that each batch's slices lie all over."""
-    count = 2 * FILES_AT_ONCE + 3
+def test_names_against_the_positions(tmp_path: Path) -> None:
+    count = 21
     volume = volume_of((6, 5, count))
     shuffled = np.random.default_rng(0).permutation(count)
     read = read_series(series(tmp_path, volume, names=[f"{index}.dcm" for index in shuffled]))
     assert np.array_equal(read.image, volume)
     assert [read.files[index].name for index in read.order] == [f"{index}.dcm" for index in shuffled]
-
-
-def test_a_slice_of_another_size_in_a_later_batch_is_refused(tmp_path: Path) -> None:
-    folder = series(tmp_path, volume_of((6, 5, FILES_AT_ONCE)))
-    write_slice(folder / "99.dcm", np.ones((7, 8), np.uint16), position=(-10, -20, 999))
-    with pytest.raises(InputError, match=r"size 5 x 6 in 0.dcm and 7 x 8 in 99.dcm"):
-        read_series(folder)
 
 
 @pytest.mark.parametrize("uids", [["", "", "", ""], ["1.1", "1.2", "1.3", "1.4"]])
@@ -132,19 +124,61 @@ def test_other_files_in_the_folder_are_left_out(tmp_path: Path) -> None:
     assert np.array_equal(read_series(folder).image, volume_of())
 
 
-def test_jpeg_2000_is_decoded(tmp_path: Path) -> None:
-    for index in range(4):
-        pixels = np.ascontiguousarray(volume_of((32, 32, 4))[..., index].T.astype(np.int16))[None]
-        image = itk.image_from_array(pixels)
-        image.SetOrigin((0.0, 0.0, 4.0 * index))
-        encoder = itk.GDCMImageIO.New()
-        encoder.SetCompressor("JPEG2000")
-        writer = itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(tmp_path / f"{index}.dcm"))
-        writer.SetImageIO(encoder)
-        writer.UseCompressionOn()
-        writer.Update()
-    assert b"1.2.840.10008.1.2.4.9" in (tmp_path / "0.dcm").read_bytes()[:600]
-    assert np.array_equal(read_series(tmp_path).image, volume_of((32, 32, 4)))
+@pytest.mark.parametrize("syntax", ["JPEG2000Lossless", "JPEGLosslessProcess14_1", "JPEGLSLossless", "RLELossless"])
+def test_compressed_series_are_decoded(syntax: str, tmp_path: Path) -> None:
+    folder = series(tmp_path, volume_of((32, 32, 4)), intercept=-1000)
+    for file in folder.iterdir():
+        compress(file, syntax)
+    assert pydicom.dcmread(folder / "0.dcm").file_meta.TransferSyntaxUID.is_compressed
+    assert np.array_equal(read_series(folder).image, volume_of((32, 32, 4)))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_the_stored_ones_are_no_part_of_a_value(signed: bool, tmp_path: Path) -> None:
+    """12 bits of 16: -3 is 0xFFD in them, and an overlay in bit 12 makes 0x1FFD of it."""
+    for index in range(2):
+        pixels = np.full((3, 4), 0x1FFD, np.uint16)
+        write_slice(tmp_path / str(index), pixels, position=(0, 0, index), BitsStored=12, HighBit=11,
+                    PixelRepresentation=int(signed))  # fmt: skip
+    assert (read_series(tmp_path).image == (-3 if signed else 0xFFD)).all()
+
+
+def test_a_ct_in_monochrome1_keeps_its_hounsfield_units(tmp_path: Path) -> None:
+    """It asks viewers to show high values dark; the numbers are HU all the same."""
+    folder = series(tmp_path, volume_of(), intercept=-1000, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(read_series(folder).image, volume_of())
+
+
+OTHERS = {
+    "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3",
+    "SEG": "1.2.840.10008.5.1.4.1.1.66.4",
+    "SR": "1.2.840.10008.5.1.4.1.1.88.33",
+    "PR": "1.2.840.10008.5.1.4.1.1.11.1",
+    "RTDOSE": "1.2.840.10008.5.1.4.1.1.481.2",
+    "SC": "1.2.840.10008.5.1.4.1.1.7",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_objects_beside_the_slices_are_left_out_by_their_class(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = series(tmp_path, volume_of())
+    other = pydicom.dcmread(folder / "0.dcm")
+    other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = OTHERS[kind]
+    if kind in ("RTSTRUCT", "SR", "PR"):
+        del other.PixelData, other.Rows, other.Columns
+    other.save_as(folder / "IM9")
+    (folder / "dicomdir").write_bytes((folder / "0.dcm").read_bytes())
+    assert np.array_equal(read_series(folder).image, volume_of())
+    assert "left out, as they are no slices: IM9 (" in caplog.text
+    (said,) = scan_folder(folder).left_out
+    assert said == f"IM9 ({pydicom.uid.UID(OTHERS[kind]).name})"
+
+
+def test_captures_alone_are_slices(tmp_path: Path) -> None:
+    folder = series(tmp_path, volume_of(), SOPClassUID=OTHERS["SC"])
+    assert np.array_equal(read_series(folder).image, volume_of())
 
 
 def test_it_is_what_simpleitk_reads(tmp_path: Path) -> None:
@@ -217,6 +251,69 @@ def truncated(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
+def short_pixels(folder: Path) -> None:
+    change(folder, PixelData=bytes(2 * 5 * 6 - 8))
+
+
+def long_pixels(folder: Path) -> None:
+    """Rows were halved."""
+    change(folder, Rows=2)
+
+
+def change(folder: Path, **elements: object) -> None:
+    slice_ = pydicom.dcmread(folder / "2.dcm")
+    for name, value in elements.items():
+        setattr(slice_, name, value)
+    slice_.save_as(folder / "2.dcm")
+
+
+def colour(folder: Path) -> None:
+    change(folder, PhotometricInterpretation="RGB", SamplesPerPixel=3, BitsAllocated=8, PixelData=bytes(90))
+
+
+def palette(folder: Path) -> None:
+    change(folder, PhotometricInterpretation="PALETTE COLOR")
+
+
+def inverted_mr(folder: Path) -> None:
+    for file in folder.iterdir():
+        slice_ = pydicom.dcmread(file)
+        slice_.Modality, slice_.PhotometricInterpretation = "MR", "MONOCHROME1"
+        slice_.save_as(file)
+
+
+def inverted_slice(folder: Path) -> None:
+    change(folder, PhotometricInterpretation="MONOCHROME1")
+
+
+def eight_bits(folder: Path) -> None:
+    change(folder, BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=bytes(30))
+
+
+def infinite_intercept(folder: Path) -> None:
+    series(folder, volume_of(), RescaleIntercept="inf")
+
+
+def no_slope(folder: Path) -> None:
+    series(folder, volume_of(), RescaleSlope=0)
+
+
+def slope_is_no_number(folder: Path) -> None:
+    series(folder, volume_of(), RescaleSlope="nan")
+
+
+def zero_spacing(folder: Path) -> None:
+    write_slice(folder / "2.dcm", np.ones((5, 6), np.uint16), position=(-10, -20, 38), spacing=(0.0, 1.5))
+
+
+def negative_spacing(folder: Path) -> None:
+    write_slice(folder / "2.dcm", np.ones((5, 6), np.uint16), position=(-10, -20, 38), spacing=(2.0, -2.0))
+
+
+def vast_spacing(folder: Path) -> None:
+    write_slice(folder / "2.dcm", np.ones((5, 6), np.uint16), position=(-10, -20, 38), spacing=(1e30, 1.5))
+
+
 def multi_frame(folder: Path) -> None:
     write_slice(folder / "2.dcm", np.ones((3, 5, 6), np.uint16), position=(-10, -20, 38), spacing=(2.0, 1.5))
 
@@ -241,6 +338,19 @@ def empty(folder: Path) -> None:
         (tilted, "found a gantry tilt of 7.1 degrees"),
         (shifted, "found a slice that is shifted in plane by 7.00 mm against the first"),
         (truncated, r"2.dcm: found DICOM data that cannot be decoded"),
+        (short_pixels, r"2.dcm: found DICOM data that cannot be decoded \(52 bytes of pixels, 60 in the header's size"),
+        (long_pixels, r"2.dcm: found DICOM data that cannot be decoded \(60 bytes of pixels, 24 in the header's size"),
+        (colour, r"2.dcm: found pixels of kind RGB, expected MONOCHROME2"),
+        (palette, r"2.dcm: found pixels of kind PALETTE COLOR, expected MONOCHROME2"),
+        (inverted_mr, r"dcm: found pixels of kind MONOCHROME1, expected MONOCHROME2"),
+        (inverted_slice, r"several series: kind MONOCHROME2 in 0.dcm and MONOCHROME1 in 2.dcm"),
+        (eight_bits, r"several series: bits 16 in 0.dcm and 8 in 2.dcm"),
+        (infinite_intercept, r"0.dcm: found RescaleIntercept 'inf', expected 1 number"),
+        (slope_is_no_number, r"0.dcm: found RescaleSlope 'nan', expected 1 number"),
+        (no_slope, r"0.dcm: found RescaleSlope '0', expected another number"),
+        (zero_spacing, r"2.dcm: found PixelSpacing '0.*1.5', expected 2 numbers of 0.0001 to 1000"),
+        (negative_spacing, r"2.dcm: found PixelSpacing '2.*-2.*', expected 2 numbers"),
+        (vast_spacing, r"2.dcm: found PixelSpacing '1e\+30.*', expected 2 numbers"),
         (multi_frame, r"2.dcm: found a multi-frame file of 3 frames"),
         (empty, "found 0 DICOM files, expected the slices of one series"),
     ],

@@ -1,6 +1,6 @@
 """From a DICOM series to a DICOM Segmentation: a packed bundle between them.
 
-ITK reads the pixels (:mod:`scripts.data.dicom`), pydicom the headers, and highdicom writes. Each frame of the result
+pydicom reads the series (:mod:`scripts.data.dicom`), and highdicom writes. Each frame of the result
 lies on a slice of the series, in its frame of reference, and refers to it.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.valuerep import DS
 
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path
@@ -109,9 +110,8 @@ def source_slices(series: Series, source: object) -> list[Any]:
     Raises:
         InputError: slices without an instance UID of their own, or of several studies or frames of reference.
     """
-    pydicom = _import("pydicom")
-    slices = [pydicom.dcmread(series.files[index], stop_before_pixels=True, force=True) for index in series.order]
-    spacing_mm = pydicom.valuerep.DS(float(np.linalg.norm(series.affine[:3, 2])), auto_format=True)
+    slices = list(series.headers)
+    spacing_mm = DS(float(np.linalg.norm(series.affine[:3, 2])), auto_format=True)
     for piece in slices:
         for name in ("SOPClassUID", "SOPInstanceUID"):
             if not piece.get(name):

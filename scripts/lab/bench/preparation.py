@@ -12,7 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import torch
+from pydicom.uid import CTImageStorage
 
 from scripts.core.processes import available_cores
 from scripts.data.dicom import read_series
@@ -23,8 +25,6 @@ from scripts.lab.prepare.run import Order, prepare
 __all__ = ["measure_preparation", "write_series"]
 
 CASES = (2, 3, 4, 5)
-TAGS = {"0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0060": "CT", "0020|000d": "1.2.1", "0020|000e": "1.2.2"}
-"""Class of the files, modality, and one study and series: SimpleITK goes by the series' UID."""
 SERIES = {"series": "DICOM series", "short_series": "short DICOM series", "jpeg2000_series": "JPEG 2000 series"}
 SPACING_MM = (0.78, 0.78, 3.0)
 
@@ -81,23 +81,34 @@ def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
 
 def write_series(folder: Path, image: np.ndarray, *, compress: bool) -> None:
     """Write a volume (X, Y, Z) int16 as a DICOM series, plain or in lossless JPEG 2000."""
-    import itk
-
     folder.mkdir(parents=True)
     for index in range(image.shape[2]):
-        piece = itk.image_from_array(np.ascontiguousarray(image[..., index].T)[None])
-        piece.SetSpacing(SPACING_MM)
-        piece.SetOrigin((0.0, 0.0, SPACING_MM[2] * index))
-        tags = piece.GetMetaDataDictionary()
-        for tag, value in (*TAGS.items(), ("0008|0018", f"1.2.3.{index + 1}")):
-            tags[tag] = value
-        encoder = itk.GDCMImageIO.New()
-        encoder.KeepOriginalUIDOn()
-        encoder.SetCompressor("JPEG2000")
-        writer = itk.ImageFileWriter[type(piece)].New(Input=piece, FileName=str(folder / f"{index:04d}.dcm"))
-        writer.SetImageIO(encoder)
-        writer.SetUseCompression(compress)
-        writer.Update()
+        slice_ = pydicom.Dataset()
+        slice_.SOPClassUID, slice_.SOPInstanceUID = CTImageStorage, f"1.2.3.{index + 1}"
+        slice_.StudyInstanceUID, slice_.SeriesInstanceUID, slice_.Modality = "1.2.1", "1.2.2", "CT"
+        slice_.ImagePositionPatient, slice_.ImageOrientationPatient = [0, 0, SPACING_MM[2] * index], [1, 0, 0, 0, 1, 0]
+        slice_.PixelSpacing = list(SPACING_MM[:2])
+        slice_.file_meta = pydicom.dataset.FileMetaDataset()
+        slice_.set_pixel_data(np.ascontiguousarray(image[..., index].T), "MONOCHROME2", 16)
+        file = folder / f"{index:04d}.dcm"
+        slice_.save_as(file, enforce_file_format=True)
+        if compress:
+            _compress(file)
+
+
+def _compress(file: Path) -> None:
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(file))
+    reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEG2000Lossless))
+    change.SetInput(reader.GetImage())
+    change.Change()
+    writer.SetFileName(str(file))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.Write()
 
 
 def _preparing(folder: Path) -> Callable[[], object]:

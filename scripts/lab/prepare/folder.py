@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from scripts.core.errors import InputError
 from scripts.data.case_names import NIFTI_SUFFIXES, labels_by_case, natural_order, pairing_name
 from scripts.data.datalists import folder_datalist, training_share
-from scripts.data.dicom import dicom_files, read_series
+from scripts.data.dicom import read_slices, scan_folder
 from scripts.data.volumes import check_values
 from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
 from scripts.lab.prepare.nifti import add_label, read_pair
 
 __all__ = ["PlainFolders"]
+
+
+@dataclass(frozen=True)
+class _Series:
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    uids: frozenset[str]
+    left_out: tuple[str, ...]
 
 
 class PlainFolders:
@@ -35,11 +44,11 @@ class PlainFolders:
             )
         direct = source.iterdir() if source.is_dir() else ()
         volumes = [path for path in direct if path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")]
-        series = _series_folders(source)
+        series = _series_below(source)
         if volumes and series:
             raise InputError(
                 file=source,
-                found=f"NIfTI files ({volumes[0].name}) and folders of DICOM slices ({series[0].name})",
+                found=f"NIfTI files ({volumes[0].name}) and folders of DICOM slices ({series[0].folders[0].name})",
                 expected="one kind",
                 remedy="put them into two folders and prepare each",
             )
@@ -61,35 +70,52 @@ def _volume_cases(source: Path, domain: str, options: FindOptions) -> list[Case]
     return cases
 
 
-def _series_cases(source: Path, series: list[Path], domain: str, options: FindOptions) -> list[Case]:
+def _series_cases(source: Path, series: list[_Series], domain: str, options: FindOptions) -> list[Case]:
     labels = labels_by_case(options.labels, labels_only=False) if options.labels else {}
     kept = training_share(len(series), options.validation)
     cases = []
-    for index, folder in enumerate(series):
-        relative = folder.relative_to(source)
-        name = "_".join(relative.parts).lower() or folder.absolute().name.lower()
-        label = labels.get(pairing_name(Path(name)))
+    for index, one in enumerate(series):
+        names = ["_".join(folder.relative_to(source).parts).lower() for folder in one.folders]
+        name = names[0] or source.absolute().name.lower()
+        label = next((labels[key] for key in map(pairing_name, map(Path, names)) if key in labels), None)
         if label is None and options.labels:
             raise InputError(
-                file=folder,
+                file=one.folders[0],
                 found=f"no label for case '{name}' in {options.labels}",
                 expected="one label per folder of slices, named after it",
                 remedy="add the label, or leave --labels out for an unlabelled domain",
             )
-        sources = (*dicom_files(folder), *((label,) if label else ()))
+        sources = (*one.files, *((label,) if label else ()))
         section = "training" if index < kept else "validation"
-        read = partial(_read_series, folder, label, options.trust_image)
+        read = partial(_read_series, one, label, options.trust_image)
         cases.append(Case(domain, name, None, sources, read, section))
     return cases
 
 
-def _read_series(folder: Path, label: Path | None, trust_image: bool) -> Reading:
-    series = read_series(folder)
+def _read_series(one: _Series, label: Path | None, trust_image: bool) -> Reading:
+    folder = one.folders[0]
+    series = read_slices(one.files, folder)
     check_values(series.image, str(folder), is_label=False)
-    reading = Reading(series.image, series.affine)
+    others = ", ".join(str(other) for other in one.folders[1:])
+    notes = [f"{folder}: one series with the slices of {others}"] * bool(others)
+    notes += [f"{folder}: left out, as they are no slices: {', '.join(one.left_out)}"] * bool(one.left_out)
+    reading = Reading(series.image, series.affine, notes=tuple(notes))
     return reading if label is None else add_label(reading, folder, label, trust_image=trust_image)
 
 
-def _series_folders(source: Path) -> list[Path]:
+def _series_below(source: Path) -> list[_Series]:
+    """The series of all folders; folders that share a SeriesInstanceUID hold parts of one series."""
     folders = sorted({file.parent for file in visible_files(source)}, key=natural_order) if source.is_dir() else []
-    return [folder for folder in folders if dicom_files(folder)]
+    found: list[_Series] = []
+    for folder in folders:
+        scan = scan_folder(folder)
+        if not scan.files:
+            continue
+        one = _Series((folder,), scan.files, scan.series_uids, scan.left_out)
+        other = next((other for other in found if other.uids & one.uids), None)
+        if other is not None:
+            found.remove(other)
+            files = (*other.files, *one.files)
+            one = _Series((*other.folders, folder), files, other.uids | one.uids, other.left_out + one.left_out)
+        found.append(one)
+    return found

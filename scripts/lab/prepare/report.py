@@ -20,7 +20,7 @@ from scripts.lab.prepare.rules import CONFIGS, DomainRules, Rules
 __all__ = ["REPORT", "print_report", "read_reports", "write_datalists", "write_report"]
 
 REPORT = "prepare.json"
-DECODERS = ("itk", "scikit-image")
+DECODERS = ("pydicom", "python-gdcm", "scikit-image")
 SHOWN_NOTES = 8
 """Notes per domain on the screen; the report has all."""
 SECTIONS = ("training", "validation", "test")

@@ -1,0 +1,161 @@
+"""One DICOM slice: its values in the modality's unit, and its place, both checked before they are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+
+from scripts.core.errors import InputError, innermost_message
+from scripts.data.geometry import VOXEL_EDGE_MM
+
+__all__ = ["DicomSlice", "read_slice"]
+
+
+@dataclass(frozen=True)
+class DicomSlice:
+    """A slice of a series.
+
+    Attributes:
+        file: where it was read.
+        header: its pydicom ``Dataset`` without pixels.
+        pixels: (rows, columns) in the modality's unit; int16 if the values are whole and fit, else float32.
+        size: rows and columns as text.
+        kind: photometric interpretation.
+        bits: allocated for a pixel.
+        modality: such as ``CT``.
+        echo_time: of MR, as text.
+        uid: SeriesInstanceUID, perhaps empty.
+        position: centre of the first pixel, LPS in mm, (3,).
+        axes: directions of a row and of a column, (2, 3).
+        spacing: between rows and between columns, in mm.
+    """
+
+    file: Path
+    header: Any
+    pixels: np.ndarray
+    size: str
+    kind: str
+    bits: int
+    modality: str
+    echo_time: str
+    uid: str
+    position: np.ndarray
+    axes: np.ndarray
+    spacing: tuple[float, ...]
+
+    @property
+    def orientation(self) -> list[float]:
+        """Its axes, rounded for messages."""
+        return self.axes.round(3).ravel().tolist()
+
+
+def read_slice(file: Path) -> DicomSlice:
+    """Read a file that holds one slice.
+
+    Raises:
+        InputError: it is damaged or has several frames; its pixels are no grey values, or not as many as its header
+            says; its place or its rescale is missing or impossible.
+    """
+    try:
+        header = pydicom.dcmread(file, force=True)
+        frames, size = int(header.get("NumberOfFrames") or 1), f"{header.Rows} x {header.Columns}"
+    except Exception as error:
+        raise _broken(file, innermost_message(error)) from error
+    if frames > 1:
+        raise InputError(
+            file=file,
+            found=f"a multi-frame file of {frames} frames",
+            expected="one file per slice",
+            remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
+        )
+    pixels = _rescaled(file, header, _stored_pixels(file, header))
+    del header.PixelData
+    return DicomSlice(
+        file=file,
+        header=header,
+        pixels=pixels,
+        size=size,
+        kind=str(header.get("PhotometricInterpretation") or ""),
+        bits=int(header.BitsAllocated),
+        modality=str(header.get("Modality") or ""),
+        echo_time=str(header.get("EchoTime") or ""),
+        uid=str(header.get("SeriesInstanceUID") or ""),
+        position=np.array(_numbers(file, header, "ImagePositionPatient", 3)),
+        axes=np.array(_numbers(file, header, "ImageOrientationPatient", 6)).reshape(2, 3),
+        spacing=_numbers(file, header, "PixelSpacing", 2, within=VOXEL_EDGE_MM),
+    )
+
+
+def _stored_pixels(file: Path, header: Any) -> np.ndarray:
+    """Pixels (rows, columns) as stored, checked to be grey values and as many as the header says."""
+    kind = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
+    # MONOCHROME1 asks viewers to show high values dark. CT numbers mean the same either way; other values are inverted.
+    if kind != "MONOCHROME2" and (kind, header.get("Modality")) != ("MONOCHROME1", "CT"):
+        remedy = "export the original slices, not screenshots or processed copies"
+        raise InputError(file=file, found=f"pixels of kind {kind}", expected="MONOCHROME2", remedy=remedy)
+    try:
+        bits, high, stored = (int(header[name].value) for name in ("BitsAllocated", "HighBit", "BitsStored"))
+        expected = -(-header.Rows * header.Columns * bits // 8)
+        length = len(header.PixelData)
+        if not header.file_meta.TransferSyntaxUID.is_compressed and not expected <= length <= expected + expected % 2:
+            raise _broken(file, f"{length} bytes of pixels, {expected} in the header's size")
+        pixels = header.pixel_array
+    except InputError:
+        raise
+    except Exception as error:  # whatever a decoder stumbles over
+        raise _broken(file, innermost_message(error)) from error
+    if pixels.ndim != 2:
+        raise _broken(file, f"pixels of shape {pixels.shape}")
+    # Bits that hold no pixel value may hold old overlays; the second shift repeats the sign.
+    return (pixels << (bits - 1 - high)) >> (bits - stored) if pixels.dtype.kind in "iu" else pixels
+
+
+def _rescaled(file: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
+    """Values in the modality's unit: int16 if they are whole and fit, else float32."""
+    (slope,) = _numbers(file, header, "RescaleSlope", 1) if "RescaleSlope" in header else (1.0,)
+    (intercept,) = _numbers(file, header, "RescaleIntercept", 1) if "RescaleIntercept" in header else (0.0,)
+    if slope == 0:
+        remedy = "export the series again: a slope of 0 makes all values equal"
+        raise InputError(file=file, found="RescaleSlope '0'", expected="another number than 0", remedy=remedy)
+    values = pixels.astype(np.float64) * slope + intercept
+    limits = np.iinfo(np.int16)
+    is_whole = pixels.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer()
+    fits = is_whole and limits.min <= values.min() and values.max() <= limits.max
+    return values.astype(np.int16 if fits else np.float32)
+
+
+def _broken(file: object, reason: str) -> InputError:
+    return InputError(
+        file=file,
+        found=f"DICOM data that cannot be decoded ({reason[:160]})",
+        expected="a complete slice",
+        remedy="download or copy the file again",
+    )
+
+
+def _numbers(
+    file: Path, header: Any, name: str, count: int, within: tuple[float, float] | None = None
+) -> tuple[float, ...]:
+    """The finite numbers of an element."""
+    value = header.get(name)
+    try:
+        numbers = tuple(float(part) for part in (value if isinstance(value, Sequence) else [value]))
+    except (TypeError, ValueError):
+        numbers = ()
+    is_right = len(numbers) == count and bool(np.isfinite(numbers).all())
+    if not is_right or (within and not all(within[0] <= number <= within[1] for number in numbers)):
+        said = "\\".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        raise InputError(
+            file=file,
+            found=f"{name} '{said}'" if value not in (None, "") else f"no {name}",
+            expected=f"{count} number{'s' * (count > 1)}"
+            + (f" of {within[0]:g} to {within[1]:g}" if within else "")
+            + ": without them neither place nor values of the slice are known",
+            remedy="export the series again with its geometry, or give the volume as NIfTI",
+        )
+    return numbers
