@@ -173,7 +173,9 @@ def test_the_size_after_resampling_is_bounded_before_anything_is_allocated() -> 
     """512 x 512 x 1500 voxels of 1 mm pass; the same header in wrong units would ask for terabytes."""
     check_resampled_size(np.eye(4), (512, 512, 1500), "a")
     volume = MetaTensor(torch.zeros(1, 96, 96, 20), affine=torch.diag(torch.tensor([900.0, 900, 900, 1])))
-    with pytest.raises(InputError, match=r"'image': .* has 85501 x 85501 x 17101 voxels when resampled to 1 x 1 x 1 mm"):
+    with pytest.raises(
+        InputError, match=r"'image': .* has 85501 x 85501 x 17101 voxels when resampled to 1 x 1 x 1 mm"
+    ):
         ResampleVolumed("image", spacing_mm=(1.0, 1.0, 1.0))({"image": volume})
     kept = ResampleVolumed("image", spacing_mm=(-1.0, -1.0, -1.0))({"image": volume})["image"]
     assert kept.shape == volume.shape

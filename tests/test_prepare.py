@@ -240,7 +240,7 @@ def test_the_report_has_what_a_reader_needs(source: Path, tmp_path: Path) -> Non
     assert report["peeks"] == []
     assert report["domains"]["ct"]["sections"] == {"training": ["ct_0002", "ct_0003"], "test": ["ct_0001"]}
     assert report["domains"]["ct"]["absent"] == [9, 30, 32, 33, 36, 37, 38, 39, 40]
-    assert {"monai", "nibabel", "itk"} <= set(report["made_with"]["packages"])
+    assert {"monai", "nibabel", "pydicom"} <= set(report["made_with"]["packages"])
     record = json.loads((tmp_path / "out" / "ct" / "ct_0002.json").read_text())
     assert record["spacing_mm"] == [2.0, 2.25, 3.0]
     assert record["orientation"] == "ARI"

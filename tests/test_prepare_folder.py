@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import stack
 from releases import CT_AFFINE, MR_AFFINE, assert_is_truth, save, sections, true_image, true_label, world_of
@@ -216,3 +217,29 @@ def test_nor_is_the_label_maps_own_file(tmp_path: Path) -> None:
     (tmp_path / "mr.json").symlink_to(tmp_path / "map.yaml")
     with pytest.raises(InputError, match=r"mr.json would be written over .*map.yaml, which is read"):
         run(source / "images", tmp_path, str(tmp_path / "map.yaml"), labels=source / "labels", validation=0.0)
+
+
+def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
+    """The parts of one acquisition; the same UIDs of another patient, or at the same places, are another case."""
+    volume = np.arange(6 * 5 * 8).reshape(6, 5, 8)
+    axes, spacing = np.eye(3), (1.5, 2.0, 4.0)
+    for name, part, patient in (("a/1", slice(0, 4), "p"), ("a/2", slice(4, 8), "p"), ("b", slice(0, 4), "q")):
+        origin = np.array([0.0, 0.0, 4.0 * part.start])
+        names = [f"{index}.dcm" for index in range(4)]
+        folder = tmp_path / "in" / name
+        stack(folder, volume[..., part], origin=origin, axes=axes, spacing=spacing, names=names)
+        for file in folder.iterdir():
+            slice_ = pydicom.dcmread(file)
+            slice_.PatientID = patient
+            slice_.save_as(file)
+    (tmp_path / "in" / "a" / "1" / "plan").write_bytes((tmp_path / "in" / "b" / "0.dcm").read_bytes())
+    plan = pydicom.dcmread(tmp_path / "in" / "a" / "1" / "plan")
+    plan.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    plan.save_as(tmp_path / "in" / "a" / "1" / "plan")
+    report = prepare(Order("folder", tmp_path / "in", tmp_path / "out", find=FindOptions(domain="ct", validation=0.0)))
+    assert report["domains"]["ct"]["sections"] == {"training": ["a_1", "b"]}
+    notes = report["domains"]["ct"]["notes"]["a_1"]
+    assert notes[0].endswith(f"one series with the slices of {tmp_path / 'in' / 'a' / '2'}")
+    assert notes[1].endswith("left out, as they are no slices: plan (RT Structure Set Storage)")
+    written = nib.load(tmp_path / "out" / "ct" / "a_1_image.nii.gz")
+    assert np.array_equal(np.asarray(written.dataobj), volume)

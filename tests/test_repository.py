@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CODE = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "bundle").rglob("*.py")])
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
-LIBRARIES = {"filelock", "torch", "numpy", "monai", "ignite", "nibabel", "itk", "scipy", "skimage", "matplotlib"}
-LIBRARIES |= {"tqdm", "yaml", "tensorboard"}
+LIBRARIES = {"filelock", "torch", "numpy", "monai", "ignite", "nibabel", "pydicom", "gdcm", "scipy", "skimage"}
+LIBRARIES |= {"matplotlib", "tqdm", "yaml", "tensorboard"}
 """Third-party packages that `scripts` may import, each pinned in requirements.txt."""
 
 LAB_LIBRARIES = {"medpy", "SimpleITK"}
@@ -78,7 +78,10 @@ def test_requirements_are_pinned_and_agree() -> None:
 
     pins = read_pins("requirements.txt")
     deploy, monai_deploy = read_pins("requirements-deploy.txt"), read_pins("requirements-monai-deploy.txt")
-    assert {name for name, version in pins.items() if deploy[name] != version} == {"numpy"}  # MONAI Label: NumPy 1
+    assert {name for name, version in pins.items() if deploy[name] != version} == {
+        "numpy",
+        "pydicom",
+    }  # MONAI Label: NumPy 1, pydicom 2
     assert (pins | read_pins("requirements-dicom.txt")).items() <= monai_deploy.items()
 
 

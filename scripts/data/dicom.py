@@ -38,7 +38,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 PREAMBLE, MAGIC = 128, b"DICM"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 """Groups that a file without a preamble starts with."""
-SCANNED = ("SOPClassUID", "SeriesInstanceUID", "Rows", "Modality")
+SCANNED = ("SOPClassUID", "SeriesInstanceUID", "PatientID", "ImagePositionPatient", "Rows")
 SECONDARY_CAPTURE = "Secondary Capture"
 NO_SLICES = ("Segmentation", "RT ", "Presentation State", "Structured", " SR", "Parametric Map", "Waveform", "Report")
 """Words in the names of SOP classes that a folder of slices may hold and that are no slices."""
@@ -50,12 +50,14 @@ class FolderScan:
 
     Attributes:
         files: slices, in natural order of their names.
-        series_uids: SeriesInstanceUIDs of the slices, empty ones left out.
+        series: SeriesInstanceUIDs of the slices, each with the PatientID; empty ones left out.
+        positions: ImagePositionPatient of the slices, as text.
         left_out: names of DICOM files that are no slices, each with its SOP class.
     """
 
     files: tuple[Path, ...]
-    series_uids: frozenset[str]
+    series: frozenset[tuple[str, str]]
+    positions: frozenset[str]
     left_out: tuple[str, ...]
 
 
@@ -100,9 +102,10 @@ def scan_folder(folder: Path) -> FolderScan:
         and not any(word in kind for word in NO_SLICES)
         and (all_captured or not kind.startswith(SECONDARY_CAPTURE))
     ]
-    uids = frozenset(str(found[file].get("SeriesInstanceUID") or "") for file in slices) - {""}
+    said = [tuple(str(found[file].get(name) or "") for name in SCANNED[1:4]) for file in slices]
+    series = frozenset((uid, patient) for uid, patient, _ in said if uid)
     left_out = tuple(f"{file.name} ({kinds[file] or 'no image'})" for file in found if file not in set(slices))
-    return FolderScan(tuple(slices), uids, left_out)
+    return FolderScan(tuple(slices), series, frozenset(position for *_, position in said), left_out)
 
 
 def dicom_files(folder: Path) -> list[Path]:

@@ -122,11 +122,14 @@ def _rescaled(file: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
     if slope == 0:
         remedy = "export the series again: a slope of 0 makes all values equal"
         raise InputError(file=file, found="RescaleSlope '0'", expected="another number than 0", remedy=remedy)
-    values = pixels.astype(np.float64) * slope + intercept
-    limits = np.iinfo(np.int16)
-    is_whole = pixels.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer()
-    fits = is_whole and limits.min <= values.min() and values.max() <= limits.max
-    return values.astype(np.int16 if fits else np.float32)
+    if pixels.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
+        limits, (first, last) = (
+            np.iinfo(np.int16),
+            sorted(slope * int(end) + intercept for end in (pixels.min(), pixels.max())),
+        )
+        if limits.min <= first and last <= limits.max:
+            return (pixels.astype(np.int32) * int(slope) + int(intercept)).astype(np.int16)
+    return (pixels.astype(np.float64) * slope + intercept).astype(np.float32)
 
 
 def _broken(file: object, reason: str) -> InputError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from scripts.core.errors import InputError
 from scripts.data.case_names import NIFTI_SUFFIXES, labels_by_case, natural_order, pairing_name
 from scripts.data.datalists import folder_datalist, training_share
-from scripts.data.dicom import read_slices, scan_folder
+from scripts.data.dicom import FolderScan, read_slices, scan_folder
 from scripts.data.volumes import check_values
 from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
 from scripts.lab.prepare.nifti import add_label, read_pair
@@ -21,7 +21,6 @@ __all__ = ["PlainFolders"]
 class _Series:
     folders: tuple[Path, ...]
     files: tuple[Path, ...]
-    uids: frozenset[str]
     left_out: tuple[str, ...]
 
 
@@ -104,18 +103,27 @@ def _read_series(one: _Series, label: Path | None, trust_image: bool) -> Reading
 
 
 def _series_below(source: Path) -> list[_Series]:
-    """The series of all folders; folders that share a SeriesInstanceUID hold parts of one series."""
+    """The series of all folders, of which several may hold parts of one.
+
+    They do if they share SeriesInstanceUID and PatientID and no slice lies where one of the others lies: some
+    anonymisation gives different patients the same UIDs.
+    """
     folders = sorted({file.parent for file in visible_files(source)}, key=natural_order) if source.is_dir() else []
-    found: list[_Series] = []
-    for folder in folders:
-        scan = scan_folder(folder)
-        if not scan.files:
-            continue
-        one = _Series((folder,), scan.files, scan.series_uids, scan.left_out)
-        other = next((other for other in found if other.uids & one.uids), None)
-        if other is not None:
-            found.remove(other)
-            files = (*other.files, *one.files)
-            one = _Series((*other.folders, folder), files, other.uids | one.uids, other.left_out + one.left_out)
-        found.append(one)
-    return found
+    groups: list[list[FolderScan]] = []
+    for scan in filter(lambda scan: scan.files, map(scan_folder, folders)):
+        group = next((group for group in groups if all(_is_same_series(scan, part) for part in group)), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(scan)
+    return [
+        _Series(
+            tuple(part.files[0].parent for part in group),
+            tuple(file for part in group for file in part.files),
+            tuple(text for part in group for text in part.left_out),
+        )
+        for group in groups
+    ]
+
+
+def _is_same_series(first: FolderScan, second: FolderScan) -> bool:
+    return bool(first.series & second.series) and not first.positions & second.positions
