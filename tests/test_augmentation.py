@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts.data import augmentation
-from scripts.data.augmentation import CURVE_PIECES, BatchAugmentation
+from scripts.data.augmentation import CURVE_PIECES, BatchAugmentation, Windows
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -240,3 +240,43 @@ def test_the_inputs_are_not_changed() -> None:
     ALL(image, label, generator())
     assert torch.equal(image, before[0])
     assert torch.equal(label, before[1])
+
+
+def windows_of(image: torch.Tensor, *first: tuple[int, int], size: tuple[int, int]) -> Windows:
+    return Windows(torch.tensor(first), size)
+
+
+def test_a_window_without_changes_is_cut_exactly() -> None:
+    image, label = batch(2, 9, 12), torch.randint(5, (2, 1, 9, 12), dtype=torch.uint8)
+    windows = windows_of(image, (0, 3), (5, 8), size=(4, 4))
+    changed, moved = BatchAugmentation()(image, label, generator(), windows)
+    assert torch.equal(changed[0], image[0, :, :4, 3:7])
+    assert torch.equal(moved[1], label[1, :, 5:, 8:])
+
+
+def test_the_interpolated_window_is_the_cut_one() -> None:
+    """A zoom of 1 within rounding: the same pixels through the grid."""
+    image, label = batch(2, 9, 12), torch.randint(5, (2, 1, 9, 12), dtype=torch.uint8)
+    windows = windows_of(image, (0, 3), (5, 8), size=(4, 4))
+    expected, classes = BatchAugmentation()(image, label, generator(), windows)
+    changed, moved = BatchAugmentation(scale=1e-7)(image, label, generator(), windows)
+    torch.testing.assert_close(changed, expected, atol=1e-5, rtol=0)
+    assert torch.equal(moved, classes)
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_a_turned_window_shows_what_the_slice_has_there() -> None:
+    """A quarter turn about the window's middle, anywhere in a slice that is not square."""
+    image = batch(1, 20, 30)
+    windows = windows_of(image, (6, 15), size=(8, 8))
+    changed, _ = BatchAugmentation(rotation_degrees=90.0)(image, None, generator(), windows)
+    torch.testing.assert_close(changed, image[..., 6:14, 15:23].rot90(1, (2, 3)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("_extreme")
+def test_a_shifted_window_shows_its_neighbourhood() -> None:
+    image = batch(1, 20, 30)
+    windows = windows_of(image, (6, 15), size=(8, 8))
+    changed, _ = BatchAugmentation(translation=0.25)(image, None, generator(), windows)
+    # A quarter of eight pixels: two rows down, two columns to the right.
+    torch.testing.assert_close(changed, image[..., 8:16, 17:25], atol=1e-5, rtol=0)

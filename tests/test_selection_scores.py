@@ -180,7 +180,8 @@ class Nearest(nn.Module):
 def slices_of(images: torch.Tensor, labels: torch.Tensor | None, cases: int = 2) -> SliceSet:
     """A slice set without files."""
     found = object.__new__(SliceSet)
-    found.images, found.labels = images, labels
+    found.images, found.labels, found.window_size = images, labels, tuple(images.shape[2:])
+    found.sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
     found.case_of = torch.arange(len(images)) * cases // len(images)
     return found
 

@@ -7,16 +7,38 @@ eight times faster, so that the data are never waited for.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from scripts.data.random_networks import through_random_networks
 
-__all__ = ["CURVE_PIECES", "BatchAugmentation"]
+__all__ = ["CURVE_PIECES", "BatchAugmentation", "Windows"]
 
 CURVE_PIECES = 4
 """Straight pieces of a random intensity curve: few enough that whole tissues change places on the grey scale."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """One window in each slice of a batch.
+
+    Attributes:
+        first: (B, 2) first row and column of each window, on the host.
+        size: height and width of all.
+    """
+
+    first: torch.Tensor
+    size: tuple[int, ...]
+
+    def cut(self, slices: torch.Tensor) -> torch.Tensor:
+        """The windows of slices (B, C, H, W), as (B, C, h, w)."""
+        if tuple(slices.shape[2:]) == self.size:
+            return slices
+        (height, width), corners = self.size, self.first.tolist()
+        pairs = zip(slices, corners, strict=True)
+        return torch.stack([one[:, row : row + height, column : column + width] for one, (row, column) in pairs])
 
 
 class BatchAugmentation:
@@ -25,7 +47,7 @@ class BatchAugmentation:
     Args:
         rotation_degrees: rotations are uniform in +- this.
         scale: zoom factors are log-uniform in [1 / (1 + scale), 1 + scale].
-        translation: shifts are uniform in +- this share of the image's size.
+        translation: shifts are uniform in +- this share of the window's size.
         flip_axes: spatial axes (0, 1) to flip with probability 1/2; none by default, because left and right are
             labelled organs.
         intensity_curve: strength in [0, 1] of random intensity curves: each rises through ``CURVE_PIECES`` straight
@@ -70,7 +92,11 @@ class BatchAugmentation:
         self.gamma, self.contrast, self.brightness, self.noise = gamma, contrast, brightness, noise
 
     def __call__(
-        self, image: torch.Tensor, label: torch.Tensor | None, generator: torch.Generator
+        self,
+        image: torch.Tensor,
+        label: torch.Tensor | None,
+        generator: torch.Generator,
+        windows: Windows | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Change a batch.
 
@@ -78,16 +104,22 @@ class BatchAugmentation:
             image: (B, 1, H, W) in [-1, 1].
             label: (B, 1, H, W) class ids, moved exactly as the image; or None.
             generator: CPU generator of every draw.
+            windows: what to show of each slice; None for all of it. A window that is turned or shifted shows what the
+                slice has there: one interpolation cuts and moves.
 
         Returns:
-            The changed image, in [-1, 1], and label.
+            The changed image, in [-1, 1], and label: (B, 1, h, w), the size of the windows.
         """
+        windows = windows or Windows(torch.zeros(len(image), 2, dtype=torch.int64), tuple(image.shape[2:]))
         if self.rotation_degrees or self.scale or self.translation or self.flip_axes:
-            grid = F.affine_grid(self._transforms(image, generator), list(image.shape), align_corners=False)
+            theta = self._transforms(image.shape[2:], windows, generator).to(image.device)
+            grid = F.affine_grid(theta, [*image.shape[:2], *windows.size], align_corners=False)
             # Zero padding outside: shift so that zero is the background's -1.
             image = F.grid_sample(image + 1, grid, mode="bilinear", align_corners=False) - 1
             if label is not None:
                 label = F.grid_sample(label.float(), grid, mode="nearest", align_corners=False).to(label.dtype)
+        else:
+            image, label = windows.cut(image), None if label is None else windows.cut(label)
         if self.random_networks:
             is_sent = (torch.rand(len(image), generator=generator) < self.random_networks).to(image.device)
             image = torch.where(is_sent.view(-1, 1, 1, 1), through_random_networks(image, generator), image)
@@ -95,19 +127,26 @@ class BatchAugmentation:
             image = self._bend(image, label, generator)
         return self._change_intensity(image, generator), label
 
-    def _transforms(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        batch, height, width = image.shape[0], image.shape[2], image.shape[3]
+    def _transforms(self, frame: torch.Size, windows: Windows, generator: torch.Generator) -> torch.Tensor:
+        """Maps from the windows' coordinates to their slices', both scaled to [-1, 1]: (B, 2, 3)."""
+        batch, (height, width) = len(windows.first), windows.size
         angle = _uniform(batch, math.radians(self.rotation_degrees), generator)
         zoom = torch.exp(_uniform(batch, math.log1p(self.scale), generator))
         cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-        # affine_grid works in coordinates scaled to the frame: correct the rotation for frames that are not square.
-        rows = [torch.stack([cosine, -sine * height / width], 1), torch.stack([sine * width / height, cosine], 1)]
+        # In pixels the map is a rotation. Scaled coordinates are half a side long: the window's on the right, the
+        # slice's on the left.
+        rows = [
+            torch.stack([cosine * (width / frame[1]), -sine * height / frame[1]], 1),
+            torch.stack([sine * width / frame[0], cosine * (height / frame[0])], 1),
+        ]
         matrix = torch.stack(rows, 1)
         for axis in self.flip_axes:
             sign = 1.0 - 2.0 * torch.randint(2, (batch,), generator=generator)
             matrix[:, :, 1 - axis] *= sign[:, None]
-        shift = torch.stack([_uniform(batch, 2 * self.translation, generator) for _ in range(2)], 1)
-        return torch.cat([matrix, shift[:, :, None]], 2).to(image.device)
+        shift = torch.stack([_uniform(batch, 2 * self.translation, generator) for _ in range(2)], 1)  # (B, 2): x, y
+        sides = torch.tensor([(width, height), (frame[1], frame[0])], dtype=torch.float32)
+        middle = (2 * windows.first.flip(1) + sides[0]) / sides[1] - 1
+        return torch.cat([matrix, (shift * (sides[0] / sides[1]) + middle)[:, :, None]], 2)
 
     def _bend(self, image: torch.Tensor, label: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
         """Send each sample through one curve, or each of its structures through one of its own."""

@@ -1,4 +1,4 @@
-"""All slices of a domain in memory, and unpaired batches of both domains drawn from them.
+"""All slices of a domain in memory, and unpaired batches of windows of both domains drawn from them.
 
 A batch is made of shares, one for each process that the run was started with. Every random choice of iteration ``i``
 in share ``k`` comes from a generator seeded by ``(seed, i, k)``, so a resumed run continues with the very batches of an
@@ -23,13 +23,14 @@ from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Transform
 from monai.utils import convert_to_tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import num_processes, rank
 from scripts.data import resampling, sections, volumes
-from scripts.data.augmentation import BatchAugmentation
+from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
@@ -37,17 +38,27 @@ __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_ge
 STATISTICS_STREAM = 103
 """Of random numbers that no batch draws from."""
 
+BACKGROUND = -1.0
+"""Value of preprocessed images outside their field of view."""
+
+BORDER_STRETCH = 1.5
+"""Window places are drawn from a range this much wider than the slice leaves, and cut to what it leaves."""
+
 GPU_SHARE = 0.25
 """Share of a GPU's free memory that one domain's slices may take: there are two, and the networks need the rest."""
 
 
 class SliceSet:
-    """The slices of some volumes, held as two tensors.
+    """The whole slices of some volumes, held as two tensors.
+
+    Slices of different sizes lie in the middle of a common frame, surrounded by background. Training and pictures take
+    windows of them.
 
     Args:
         data: datalist entries with ``image`` and, in the labelled domain, ``label``.
         transform: MONAI transforms from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D)
             of class ids.
+        window_size: height and width of the windows; None for the size of the frame.
         slice_axis: the spatial axis to slice along.
         device: where the slices are kept; the host, where they would take more than ``GPU_SHARE`` of a GPU's
             free memory.
@@ -55,13 +66,14 @@ class SliceSet:
             for no cache.
 
     Attributes:
-        images: (N, 1, H, W) float32.
+        images: (N, 1, H, W) float32; H and W hold the largest slice and a window.
         labels: (N, 1, H, W) uint8, or None.
-        content: hash of both.
+        sizes: (N, 2) height and width of each slice.
+        content: hash of images and labels.
         case_of: (N,) index into ``data``.
 
     Raises:
-        InputError: no case is given, slices of different size, or a domain of blank slices only.
+        InputError: no case is given, or a domain of blank slices only.
     """
 
     def __init__(
@@ -69,6 +81,7 @@ class SliceSet:
         data: Sequence[Item],
         transform: Transform,
         *,
+        window_size: Sequence[int] | None = None,
         slice_axis: int = 2,
         device: torch.device | str = "cpu",
         cache_dir: str | None = None,
@@ -95,7 +108,9 @@ class SliceSet:
                 )
             )
         images = [_as_slices(case["image"], slice_axis) for case in cases]
-        _check_one_size([stack.shape[-2:] for stack in images], self.data)
+        sizes = torch.tensor([stack.shape[-2:] for stack in images])  # (cases, 2)
+        frame = sizes.amax(0).maximum(torch.tensor(window_size or (1, 1)))
+        self.window_size = (int(frame[0]), int(frame[1])) if window_size is None else tuple(window_size)
         shown = [stack.flatten(1).amax(1) > stack.flatten(1).amin(1) for stack in images]
         if not any(bool(keep.any()) for keep in shown):
             raise InputError(
@@ -104,21 +119,45 @@ class SliceSet:
                 expected="an image that shows something after preprocessing",
                 remedy="check the intensity range, the section and the orientation of the task file",
             )
-        together = torch.cat([stack[keep] for stack, keep in zip(images, shown, strict=True)]).float()
+        kept = [_framed(stack[keep].float(), frame, BACKGROUND) for stack, keep in zip(images, shown, strict=True)]
+        together = torch.cat(kept)
         digest = hashlib.sha256(together.numpy().data)
         device = device_with_room(torch.device(device), together.nbytes)
         self.images = together.to(device)
         self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
+        self.sizes = sizes[self.case_of]
         self.labels: torch.Tensor | None = None
         if all("label" in case for case in cases):
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
-            labels = torch.cat(stacks).to(torch.uint8)
+            labels = torch.cat([_framed(stack.to(torch.uint8), frame, 0) for stack in stacks])
             digest.update(labels.numpy().data)
             self.labels = labels.to(device)
         self.content = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def windows(self, chosen: torch.Tensor, generator: torch.Generator | None = None) -> Windows:
+        """Places of a window in each chosen slice: drawn at random, or the middle without a generator.
+
+        A slice that fits lies in the middle of its window. In a larger one, a third of the draws lie at a border along
+        each axis, where the outer windows of inference always lie.
+        """
+        frame, window = torch.tensor(self.images.shape[2:]), torch.tensor(self.window_size)
+        room = (self.sizes[chosen] - window).clamp_min(0)  # (B, 2) pixels that the window can move by
+        margin = (window - self.sizes[chosen]).clamp_min(0) // 2
+        first = (frame - self.sizes[chosen]) // 2 - margin
+        place = torch.full(room.shape, 0.5)
+        if generator is not None and bool((self.sizes > window).any()):
+            drawn = torch.rand(room.shape, generator=generator) * 2 - 1
+            place = ((BORDER_STRETCH * drawn).clamp(-1, 1) + 1) / 2
+        return Windows(first + (place * room).long(), self.window_size)
+
+    def middle(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images and labels of the middle windows of the chosen slices, each (B, 1, h, w)."""
+        windows = self.windows(chosen)
+        labels = None if self.labels is None else windows.cut(self.labels[chosen])
+        return windows.cut(self.images[chosen]), labels
 
 
 class UnpairedSliceBatches:
@@ -175,18 +214,17 @@ class UnpairedSliceBatches:
         batch = self._augmented_source(self._draw(self.source, generator), generator)
         if self.target is not None:
             chosen = self._draw(self.target, generator)
-            batch["target_image"], _ = self.augmentation(self.target.images[chosen], None, generator)
+            batch["target_image"], _ = self._window(self.target, chosen, generator)
         return batch
 
     def sample(self, count: int) -> dict[str, torch.Tensor]:
         """``count`` slices of each domain at fixed, evenly spread places, not augmented: for pictures."""
         spread = torch.linspace(0, 1, count + 2)[1:-1]
         chosen = (spread * (len(self.source) - 1)).long()
-        batch = {"image": self.source.images[chosen]}
-        if self.source.labels is not None:
-            batch["label"] = self.source.labels[chosen]
+        image, label = self.source.middle(chosen)
+        batch = {"image": image} if label is None else {"image": image, "label": label}
         if self.target is not None:
-            batch["target_image"] = self.target.images[(spread * (len(self.target) - 1)).long()]
+            batch["target_image"], _ = self.target.middle((spread * (len(self.target) - 1)).long())
         return batch
 
     def statistics_slices(self) -> Iterator[torch.Tensor]:
@@ -198,11 +236,11 @@ class UnpairedSliceBatches:
         slices = self.source if self.target is None else self.target
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(self.seed))
         for index, chosen in enumerate(order.split(self.batch_size)):
+            generator = iteration_generator(self.seed, index, STATISTICS_STREAM)
             if self.target is None:
-                generator = iteration_generator(self.seed, index, STATISTICS_STREAM)
                 yield self._augmented_source(chosen, generator)["image"]
             else:
-                yield slices.images[chosen]
+                yield slices.windows(chosen, generator).cut(slices.images[chosen])
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: how many batches were given, of how many shares, and of which slices."""
@@ -226,11 +264,22 @@ class UnpairedSliceBatches:
         self.iteration, self.shares = state["iteration"], shares
 
     def _augmented_source(self, chosen: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        labels = None if self.source.labels is None else self.source.labels[chosen]
-        image, label = self.augmentation(self.source.images[chosen], labels, generator)
+        image, label = self._window(self.source, chosen, generator, self.source.labels)
         if self.source_augmentation is not None:
             image, label = self.source_augmentation(image, label, generator)
         return {"image": image} if label is None else {"image": image, "label": label}
+
+    def _window(
+        self,
+        slices: SliceSet,
+        chosen: torch.Tensor,
+        generator: torch.Generator,
+        labels: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """An augmented window of each chosen slice, and of ``labels`` (N, 1, H, W) on the slices' frame."""
+        windows = slices.windows(chosen, generator)
+        own = None if labels is None else labels[chosen]
+        return self.augmentation(slices.images[chosen], own, generator, windows)
 
     def _content(self) -> list[str]:
         return [slices.content for slices in (self.source, self.target) if slices is not None]
@@ -291,15 +340,11 @@ def _as_slices(volume: torch.Tensor, slice_axis: int) -> torch.Tensor:
     return torch.as_tensor(volume)[0].movedim(slice_axis, 0)[:, None].contiguous()
 
 
-def _check_one_size(sizes: Sequence[torch.Size], data: Sequence[Item]) -> None:
-    for size, item in zip(sizes, data, strict=True):
-        if size != sizes[0]:
-            raise InputError(
-                file=item["image"],
-                found=f"slices of {tuple(size)} after preprocessing",
-                expected=f"{tuple(sizes[0])} as in {data[0]['image']}",
-                remedy="let the preprocessing end with a crop or pad to one slice size",
-            )
+def _framed(stack: torch.Tensor, frame: torch.Tensor, value: float) -> torch.Tensor:
+    """Slices (N, 1, h, w) in the middle of a frame of (H, W) pixels."""
+    before = (frame - torch.tensor(stack.shape[-2:])) // 2
+    after = frame - torch.tensor(stack.shape[-2:]) - before
+    return F.pad(stack, [int(n) for n in (before[1], after[1], before[0], after[0])], value=value)
 
 
 def _content_hash(item: Item) -> bytes:

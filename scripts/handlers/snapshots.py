@@ -168,13 +168,14 @@ class Snapshots:
                 )
 
     def _oracle_dice(self, epoch: int) -> float:
-        """Dice in 3D on the training's grid: the one place that reads a label of the target."""
+        """Dice in 3D of the slices' middle windows: the one place that reads a label of the target."""
         slices, network = self.oracle, copy.deepcopy(self.average.module)
         assert slices is not None, "the config reads these cases for selection: oracle"
-        assert slices.labels is not None, "with their labels"
+        images, labels = slices.middle(torch.arange(len(slices)))
+        assert labels is not None, "with their labels"
         load_weights(str(self._path(epoch)), network)
-        prediction = predict_classes(network.eval(), slices.images, self.scorer.batch_size, self.scorer.precision)
-        label = slices.labels[:, 0].cpu().numpy()
+        prediction = predict_classes(network.eval(), images, self.scorer.batch_size, self.scorer.precision)
+        label = labels[:, 0].cpu().numpy()
         return mean_dice(prediction, label, slices.case_of.numpy(), self.scorer.num_structures)
 
     def _log_oracle(self, values: Mapping[int, float]) -> None:

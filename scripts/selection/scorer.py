@@ -98,13 +98,13 @@ class SnapshotScorer:
         slices = self.held_out if self.held_out is not None else self.labelled
         chosen = self._sample(len(slices))
         prediction = predict_classes(
-            network, slices.images[chosen], self.batch_size, self.precision, masked=self.mask_labelled
+            network, slices.middle(chosen)[0], self.batch_size, self.precision, masked=self.mask_labelled
         )
         return mean_dice(prediction, _labels(slices, chosen), np.zeros(len(chosen), int), self.num_structures)
 
     @torch.inference_mode()
     def _target_parts(self, network: nn.Module, target: SliceSet) -> dict[str, float]:
-        images = target.images[self._sample(len(target))]
+        images, _ = target.middle(self._sample(len(target)))
         generator = iteration_generator(self.seed, 0, CHANGE_STREAM)
         entropies, losses, sampled, predictions = [], [], [], []
         share_of_pixels = self.pixels / (len(images) * images[0].numel())
@@ -189,8 +189,8 @@ def _unmasked(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
 
 
 def _labels(slices: SliceSet, chosen: torch.Tensor | None = None) -> NDArray[np.uint8]:
-    """Class ids (N, H, W) on the host."""
-    assert slices.labels is not None, "the labelled domain's cases are read with their labels"
-    labels = slices.labels if chosen is None else slices.labels[chosen]
+    """Class ids (N, h, w) of the middle windows, on the host."""
+    _, labels = slices.middle(torch.arange(len(slices)) if chosen is None else chosen)
+    assert labels is not None, "the labelled domain's cases are read with their labels"
     result: NDArray[np.uint8] = labels[:, 0].cpu().numpy()
     return result
