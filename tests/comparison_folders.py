@@ -81,12 +81,12 @@ def write_comparison(
     failed: Mapping[tuple[str, int], str] | None = None,
     names: Sequence[str] = NAMES,
 ) -> Path:
-    """Write ``comparison.json`` and the evaluation of each run.
+    """Write ``comparison.json`` and the record and evaluation of each run.
 
     Args:
         folder: the comparison's.
-        results: by method, seed and case, the Dice of each structure; ASD is 10 mm (5 voxels) times what Dice lacks.
-        failed: the last word of runs that failed.
+        results: by method, seed and case, the Dice of each structure; ASD is 10 mm (5 voxels) times (1 - Dice).
+        failed: errors of runs that failed.
         names: of the structures.
     """
     results, failed = known_results() if results is None else results, failed or {}
@@ -97,40 +97,47 @@ def write_comparison(
         (run / "logs").mkdir(parents=True)
         (run / "config.yaml").write_text(yaml.safe_dump(SETTINGS))
         (run / "logs" / "losses.csv").write_text("iteration,loss\n" + "".join(f"{i},{9 / i}\n" for i in range(1, 30)))
+        write_json(run / "run.json", record(method, seed, error))
         if error is None:
             cases = {case: evaluated(dice, names) for case, dice in results[method][seed].items()}
-            write_evaluation(run / "eval", cases, names, {"seed": seed})
+            for evaluation in ("eval", "eval_largest_component"):
+                write_evaluation(run / evaluation, cases, names, {"seed": seed})
+    translator = record("style", 0, None) | {"kind": "translator", "steps": {"translation": step("translate")}}
+    write_json(folder / "translators" / "style_seed0" / "run.json", translator)
     content = {
         "task": "phantom_mr2ct",
         "size": "small",
         "dataset_dir": str(folder / "data"),
+        "settings": {},
         "source_domain": "mr",
         "target_domain": "ct",
         "label_names": list(names),
-        "selection": "last",
         "methods": list(dict.fromkeys(method for method, _, _ in runs)),
-        "runs": [entry(method, seed, error) for method, seed, error in runs],
-        "translators": [
-            {"translator": "style", "seed": 0, "folder": "translators/style_seed0", "commands": ["translate"]}
-        ],
+        "seeds": [0],
         "provenance": {"commit": "c0ffee", "device": "a CPU", "packages": {"monai": "1.6.1"}},
     }
-    (folder / "comparison.json").write_text(json.dumps(content))
+    write_json(folder / "comparison.json", content)
     return folder
 
 
-def entry(method: str, seed: int, error: str | None) -> dict[str, Any]:
-    """A run in ``comparison.json``; training took 60 seconds."""
+def record(method: str, seed: int, error: str | None) -> dict[str, Any]:
+    """The content of ``run.json``; training took 60 seconds."""
+    training = step(f"python -m monai.bundle run training --seed {seed} # {method}")
     return {
-        "method": method,
+        "kind": "method",
+        "name": method,
         "seed": seed,
         "translator": "style" if method == "glua" else "none",
-        "folder": f"methods/{method}_seed{seed}",
-        "status": "failed" if error else "done",
-        "error": error,
-        "commands": [f"python -m monai.bundle run training --seed {seed} # {method}"],
-        "seconds": {"training": 60.0},
+        "steps": {
+            "training": training | {"seconds": None if error else 60.0},
+            "evaluation": step("python -m monai.bundle run evaluating"),
+        },
+        "failure": {"step": "training", "error": error, "signal": None} if error else None,
     }
+
+
+def step(command: str) -> dict[str, Any]:
+    return {"command": command, "commits": ["a" * 40], "uncommitted_changes": False, "seconds": 1.0}
 
 
 def evaluated(dice: Sequence[float], names: Sequence[str] = NAMES) -> list[StructureResult]:
@@ -177,11 +184,11 @@ def add_volumes(folder: Path) -> None:
             predicted.parent.mkdir(parents=True, exist_ok=True)
             write_volume(predicted, wrong if run.name.startswith("none") else truth, AFFINE)
             if run.name.startswith("glua"):
-                (run / "masks").mkdir(exist_ok=True)
+                (run / "inference").mkdir(exist_ok=True)
                 mask = np.where(wrong != truth, 0.9, 0.1).astype(np.float32)
-                write_volume(run / "masks" / f"{case}_mask.nii.gz", mask, AFFINE)
+                write_volume(run / "inference" / f"{case}_mask.nii.gz", mask, AFFINE)
     translated = folder / "translators" / "style_seed0" / "translated"
-    translated.mkdir(parents=True)
+    translated.mkdir()
     for case in ("mr_1", "mr_2"):
         write_volume(translated / f"{case}_translated.nii.gz", (1000 - image).astype(np.int16), AFFINE)
     entries = [{"image": f"{case}_translated.nii.gz", "label": f"{case}_label.nii.gz"} for case in ("mr_1", "mr_2")]

@@ -1,15 +1,17 @@
-"""The comparison: which commands it plans, what it runs again and what not, and how it lives with failures."""
+"""A comparison: which commands it plans, what it runs again and what not, and how it handles failures."""
 
 from __future__ import annotations
 
 import ast
 import itertools
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from comparison_folders import request_for
 from conftest import CONFIGS, ROOT
 from filelock import FileLock
@@ -18,13 +20,16 @@ from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.settings import unused_keys
+from scripts.lab.experiments import run_record
+from scripts.lab.experiments.changes import changed_settings
 from scripts.lab.experiments.compare import run_comparison
+from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, plan
-from scripts.lab.experiments.record import read_record, status_of
-from scripts.lab.experiments.step_runner import StepFailed, StepRunner
+from scripts.lab.experiments.run_record import RunRecord, run_process
 
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))
+FIRST, SECOND = "1" * 40, "2" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -33,22 +38,38 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def requested(tmp_path: Path) -> ComparisonRequest:
+def wanted(tmp_path: Path) -> ComparisonRequest:
     return request_for(tmp_path, ["none", "style", "glua"], [0, 1])
 
 
-class Recorder:
-    """Stands in for the processes: remembers each command, and fails those in whose words ``broken`` occurs."""
+@pytest.fixture
+def one(tmp_path: Path) -> ComparisonRequest:
+    return request_for(tmp_path, ["none"], [0])
+
+
+class Processes:
+    """Replaces the processes: keeps each command and fails those that contain ``broken``; and the code's commit."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commands: list[str] = []
+        self.environments: list[dict[str, str]] = []
         self.broken, self.end = "nothing", (1, "error: the disk is full.")
-        monkeypatch.setattr(StepRunner, "_process", self.process)
+        self.commit, self.uncommitted = FIRST, False
+        monkeypatch.setattr(run_record, "run_process", self.run)
+        monkeypatch.setattr(
+            run_record, "provenance", lambda: {"commit": self.commit, "uncommitted_changes": self.uncommitted}
+        )
 
-    def process(self, name: str, command: list[str]) -> tuple[int, str]:
+    def run(self, command: list[str], log: Path, *, environment: dict, quiet: bool) -> tuple[int, str]:
         words = " ".join(command)
         self.commands.append(words)
+        self.environments.append(environment)
         return self.end if self.broken in words else (0, "")
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    return Processes(monkeypatch)
 
 
 def files_of(command: list[str]) -> list[str]:
@@ -60,10 +81,14 @@ def run_of(runs: list[PlannedRun], name: str, seed: int = 0) -> PlannedRun:
     return run
 
 
+def record_of(request: ComparisonRequest, folder: str) -> RunRecord:
+    return RunRecord(request.out / folder)
+
+
 @pytest.mark.parametrize("size", ["small", "full"])
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_has_every_size_and_its_configs_parse(task: str, size: str, requested: ComparisonRequest) -> None:
-    runs = plan(replace(requested, task=task, size=size, methods=["glua"], seeds=[0]))
+def test_every_task_has_every_size_and_its_configs_parse(task: str, size: str, wanted: ComparisonRequest) -> None:
+    runs = plan(replace(wanted, task=task, size=size, methods=["glua"], seeds=[0]))
     commands = {tuple(files_of(list(step.command))) for run in runs for step in run.steps}
     assert len(commands) == 5  # training and inference of both stages, and evaluation
     for files in commands:
@@ -83,21 +108,21 @@ def test_every_task_has_every_size_and_its_configs_parse(task: str, size: str, r
                 assert list(parser.get_parsed_content("network_def").parameters())
 
 
-def test_methods_share_one_translator_for_each_seed(requested: ComparisonRequest) -> None:
-    runs = plan(requested)
+def test_methods_share_one_translator_per_seed(wanted: ComparisonRequest) -> None:
+    runs = plan(wanted)
     assert [(run.kind, run.name, run.seed) for run in runs] == [
         (kind, name, seed)
         for seed in (0, 1)
         for kind, name in (("translator", "style"), ("method", "none"), ("method", "style"), ("method", "glua"))
     ]
-    images = [str(requested.out / "translators" / "style_seed1" / "translated" / "datalist.json")]
+    images = [str(wanted.out / "translators" / "style_seed1" / "translated" / "datalist.json")]
     for name, expected in (("none", []), ("style", images), ("glua", images)):
         (training, *_) = run_of(runs, name, 1).steps
         assert [word for word in training.command if word.endswith("datalist.json")] == expected
 
 
-def test_the_other_direction_may_lend_its_translators(requested: ComparisonRequest, tmp_path: Path) -> None:
-    other = replace(requested, task="phantom_ct2mr", translators=tmp_path / "mr2ct", seeds=[1])
+def test_the_other_direction_may_lend_its_translators(wanted: ComparisonRequest, tmp_path: Path) -> None:
+    other = replace(wanted, task="phantom_ct2mr", translators=tmp_path / "mr2ct", seeds=[1])
     weights = tmp_path / "mr2ct" / "translators" / "style_seed1" / "models" / "model.pt"
     with pytest.raises(InputError, match="the card of a trained translator; run the other direction first"):
         plan(other)
@@ -108,17 +133,17 @@ def test_the_other_direction_may_lend_its_translators(requested: ComparisonReque
     assert "configs/tasks/phantom_ct2mr.yaml" in words
 
 
-def test_a_short_training_asks_the_same_of_every_translator(requested: ComparisonRequest) -> None:
-    # For want of iterations its schedule strengthens the adversary; a rival that kept weight 1 would be the weaker.
-    runs = plan(replace(requested, task="abdomen_ct2mr", methods=["glua", "cyclegan", "starganv2"], seeds=[0]))
+def test_a_short_training_changes_every_translator_alike(wanted: ComparisonRequest) -> None:
+    # The short schedule strengthens the adversary; a rival that kept weight 1 would be the weaker one.
+    runs = plan(replace(wanted, task="abdomen_ct2mr", methods=["glua", "cyclegan", "starganv2"], seeds=[0]))
     trainings = [run.steps[0].command for run in runs if run.kind == "translator"]
     weights = [ConfigParser.load_config_files(files_of(list(command)))["adversarial_weight"] for command in trainings]
     assert weights == [5.0, 5.0, 5.0]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_evaluation_builds_the_network_that_was_trained(method: str, requested: ComparisonRequest) -> None:
-    training, *uses = run_of(plan(replace(requested, methods=[method])), method).steps
+def test_evaluation_builds_the_network_that_was_trained(method: str, wanted: ComparisonRequest) -> None:
+    training, *uses = run_of(plan(replace(wanted, methods=[method])), method).steps
     trained = ConfigParser.load_config_files(files_of(list(training.command)))
     for use in uses:
         command = list(use.command)
@@ -129,83 +154,152 @@ def test_evaluation_builds_the_network_that_was_trained(method: str, requested: 
             assert str(options.get(key, used[key])) == str(trained[key])
 
 
-def test_masks_are_written_where_there_is_a_mask(requested: ComparisonRequest) -> None:
-    runs = plan(replace(requested, methods=["glua", "glua_nomask"]))
-    assert [step.name for step in run_of(runs, "glua").steps] == ["training", "evaluation", "masks"]
-    assert [step.name for step in run_of(runs, "glua_nomask").steps] == ["training", "evaluation"]
+def test_evaluation_with_and_without_post_processing_and_masks(wanted: ComparisonRequest) -> None:
+    runs = plan(replace(wanted, methods=["glua", "glua_nomask"]))
+    _, plain, largest, inference = run_of(runs, "glua").steps
+    assert "--largest_component" not in plain.command
+    assert " ".join(largest.command).endswith(
+        f"--largest_component True --output_dir {wanted.out}/methods/glua_seed0/eval_largest_component"
+    )
+    assert list(inference.command[-2:]) == ["--write_mask", "True"]
+    assert f"{wanted.out}/unseen.json" in inference.command
+    names = [step.name for step in run_of(runs, "glua_nomask").steps]
+    assert names == ["training", "evaluation", "evaluation_largest_component"]
 
 
-def test_what_is_done_is_not_run_again_and_more_seeds_join(
-    requested: ComparisonRequest, monkeypatch: pytest.MonkeyPatch
+def test_a_target_without_labels_is_segmented_instead_of_evaluated(wanted: ComparisonRequest) -> None:
+    write_json(wanted.data / "ct.json", {"validation": [{"image": "a.nii.gz"}]})
+    runs = plan(wanted)
+    for name, mask in (("none", False), ("glua", True)):
+        _, inference = run_of(runs, name).steps
+        assert inference.name == "inference"
+        assert ("--write_mask" in inference.command) == mask
+
+
+@pytest.fixture
+def two_trainings(tmp_path: Path) -> str:
+    """A method of two trainings: ``style``, then one that starts from its weights."""
+    second, method = tmp_path / "second.yaml", tmp_path / "mine.yaml"
+    second.write_text("max_epochs: 3\n")
+    method.write_text(yaml.safe_dump({"trainings": ["style", str(second)]}))
+    return str(method)
+
+
+def test_a_second_training_starts_from_the_weights_of_the_first(wanted: ComparisonRequest, two_trainings: str) -> None:
+    runs = plan(replace(wanted, methods=["style", two_trainings], seeds=[0]))
+    assert [run.name for run in runs] == ["style", "style", "mine"]  # translator, first and second training
+    translator, first, second = runs
+    assert "--initial_weights" not in first.steps[0].command
+    words = " ".join(second.steps[0].command)
+    assert f"--initial_weights {first.folder}/models/model.pt" in words
+    assert [Path(file).name for file in files_of(list(second.steps[0].command))[-2:]] == ["style.yaml", "second.yaml"]
+    assert second.settings["max_epochs"] == 3
+    assert second.settings["d1_weight"] == 0.0  # of style.yaml
+    assert second.needs == (translator.folder, first.folder)
+    # The first training is planned even if nobody asked for it by name.
+    assert plan(replace(wanted, methods=[two_trainings], seeds=[0])) == runs
+
+
+def test_without_its_first_training_the_second_does_not_start(
+    wanted: ComparisonRequest, two_trainings: str, processes: Processes
 ) -> None:
-    recorder = Recorder(monkeypatch)
-    assert run_comparison(replace(requested, seeds=[0]))
-    steps_of_a_seed = 2 + 2 + 2 + 3
-    assert len(recorder.commands) == steps_of_a_seed
-    assert run_comparison(requested)
-    assert len(recorder.commands) == 2 * steps_of_a_seed
-    content = read_record(requested.out)
-    assert content["seeds"] == [0, 1]
-    assert [(run["method"], run["seed"], run["status"]) for run in content["runs"]] == [
-        (method, seed, "done") for seed in (0, 1) for method in ("none", "style", "glua")
-    ]
-    assert set(content["runs"][0]["seconds"]) == {"training", "evaluation"}
+    wanted = replace(wanted, methods=[two_trainings], seeds=[0])
+    processes.broken = "methods/style_seed0"
+    assert not run_comparison(wanted)
+    assert record_of(wanted, "methods/mine_seed0").error == "its method, style, seed 0, is not done"
+    processes.broken = "nothing"
+    assert run_comparison(wanted)
+    trained = [command for command in processes.commands if "run training" in command]
+    assert ["methods/mine_seed0" in command for command in trained][-2:] == [False, True]
 
 
-def test_unseen_images_come_without_labels(requested: ComparisonRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    Recorder(monkeypatch)
-    run_comparison(requested)
-    (case,) = json.loads((requested.out / "unseen.json").read_text())["validation"]
-    assert case == {"image": str(requested.data / "a.nii.gz")}
+def test_what_is_done_is_not_run_again_and_more_seeds_join(wanted: ComparisonRequest, processes: Processes) -> None:
+    assert run_comparison(replace(wanted, seeds=[0]))
+    steps_of_a_seed = 2 + 3 + 3 + 4
+    assert len(processes.commands) == steps_of_a_seed
+    assert run_comparison(wanted)
+    assert len(processes.commands) == 2 * steps_of_a_seed
+    content = read_comparison_record(wanted.out)
+    assert (content["seeds"], content["methods"]) == ([0, 1], ["none", "style", "glua"])
+    assert all(RunRecord(run.folder).status == "done" for run in plan(wanted))
 
 
-def test_a_failed_run_is_named_passed_by_and_tried_again(
-    requested: ComparisonRequest, monkeypatch: pytest.MonkeyPatch
+def test_a_finished_run_keeps_its_commands_and_commit(one: ComparisonRequest, processes: Processes) -> None:
+    assert run_comparison(one)
+    before = record_of(one, "methods/none_seed0").content
+    assert [step["commits"] for step in before["steps"].values()] == [[FIRST]] * 3
+    processes.commit, processes.uncommitted = SECOND, True
+    assert run_comparison(replace(one, methods=["none", "augment"], settings=one.settings))
+    assert record_of(one, "methods/none_seed0").content == before
+    step = record_of(one, "methods/augment_seed0").content["steps"]["training"]
+    assert (step["commits"], step["uncommitted_changes"]) == ([SECOND], True)
+    assert step["command"].startswith("python -m monai.bundle run training")
+
+
+def test_a_training_that_continued_with_other_code_names_both_commits(
+    one: ComparisonRequest, processes: Processes
 ) -> None:
-    recorder = Recorder(monkeypatch)
-    recorder.broken = "methods/none_seed0"
-    assert not run_comparison(requested)
-    status = {(run["method"], run["seed"]): run["status"] for run in read_record(requested.out)["runs"]}
-    assert [key for key, value in status.items() if value != "done"] == [("none", 0)]
-    failed = read_record(requested.out)["runs"][0]
-    assert (failed["status"], failed["error"]) == ("failed", "error: the disk is full. (exit code 1)")
-    recorder.commands, recorder.broken = [], "nothing"
-    assert run_comparison(requested)
-    assert [command.endswith("--resume True") for command in recorder.commands] == [True, False]
-    assert all("none_seed0" in command for command in recorder.commands)
+    processes.broken = "run training"
+    assert not run_comparison(one)
+    processes.broken, processes.commit = "nothing", SECOND
+    assert run_comparison(one)
+    assert record_of(one, "methods/none_seed0").content["steps"]["training"]["commits"] == [FIRST, SECOND]
 
 
-def test_without_its_translator_a_method_fails_with_a_sentence(
-    requested: ComparisonRequest, monkeypatch: pytest.MonkeyPatch
+def test_unseen_images_come_without_labels(wanted: ComparisonRequest, processes: Processes) -> None:
+    run_comparison(wanted)
+    (case,) = json.loads((wanted.out / "unseen.json").read_text())["validation"]
+    assert case == {"image": str(wanted.data / "a.nii.gz")}
+
+
+def test_a_failed_run_is_named_and_continued(wanted: ComparisonRequest, processes: Processes) -> None:
+    processes.broken = "methods/none_seed0"
+    assert not run_comparison(wanted)
+    status = {run.title: RunRecord(run.folder).status for run in plan(wanted)}
+    assert [title for title, value in status.items() if value != "done"] == ["none, seed 0"]
+    failed = record_of(wanted, "methods/none_seed0")
+    assert (failed.status, failed.error) == ("failed", "error: the disk is full. (exit code 1)")
+    processes.commands, processes.broken = [], "nothing"
+    assert run_comparison(wanted)
+    assert [command.endswith("--resume True") for command in processes.commands] == [True, False, False]
+    assert all("none_seed0" in command for command in processes.commands)
+    assert record_of(wanted, "methods/none_seed0").error is None
+
+
+def test_a_run_that_a_signal_ended_is_missing(
+    one: ComparisonRequest, processes: Processes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    recorder = Recorder(monkeypatch)
-    recorder.broken = "translators/style_seed0"
-    assert not run_comparison(requested)
-    errors = {(run["method"], run["seed"]): run["error"] for run in read_record(requested.out)["runs"]}
-    assert errors["glua", 0] == "its translator, style, seed 0, is not done"
-    assert errors["none", 0] is None
-    assert errors["glua", 1] is None
+    processes.broken, processes.end = "run training", (-signal.SIGTERM, "")
+    assert not run_comparison(one)
+    record = record_of(one, "methods/none_seed0")
+    assert (record.status, record.error) == ("missing", "interrupted by signal 15")
+    assert "none, seed 0: training: interrupted by signal 15" in capfd.readouterr().err
 
 
-def test_a_run_that_another_process_has_is_left_to_it(
-    requested: ComparisonRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder(monkeypatch)
-    requested = replace(requested, methods=["none"], seeds=[0])
-    (run,) = plan(requested)
+def test_without_its_translator_a_method_fails_with_a_sentence(wanted: ComparisonRequest, processes: Processes) -> None:
+    processes.broken = "translators/style_seed0"
+    assert not run_comparison(wanted)
+    assert record_of(wanted, "methods/glua_seed0").error == "its translator, style, seed 0, is not done"
+    assert record_of(wanted, "methods/none_seed0").status == "done"
+    assert record_of(wanted, "methods/glua_seed1").status == "done"
+
+
+def test_a_run_of_another_process_is_left_to_it(one: ComparisonRequest, processes: Processes) -> None:
+    (run,) = plan(one)
     run.folder.mkdir(parents=True)
     with FileLock(run.folder / ".lock"):
-        assert not run_comparison(requested)
-    assert recorder.commands == []
-    assert status_of(run) == "missing"
+        assert not run_comparison(one)
+    assert processes.commands == []
+    assert RunRecord(run.folder).status == "missing"
 
 
-def test_runs_side_by_side_share_the_cores(requested: ComparisonRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    environments: list[dict[str, str]] = []
-    monkeypatch.setattr(StepRunner, "_process", lambda self, *_: environments.append(self.environment) or (0, ""))
+def test_parallel_runs_share_the_cores(
+    wanted: ComparisonRequest, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert run_comparison(requested, jobs=2)
-    assert environments == [{"OMP_NUM_THREADS": "4"}] * 18
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert run_comparison(wanted, jobs=2)
+    assert processes.environments == [{"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "4"}] * 24
 
 
 @pytest.mark.parametrize(
@@ -213,48 +307,86 @@ def test_runs_side_by_side_share_the_cores(requested: ComparisonRequest, monkeyp
     [
         ({"methods": ["magic"]}, ["configs/methods/magic.yaml", "no such file", "glua"]),
         ({"task": "brain"}, ["configs/tasks/brain.yaml", "no such file", "phantom_mr2ct"]),
-        ({"size": "huge"}, ["no size huge for the data set phantom", "one of small, full"]),
+        ({"size": "huge"}, ["no size huge for the data set phantom", "one of small, demo, full"]),
         ({"task": "abdomen_ct2mr", "dataset_dir": None}, ["--dataset_dir", "mr.json"]),
     ],
 )
-def test_bad_requests_are_refused(change: dict, words: list[str], requested: ComparisonRequest) -> None:
+def test_bad_requests_are_refused(change: dict, words: list[str], wanted: ComparisonRequest) -> None:
     with pytest.raises(InputError) as refused:
-        run_comparison(replace(requested, **change))
+        run_comparison(replace(wanted, **change))
     assert all(word in str(refused.value) for word in words), refused.value
 
 
-def test_further_settings_go_to_every_segmentation_training(requested: ComparisonRequest) -> None:
-    for run in plan(replace(requested, settings={"snapshot_interval": "1"})):
+def test_settings_go_to_every_segmentation_training(wanted: ComparisonRequest) -> None:
+    for run in plan(replace(wanted, settings={"snapshot_interval": "1"})):
         for step in run.steps:
             assert ("--snapshot_interval" in step.command) == (run.kind == "method" and step.name == "training")
 
 
-def test_a_setting_of_the_network_goes_to_its_evaluation_too(requested: ComparisonRequest) -> None:
-    training, evaluation = run_of(plan(replace(requested, settings={"mask_mode": "off"})), "glua").steps
-    for step in (training, evaluation):
-        assert "--mask_mode off" in " ".join(step.command)
+def test_a_setting_of_the_network_goes_to_its_evaluation_too(wanted: ComparisonRequest) -> None:
+    steps = run_of(plan(replace(wanted, settings={"mask_mode": "off"})), "glua").steps
+    assert len(steps) == 3
+    assert all("--mask_mode off" in " ".join(step.command) for step in steps)
 
 
-def test_a_method_may_be_a_file_of_ones_own(requested: ComparisonRequest, tmp_path: Path) -> None:
+def test_a_method_may_be_a_file_of_ones_own(wanted: ComparisonRequest, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("d1_weight: 0.05\n")
-    _, run = plan(replace(requested, methods=[str(mine)], seeds=[0]))
+    _, run = plan(replace(wanted, methods=[str(mine)], seeds=[0]))
     assert (run.name, run.translator) == ("mine", "style")
-    assert run.folder == requested.out / "methods" / "mine_seed0"
+    assert run.folder == wanted.out / "methods" / "mine_seed0"
 
 
-def test_a_folder_keeps_to_its_task(requested: ComparisonRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    Recorder(monkeypatch)
-    run_comparison(requested)
-    with pytest.raises(
-        InputError, match="a comparison with task phantom_mr2ct, expected task phantom_ct2mr; choose another"
-    ):
-        run_comparison(replace(requested, task="phantom_ct2mr"))
+def test_a_folder_keeps_its_task(wanted: ComparisonRequest, processes: Processes) -> None:
+    run_comparison(wanted)
+    with pytest.raises(InputError, match="a comparison with task phantom_mr2ct, expected task phantom_ct2mr"):
+        run_comparison(replace(wanted, task="phantom_ct2mr"))
 
 
-def test_a_step_keeps_what_it_prints_and_gives_its_last_line(tmp_path: Path) -> None:
-    steps = StepRunner(tmp_path, resume=False, logs=tmp_path / "logs", quiet=True)
-    with pytest.raises(StepFailed) as failed:
-        steps.run("bad one", ["-c", "print('10%\\r20%'); raise SystemExit('error: no labels.')"])
-    assert (failed.value.code, failed.value.last_line) == (1, "error: no labels.")
-    assert (tmp_path / "logs" / "bad_one.log").read_bytes() == b"10%\r20%\nerror: no labels.\n"
+def test_changed_settings_of_a_finished_run_are_named(
+    one: ComparisonRequest, processes: Processes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def train_with(**changed: object) -> None:
+        settings = {**run.settings, "bundle_root": "elsewhere", "cache_dir": "somewhere", **changed}
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+    assert run_comparison(one)
+    (run,) = plan(one)
+    train_with()
+    assert changed_settings(run) == ""
+    train_with(learning_rate=0.5, max_epochs=1, gone_since="a key")
+    started, rate, epochs = len(processes.commands), run.settings["learning_rate"], run.settings["max_epochs"]
+    assert run_comparison(one)
+    assert len(processes.commands) == started  # the run is kept
+    assert capfd.readouterr().err == (
+        "none, seed 0: trained with settings that differ from today's files "
+        f"(learning_rate: 0.5, now {rate}; max_epochs: 1, now {epochs}). "
+        f"It is kept; to train it again, delete {run.folder}.\n"
+    )
+
+
+@pytest.mark.parametrize("text", ["{half of", "- a list", None])
+def test_settings_that_cannot_be_read_are_no_change(
+    text: str | None, one: ComparisonRequest, processes: Processes
+) -> None:
+    assert run_comparison(one)
+    (run,) = plan(one)
+    if text is not None:
+        (run.folder / "config.yaml").write_text(text)
+    assert changed_settings(run) == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "end", "last_line"),
+    [
+        ("print('10%\\r20%'); raise SystemExit('error: no labels.')", 1, "error: no labels."),
+        # tqdm's line for 300 of 2400 is the last one of a process that prints nothing at its end
+        ("print('starts'); print('segmentation:  12%|#2 | 300/2400 [06:17<44:01]\\r', end=''); exit(3)", 3, "starts"),
+        ("print('17it [00:03,  5.2it/s]\\n10%'); exit(3)", 3, ""),
+        (f"import os; print('starts', flush=True); os.kill(os.getpid(), {int(signal.SIGTERM)})", -15, "starts"),
+    ],
+)
+def test_a_process_leaves_a_log_and_its_last_line(code: str, end: int, last_line: str, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "one.log"
+    assert run_process(["-c", code], log, quiet=True) == (end, last_line)
+    assert last_line in log.read_text()

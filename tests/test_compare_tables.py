@@ -1,4 +1,4 @@
-"""A comparison's tables: what they say of known results, computed by hand, and of results that are not there."""
+"""A comparison's tables: what they contain for known results, computed by hand, and for missing results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from comparison_folders import CASES, everywhere, known_results, write_comparison
 from conftest import refused
 
+from scripts.core.files import write_json
 from scripts.lab.cli import main
 from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods
 from scripts.lab.experiments.results import read_comparison
@@ -23,23 +24,21 @@ from scripts.lab.experiments.statistics import (
     rank_correlation,
     smallest_p,
 )
-from scripts.lab.experiments.tables import DASH, Table, markdown_table, table_csv, table_markdown
+from scripts.lab.experiments.tables import DASH, comparison_tables, table_csv, table_markdown, time_table
+from scripts.lab.page import Table
 
 
 def summarised(folder: Path) -> dict[str, MethodSummary]:
     return {summary.name: summary for summary in summarise_methods(read_comparison(folder))}
 
 
-def csv_rows(folder: Path) -> dict[str, dict[str, str]]:
-    comparison = read_comparison(folder)
-    return {
-        row["method"]: row for row in csv.DictReader(table_csv(comparison, summarise_methods(comparison)).splitlines())
-    }
+def csv_rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table_csv(read_comparison(folder)).splitlines()))
 
 
 def markdown(folder: Path) -> str:
     comparison = read_comparison(folder)
-    return table_markdown(comparison, summarise_methods(comparison))
+    return table_markdown(comparison, comparison_tables(comparison, summarise_methods(comparison)))
 
 
 def cells(text: str, method: str) -> list[str]:
@@ -142,63 +141,71 @@ def test_summaries_of_known_results(tmp_path: Path) -> None:
 def test_the_table_a_person_reads(tmp_path: Path) -> None:
     text = markdown(write_comparison(tmp_path))
     assert cells(text, "glua") == [
-        *["glua", "2", "65.0 ± 7.1", "3.5 ± 0.7", "1.8 ± 0.4", "0 of 30", f"60 ± {DASH}"],
-        *[DASH, DASH, DASH, "last", "1.0 min", DASH],
+        *["glua", "2", "65.0 ± 7.1", "3.5 ± 0.7", "1.8 ± 0.4", "65.0 ± 7.1", "3.5 ± 0.7", "0 of 30", f"60 ± {DASH}"],
+        *[DASH, DASH, DASH, "last", "1.0 min", "aaaaaaa"],
     ]
     assert cells(text, "better")[2] == f"63.0 ± {DASH}"
-    assert cells(text, "better")[7:10] == ["+3.0", "0.0625", "5"]
+    assert cells(text, "better")[9:12] == ["+3.0", "0.0625", "5"]
     assert "divisor n - 1" in text
     assert "2^(1-n): 0.0625 for n = 5" in text
     assert "python -m monai.bundle run training --seed 1 # glua" in text
-    assert "translator style, seed 0" in text
+    assert "glua, seed 1 (commit aaaaaaa):" in text
     assert "commit c0ffee" in text
 
 
 def test_the_table_a_program_reads(tmp_path: Path) -> None:
     rows = csv_rows(write_comparison(tmp_path))
-    assert list(rows) == ["none", "better", "glua", "supervised"]
-    assert float(rows["glua"]["dice_percent sd"]) == pytest.approx(math.sqrt(50))
-    assert float(rows["glua"]["aorta dice_percent mean"]) == pytest.approx(70.0)
-    assert float(rows["glua"]["gap_closed_percent mean"]) == pytest.approx(60.0)
-    assert (rows["glua"]["gap_closed_percent sd"], rows["glua"]["gap_closed_seeds"]) == ("", "1")
-    assert float(rows["better"]["p_against_glua"]) == float(rows["better"]["smallest_p"]) == 2 / 32
-    assert rows["none"]["dice_percent sd"] == ""
-    assert rows["glua"]["p_against_glua"] == ""
-    assert rows["glua"]["command"] == "translate && python -m monai.bundle run training --seed 0 # glua"
-    assert rows["none"]["command"] == "python -m monai.bundle run training --seed 0 # none"
-    assert (rows["glua"]["translator"], rows["none"]["translator"]) == ("style", "none")
+    assert len(rows) == 5 * 2 * 3  # runs, with and without post-processing, structures
+    (aorta,) = (
+        row
+        for row in rows
+        if [row[key] for key in ("method", "seed", "largest_component", "structure")] == ["glua", "1", "False", "aorta"]
+    )
+    assert float(aorta["dice_percent"]) == pytest.approx(70.0)
+    assert float(aorta["asd_mm"]) == pytest.approx(3.0)
+    assert (aorta["failures"], aorta["n"]) == ("0", "5")
+
+
+def test_post_processing_has_columns_of_its_own(tmp_path: Path) -> None:
+    summary = write_comparison(tmp_path) / "methods" / "none_seed0" / "eval_largest_component" / "summary.json"
+    content = json.loads(summary.read_text())
+    content["mean_over_structures"]["dice_percent"] = 44.0
+    write_json(summary, content)
+    assert cells(markdown(tmp_path), "none")[2:6:3] == [f"30.0 ± {DASH}", f"44.0 ± {DASH}"]
+
+
+def test_times_and_their_sum(tmp_path: Path) -> None:
+    rows = time_table(read_comparison(write_comparison(tmp_path))).rows
+    assert rows[0] == ["style, seed 0", "translation", "1 s"]
+    assert rows[-1] == ["total", "", f"{1 + 5 * 61} s"]
 
 
 def test_a_missing_structure_is_counted(tmp_path: Path) -> None:
     results = known_results()
     results["glua"][0] = everywhere(0.5, 0.7, 0.6) | {CASES[0]: [0.0, 0.7, 0.6]}
-    assert cells(markdown(write_comparison(tmp_path, results)), "glua")[5] == "1 of 30"
+    assert cells(markdown(write_comparison(tmp_path, results)), "glua")[7] == "1 of 30"
 
 
 def test_failed_runs_stay_as_failed(tmp_path: Path) -> None:
     failed = {("glua", 2): "error: setting 'seed': found |", ("style", 0): "killed"}
     text = markdown(write_comparison(tmp_path, failed=failed))
     assert cells(text, "glua")[1:3] == ["2 (1 failed)", "65.0 ± 7.1"]
-    assert cells(text, "style")[1:8] == ["0 (1 failed)", *[DASH] * 6]
+    assert cells(text, "style")[1:10] == ["0 (1 failed)", *[DASH] * 8]
+    assert cells(text, "style")[12] == DASH, "no rule has chosen its weights"
     assert "- glua, seed 2: failed. error: setting 'seed': found |" in text
-    rows = csv_rows(tmp_path)
-    assert (rows["style"]["seeds_failed"], rows["style"]["dice_percent mean"]) == ("1", "")
-    assert rows["style"]["errors"] == "seed 0: killed"
 
 
-@pytest.mark.parametrize("yardstick", ["none", "supervised"])
-def test_without_a_yardstick_no_gap(yardstick: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bound", ["none", "supervised"])
+def test_without_a_bound_no_gap(bound: str, tmp_path: Path) -> None:
     results = known_results()
-    del results[yardstick]
-    folder = write_comparison(tmp_path, results)
-    assert cells(markdown(folder), "glua")[6] == DASH
-    assert csv_rows(folder)["glua"]["aorta gap_closed_percent mean"] == ""
+    del results[bound]
+    assert cells(markdown(write_comparison(tmp_path, results)), "glua")[8] == DASH
 
 
 def test_without_the_reference_no_test(tmp_path: Path) -> None:
     results = known_results()
     del results["glua"]
-    assert cells(markdown(write_comparison(tmp_path, results)), "better")[7:10] == [DASH] * 3
+    assert cells(markdown(write_comparison(tmp_path, results)), "better")[9:12] == [DASH] * 3
 
 
 def test_a_damaged_evaluation_is_no_result(tmp_path: Path) -> None:
@@ -212,58 +219,54 @@ def test_a_damaged_evaluation_is_no_result(tmp_path: Path) -> None:
     (run / "eval" / "summary.json").write_text('{"structures": {}}')
     assert "no structure 'myocardium'" in str(summarised(tmp_path)["glua"].method.runs[1].error)
     (run / "eval" / "summary.json").unlink()
-    assert "no summary.json in eval/" in markdown(tmp_path)
+    assert "No such file" in markdown(tmp_path)
+
+
+def test_a_run_without_evaluation_has_no_numbers(tmp_path: Path) -> None:
+    run = write_comparison(tmp_path, failed={("style", 0): "killed"}) / "methods" / "style_seed0"
+    record = json.loads((run / "run.json").read_text())
+    training, evaluation = record["steps"].values()
+    write_json(
+        run / "run.json", record | {"steps": {"training": training | {"seconds": 60.0}, "inference": evaluation}}
+    )
+    assert cells(markdown(tmp_path), "style") == ["style", "1", *[DASH] * 10, "last", "1.0 min", "aaaaaaa"]
 
 
 def test_a_run_names_its_own_selection(tmp_path: Path) -> None:
     write_comparison(tmp_path)
     (tmp_path / "methods" / "none_seed0" / "config.yaml").write_text("selection: label_free\n")
     text = markdown(tmp_path)
-    assert (cells(text, "none")[10], cells(text, "glua")[10]) == ("label_free", "last")
+    assert (cells(text, "none")[12], cells(text, "glua")[12]) == ("label_free", "last")
 
 
-def test_a_run_that_never_ran_was_chosen_by_no_rule(tmp_path: Path) -> None:
-    text = markdown(write_comparison(tmp_path, failed={("style", 0): "killed"}))
-    assert cells(text, "style")[10] == DASH
-    assert csv_rows(tmp_path)["style"]["selection"] == DASH
-
-
-def test_an_evaluation_outlives_an_older_word_of_failure(tmp_path: Path) -> None:
-    """What another process wrote late into comparison.json does not count against the run's own folder."""
-    content = json.loads((write_comparison(tmp_path) / "comparison.json").read_text())
-    content["runs"][0] |= {"status": "failed", "error": "old news"}
-    (tmp_path / "comparison.json").write_text(json.dumps(content))
-    assert summarised(tmp_path)["none"].method.runs[0].status == "done"
-    (tmp_path / content["runs"][0]["folder"] / "failure.json").write_text('{"error": "fresh", "signal": null}')
-    assert summarised(tmp_path)["none"].method.runs[0].status == "failed"
+def test_a_renamed_folder_is_no_run(tmp_path: Path) -> None:
+    write_comparison(tmp_path)
+    (tmp_path / "methods" / "glua_seed1").rename(tmp_path / "methods" / "glua_seed1.old")
+    assert cells(markdown(tmp_path), "glua")[1] == "1"
 
 
 def test_rows_name_the_commits_they_ran_on(tmp_path: Path) -> None:
-    content = json.loads((write_comparison(tmp_path) / "comparison.json").read_text())
-    first, second = "a" * 40, "b" * 40
-    for entry in content["runs"]:
-        if entry["method"] == "glua":
-            entry |= {"commits": [first, second], "uncommitted_changes": entry["seed"] == 1}
-    (tmp_path / "comparison.json").write_text(json.dumps(content))
-    # an entry of an older comparison names none: its folder does
-    older = {"commit": "c" * 40, "uncommitted_changes": False}
-    (tmp_path / "methods" / "none_seed0" / "provenance.json").write_text(json.dumps(older))
+    file = write_comparison(tmp_path) / "methods" / "none_seed0" / "run.json"
+    record = json.loads(file.read_text())
+    record["steps"]["training"]["commits"].append("b" * 40)
+    record["steps"]["evaluation"] |= {"commits": ["b" * 40], "uncommitted_changes": True}
+    write_json(file, record)
     text = markdown(tmp_path)
-    assert cells(text, "glua")[12] == "aaaaaaa, bbbbbbb, aaaaaaa+, bbbbbbb+"
-    assert cells(text, "none")[12] == "ccccccc"
-    assert cells(text, "better")[12] == DASH
-    assert "glua, seed 1 (commit aaaaaaa, bbbbbbb+):" in text
-    assert "none, seed 0 (commit ccccccc):" in text
-    assert csv_rows(tmp_path)["none"]["commits"] == "ccccccc"
+    assert cells(text, "none")[14] == "aaaaaaa, bbbbbbb, bbbbbbb+"
+    assert "none, seed 0 (commit aaaaaaa, bbbbbbb, bbbbbbb+):" in text
 
 
 def test_markdown_is_aligned_and_safe() -> None:
-    table = Table(title="", heads=["a", "number"], rows=[["x|y", "1"], ["two\nlines", "12345678"]])
-    lines = markdown_table(table).splitlines()
-    assert lines[0] == "| a         |   number |"
-    assert lines[1] == "| --------- | -------: |"
-    assert lines[2] == "| x\\|y      |        1 |"
-    assert lines[3] == "| two lines | 12345678 |"
+    table = Table(heads=["a", "number"], rows=[["x|y", "1"], ["two\nlines", "12345678"]])
+    assert table.as_markdown().splitlines() == [
+        "| a         |   number |",
+        "| --------- | -------: |",
+        "| x\\|y      |        1 |",
+        "| two lines | 12345678 |",
+    ]
+    assert Table(heads=["a", "b"], rows=[["1", "2"]]).as_text().splitlines() == ["a  b", "----", "1  2"]
+    section = Table(title="t", heads=["a"], rows=[["1"]], note="n").as_markdown_section()
+    assert section == "## t\n\n| a   |\n| --- |\n| 1   |\n\nn"
 
 
 def test_a_folder_that_is_no_comparison(tmp_path: Path) -> None:
@@ -273,5 +276,5 @@ def test_a_folder_that_is_no_comparison(tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text("[")
     assert "no JSON" in refused(main, ["report", str(tmp_path)]).found
     (tmp_path / "comparison.json").write_text(json.dumps({"task": "x"}))
-    assert refused(main, ["report", str(tmp_path)]).found == "no 'source_domain' in it"
+    assert refused(main, ["report", str(tmp_path)]).found == "no 'size' in it"
     assert [path.name for path in tmp_path.iterdir()] == ["comparison.json"]  # nothing was written

@@ -1,4 +1,4 @@
-"""The demo's steps and its report, without the minutes of training."""
+"""The demo: its commands, its summary and its page, without the minutes of training."""
 
 from __future__ import annotations
 
@@ -7,128 +7,99 @@ import json
 from pathlib import Path
 
 import pytest
+from comparison_folders import evaluated, everywhere
 from conftest import ROOT
 
 from scripts.core.files import write_json
-from scripts.evaluation.figures import image_to_data_uri
-from scripts.evaluation.montage import Panel, slice_montage
-from scripts.lab.experiments import demo
+from scripts.evaluation.summaries import write_evaluation
+from scripts.lab.experiments import compare, run_record
+from scripts.lab.experiments.demo import run_demo
 
 NAMES = ["myocardium", "left atrium", "left ventricle", "ascending aorta"]
+DICE = {"none": 0.4, "glua": 0.7}
 
 
-def summary(dice_percent: float) -> dict:
-    structure = {
-        "dice_percent": {"mean": dice_percent},
-        "asd_mm": {"mean": 2.0},
-        "asd_voxel": {"mean": 1.0},
-        "failures": 1,
-    }
-    return {
-        "mean_over_structures": {"dice_percent": dice_percent, "asd_mm": 2.0, "asd_voxel": 1.0},
-        "structures": dict.fromkeys(NAMES, structure),
-    }
+class Processes:
+    """Replaces the processes of the demo: keeps their commands and leaves what evaluations and the phantom leave."""
 
+    def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.out, self.commands, self.code = out, list[list[str]](), 0
+        for module in (compare, run_record):
+            monkeypatch.setattr(module, "run_process", self.run)
 
-def fake_outputs(out: Path) -> None:
-    """What the steps would leave, with Dice 40 % without adaptation and 70 % with GLUA."""
-    import numpy as np
+    def run(self, command: list[str], log: Path, **_: object) -> tuple[int, str]:
+        self.commands.append(list(command))
+        if "phantom" in command:
+            for domain in ("mr", "ct"):
+                write_json(self.out / "data" / f"{domain}.json", {"validation": [{"image": "a.nii.gz", "label": "b"}]})
+            for file in ("a.nii.gz", "b"):
+                (self.out / "data" / file).touch()
+        if "evaluating" in command:
+            folder = Path(command[command.index("--bundle_root") + 1])
+            dice = DICE[folder.name.removesuffix("_seed3")]
+            cases = {case: evaluated(values, NAMES) for case, values in everywhere(dice, dice, dice, dice).items()}
+            for name in ("eval", "eval_largest_component"):
+                write_evaluation(folder / name, cases, NAMES, {"seed": 3})
+        return self.code, ""
 
-    picture = [[Panel(image=np.eye(8))]]
-    style, glua = out / "translators" / "style_seed3", out / "methods" / "glua_seed3"
-    for folder, name in ((style, "translation_000002"), (glua, "segmentation_000002"), (glua, "losses")):
-        slice_montage(picture, folder / "pictures" / f"{name}.png")
-    for method, dice_percent in (("none", 40.0), ("glua", 70.0)):
-        folder = out / "methods" / f"{method}_seed3" / "eval"
-        write_json(folder / "summary.json", summary(dice_percent))
-        for word in ("worst", "median"):
-            slice_montage(picture, folder / f"{word}_case.png")
+    def training(self, folder: str) -> list[str]:
+        (command,) = (c for c in self.commands if "training" in c and any(word.endswith(folder) for word in c))
+        return command
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """The demo's commands by step; none of them is run."""
-    recorded: dict[str, list[str]] = {}
-
-    def run(self: demo.StepRunner, name: str, command: list[str], *resumed: str) -> None:
-        recorded[name] = command
-        self.seconds[name] = 1.0
-        if name == "phantom":
-            write_json(tmp_path / "data" / "ct.json", {"validation": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
-            for file in ("a.nii.gz", "b.nii.gz"):
-                (tmp_path / "data" / file).touch()
-        if name == "GLUA: masks":
-            fake_outputs(tmp_path)
-
-    monkeypatch.setattr(demo.StepRunner, "run", run)
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
     monkeypatch.chdir(ROOT)
-    demo.run_demo(tmp_path, seed=3)
-    return recorded
+    return Processes(tmp_path, monkeypatch)
 
 
-def test_every_step_names_files_that_exist(commands: dict[str, list[str]]) -> None:
-    for command in commands.values():
-        if "--config_file" in command:
-            files = ast.literal_eval("[" + command[command.index("--config_file") + 1].strip("[]") + "]")
-            assert all((ROOT / file).is_file() for file in files), files
+@pytest.fixture
+def demo(processes: Processes, tmp_path: Path) -> Processes:
+    run_demo(tmp_path, seed=3)
+    return processes
 
 
-def test_only_glua_sees_translated_images_and_the_target(commands: dict[str, list[str]]) -> None:
-    none, glua = (commands[f"{title}: training"] for title in ("no adaptation", "GLUA"))
-    assert "--labelled_datalist" in glua
-    assert "--labelled_datalist" not in none
-    assert any("configs/methods/none.yaml" in word for word in none)
+def test_the_seed_is_that_of_phantom_and_trainings(demo: Processes, tmp_path: Path) -> None:
+    phantom = ["-m", "scripts", "phantom", "--out", str(tmp_path / "data")]
+    assert demo.commands[0] == [*phantom, "--seed", "3", "--cases", "12", "--validation", "0.25"]
+    trainings = [command for command in demo.commands if "training" in command]
+    assert [command[command.index("--seed") + 1] for command in trainings] == ["3"] * 3
 
 
-def test_unseen_volumes_come_without_labels(commands: dict[str, list[str]], tmp_path: Path) -> None:
-    assert json.loads((tmp_path / "unseen.json").read_text())["validation"] == [
-        {"image": str(tmp_path / "data" / "a.nii.gz")}
-    ]
+def test_every_command_names_files_that_exist(demo: Processes) -> None:
+    for command in demo.commands[1:]:
+        files = ast.literal_eval(command[command.index("--config_file") + 1])
+        assert all((ROOT / file).is_file() for file in files), files
 
 
-def test_summary_holds_methods_gain_seconds_and_provenance(commands: dict[str, list[str]], tmp_path: Path) -> None:
+def test_only_glua_sees_translated_images(demo: Processes) -> None:
+    assert "--labelled_datalist" in demo.training("glua_seed3")
+    assert "--labelled_datalist" not in demo.training("none_seed3")
+
+
+def test_summary_and_page(demo: Processes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((tmp_path / "summary.json").read_text())
-    assert content["gain_in_mean_dice"] == 30.0
+    assert content["gain_in_mean_dice"] == pytest.approx(30.0)
     assert set(content["methods"]) == {"none", "glua"}
     assert set(content["methods"]["glua"]["structures"]) == set(NAMES)
+    assert content["folders"]["glua"] == "methods/glua_seed3"
     assert content["seed"] == 3
-    assert set(content["seconds"]) == set(commands)
     assert {"packages", "commit", "device", "time"} <= set(content)
-
-
-def test_report_is_one_file_with_its_pictures(commands: dict[str, list[str]], tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "+30.0 points" in page
-    assert "40.0 % to 70.0 %" in page
-    assert page.count("<img") == 6
-    assert image_to_data_uri(tmp_path / "methods" / "glua_seed3" / "eval" / "worst_case.png") in page
-    assert 'src="/' not in page
+    assert "(40.0 % to 70.0 %)" in page
 
 
-def test_a_failing_step_ends_the_demo_and_is_not_remembered(tmp_path: Path) -> None:
-    steps = demo.StepRunner(tmp_path, resume=False)
+def test_the_demo_starts_again_unless_it_is_resumed(demo: Processes, tmp_path: Path) -> None:
+    count = len(demo.commands)
+    run_demo(tmp_path, seed=3, resume=True)
+    assert len(demo.commands) == count
+    run_demo(tmp_path, seed=3)
+    assert demo.commands[count:] == demo.commands[:count]
+
+
+def test_a_failing_step_ends_the_demo(processes: Processes, tmp_path: Path) -> None:
+    processes.code = 7
     with pytest.raises(SystemExit) as ended:
-        steps.run("bad", ["-c", "raise SystemExit(7)"])
-    assert ended.value.code == 7
-    steps.run("good", ["-c", "pass"])
-    assert list(demo.StepRunner(tmp_path, resume=True).seconds) == ["good"]
-    assert demo.StepRunner(tmp_path, resume=False).seconds == {}
-
-
-def test_only_a_step_that_this_demo_began_is_resumed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def start(resume: bool, code: int) -> str:
-        steps = demo.StepRunner(tmp_path, resume=resume)
-        step = ["-c", f"import sys; print('with', sys.argv[1:]); sys.exit({code})"]
-        if code:
-            with pytest.raises(SystemExit):
-                steps.run("training", step, "--resume", "True")
-        else:
-            steps.run("training", step, "--resume", "True")
-        return capfd.readouterr().out
-
-    assert "with []" in start(resume=False, code=3)
-    assert "with ['--resume', 'True']" in start(resume=True, code=3)
-    # A new demo in the same folder: what an earlier one left is not continued, not even by its own resumption.
-    demo.StepRunner(tmp_path, resume=False)
-    assert "with []" in start(resume=True, code=0)
-    assert "done before" in start(resume=True, code=0)
+        run_demo(tmp_path, seed=3)
+    assert ended.value.code == 7  # the phantom's

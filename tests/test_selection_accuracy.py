@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparison_folders import known_results, write_comparison
 from conftest import CONFIGS, refused, run_config
 
 from scripts.lab.experiments import selection_accuracy
@@ -14,20 +15,17 @@ from scripts.lab.experiments.selection_accuracy import ScoredRun, find_runs, mea
 from scripts.lab.experiments.selection_page import accuracy_table, write_selection_page
 from scripts.selection.scores import PARTS, SCORES
 
-HEAD = ("task", "source_domain", "target_domain", "label_names", "methods")
-"""What else a comparison's record holds."""
 
-
-def judged(name: str, score: list[float], dice: list[float]) -> ScoredRun:
+def scored(name: str, score: list[float], dice: list[float]) -> ScoredRun:
     epochs = range(1, len(dice) + 1)
     row = dict.fromkeys([f"score_{name}" for name in SCORES] + list(PARTS) + ["iteration"], float("nan"))
     scores = {epoch: row | {"score_density": value} for epoch, value in zip(epochs, score, strict=True)}
     return ScoredRun(name=name, folder=Path(name), scores=scores, oracle_dice=dict(zip(epochs, dice, strict=True)))
 
 
-def test_verdicts_by_hand(tmp_path: Path) -> None:
+def test_accuracies_by_hand(tmp_path: Path) -> None:
     # One run in the score's order, one against it: rank correlations 1 and -1.
-    runs = [judged("a", [1, 2, 3, 4], [50, 60, 70, 80]), judged("b", [1, 2, 3, 4], [80, 70, 60, 30])]
+    runs = [scored("a", [1, 2, 3, 4], [50, 60, 70, 80]), scored("b", [1, 2, 3, 4], [80, 70, 60, 30])]
     found = {rule.name: rule for rule in rule_accuracies(runs)}
     assert set(found) == {"density", "last", "random"}, "a score that no run has is not judged"
     density = found["density"]
@@ -41,15 +39,16 @@ def test_verdicts_by_hand(tmp_path: Path) -> None:
     assert found["random"].dice_lost == [15, 20]
     write_selection_page(tmp_path, runs, list(found.values()))
     page = (tmp_path / "selection.md").read_text()
-    assert accuracy_table(list(found.values())) in page
-    assert "| density | 0.00 (-1.00 to 1.00) |" in page
-    assert "| last | - | - | 25.00 (n = 2) | 50.00 |" in page
+    assert accuracy_table(list(found.values())).as_markdown() in page
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    assert ["density", "0.00 (-1.00 to 1.00)"] in [row[:2] for row in rows]
+    assert ["last", "-", "-", "25.00 (n = 2)", "50.00"] in rows
     assert len((tmp_path / "selection.csv").read_text().splitlines()) == 9
     assert (tmp_path / "plots" / "selection.png").stat().st_size > 1000
 
 
 def test_a_correlation_of_two_snapshots_or_of_equal_ones_is_none() -> None:
-    (short, *_) = rule_accuracies([judged("a", [1, 2], [50, 60]), judged("b", [1, 1, 1], [50, 60, 70])])
+    (short, *_) = rule_accuracies([scored("a", [1, 2], [50, 60]), scored("b", [1, 1, 1], [50, 60, 70])])
     assert short.correlations == []
     assert short.dice_lost == [0, 0]
 
@@ -59,32 +58,34 @@ def test_a_folder_without_snapshots_is_refused(tmp_path: Path) -> None:
 
 
 def test_runs_of_a_comparison_have_its_names(tmp_path: Path) -> None:
-    for run in ("methods/glua_seed0", "methods/none_seed1", "methods/glua_seed0.old-1"):
-        (tmp_path / run / "logs").mkdir(parents=True)
-        (tmp_path / run / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
+    results = known_results()
+    write_comparison(
+        tmp_path, {"none": {1: results["none"][0]}, "supervised": results["supervised"]}, failed={("glua", 0): "killed"}
+    )
+    other = tmp_path / "trained_by_hand"
+    for run in (*(tmp_path / "methods").iterdir(), other):
+        (run / "logs").mkdir(parents=True, exist_ok=True)
+        (run / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
+        (run / "config.yaml").unlink(missing_ok=True)
     labelled = {
         "labelled_datalist": "$@dataset_dir + '/ct.json'",
         "oracle_datalist": "data/ct.json",
         "dataset_dir": "data",
-    }
-    bound = tmp_path / "methods/supervised_seed0"
-    (bound / "logs").mkdir(parents=True)
-    (bound / "logs" / "selection.csv").write_text("epoch,iteration\n1,10\n")
-    (bound / "config.yaml").write_text(json.dumps(labelled))  # its labelled Dice is the truth: nothing to judge
+    }  # the labelled Dice of supervised is the true one: nothing to rate
+    (tmp_path / "methods/supervised_seed0/config.yaml").write_text(json.dumps(labelled))
     (tmp_path / "just_begun" / "logs").mkdir(parents=True)
     (tmp_path / "just_begun" / "logs" / "selection.csv").write_text("epoch,iteration\n")
-    listed = [{"folder": "methods/glua_seed0", "method": "glua", "seed": 0}]
-    (tmp_path / "comparison.json").write_text(json.dumps(dict.fromkeys(HEAD, "") | {"runs": listed}))
     assert find_runs(tmp_path) == {
         tmp_path / "methods/glua_seed0": "glua, seed 0",
-        tmp_path / "methods/none_seed1": "methods/none_seed1",
+        tmp_path / "methods/none_seed1": "none, seed 1",
+        other: "trained_by_hand",
     }
-    # In a folder of comparisons each run says which comparison it is of.
-    comparison = tmp_path / "comparison"
-    comparison.mkdir()
+    # In a folder of comparisons each run names its comparison.
+    inner = tmp_path / "first"
+    inner.mkdir()
     for name in ("methods", "comparison.json"):
-        (tmp_path / name).rename(comparison / name)
-    assert find_runs(tmp_path)[comparison / "methods/glua_seed0"] == "comparison: glua, seed 0"
+        (tmp_path / name).rename(inner / name)
+    assert find_runs(tmp_path)[inner / "methods/glua_seed0"] == "first: glua, seed 0"
 
 
 @pytest.mark.slow

@@ -86,13 +86,6 @@ def _add_compare(commands: Any) -> None:
         help="another setting for every segmentation training, such as snapshot_interval=1; may be repeated",
     )
     compare.add_argument("--jobs", type=int, default=1, help="number of parallel runs, for instance one per core")
-    compare.add_argument(
-        "--restart",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="set this run's folder aside, such as methods/glua_seed0, and start it again; may be repeated",
-    )
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser("report", help="write tables, figures and report.html of a comparison from its files")
@@ -219,15 +212,15 @@ def _compare(options: argparse.Namespace) -> None:
         translators=options.translators,
         settings=dict(options.set),
     )
-    complete = run_comparison(request, jobs=options.jobs, restart=options.restart)
+    complete = run_comparison(request, jobs=options.jobs)
     print(f"Report: {write_comparison_report(options.out)}")
     if not complete:
         raise SystemExit(1)
 
 
 def _report(options: argparse.Namespace) -> None:
+    from scripts.lab.experiments.comparison_record import COMPARISON
     from scripts.lab.experiments.comparison_report import write_comparison_report
-    from scripts.lab.experiments.record import RECORD
 
     if options.evaluate_snapshots:
         from scripts.lab.experiments.selection_accuracy import measure_selection
@@ -235,8 +228,8 @@ def _report(options: argparse.Namespace) -> None:
 
         runs, rules = measure_selection(options.folder)
         write_selection_page(options.folder, runs, rules)
-        print(f"{accuracy_table(rules)}\n\nDetails: {options.folder / 'selection.md'}")
-        if not (options.folder / RECORD).is_file():  # runs of other commands have no table to redraw
+        print(f"{accuracy_table(rules).as_text()}\n\nDetails: {options.folder / 'selection.md'}")
+        if not (options.folder / COMPARISON).is_file():  # runs of other commands have no table to redraw
             return
     print(f"Report: {write_comparison_report(options.folder)}")
 

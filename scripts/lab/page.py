@@ -1,81 +1,179 @@
-"""HTML pages that stand alone: one style, tables, and pictures inside the file."""
+"""Reports: tables for HTML, Markdown and the terminal, and HTML pages that contain their pictures."""
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from scripts.core.files import atomic_path
 from scripts.evaluation.figures import image_to_data_uri
 
-__all__ = ["page_figure", "page_table", "write_page"]
+__all__ = ["Card", "Figure", "Section", "Table", "write_page", "write_text"]
 
-PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:$width;margin:2rem auto;padding:0 1rem;color:#222}
-h1{line-height:1.2}h2{margin:2.2rem 0 .4rem}a{color:#0072b2}code,pre{font-size:.82rem}
-table{border-collapse:collapse;width:100%;margin:1rem 0}
-th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}
-th{font-size:.85rem;color:#555;vertical-align:bottom}td{white-space:nowrap;font-variant-numeric:tabular-nums}
-img{max-width:100%;display:block;margin:.6rem auto}figure{margin:1.5rem 0}figcaption{color:#555;font-size:.92rem}
-.wide{overflow-x:auto}.wide img{max-width:none;margin-left:0}.wide td,.wide th{font-size:.86rem;padding:.3rem .45rem}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f5f5f5;padding:.6rem;border-radius:.3rem}
-summary{cursor:pointer;color:#0072b2}
-.gain{font-size:2.6rem;font-weight:700;color:#0072b2;margin:0}small{color:#777}
-</style><h1>$heading</h1>
-$body
-<p><small>$footer</small></p></html>
-""")
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: the first column is left-aligned, the others are right-aligned.
+
+    Attributes:
+        heads: one per column.
+        rows: cells as text, which HTML pages escape; a ``markupsafe.Markup`` is inserted as HTML.
+        title: heading above the table.
+        note: explanation below it.
+        is_wide: use small print on an HTML page.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    note: str = ""
+    is_wide: bool = False
+
+    def as_markdown(self) -> str:
+        """The aligned table, without title and note."""
+        cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in [self.heads, *self.rows]]
+        widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+        rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+        lines = [
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            for row in [cells[0], rule, *cells[1:]]
+        ]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def as_markdown_section(self) -> str:
+        """Title, table and note, separated by empty lines."""
+        return "\n\n".join(filter(None, [f"## {self.title}", self.as_markdown(), self.note]))
+
+    def as_text(self) -> str:
+        """The table for a terminal, all columns left-aligned below a rule."""
+        widths = [max(map(len, column)) for column in zip(*[self.heads, *self.rows], strict=True)]
+        head, *rows = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [self.heads, *self.rows]
+        ]
+        return "\n".join([head, "-" * max(map(len, [head, *rows])), *rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture with its caption.
+
+    Attributes:
+        path: PNG or SVG file; the page contains its content.
+        caption: what it shows.
+        width: in pixels, for a picture that may be wider than the page, which then scrolls; None to fit the page.
+    """
+
+    path: Path
+    caption: str
+    width: int | None = None
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        return image_to_data_uri(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A box with the pictures and numbers of one case.
+
+    Attributes:
+        title: name of the case.
+        anchor: id that links on the page may refer to.
+        subtitle: in small print beside the title.
+        severity: ``error``, ``warning`` or empty: colour of the frame.
+        tags: pairs of severity and text.
+        pictures: three views as data URIs.
+        legend: triples of colour (empty for none), name and value.
+        footer: in small print at the end.
+    """
+
+    title: str
+    anchor: str = ""
+    subtitle: str = ""
+    severity: str = ""
+    tags: Sequence[tuple[str, str]] = ()
+    pictures: Sequence[str] = ()
+    legend: Sequence[tuple[str, str, str]] = ()
+    footer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a page; what is not empty is shown in the order of the attributes.
+
+    Attributes:
+        heading: its heading.
+        highlight: one number in large print.
+        text: paragraphs.
+        items: lines of a list.
+        tables: tables.
+        figures: pictures.
+        cards: boxes.
+        code: pairs of a name and the code below it.
+        is_folded: show the heading alone until the reader opens it.
+    """
+
+    heading: str = ""
+    highlight: str = ""
+    text: Sequence[str] = ()
+    items: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    cards: Sequence[Card] = ()
+    code: Sequence[tuple[str, str]] = ()
+    is_folded: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing below the heading."""
+        parts = (self.highlight, self.text, self.items, self.tables, self.figures, self.cards, self.code)
+        return not any(parts)
 
 
 def write_page(
-    path: str | os.PathLike[str], *, title: str, heading: str, body: str, footer: str, width: str = "62rem"
-) -> None:
-    """Write a page, whole or not at all.
+    path: str | os.PathLike[str], sections: Sequence[Section], *, heading: str, title: str = "", footer: str = ""
+) -> Path:
+    """Write an HTML page with its pictures inside, completely or not at all. Empty sections are left out.
 
     Args:
         path: HTML file to write.
-        title: of the window.
+        sections: the page's parts.
         heading: of the page.
-        body: HTML, such as :func:`page_table` and :func:`page_figure` give.
-        footer: plain text in small print, such as the provenance.
-        width: the text's greatest width, as CSS says it.
+        title: of the window; the heading if empty.
+        footer: small print at the end, such as the provenance.
+
+    Returns:
+        The file.
 
     Raises:
         InputError: the file cannot be written.
     """
-    page = PAGE.substitute(
-        title=html.escape(title), heading=html.escape(heading), body=body, footer=html.escape(footer), width=width
-    )
+    template = _TEMPLATES.get_template("page.html.j2")
+    shown = [section for section in sections if not section.is_empty]
+    page = template.render(sections=shown, heading=heading, title=title or heading, footer=footer)
+    return write_text(path, page)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text file, completely or not at all, and return its path.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-
-
-def page_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = False) -> str:
-    """A table of plain text as HTML: the first column left, the others right.
-
-    Args:
-        heads: one for each column.
-        rows: cells.
-        wide: let the table scroll within the page if it has more columns than fit.
-    """
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    table = f"<table><tr>{head}</tr>{body}</table>"
-    return f'<div class="wide">{table}</div>' if wide else table
-
-
-def page_figure(path: Path, caption: str, *, shown_width: int | None = None) -> str:
-    """A picture file, put into the page, with its caption as plain text.
-
-    Args:
-        path: PNG or SVG file.
-        caption: what it shows.
-        shown_width: pixels, for a picture that may be wider than the page: it scrolls then.
-    """
-    image = f'<img src="{image_to_data_uri(path)}" alt=""{f" width={shown_width}" if shown_width else ""}>'
-    image = f'<div class="wide">{image}</div>' if shown_width else image
-    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)

@@ -1,4 +1,4 @@
-"""The volumes behind a comparison's pictures, as the networks saw them, and square cuts of their slices."""
+"""The volumes shown in a comparison's pictures, as the networks saw them, and square windows on their slices."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from scripts.core.errors import InputError
 from scripts.data.case_names import Item, case_name
 from scripts.data.datalists import read_datalist
 from scripts.data.volumes import LabelsToClassesd
+from scripts.lab.experiments.plan import has_labels
 from scripts.lab.experiments.results import Comparison, RunResult
 
-__all__ = ["ComparisonVolumes", "Cut", "Volume", "mask_path"]
+__all__ = ["ComparisonVolumes", "Cut", "Volume"]
 
 Intensity = Literal["source_intensity", "target_intensity", "labelled_intensity"]
 
@@ -29,16 +30,16 @@ CUT_PIXELS = 256
 """Edge of a cut: sharp in a picture whose panels are 320 pixels wide."""
 
 TRAINING = Path(__file__).resolve().parents[3] / "configs" / "segmentation" / "train.yaml"
-"""Whose ``labelled_intensity`` is that of translated images; a method may have another for its own."""
+"""Its ``labelled_intensity`` is that of translated images; a method may set another one for its own images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """A volume in the pictures' frame.
+    """A volume in the orientation of the pictures.
 
     Attributes:
         voxels: (H, W, D) along the axes of the task's orientation.
-        spacing_mm: edge lengths of a voxel along them.
+        spacing_mm: voxel edges along these axes.
     """
 
     voxels: NDArray[Any]
@@ -47,12 +48,12 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A square window on slices, so that slices of any grid can stand beside each other at one scale.
+    """A square window in millimetres, so that slices of any grid can be shown side by side at one scale.
 
     Attributes:
-        slice_axis: the axis the slices are stacked along.
-        centre_mm: its centre in the slice, from the first voxel's outer corner.
-        side_mm: its edge.
+        slice_axis: the axis along which the slices are stacked.
+        centre_mm: centre in the slice, from the outer corner of the first voxel.
+        side_mm: edge.
     """
 
     slice_axis: int
@@ -61,13 +62,13 @@ class Cut:
 
     @classmethod
     def whole(cls, volume: Volume, slice_axis: int) -> Cut:
-        """A window on the whole of a volume's slices."""
+        """A window on whole slices."""
         extent = [size * edge for size, edge in _in_plane(volume, slice_axis)]
         return cls(slice_axis=slice_axis, centre_mm=(extent[0] / 2, extent[1] / 2), side_mm=max(extent))
 
     @classmethod
     def around(cls, labels: Volume, slice_axis: int, margin_mm: float) -> Cut:
-        """A window on everything that is labelled in a volume, with a margin; the whole of it if nothing is."""
+        """A window on everything that is labelled, with a margin; on whole slices if nothing is."""
         found = ndimage.find_objects((labels.voxels > 0).astype(np.uint8))
         if not found:
             return cls.whole(labels, slice_axis)
@@ -79,21 +80,21 @@ class Cut:
         return cls(slice_axis=slice_axis, centre_mm=(centre[0], centre[1]), side_mm=side)
 
     def of(self, volume: Volume, index: int, *, is_label: bool = False) -> NDArray[Any]:
-        """One slice of a volume within the window, on square pixels; outside the volume it is the slice's minimum.
+        """One slice within the window, resampled to square pixels; outside the volume it has the slice's minimum.
 
         Args:
             volume: on any grid.
             index: of the slice.
-            is_label: take the nearest voxel rather than interpolate.
+            is_label: take the nearest voxel instead of interpolating.
 
         Returns:
             (256, 256).
         """
         plane = np.take(volume.voxels, index, self.slice_axis)
         edges = [edge for _, edge in _in_plane(volume, self.slice_axis)]
-        steps = ((np.arange(CUT_PIXELS) + 0.5) / CUT_PIXELS - 0.5) * self.side_mm
-        places = [(centre + steps) / edge - 0.5 for centre, edge in zip(self.centre_mm, edges, strict=True)]
-        grid = np.meshgrid(*places, indexing="ij")
+        offsets = ((np.arange(CUT_PIXELS) + 0.5) / CUT_PIXELS - 0.5) * self.side_mm
+        axes = [(centre + offsets) / edge - 0.5 for centre, edge in zip(self.centre_mm, edges, strict=True)]
+        grid = np.meshgrid(*axes, indexing="ij")
         plane = plane if is_label else plane.astype(np.float32)
         fill = 0 if is_label else float(plane.min())
         return ndimage.map_coordinates(plane, grid, order=0 if is_label else 1, mode="constant", cval=fill)
@@ -103,10 +104,10 @@ class ComparisonVolumes:
     """The volumes of a comparison, by case.
 
     Args:
-        comparison: what was read of its folder.
+        comparison: its results.
 
     Raises:
-        InputError: no run left its settings, which say how volumes are turned and scaled.
+        InputError: no run has left its settings, which say how volumes are oriented and scaled.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -121,19 +122,20 @@ class ComparisonVolumes:
         self.slice_axis = int(self.settings.get("slice_axis", 2)) % 3
 
     def held_out(self) -> dict[str, Item]:
-        """The target's held-out cases with labels, by name.
+        """The target's held-out cases by name, with labels if all of them have one.
 
         Raises:
-            InputError: the datalist or a volume is not there.
+            InputError: the datalist or a volume is missing.
         """
-        items = read_datalist(str(self.comparison.datalist("target")), "validation", needs_label=True)
+        path = self.comparison.datalist("target")
+        items = read_datalist(str(path), "validation", needs_label=has_labels(path))
         return {case_name(item["image"]): item for item in items}
 
     def labelled(self) -> dict[str, Item]:
         """The source's labelled cases, training and validation, by name.
 
         Raises:
-            InputError: the datalist or a volume is not there.
+            InputError: the datalist or a volume is missing.
         """
         path = str(self.comparison.datalist("source"))
         sections = ("training", "validation")
@@ -145,15 +147,15 @@ class ComparisonVolumes:
 
         Args:
             path: NIfTI file.
-            intensity: the rule of the domain it belongs to.
+            intensity: name of the intensity transform of its domain.
 
         Raises:
             InputError: the file cannot be read.
         """
         volume = self._oriented(path)
         base = ConfigParser.load_config_file(str(TRAINING)) if intensity == "labelled_intensity" else self.settings
-        rule = base[intensity]
-        transform = ConfigParser({"rule": rule, "slice_axis": self.slice_axis}).get_parsed_content("rule")
+        parser = ConfigParser({"transform": base[intensity], "slice_axis": self.slice_axis})
+        transform = parser.get_parsed_content("transform")
         scaled = transform({"image": torch.from_numpy(volume.voxels.astype(np.float32))[None]})["image"][0]
         return Volume(voxels=np.asarray(scaled), spacing_mm=volume.spacing_mm)
 
@@ -174,8 +176,8 @@ class ComparisonVolumes:
         Raises:
             InputError: the file cannot be read.
         """
-        volume = self._oriented(run.folder / "eval" / "predictions" / f"{case}_seg.nii.gz")
-        return Volume(voxels=volume.voxels.astype(np.uint8), spacing_mm=volume.spacing_mm)
+        volume = self._oriented(run.result_file(case, "seg"))
+        return replace(volume, voxels=volume.voxels.astype(np.uint8))
 
     def mask(self, run: RunResult, case: str) -> Volume:
         """A run's local mask of a held-out case, in [0, 1].
@@ -183,11 +185,11 @@ class ComparisonVolumes:
         Raises:
             InputError: the file cannot be read.
         """
-        volume = self._oriented(mask_path(run, case))
-        return Volume(voxels=volume.voxels.astype(np.float32), spacing_mm=volume.spacing_mm)
+        volume = self._oriented(run.result_file(case, "mask"))
+        return replace(volume, voxels=volume.voxels.astype(np.float32))
 
     def field_of_view(self, volume: Volume) -> Cut:
-        """A window on what the network sees of a volume's slices: their middle, ``slice_size`` of its pixels wide."""
+        """A window on the middle of the slices, as large as one frame of the network."""
         whole = Cut.whole(volume, self.slice_axis)
         spacing = [
             edge for axis, edge in enumerate(self.settings.get("spacing_mm", [-1.0] * 3)) if axis != self.slice_axis
@@ -196,23 +198,16 @@ class ComparisonVolumes:
         seen = [size * edge for size, edge in zip(sizes, spacing, strict=True) if edge > 0]
         return replace(whole, side_mm=min([whole.side_mm, *([max(seen)] if seen else [])]))
 
+    def network_voxels(self, volume: Volume, pixels: int = 1) -> tuple[int, ...]:
+        """Edge of some of the network's pixels in voxels of a volume's own grid; 1 across slices."""
+        asked = self.settings.get("spacing_mm", [-1.0] * 3)
+        ratios = [new / old if new > 0 else 1.0 for new, old in zip(asked, volume.spacing_mm, strict=True)]
+        edges = [max(1, round(pixels * ratio)) for ratio in ratios]
+        return tuple(1 if axis == self.slice_axis else edge for axis, edge in enumerate(edges))
+
     def feature_voxels(self, volume: Volume) -> tuple[int, ...]:
-        """Edge of one feature, and so of one pixel of the local mask, in voxels of a volume's grid; 1 across slices."""
-        stride = int(self.settings.get("output_stride", 8))
-        return tuple(
-            1 if axis == self.slice_axis else max(1, round(stride * self._network_pixel(volume, axis)))
-            for axis in range(3)
-        )
-
-    def network_voxels(self, volume: Volume) -> tuple[int, ...]:
-        """Edge of one of the network's pixels in voxels of a volume's own grid; 1 across slices."""
-        return tuple(
-            1 if axis == self.slice_axis else max(1, round(self._network_pixel(volume, axis))) for axis in range(3)
-        )
-
-    def _network_pixel(self, volume: Volume, axis: int) -> float:
-        asked = float(self.settings.get("spacing_mm", [-1.0] * 3)[axis])
-        return asked / volume.spacing_mm[axis] if asked > 0 else 1.0
+        """Edge of one feature, which is one pixel of the local mask, in voxels; 1 across slices."""
+        return self.network_voxels(volume, int(self.settings.get("output_stride", 8)))
 
     def _oriented(self, path: str | Path) -> Volume:
         try:
@@ -232,13 +227,8 @@ class ComparisonVolumes:
 
 @cache
 def _loader() -> LoadImage:
-    """One for all volumes: each that is made tries every reader of MONAI's, and some warn of what is not installed."""
+    """One loader for all volumes: each new one tries all of MONAI's readers, some of which print warnings."""
     return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
-
-
-def mask_path(run: RunResult, case: str) -> Path:
-    """Where inference writes the local mask of a case."""
-    return run.folder / "masks" / f"{case}_mask.nii.gz"
 
 
 def _in_plane(volume: Volume, slice_axis: int) -> list[tuple[int, float]]:

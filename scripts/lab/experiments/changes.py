@@ -1,4 +1,4 @@
-"""What today's files would train otherwise than a run was trained with."""
+"""Finished runs whose training would have other settings today."""
 
 from __future__ import annotations
 
@@ -10,62 +10,50 @@ import yaml
 from scripts.core.settings import settings_of
 from scripts.lab.experiments.plan import PlannedRun
 
-__all__ = ["changed_settings", "changes_sentence"]
+__all__ = ["changed_settings"]
 
 _MOST_NAMED = 4
 _LONGEST = 60
 
 
-def changed_settings(run: PlannedRun) -> dict[str, tuple[Any, Any]]:
-    """Settings that decide a training's result and have another value today than in the run's ``config.yaml``.
+def changed_settings(run: PlannedRun) -> str:
+    """A sentence that names the settings which the run's ``config.yaml`` and today's files have otherwise.
 
-    As on resuming, settings that only one of the two has do not count: they came or went with the code.
+    Keys missing on either side are ignored: they came or went with the code.
 
     Args:
-        run: a run with the settings that its training would have now.
+        run: a finished run.
 
     Returns:
-        By setting, as ``section#key``: its value then and now. Empty if the run left no settings that can be read.
+        The sentence; empty if nothing changed, or if the run left no settings that can be read.
     """
     try:
         written = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    if not isinstance(written, dict):
-        return {}
-    then, now = settings_of(written), settings_of(run.settings)
-    return {
-        key: (then[key], now[key]) for key in sorted(then.keys() & now.keys()) if _plain(then[key]) != _plain(now[key])
-    }
-
-
-def changes_sentence(run: PlannedRun, option: str) -> str | None:
-    """That a run is left with other settings than today's, and how to train it anew; None if they are the same.
-
-    Args:
-        run: a run that is done.
-        option: what to type to start it anew.
-    """
-    changed = changed_settings(run)
-    if not changed:
-        return None
-    keys = sorted(changed, key=lambda key: ("#" in key, key))  # first what task, size and method files set
-    named = [_change(key, *changed[key]) for key in keys[:_MOST_NAMED]]
+        then, now = settings_of(written), settings_of(run.settings)
+    except (OSError, yaml.YAMLError, AttributeError):
+        return ""
+    keys = [key for key in then.keys() & now.keys() if _same_separators(then[key]) != _same_separators(now[key])]
+    if not keys:
+        return ""
+    keys.sort(key=lambda key: ("#" in key, key))  # top-level keys first: task, size and method files set them
+    named = [_change(key, then[key], now[key]) for key in keys[:_MOST_NAMED]]
     named += [f"{len(keys) - len(named)} more"] if len(keys) > len(named) else []
-    anew = f"it stays as it is, and {option} sets its folder aside and trains it anew"
-    return f"{run.title}: trained with other settings than today's files give ({'; '.join(named)}); {anew}."
+    return (
+        f"{run.title}: trained with settings that differ from today's files ({'; '.join(named)}). "
+        f"It is kept; to train it again, delete {run.folder}."
+    )
 
 
-def _plain(value: Any) -> Any:
-    """A setting with MONAI's two separators of ids made one: it writes ``a::b`` for ``a#b``."""
+def _same_separators(value: Any) -> Any:
+    """A setting with MONAI's two separators of ids made one: MONAI writes ``a::b`` for ``a#b``."""
     if isinstance(value, str):
         return value.replace("#", "::")
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, Sequence) else value
+        return {key: _same_separators(item) for key, item in value.items()}
+    return [_same_separators(item) for item in value] if isinstance(value, Sequence) else value
 
 
 def _change(key: str, then: Any, now: Any) -> str:
-    """A setting with both values where they are short, such as ``d1_weight: 0.01, now 0.05``."""
+    """A setting with both values if they are short, such as ``d1_weight: 0.01, now 0.05``."""
     values = f"{then}, now {now}"
     return f"{key}: {values}" if len(values) <= _LONGEST else key

@@ -1,4 +1,4 @@
-"""The comparison's charts, each as PNG and SVG: Dice by method, Dice and ASD by structure, the gap, loss curves."""
+"""A comparison's charts, each as PNG and SVG: Dice by method, Dice and ASD by structure, the gap, loss curves."""
 
 from __future__ import annotations
 
@@ -17,19 +17,10 @@ from scripts.core.errors import InputError
 from scripts.evaluation.figures import read_log, running_mean
 from scripts.evaluation.montage import INK, LINE_COLOURS, PALE_INK, quiet_axes, save_figure
 from scripts.lab.experiments.method_summaries import MethodSummary
-from scripts.lab.experiments.results import LOWER, UPPER, Comparison
+from scripts.lab.experiments.results import LOWER, UPPER, RunResult
 from scripts.lab.experiments.statistics import Spread
 
-__all__ = [
-    "dice_chart",
-    "gap_chart",
-    "label_axes",
-    "line_style",
-    "loss_chart",
-    "loss_logs",
-    "save_chart",
-    "structure_chart",
-]
+__all__ = ["dice_chart", "gap_chart", "line_style", "loss_chart", "structure_chart"]
 
 _DARK_BLUE, _VERMILION = LINE_COLOURS[:2]
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
@@ -41,10 +32,10 @@ _LINEAR_BELOW_MM = 1.0
 
 
 def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:
-    """Mean Dice of each method: every seed, mean and standard deviation, the yardsticks as lines.
+    """Mean Dice of each method: every seed, mean and standard deviation; the bounds as lines.
 
     Args:
-        summaries: a row for each; one without results says so.
+        summaries: one row each; a method without results is marked as such.
         stem: path of the files, without suffix.
 
     Returns:
@@ -62,17 +53,17 @@ def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:
             axes.axvline(mean, color=PALE_INK, linestyle=dash, linewidth=1.1, label=f"mean of {name}")
     for row, summary in enumerate(summaries):
         _draw_spread(axes, row, summary.dice)
-    label_axes(axes, rows=[summary.name for summary in summaries], x="mean Dice over the structures [%]")
+    _label_axes(axes, rows=[summary.name for summary in summaries], x="mean Dice over the structures [%]")
     _legend(figure, [*_spread_marks(), *axes.get_legend_handles_labels()[0]])
-    return save_chart(figure, stem)
+    return _save(figure, stem)
 
 
 def structure_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], stem: Path) -> Path:
     """Dice and average surface distance of each structure: every seed, mean and standard deviation, one panel each.
 
     Args:
-        summaries: a row for each; one without results says so.
-        label_names: structures, a column for each.
+        summaries: one row each; a method without results is marked as such.
+        label_names: structures, one column each.
         stem: path of the files, without suffix.
 
     Returns:
@@ -84,51 +75,52 @@ def structure_chart(summaries: Sequence[MethodSummary], label_names: Sequence[st
     _need(any(summary.dice.values for summary in summaries), stem, "no run with results")
     figure = Figure(figsize=(2.3 * len(label_names) + 1.2, 0.46 * len(summaries) + 1.9), layout="constrained")
     panels = figure.subplots(2, len(label_names), squeeze=False, sharex="row")
-    for line, (measure, said) in zip(panels, (("dice_percent", "Dice [%]"), ("asd_mm", "ASD [mm]")), strict=True):
+    for line, (measure, label) in zip(panels, (("dice_percent", "Dice [%]"), ("asd_mm", "ASD [mm]")), strict=True):
         for column, (axes, name) in enumerate(zip(line, label_names, strict=True)):
             for row, summary in enumerate(summaries):
                 _draw_spread(axes, row, summary.structures[name][measure])
-            label_axes(axes, rows=[summary.name if column == 0 else "" for summary in summaries], x=said)
+            _label_axes(axes, rows=[summary.name if column == 0 else "" for summary in summaries], x=label)
             axes.set_title(name, fontsize=8.5, loc="left", color=INK)
     for axes in panels[1]:
-        axes.set_xscale("symlog", linthresh=_LINEAR_BELOW_MM)  # a missing structure is as far away as the image is long
+        # A missing structure counts as far away as the image is long.
+        axes.set_xscale("symlog", linthresh=_LINEAR_BELOW_MM)
         axes.margins(x=0.1)
         axes.set_xlim(left=0.0)
         axes.xaxis.set_major_formatter("{x:g}")
     _legend(figure, _spread_marks())
-    return save_chart(figure, stem)
+    return _save(figure, stem)
 
 
 def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], stem: Path) -> Path:
-    """The domain gap of each structure (Fig. 1 of the paper), and what of it each method closes.
+    """The domain gap of each structure (Fig. 1 of the paper), and how much of it each method closes.
 
-    A bar starts at the lower yardstick's mean and is as long as the mean gain over the seeds that all three have; the
+    A bar starts at the mean of the lower bound and is as long as the mean gain over the seeds that all three have; the
     share beside it is of the same seeds.
 
     Args:
         summaries: of all methods.
-        label_names: structures, one panel for each.
+        label_names: structures, one panel each.
         stem: path of the files, without suffix.
 
     Returns:
         The SVG file.
 
     Raises:
-        InputError: a yardstick has no results, or a file cannot be written.
+        InputError: a bound has no results, or a file cannot be written.
     """
     known = {summary.name: summary for summary in summaries if summary.dice.values}
-    _need(LOWER in known and UPPER in known, stem, f"no results of both yardsticks, {LOWER} and {UPPER}")
+    _need(LOWER in known and UPPER in known, stem, f"no results of both bounds, {LOWER} and {UPPER}")
     shown = [summary for name, summary in known.items() if name not in (LOWER, UPPER)]
     columns = min(4, len(label_names))
     lines = math.ceil(len(label_names) / columns)
     figure = Figure(figsize=(2.3 * columns + 1.0, lines * (0.3 * max(len(shown), 1) + 0.8) + 0.5), layout="constrained")
     for number, name in enumerate(label_names):
         axes = figure.add_subplot(lines, columns, number + 1)
-        ends = [known[yardstick].structure_dice(name) for yardstick in (LOWER, UPPER)]
+        ends = [known[bound].structure_dice(name) for bound in (LOWER, UPPER)]
         _gap_panel(axes, shown, name, ends)
         axes.set_title(_gap_title(name, ends), fontsize=8.5, loc="left", color=INK)
         is_first = number % columns == 0
-        label_axes(
+        _label_axes(
             axes,
             rows=[summary.name if is_first else "" for summary in shown],
             x="Dice [%]" if number >= len(label_names) - columns else "",
@@ -139,14 +131,14 @@ def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], st
     any_lost = any((gain.mean or 0) < 0 for s in shown for name in label_names if (gain := _gain(s, name)))
     marks |= {_VERMILION: f"lost against {LOWER}"} if any_lost else {}
     _legend(figure, [Patch(color=colour, label=label) for colour, label in marks.items()])
-    return save_chart(figure, stem)
+    return _save(figure, stem)
 
 
-def loss_chart(logs: Mapping[str, Sequence[Path]], stem: Path) -> Path:
-    """Losses of several trainings, a panel for each, running means; one colour for each name, a line for each seed.
+def loss_chart(runs: Mapping[str, Sequence[RunResult]], stem: Path) -> Path:
+    """Losses of several trainings, one panel per loss, running means; one colour per name, one line per seed.
 
     Args:
-        logs: the logs of each name; those that cannot be read are left out.
+        runs: by name; runs without a readable log are left out.
         stem: path of the files, without suffix.
 
     Returns:
@@ -155,16 +147,16 @@ def loss_chart(logs: Mapping[str, Sequence[Path]], stem: Path) -> Path:
     Raises:
         InputError: there is no log, or a file cannot be written.
     """
-    curves = {name: [log for path in paths if (log := _log_or_none(path))] for name, paths in logs.items()}
-    curves = {name: found for name, found in curves.items() if found}
-    _need(bool(curves), stem, "no training log")
-    names = list(dict.fromkeys(column for found in curves.values() for _, series in found for column in series))
+    logs = {name: [log for run in listed if (log := _log_or_none(run))] for name, listed in runs.items()}
+    logs = {name: found for name, found in logs.items() if found}
+    _need(bool(logs), stem, "no training log")
+    names = list(dict.fromkeys(column for found in logs.values() for _, series in found for column in series))
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(max(2.6 * columns, 5.2), 1.8 * rows + 0.4 + 0.07 * len(curves)), layout="constrained")
+    figure = Figure(figsize=(max(2.6 * columns, 5.2), 1.8 * rows + 0.4 + 0.07 * len(logs)), layout="constrained")
     for number, column in enumerate(names):
         axes = figure.add_subplot(rows, columns, number + 1)
-        for order, found in enumerate(curves.values()):
+        for order, found in enumerate(logs.values()):
             for iterations, series in found:
                 if column in series:
                     _plot_curve(axes, iterations, series[column], line_style(order))
@@ -172,12 +164,12 @@ def loss_chart(logs: Mapping[str, Sequence[Path]], stem: Path) -> Path:
         quiet_axes(axes)
         if number >= len(names) - columns:
             axes.set_xlabel("iteration", fontsize=8, color=PALE_INK)
-    _legend(figure, [Line2D([], [], label=name, **line_style(order)) for order, name in enumerate(curves)])
-    return save_chart(figure, stem)
+    _legend(figure, [Line2D([], [], label=name, **line_style(order)) for order, name in enumerate(logs)])
+    return _save(figure, stem)
 
 
 def line_style(order: int) -> dict[str, Any]:
-    """Colour and dashes of the n-th line of a chart: 28 that can be told apart."""
+    """Colour and dashes of the n-th line of a chart; 28 are different."""
     return {
         "color": LINE_COLOURS[order % len(LINE_COLOURS)],
         "linestyle": _DASHES[order // len(LINE_COLOURS) % len(_DASHES)],
@@ -185,7 +177,7 @@ def line_style(order: int) -> dict[str, Any]:
     }
 
 
-def label_axes(axes: Axes, *, rows: Sequence[str], x: str) -> None:
+def _label_axes(axes: Axes, *, rows: Sequence[str], x: str) -> None:
     """Name the rows of a horizontal chart, the first on top, and its axis."""
     quiet_axes(axes, grid="x")
     axes.set_yticks(range(len(rows)), rows, fontsize=8.5, color=INK)
@@ -193,29 +185,18 @@ def label_axes(axes: Axes, *, rows: Sequence[str], x: str) -> None:
     axes.set_xlabel(x, fontsize=8, color=PALE_INK)
 
 
-def save_chart(figure: Figure, stem: Path) -> Path:
+def _save(figure: Figure, stem: Path) -> Path:
     """Write a chart as ``<stem>.png`` and ``<stem>.svg``; gives the latter, which is sharp at any size."""
     for suffix in (".png", ".svg"):
         save_figure(figure, stem.with_name(stem.name + suffix))
     return stem.with_name(stem.name + ".svg")
 
 
-def loss_logs(comparison: Comparison) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """The logs of the segmenters by method, and those of the translators by name."""
-    segmenters = {
-        method.name: [run.folder / "logs" / "losses.csv" for run in method.runs] for method in comparison.methods
-    }
-    translators: dict[str, list[Path]] = {}
-    for translator in comparison.translators:
-        translators.setdefault(translator.name, []).append(translator.folder / "logs" / "losses.csv")
-    return segmenters, translators
-
-
 def _draw_spread(axes: Axes, row: int, spread: Spread) -> None:
-    """A row of a chart: mean and standard deviation, and each seed a ring just below."""
+    """One row of a chart: mean and standard deviation, and each seed as a ring below."""
     if spread.mean is None:
-        said = axes.text(0.01, row, "no results", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-        said.set(color=PALE_INK, backgroundcolor="white")
+        note = axes.text(0.01, row, "no results", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        note.set(color=PALE_INK, backgroundcolor="white")
         return
     axes.errorbar(spread.mean, row, xerr=spread.sd, fmt="o", color=_DARK_BLUE, markersize=6, capsize=3, zorder=3)
     places = [row + 0.24] * len(spread.values)
@@ -260,9 +241,9 @@ def _plot_curve(axes: Axes, iterations: np.ndarray, values: np.ndarray, style: M
     axes.plot(iterations[known][::step], running_mean(values[known])[::step], **style)
 
 
-def _log_or_none(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+def _log_or_none(run: RunResult) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
     try:
-        return read_log(path)
+        return read_log(run.folder / "logs" / "losses.csv")
     except InputError:
         return None
 
@@ -282,4 +263,4 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 def _need(is_there: bool, stem: Path, found: str) -> None:
     if not is_there:
-        raise InputError(file=stem.name, found=found, expected="some to draw", remedy="run more of the comparison")
+        raise InputError(file=stem.name, found=found, expected="something to draw", remedy="run more of the comparison")

@@ -1,73 +1,76 @@
-"""The main job in one command, on built-in data: every step is a command that a person could type.
-
-Phantom, style transfer, translation, two segmenters (no adaptation, GLUA), evaluation and inference on unseen volumes
-of the target, and a report. What differs between the methods is one file in ``configs/methods``.
-"""
+"""``python -m scripts demo``: a comparison of two methods on a small generated phantom."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
-from scripts.lab.experiments.compare import write_unseen
-from scripts.lab.experiments.demo_page import write_report
-from scripts.lab.experiments.plan import ComparisonRequest, plan
-from scripts.lab.experiments.step_runner import StepRunner
+from scripts.lab.experiments.compare import run_comparison
+from scripts.lab.experiments.comparison_report import write_comparison_report
+from scripts.lab.experiments.plan import ComparisonRequest
+from scripts.lab.experiments.results import Comparison, RunResult, read_comparison
+from scripts.lab.experiments.run_record import RunRecord
+from scripts.lab.page import Table
 
 __all__ = ["run_demo"]
 
-TASK = "phantom_mr2ct"
 METHODS = {"none": "no adaptation", "glua": "GLUA"}
 
 
-def run_demo(out: Path, *, seed: int = 0, cases: int = 12, resume: bool = False) -> None:
-    """Do the main job from data to report in ``out``: a comparison of two methods on data of its own.
+def run_demo(out: Path, *, seed: int = 0, resume: bool = False) -> None:
+    """Generate the phantom, train, evaluate and report.
 
     Args:
-        out: the demo's folder: data, runs, ``report.html``, ``summary.json``.
+        out: output folder: data, runs, ``report.html``, ``summary.json``.
         seed: seed of the phantom and of every training.
-        cases: phantom volumes per domain; a quarter of them is held out.
-        resume: continue a demo that was interrupted.
+        resume: continue a demo that was interrupted; otherwise it starts again.
+
+    Raises:
+        SystemExit: a step failed.
     """
-    steps = StepRunner(out, resume)
-    request = ComparisonRequest(TASK, list(METHODS), [seed], out)
-    phantom = ["--cases", str(cases), "--validation", "0.25", "--seed", str(seed)]
-    steps.run("phantom", ["-m", "scripts", "phantom", "--out", str(request.data), *phantom])
-    write_unseen(request)
-    runs = plan(request)
-    for run in runs:
-        for step in run.steps:
-            steps.run(f"{METHODS.get(run.name, 'style transfer')}: {step.name}", step.command, *step.resumed)
-    _summarise(out, seed, steps.seconds, {run.name: run.folder for run in runs})
+    if not resume:
+        for record in out.glob(f"*/*_seed{seed}/{RunRecord.FILE}"):
+            record.unlink()
+        for datalist in (out / "data").glob("*.json"):
+            datalist.unlink()
+    if not run_comparison(ComparisonRequest("phantom_mr2ct", list(METHODS), [seed], out, "demo")):
+        raise SystemExit(1)
+    comparison = read_comparison(out)
+    runs = {method.name: run for method in comparison.methods for run in method.runs if run.seed == seed}
+    _write_summary(comparison, runs, seed)
+    page = write_comparison_report(out)
+    seconds = sum(sum(run.seconds.values()) for run in comparison.runs)
+    print(
+        f"\n{_closing_table(comparison, runs).as_text()}\n\nReport: {page}; {seconds:.0f} s of training and evaluation"
+    )
 
 
-def _summarise(out: Path, seed: int, seconds: dict[str, float], folders: dict[str, Path]) -> None:
-    methods = {}
-    for method, title in METHODS.items():
-        summary = json.loads((folders[method] / "eval" / "summary.json").read_text())
-        methods[method] = {"title": title, "mean": summary["mean_over_structures"], "structures": summary["structures"]}
-    gain = methods["glua"]["mean"]["dice_percent"] - methods["none"]["mean"]["dice_percent"]
-    places = {name: str(folder.relative_to(out)) for name, folder in folders.items()}
+def _write_summary(comparison: Comparison, runs: dict[str, RunResult], seed: int) -> None:
+    methods = {
+        name: {
+            "title": title,
+            "mean": runs[name].summary["mean_over_structures"],
+            "structures": runs[name].summary["structures"],
+        }
+        for name, title in METHODS.items()
+    }
     content = {
         "methods": methods,
-        "folders": places,
-        "gain_in_mean_dice": gain,
-        "seconds": seconds,
+        "folders": {run.name: str(run.folder.relative_to(comparison.folder)) for run in comparison.runs},
+        "gain_in_mean_dice": methods["glua"]["mean"]["dice_percent"] - methods["none"]["mean"]["dice_percent"],
+        "seconds": {f"{run.name}: {step}": s for run in comparison.runs for step, s in run.seconds.items()},
         "seed": seed,
-    } | provenance()
-    write_json(out / "summary.json", content)
-    write_report(out)
-    print("\n" + _closing_table(methods) + f"\n\nlook at {out / 'report.html'}; {sum(seconds.values()):.0f} s in all")
+    }
+    write_json(comparison.folder / "summary.json", content | provenance())
 
 
-def _closing_table(methods: dict[str, dict]) -> str:
-    names = list(next(iter(methods.values()))["structures"])
-    lines = [f"{'Dice % (ASD mm), MR -> CT':28s}" + "".join(f"{name:>20s}" for name in [*names, "mean"])]
-    for method in methods.values():
-        cells = [method["structures"][name] for name in names]
-        values = [(cell["dice_percent"]["mean"], cell["asd_mm"]["mean"]) for cell in cells]
-        values.append((method["mean"]["dice_percent"], method["mean"]["asd_mm"]))
-        lines.append(f"{method['title']:28s}" + "".join(f"{dice:11.1f} ({asd:6.1f})" for dice, asd in values))
-    return "\n".join(lines)
+def _closing_table(comparison: Comparison, runs: dict[str, RunResult]) -> Table:
+    names = comparison.label_names
+    rows = []
+    for name, title in METHODS.items():
+        summary = runs[name].summary
+        values = [(s["dice_percent"]["mean"], s["asd_mm"]["mean"]) for s in map(summary["structures"].get, names)]
+        values.append((summary["mean_over_structures"]["dice_percent"], summary["mean_over_structures"]["asd_mm"]))
+        rows.append([title, *(f"{dice:.1f} ({asd:.1f})" for dice, asd in values)])
+    return Table(heads=["Dice % (ASD mm), MR -> CT", *names, "mean"], rows=rows)

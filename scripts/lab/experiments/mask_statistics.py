@@ -1,4 +1,4 @@
-"""Does the local mask lie where the unadapted model errs (Fig. 6 of the paper)? The numbers."""
+"""Does the local mask mark the errors of the unadapted model (Fig. 6 of the paper)? Correlations and means."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from scripts.core.errors import InputError
-from scripts.lab.experiments.case_volumes import ComparisonVolumes, mask_path
+from scripts.lab.experiments.case_volumes import ComparisonVolumes
 from scripts.lab.experiments.method_summaries import MethodSummary
 from scripts.lab.experiments.results import LOWER, UPPER, Comparison, RunResult
 from scripts.lab.experiments.statistics import Spread, rank_correlation
+from scripts.lab.experiments.tables import show
+from scripts.lab.page import Table
 
-__all__ = ["KINDS", "REGIONS", "mask_correlations", "mask_numbers"]
+__all__ = ["KINDS", "REGIONS", "mask_correlations", "mask_numbers", "mask_tables"]
 
-MASK_CONVENTIONS = {
-    "error": f"1 where the label map of '{LOWER}' differs from the truth, else 0, on the volume's own grid; of the "
-    f"mask's seed, or of the first seed of '{LOWER}' if it lacks that one",
+DEFINITIONS = {
+    "error": f"1 where the label map of '{LOWER}' differs from the truth, else 0, on the volume's own grid; with the "
+    f"mask's seed, or the first seed of '{LOWER}' if it lacks that one",
     "smoothed": "the error averaged over squares of one pixel of the mask (output_stride pixels of the network), "
     "slice by slice",
-    "field_of_view": "the box outside which the mask is 0 because no network looked there",
-    "structures": "the voxels of that box which truth or unadapted prediction give to any structure: the agreement of "
-    "an idle mask and a trivial background does not count here",
-    "sampling": "every voxel of the network's pixel grid: on a finer grid neighbours repeat each other",
+    "field_of_view": "the box outside which the mask is 0 because the network did not see it",
+    "structures": "the voxels of that box that the truth or the unadapted prediction assign to a structure: excludes "
+    "the background, where a low mask and few errors agree anyway",
+    "sampling": "one voxel per pixel of the network: neighbours on a finer grid repeat each other",
     "mean": "of the correlations of all cases and seeds, each case by itself",
     "mean_mask": "mean of the mask over the true voxels of a structure, then over cases and seeds",
     "dice_gap": f"Dice of '{UPPER}' minus Dice of '{LOWER}', in points, means over seeds",
@@ -41,15 +43,92 @@ _Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class _Case:
+class _MaskedCase:
     """A case with the mask of one run: all arrays (H, W, D) on one grid."""
 
     mask: _Array
-    error: _Array | None
-    labelled: _Array | None
     truth: _Array
+    unadapted: _Array | None
     feature: tuple[int, ...]
     network: tuple[int, ...]
+
+
+def mask_numbers(comparison: Comparison, summaries: Sequence[MethodSummary]) -> dict[str, Any]:
+    """The content of ``mask.json``.
+
+    Args:
+        comparison: its results.
+        summaries: one per method, for the gap of each structure.
+
+    Returns:
+        ``methods`` (by name: ``cases``, ``correlation``, ``structures``, ``rank_correlation``, ``n_structures``),
+        ``dice_gap`` by structure, and ``definitions``.
+
+    Raises:
+        InputError: there are no masks or no labels, or a volume cannot be read.
+    """
+    volumes, names = ComparisonVolumes(comparison), comparison.label_names
+    items = {case: item for case, item in volumes.held_out().items() if "label" in item}
+    gaps = _dice_gaps(summaries, names)
+    methods: dict[str, Any] = {}
+    for method in comparison.methods:
+        cases = [
+            {"seed": run.seed, "case": case} | _measure(_load(comparison, volumes, run, case, item["label"]), names)
+            for run in method.done
+            for case, item in items.items()
+            if run.result_file(case, "mask").is_file()
+        ]
+        if cases:
+            methods[method.name] = _over_cases(cases, gaps)
+    if not methods:
+        raise InputError(
+            file="mask.json",
+            found="no local mask of any labelled held-out case",
+            expected="those of a method with a mask",
+            remedy="run such a method, for instance glua",
+        )
+    return {"methods": methods, "dice_gap": gaps, "definitions": DEFINITIONS}
+
+
+def mask_tables(numbers: Mapping[str, Any]) -> list[Table]:
+    """The numbers as tables: correlations, and the mask inside each structure beside the structure's gap."""
+    methods, gaps = numbers["methods"], numbers["dice_gap"]
+    correlations = Table(
+        title=f"Local mask and the errors of {LOWER}",
+        heads=["method", "region", *(kind.replace("_", ", ").capitalize() for kind in KINDS), "cases"],
+        rows=[
+            [
+                name,
+                region.replace("_", " "),
+                *(show(entry["correlation"][region][kind], "+.2f") for kind in KINDS),
+                str(len(entry["cases"])),
+            ]
+            for name, entry in methods.items()
+            for region in REGIONS
+        ],
+        note="Correlation over voxels, mean over cases and seeds. Error: 1 where the unadapted prediction is wrong; "
+        "smoothed: averaged over one pixel of the mask. Field of view: all that the network saw. Structures: what the "
+        "truth or that prediction assign to a structure.",
+        is_wide=True,
+    )
+    inside = Table(
+        title="Mean local mask inside each structure",
+        heads=["", *gaps, "rank correlation"],
+        rows=[
+            [f"Dice gap, {LOWER} to {UPPER}", *(show(gap) for gap in gaps.values()), ""],
+            *(
+                [
+                    name,
+                    *(show(entry["structures"][structure]["mean_mask"], ".3f") for structure in gaps),
+                    f"{show(entry['rank_correlation'], '+.2f')} (n = {entry['n_structures']})",
+                ]
+                for name, entry in methods.items()
+            ),
+        ],
+        note="Rank correlation: Spearman's, of mean mask and Dice gap over these few structures.",
+        is_wide=True,
+    )
+    return [correlations, inside]
 
 
 def mask_correlations(
@@ -65,9 +144,9 @@ def mask_correlations(
     Args:
         mask: (H, W, D), 0 outside the field of view.
         error: 1 where the unadapted model errs, else 0; same shape.
-        labelled: where truth or unadapted prediction see a structure; same shape.
-        feature_voxels: edge of one pixel of the mask in voxels, for each axis.
-        network_voxels: of voxels so far apart one is looked at, for each axis.
+        labelled: where the truth or the unadapted prediction has a structure; same shape.
+        feature_voxels: edge of one pixel of the mask in voxels, along each axis.
+        network_voxels: distance of the voxels that are used, along each axis.
 
     Returns:
         By region (``REGIONS``), then by kind (``KINDS``); None where mask or error are constant.
@@ -76,7 +155,7 @@ def mask_correlations(
         ValueError: the shapes differ.
     """
     if not mask.shape == error.shape == labelled.shape:
-        raise ValueError(f"one shape is needed: {mask.shape}, {error.shape} and {labelled.shape} were given")
+        raise ValueError(f"shapes {mask.shape}, {error.shape} and {labelled.shape} differ")
     smoothed = ndimage.uniform_filter(error.astype(np.float32), tuple(feature_voxels), mode="nearest")
     found = ndimage.find_objects((mask > 0).astype(np.uint8))
     box = tuple(
@@ -87,48 +166,11 @@ def mask_correlations(
     return {region: _correlate(mask[box][seen[region]], error[box], smoothed[box], seen[region]) for region in REGIONS}
 
 
-def mask_numbers(comparison: Comparison, summaries: Sequence[MethodSummary]) -> dict[str, Any]:
-    """Everything that ``mask.json`` holds.
-
-    Args:
-        comparison: what was read.
-        summaries: a line for each method, for the gap of each structure.
-
-    Returns:
-        ``methods`` (by name: ``cases``, ``correlation``, ``structures``, ``rank_correlation``, ``n_structures``),
-        ``dice_gap`` by structure, and ``conventions``.
-
-    Raises:
-        InputError: no run has left masks, or a volume cannot be read.
-    """
-    volumes, names = ComparisonVolumes(comparison), comparison.label_names
-    items = volumes.held_out()
-    gaps = _dice_gaps(summaries, names)
-    methods: dict[str, Any] = {}
-    for method in comparison.methods:
-        cases = [
-            {"seed": run.seed, "case": case} | _measure(_load(comparison, volumes, run, case, item["label"]), names)
-            for run in method.done
-            for case, item in items.items()
-            if mask_path(run, case).is_file()
-        ]
-        if cases:
-            methods[method.name] = _over_cases(cases, gaps)
-    if not methods:
-        raise InputError(
-            file="mask.json",
-            found="no local mask in any run's masks folder",
-            expected="those of a method with a mask",
-            remedy="run such a method, for instance glua",
-        )
-    return {"methods": methods, "dice_gap": gaps, "conventions": MASK_CONVENTIONS}
-
-
-def _load(comparison: Comparison, volumes: ComparisonVolumes, run: RunResult, case: str, label: str) -> _Case:
+def _load(comparison: Comparison, volumes: ComparisonVolumes, run: RunResult, case: str, label: str) -> _MaskedCase:
     truth, mask = volumes.truth(label), volumes.mask(run, case)
     if mask.voxels.shape != truth.voxels.shape:
         raise InputError(
-            file=mask_path(run, case),
+            file=run.result_file(case, "mask"),
             found=f"{mask.voxels.shape} voxels",
             expected=f"{truth.voxels.shape} as in {label}",
             remedy="run that part of the comparison again",
@@ -136,26 +178,24 @@ def _load(comparison: Comparison, volumes: ComparisonVolumes, run: RunResult, ca
     lower = comparison.method(LOWER)
     unadapted = lower.run_of(run.seed) if lower else None
     predicted = volumes.prediction(unadapted, case).voxels if unadapted else None
-    return _Case(
-        mask=mask.voxels,
-        error=None if predicted is None else predicted != truth.voxels,
-        labelled=None if predicted is None else (predicted > 0) | (truth.voxels > 0),
-        truth=truth.voxels,
-        feature=volumes.feature_voxels(truth),
-        network=volumes.network_voxels(truth),
-    )
+    feature, network = volumes.feature_voxels(truth), volumes.network_voxels(truth)
+    return _MaskedCase(mask.voxels, truth.voxels, predicted, feature, network)
 
 
-def _measure(case: _Case, names: Sequence[str]) -> dict[str, Any]:
+def _measure(case: _MaskedCase, names: Sequence[str]) -> dict[str, Any]:
     means = {
         name: float(case.mask[inside].mean()) if (inside := case.truth == k).any() else None
         for k, name in enumerate(names, start=1)
     }
-    if case.error is None or case.labelled is None:
-        correlation = {region: dict.fromkeys(KINDS) for region in REGIONS}
+    if case.unadapted is None:
+        correlation: dict[str, dict[str, float | None]] = {region: dict.fromkeys(KINDS) for region in REGIONS}
     else:
         correlation = mask_correlations(
-            case.mask, case.error, case.labelled, feature_voxels=case.feature, network_voxels=case.network
+            case.mask,
+            case.unadapted != case.truth,
+            (case.unadapted > 0) | (case.truth > 0),
+            feature_voxels=case.feature,
+            network_voxels=case.network,
         )
     return {"correlation": correlation, "mean_mask": means}
 
@@ -179,20 +219,20 @@ def _dice_gaps(summaries: Sequence[MethodSummary], names: Sequence[str]) -> dict
     known = {summary.name: summary for summary in summaries}
     gaps: dict[str, float | None] = {}
     for name in names:
-        ends = [known[yardstick].structure_dice(name) if yardstick in known else None for yardstick in (LOWER, UPPER)]
-        gaps[name] = None if ends[0] is None or ends[1] is None else ends[1] - ends[0]
+        lower, upper = (known[bound].structure_dice(name) if bound in known else None for bound in (LOWER, UPPER))
+        gaps[name] = None if lower is None or upper is None else upper - lower
     return gaps
 
 
 def _correlate(mask: _Array, error: _Array, smoothed: _Array, region: _Array) -> dict[str, float | None]:
     plain, smooth = error[region].astype(np.float64), smoothed[region].astype(np.float64)
     ranks = stats.rankdata(mask)
-    pairs = {"": (plain, plain), "_smoothed": (smooth, stats.rankdata(smooth))}
-    found: dict[str, float | None] = {}
-    for suffix, (values, their_ranks) in pairs.items():
-        found[f"pearson{suffix}"] = _pearson(mask.astype(np.float64), values)
-        found[f"spearman{suffix}"] = _pearson(ranks, their_ranks)  # ranks of a 0/1 map are a shift and scale of it
-    return found
+    return {
+        "pearson": _pearson(mask.astype(np.float64), plain),
+        "spearman": _pearson(ranks, plain),  # the ranks of a 0/1 map are a shifted and scaled copy of it
+        "pearson_smoothed": _pearson(mask.astype(np.float64), smooth),
+        "spearman_smoothed": _pearson(ranks, stats.rankdata(smooth)),
+    }
 
 
 def _pearson(first: _Array, second: _Array) -> float | None:

@@ -1,9 +1,9 @@
-"""One line of the table for each method: its numbers over seeds, and how they stand to the yardsticks."""
+"""One row of the table per method: its numbers over seeds, and how they compare with the bounds and the reference."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, MethodResult
 from scripts.lab.experiments.statistics import GapClosed, PairedTest, Spread, gap_closed, paired_test
@@ -11,20 +11,21 @@ from scripts.lab.experiments.statistics import GapClosed, PairedTest, Spread, ga
 __all__ = ["MEASURES", "MethodSummary", "summarise_methods"]
 
 MEASURES = ("dice_percent", "asd_mm", "asd_voxel")
-"""What is shown of an evaluation."""
+"""The measures of an evaluation that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSummary:
-    """What a method reached.
+    """The numbers of a method.
 
     Attributes:
         method: its runs.
         mean: by measure, the mean over the structures.
+        largest_mean: the same of the largest component of each structure.
         structures: by structure, then by measure.
-        missing: structures that exactly one of prediction and truth lacks, over all cases of all done seeds.
+        missing: structures that only prediction or only truth has, over all cases of all seeds.
         counted: all structures of all those cases.
-        gap_closed: what it closes of the gap between the yardsticks' mean Dice, over the seeds that all three have.
+        gap_closed: the share of the gap between the bounds' mean Dice, over the seeds that all three have.
         structure_gap_closed: the same for each structure.
         test: against the reference; None for the reference itself.
         training_seconds: of the done seeds.
@@ -32,13 +33,14 @@ class MethodSummary:
 
     method: MethodResult
     mean: Mapping[str, Spread]
+    largest_mean: Mapping[str, Spread]
     structures: Mapping[str, Mapping[str, Spread]]
     missing: int
     counted: int
-    gap_closed: GapClosed = field(default_factory=GapClosed)
-    structure_gap_closed: Mapping[str, GapClosed] = field(default_factory=dict)
-    test: PairedTest | None = None
-    training_seconds: Spread = field(default_factory=lambda: Spread(()))
+    gap_closed: GapClosed
+    structure_gap_closed: Mapping[str, GapClosed]
+    test: PairedTest | None
+    training_seconds: Spread
 
     @property
     def name(self) -> str:
@@ -56,17 +58,18 @@ class MethodSummary:
 
 
 def summarise_methods(comparison: Comparison) -> list[MethodSummary]:
-    """The summaries of all methods, in the comparison's order; methods without results are among them."""
-    reference = comparison.method(REFERENCE)
-    return [_summary(method, comparison, reference) for method in comparison.methods]
+    """The summaries of all methods, in the comparison's order, including methods without results."""
+    return [_summary(method, comparison) for method in comparison.methods]
 
 
-def _summary(method: MethodResult, comparison: Comparison, reference: MethodResult | None) -> MethodSummary:
+def _summary(method: MethodResult, comparison: Comparison) -> MethodSummary:
     names = comparison.label_names
-    summaries = [run.summary for run in method.done]
+    summaries = [run.summary for run in method.evaluated]
+    largest = [run.summary_largest for run in method.evaluated]
     return MethodSummary(
         method=method,
         mean={measure: Spread.of(s["mean_over_structures"][measure] for s in summaries) for measure in MEASURES},
+        largest_mean={measure: Spread.of(s["mean_over_structures"][measure] for s in largest) for measure in MEASURES},
         structures={
             name: {
                 measure: Spread.of(s["structures"][name][measure]["mean"] for s in summaries) for measure in MEASURES
@@ -77,7 +80,7 @@ def _summary(method: MethodResult, comparison: Comparison, reference: MethodResu
         counted=sum(s["structures"][name]["n"] for s in summaries for name in names),
         gap_closed=_closed(comparison, method, None),
         structure_gap_closed={name: _closed(comparison, method, name) for name in names},
-        test=_test(method, reference),
+        test=_test(method, comparison.method(REFERENCE)),
         training_seconds=Spread.of(run.seconds.get("training") for run in method.done),
     )
 
@@ -88,13 +91,12 @@ def _closed(comparison: Comparison, method: MethodResult, structure: str | None)
 
 
 def _dice_by_seed(method: MethodResult, structure: str | None) -> dict[int, float]:
-    """Dice in % of a structure, or their mean, by seed; without seeds of which it is not known."""
-    summaries = {run.seed: run.summary for run in method.done}
+    """Dice in % of a structure, or the mean over all, by seed; seeds without a number are left out."""
     found = {
-        seed: s["structures"][structure]["dice_percent"]["mean"]
+        run.seed: run.summary["structures"][structure]["dice_percent"]["mean"]
         if structure
-        else s["mean_over_structures"]["dice_percent"]
-        for seed, s in summaries.items()
+        else run.summary["mean_over_structures"]["dice_percent"]
+        for run in method.evaluated
     }
     return {seed: dice for seed, dice in found.items() if Spread.of([dice]).values}
 
@@ -102,6 +104,5 @@ def _dice_by_seed(method: MethodResult, structure: str | None) -> dict[int, floa
 def _test(method: MethodResult, reference: MethodResult | None) -> PairedTest | None:
     if reference is None or method.name == reference.name:
         return None
-    return paired_test(
-        {run.seed: run.dice_of_case for run in method.done}, {run.seed: run.dice_of_case for run in reference.done}
-    )
+    first, second = ({run.seed: run.dice_of_case for run in one.evaluated} for one in (method, reference))
+    return paired_test(first, second)

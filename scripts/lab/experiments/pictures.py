@@ -1,47 +1,40 @@
-"""The comparison's pictures: translations of each translator, and segmentations of each method, side by side."""
+"""A comparison's pictures: translations, segmentations, and local masks beside errors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.data.case_names import case_name
+from scripts.data.case_names import Item, case_name
 from scripts.data.datalists import read_datalist
 from scripts.evaluation.figures import informative_slices
 from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
 from scripts.lab.experiments.case_volumes import ComparisonVolumes, Cut, Volume
-from scripts.lab.experiments.results import (
-    LOWER,
-    REFERENCE,
-    UPPER,
-    Comparison,
-    MethodResult,
-    RunResult,
-    TranslatorResult,
-)
+from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, MethodResult, RunResult
 
-__all__ = ["segmentation_picture", "shown_cases", "shown_runs", "translation_picture"]
+__all__ = ["mask_picture", "segmentation_picture", "shown_cases", "translation_picture"]
 
 MARGIN_MM = 25.0
-"""Shown round the structures."""
+"""Shown around the structures."""
 
 MOST_SOURCE_CASES = 4
 
 
 def translation_picture(comparison: Comparison, path: Path) -> str:
-    """The same source slices in each translator's rendering (Fig. 7 of the paper), beside a slice of the target.
+    """The same source slices translated by each translator (Fig. 7 of the paper), beside a slice of the target.
 
     Args:
-        comparison: what was read.
+        comparison: its results.
         path: PNG file to write.
 
     Returns:
-        A caption.
+        The caption.
 
     Raises:
         InputError: nothing is translated, or a volume cannot be read.
@@ -49,9 +42,7 @@ def translation_picture(comparison: Comparison, path: Path) -> str:
     volumes = ComparisonVolumes(comparison)
     folders = {translator.name: _translated_files(translator) for translator in _one_seed(comparison)}
     folders = {name: files for name, files in folders.items() if files}
-    cases = {
-        case: item for case, item in volumes.labelled().items() if all(_of_case(f, case) for f in folders.values())
-    }
+    cases = {case: item for case, item in volumes.labelled().items() if all(case in f for f in folders.values())}
     if not folders or not cases:
         raise _nothing(path, "no translated volume")
     names = list(cases)
@@ -63,127 +54,194 @@ def translation_picture(comparison: Comparison, path: Path) -> str:
         areas = np.count_nonzero(truth.voxels, axis=tuple(a for a in range(3) if a != volumes.slice_axis))
         index, cut = int(areas.argmax()), volumes.field_of_view(truth)
         images = [volumes.image(cases[case]["image"], "source_intensity")]
-        images += [volumes.image(_of_case(files, case), "labelled_intensity") for files in folders.values()]  # type: ignore[arg-type]
+        images += [volumes.image(files[case], "labelled_intensity") for files in folders.values()]
         labels = cut.of(truth, index, is_label=True)
         row = [Panel(image=cut.of(image, index), labels=labels, limits=NORMALISED) for image in images]
         target = volumes.image(targets[number % len(targets)]["image"], "target_intensity")
         rows.append([*row, _target_panel(volumes, target, index / len(areas))])
-    content = comparison.content
+    source, name = comparison.content["source_domain"], comparison.content["target_domain"]
     slice_montage(
         rows,
         path,
-        column_titles=(f"source: {content['source_domain']}", *folders, f"target: {content['target_domain']}"),
+        column_titles=(f"source: {source}", *folders, f"target: {name}"),
         row_titles=picked,
         label_names=comparison.label_names,
         title=f"Translation, {comparison.direction}",
     )
     return (
-        f"The same labelled {content['source_domain']} slices as they are and as each translator renders them, and a "
-        f"slice of another subject's {content['target_domain']} for the look. The outlines are the source's labels: "
-        "anatomy has to stay where it was."
+        f"Labelled {source} slices before and after translation by each translator, and a {name} slice of another "
+        "subject for comparison. The outlines are the source's labels: the anatomy must stay where it was."
     )
 
 
 def segmentation_picture(comparison: Comparison, path: Path) -> str:
-    """Slices of the reference's median and worst case: image, truth, and each method (Fig. 4 and 5 of the paper).
+    """Slices of two held-out cases: image, truth if there is one, and each method (Fig. 4 and 5 of the paper).
 
     Args:
-        comparison: what was read.
+        comparison: its results.
         path: PNG file to write.
 
     Returns:
-        A caption.
+        The caption.
 
     Raises:
         InputError: there is no result, or a volume cannot be read.
     """
     volumes = ComparisonVolumes(comparison)
-    chosen, cases = shown_cases(comparison)
-    runs = {name: run for name, run in shown_runs(comparison).items() if all(_has_prediction(run, c) for c in cases)}
     items = volumes.held_out()
+    cases, caption = shown_cases(comparison, items)
+    runs = {
+        name: run
+        for name, run in _shown_runs(comparison).items()
+        if all(run.result_file(case, "seg").is_file() for case in cases)
+    }
+    if not runs:
+        raise _nothing(path, "no segmentation of the cases shown")
     rows, row_titles = [], []
     for case, word in cases.items():
-        image, truth = volumes.image(items[case]["image"], "target_intensity"), volumes.truth(items[case]["label"])
-        label_maps = [truth, *(volumes.prediction(run, case) for run in runs.values())]
-        cut = Cut.around(truth, volumes.slice_axis, MARGIN_MM)
-        for index in reversed(informative_slices(truth.voxels, truth.voxels, volumes.slice_axis)):
-            plain = Panel(image=cut.of(image, index), limits=NORMALISED, style="area")
-            rows.append([plain, *(replace(plain, labels=cut.of(m, index, is_label=True)) for m in label_maps)])
+        shown = _load_case(volumes, items[case], runs.values())
+        for index in shown.slices:
+            rows.append([shown.panel(index), *(shown.panel(index, labels) for labels in shown.label_maps)])
             row_titles.append(f"{word} case, slice {index}")
-    seed = comparison.shown_seed
+    seed, truth = comparison.shown_seed, ["truth"] if "label" in items[next(iter(cases))] else []
+    columns = [name if run.seed == seed else f"{name} (seed {run.seed})" for name, run in runs.items()]
     slice_montage(
         rows,
         path,
-        column_titles=("image", "truth", *(_column(name, run, seed) for name, run in runs.items())),
+        column_titles=("image", *truth, *columns),
         row_titles=row_titles,
         label_names=comparison.label_names,
         title=f"Segmentation, {comparison.direction}, seed {seed}",
     )
-    said = " and ".join(f"the {word} ({case})" for case, word in cases.items())
-    return f"Held-out cases of the target, by the mean Dice of {chosen.name}: {said}. Seed {seed}."
+    return f"{caption} Seed {seed}."
 
 
-def shown_cases(comparison: Comparison) -> tuple[MethodResult, dict[str, str]]:
-    """The method that chooses the cases to look at, and its median and worst case with these words.
+def mask_picture(comparison: Comparison, path: Path) -> str:
+    """Slices with the truth, prediction and errors of the unadapted model, and local masks (Fig. 6 of the paper).
 
-    Of two medians it is the better. Without the reference the first method that is no yardstick chooses.
+    Args:
+        comparison: its results.
+        path: PNG file to write.
+
+    Returns:
+        The caption.
 
     Raises:
-        InputError: no run has results.
+        InputError: a part is missing, or a volume cannot be read.
     """
-    order = sorted(comparison.methods, key=lambda m: (m.name != REFERENCE, m.name in (LOWER, UPPER)))
-    method = next((method for method in order if method.done), None)
-    run = method.run_of(comparison.shown_seed) if method else None
-    if method is None or run is None or not run.dice_of_case:
-        raise _nothing(Path("pictures"), "no run with results")
+    volumes = ComparisonVolumes(comparison)
+    items = volumes.held_out()
+    cases, caption = shown_cases(comparison, items)
+    runs = _shown_runs(comparison)
+    masked = {n: run for n, run in runs.items() if all(run.result_file(case, "mask").is_file() for case in cases)}
+    if not masked or LOWER not in runs or not all("label" in items[case] for case in cases):
+        found = f"no labels, or no result of '{LOWER}'" if masked else "no local mask of the cases shown"
+        raise _nothing(path, found)
+    rows, row_titles, maximum = [], [], 0.0
+    for case, word in cases.items():
+        shown = _load_case(volumes, items[case], [runs[LOWER]])
+        masks = [volumes.mask(run, case) for run in masked.values()]
+        maximum = max([maximum, *(float(mask.voxels.max()) for mask in masks)])
+        for index in shown.slices:
+            label_panels = [shown.panel(index, labels) for labels in shown.label_maps]
+            truth, predicted = (np.asarray(panel.labels) for panel in label_panels)
+            errors = Panel(image=(truth != predicted).astype(float), limits=(0.0, 1.0))
+            heat = [Panel(image=shown.cut.of(mask, index), heat=True) for mask in masks]
+            rows.append([*label_panels, errors, *heat])
+            row_titles.append(f"{word} case, slice {index}")
+    slice_montage(
+        rows,
+        path,
+        column_titles=("truth", f"{LOWER}: prediction", f"{LOWER}: errors", *(f"mask of {name}" for name in masked)),
+        row_titles=row_titles,
+        label_names=comparison.label_names,
+        title=f"Local mask and errors, {comparison.direction}",
+        heat_max=max(math.ceil(10 * maximum), 1) / 10,
+    )
+    return f"{caption} Errors of the unadapted model are white. Seed {comparison.shown_seed}."
+
+
+def shown_cases(comparison: Comparison, items: Mapping[str, Item]) -> tuple[dict[str, str], str]:
+    """The held-out cases to show, with a word for each, and the sentence that says how they were chosen.
+
+    They are the median and the worst case of the reference, else of the first method that is no bound; of two medians
+    the better one. Without any evaluation they are the first and the last case.
+
+    Raises:
+        InputError: no run is done.
+    """
+    ranked_methods = sorted(comparison.methods, key=lambda m: (m.name != REFERENCE, m.name in (LOWER, UPPER)))
+    method = next((method for method in ranked_methods if method.evaluated), None)
+    if method is None:
+        if comparison.shown_seed is None:
+            raise _nothing(Path("pictures"), "no run with results")
+        names = list(items)
+        return {names[-1]: "last", names[0]: "first"}, "The first and the last held-out case of the target."
+    run = _run_with_dice(method, comparison.shown_seed)
     ranked = sorted((dice, case) for case, dice in run.dice_of_case.items())
     median, worst = ranked[len(ranked) // 2][1], ranked[0][1]
-    return method, {median: "median", worst: "worst"} if median != worst else {median: "only"}
+    cases = {median: "median", worst: "worst"} if median != worst else {median: "only"}
+    listed = " and ".join(f"the {word} ({case})" for case, word in cases.items())
+    return cases, f"Held-out cases of the target, by the mean Dice of {method.name}: {listed}."
 
 
-def shown_runs(comparison: Comparison) -> dict[str, RunResult]:
-    """A run of each method: that of the shown seed, or of the first there is."""
+@dataclass(frozen=True)
+class _ShownCase:
+    """A case with its label maps, the truth first if there is one."""
+
+    image: Volume
+    label_maps: Sequence[Volume]
+    cut: Cut
+    slices: Sequence[int]
+
+    def panel(self, index: int, labels: Volume | None = None) -> Panel:
+        plain = Panel(image=self.cut.of(self.image, index), limits=NORMALISED, style="area")
+        return replace(plain, labels=self.cut.of(labels, index, is_label=True)) if labels else plain
+
+
+def _load_case(volumes: ComparisonVolumes, item: Item, runs: Iterable[RunResult]) -> _ShownCase:
+    image = volumes.image(item["image"], "target_intensity")
+    truth = [volumes.truth(item["label"])] if "label" in item else []
+    maps = [*truth, *(volumes.prediction(run, case_name(item["image"])) for run in runs)]
+    cut = Cut.around(maps[0], volumes.slice_axis, MARGIN_MM)
+    slices = informative_slices(maps[0].voxels, maps[0].voxels, volumes.slice_axis)
+    return _ShownCase(image, maps, cut, slices[::-1])
+
+
+def _run_with_dice(method: MethodResult, seed: int | None) -> RunResult:
+    return next((run for run in method.evaluated if run.seed == seed), method.evaluated[0])
+
+
+def _shown_runs(comparison: Comparison) -> dict[str, RunResult]:
+    """A run of each method: that of the shown seed, else of the first seed."""
     runs = {method.name: method.run_of(comparison.shown_seed) for method in comparison.methods}
     return {name: run for name, run in runs.items() if run is not None}
 
 
-def _one_seed(comparison: Comparison) -> list[TranslatorResult]:
-    """One training of each translator that has left images: the shown seed's, or the first."""
-    there = [t for t in comparison.translators if (t.folder / "translated" / "datalist.json").is_file()]
-    chosen: dict[str, TranslatorResult] = {}
-    for translator in sorted(there, key=lambda translator: translator.seed != comparison.shown_seed):
-        chosen.setdefault(translator.name, translator)
+def _one_seed(comparison: Comparison) -> list[RunResult]:
+    """One training of each translator that has written images: that of the shown seed, else of the first."""
+    chosen: dict[str, RunResult] = {}
+    for translator in sorted(comparison.translators, key=lambda translator: translator.seed != comparison.shown_seed):
+        if (translator.folder / "translated" / "datalist.json").is_file():
+            chosen.setdefault(translator.name, translator)
     return list(chosen.values())
 
 
-def _translated_files(translator: TranslatorResult) -> list[Path]:
-    """The images a translator wrote; by their names alone, so that a comparison's folder can be moved."""
+def _translated_files(translator: RunResult) -> dict[str, Path]:
+    """The images that a translator wrote, by case; found beside their list, so that the folder may be moved."""
     folder = translator.folder / "translated"
     content = json.loads((folder / "datalist.json").read_text(encoding="utf-8"))
     entries = [entry for section in ("training", "validation") for entry in content.get(section, [])]
     files = [folder / Path(entry["image"]).name for entry in entries]
-    return [file for file in files if file.is_file()]
-
-
-def _of_case(files: Sequence[Path], case: str) -> Path | None:
-    """The image ``<case>_<postfix>`` among files."""
-    return next((file for file in files if case_name(str(file)).rpartition("_")[0] == case), None)
+    return {case_name(str(file)).rpartition("_")[0]: file for file in files if file.is_file()}
 
 
 def _target_panel(volumes: ComparisonVolumes, target: Volume, height: float) -> Panel:
-    """The target's slice at the same share of its height."""
+    """The target's slice at the same relative height."""
     slices = target.voxels.shape[volumes.slice_axis]
     index = min(int(height * slices), slices - 1)
     return Panel(image=volumes.field_of_view(target).of(target, index), limits=NORMALISED)
 
 
-def _has_prediction(run: RunResult, case: str) -> bool:
-    return (run.folder / "eval" / "predictions" / f"{case}_seg.nii.gz").is_file()
-
-
-def _column(name: str, run: RunResult, seed: int | None) -> str:
-    return name if run.seed == seed else f"{name} (seed {run.seed})"
-
-
 def _nothing(path: Path, found: str) -> InputError:
-    return InputError(file=path.name, found=found, expected="some to draw", remedy="run more of the comparison")
+    return InputError(file=path.name, found=found, expected="something to draw", remedy="run more of the comparison")

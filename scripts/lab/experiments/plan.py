@@ -1,9 +1,10 @@
-"""The runs of a comparison: one per method and seed, and one per translator and seed."""
+"""Plan a comparison: one run per translator and seed, and one or more runs per method and seed."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,28 @@ from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.weights import card_file, read_card
 
-__all__ = ["ComparisonRequest", "PlannedRun", "Step", "named_file", "plan", "size_files", "task_settings"]
+__all__ = ["ComparisonRequest", "PlannedRun", "Step", "has_labels", "named_file", "plan", "size_files", "task_settings"]
 
 CONFIGS = Path("configs")
-SETTINGS = CONFIGS / "comparison.yaml"
+SIZES = CONFIGS / "comparison.yaml"
+BASE = CONFIGS / "segmentation" / "train.yaml"
+LOGGING = ("--logging_file", str(CONFIGS / "logging.conf"))
 Size = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What a person asked for.
+    """What the user asked for.
 
     Attributes:
         task: name of a file of ``configs/tasks``, or a path.
-        methods: names of files of ``configs/methods``.
-        seeds: seeds of networks and batches; the data are the same for all.
-        out: the comparison's folder.
-        size: ``small`` or ``full``, a section of ``configs/comparison.yaml``.
-        dataset_dir: folder with ``<domain>.json``; None for the phantom, which is generated.
-        translators: folder of a comparison of the other direction, whose translators are used instead of training.
-        settings: further settings of every segmentation training, by key, as they would be typed.
+        methods: names of files of ``configs/methods``, or paths.
+        seeds: seeds of networks and batches; all runs use the same data.
+        out: output folder.
+        size: a section of ``configs/comparison.yaml``.
+        dataset_dir: folder with ``<domain>.json``; None to generate the phantom.
+        translators: output folder of a comparison of the other direction, whose translators are used.
+        settings: additional settings of every segmentation training, as on a command line.
     """
 
     task: str
@@ -53,7 +56,7 @@ class ComparisonRequest:
 
 @dataclass(frozen=True)
 class Step:
-    """One command: ``python`` with these arguments, and ``resumed`` after them if it was begun before."""
+    """One command: arguments for Python, and the arguments that continue it after an interruption."""
 
     name: str
     command: Sequence[str]
@@ -62,51 +65,53 @@ class Step:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The steps of one translator or of one method, with one seed, in one folder.
+    """The commands of one training and what follows it, with one seed, in one folder.
 
     Attributes:
         kind: ``translator`` or ``method``.
-        name: the name of its file.
-        seed: its seed.
+        name: name of the translator or method.
+        seed: seed of the training.
+        folder: the bundle root.
+        steps: commands, in order.
         translator: of a method: whose images it trains on, or ``none``.
-        folder: where its files go, a bundle's root.
-        steps: its commands, in order.
-        settings: the merged config of its training, as the files give it now; empty if it trains nothing.
+        needs: folders of runs that must be done first.
+        settings: the training's merged config according to today's files; empty without a training.
     """
 
     kind: str
     name: str
     seed: int
-    translator: str
     folder: Path
     steps: Sequence[Step]
+    translator: str = "none"
+    needs: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """Name and seed, for people."""
+        """Name and seed, as printed."""
         return f"{self.name}, seed {self.seed}"
 
 
 def plan(request: ComparisonRequest) -> list[PlannedRun]:
-    """Every run of a comparison, seed by seed, a seed's translators first.
+    """All runs of a comparison, by seed; a run comes after the runs that it needs.
 
     Raises:
-        InputError: an unknown task, method, translator or size, or data that are missing.
+        InputError: an unknown task, method, translator or size.
     """
     task = named_file("tasks", request.task)
-    size = size_files(request.size, task_settings(task))
-    merged = {
-        name: _merged([CONFIGS / "segmentation/train.yaml", named_file("methods", name)]) for name in request.methods
-    }
-    needed = {name: str(config["translator"]) for name, config in merged.items()}
-    translators = dict.fromkeys(translator for translator in needed.values() if translator != "none")
+    planner = _Planner(request, task, size_files(request.size, task_settings(task)))
+    overlays: dict[str, list[Path]] = {}
+    for method in request.methods:
+        overlays |= _trainings(method)
+    translators = {name: str(_merged([BASE, *files])["translator"]) for name, files in overlays.items()}
+    used = [name for name in dict.fromkeys(translators.values()) if name != "none"]
     return [
         run
         for seed in request.seeds
         for run in (
-            *(_translator_run(request, task, size, name, seed) for name in translators),
-            *(_method_run(request, task, size, name, translator, seed) for name, translator in needed.items()),
+            *(planner.translator_run(name, seed) for name in used),
+            *(planner.method_run(name, files, translators[name], seed) for name, files in overlays.items()),
         )
     ]
 
@@ -115,7 +120,7 @@ def named_file(kind: str, name: str) -> Path:
     """The file of ``configs/<kind>`` with that name, or the path itself.
 
     Raises:
-        InputError: there is none.
+        InputError: the file does not exist.
     """
     path = Path(name) if name.endswith(".yaml") else CONFIGS / kind / f"{name}.yaml"
     if not path.is_file():
@@ -127,21 +132,21 @@ def named_file(kind: str, name: str) -> Path:
 
 
 def task_settings(task: Path) -> dict[str, Any]:
-    """The keys of a task file, as they are written."""
-    return dict(yaml.safe_load(task.read_text()))
+    """The keys of a task file."""
+    return dict(yaml.safe_load(task.read_text(encoding="utf-8")))
 
 
 def size_files(size: str, task: Mapping[str, Any]) -> Size:
-    """What a size adds for a task's data set: lists of files, and for the phantom what to generate.
+    """What a size adds for a task's data set: config files by role, and the size of a generated phantom.
 
     Raises:
-        InputError: the size is not known, or not for this data set.
+        InputError: the size does not exist, or not for this data set.
     """
-    sizes = yaml.safe_load(SETTINGS.read_text())
+    sizes = yaml.safe_load(SIZES.read_text(encoding="utf-8"))
     if size not in sizes or task["dataset_name"] not in sizes[size]:
         known = [name for name, sets in sizes.items() if task["dataset_name"] in sets]
         raise InputError(
-            file=SETTINGS,
+            file=SIZES,
             found=f"no size {size} for the data set {task['dataset_name']}",
             expected=f"one of {', '.join(known)}" if known else "a section for it",
             remedy="choose another --size, or add the files of this one there",
@@ -149,28 +154,106 @@ def size_files(size: str, task: Mapping[str, Any]) -> Size:
     return dict(sizes[size][task["dataset_name"]])
 
 
-def _translator_run(request: ComparisonRequest, task: Path, size: Size, name: str, seed: int) -> PlannedRun:
-    folder = request.out / "translators" / f"{name}_seed{seed}"
-    shared = [task, *_files(size, "both")]
-    network = _files(size, "synthesis_network")
-    overlay = named_file("translators", name)
-    # The schedule comes last: how much a short training needs of the adversary is the same for every translator.
-    training = [CONFIGS / "synthesis/train.yaml", *shared, *network, overlay, *_files(size, "synthesis_training")]
-    inference = [CONFIGS / "synthesis/inference.yaml", *shared, *network]
-    places = ["--dataset_dir", str(request.data), "--logging_file", str(CONFIGS / "logging.conf")]
-    train = _bundle(
-        "training", training, folder, *places, "--cache_dir", str(request.out / "cache"), "--seed", str(seed)
-    )
-    trained = _merged(training, {"seed": seed})
-    translate = _bundle("inference", inference, folder, *places, *_network_options(trained, inference))
-    if request.translators is None:
-        steps = [Step("training", train), Step("translation", translate)]
-    else:
-        trained = {}
-        weights = request.translators / "translators" / folder.name / "models" / "model.pt"
-        domains = ["--trained_domains", str(_trained_domains(weights))]
-        steps = [Step("translation", [*translate, "--checkpoint", str(weights), *domains])]
-    return PlannedRun("translator", name, seed, name, folder, steps, trained)
+def has_labels(datalist: Path) -> bool:
+    """Whether all held-out cases of a datalist have labels; True if it cannot be read, which its readers report."""
+    try:
+        return all("label" in entry for entry in json.loads(datalist.read_text(encoding="utf-8"))["validation"])
+    except (OSError, ValueError, KeyError):
+        return True
+
+
+def _trainings(method: str) -> dict[str, list[Path]]:
+    """The overlays of each training of a method, in order, by the name of its run.
+
+    Most methods are one training with one overlay. A file with the key ``trainings`` lists several: each adds its
+    overlay to those before it and starts from the weights of the training before it.
+    """
+    file = named_file("methods", method)
+    listed = [str(entry) for entry in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("trainings", ())]
+    overlays = [named_file("methods", entry) for entry in listed] or [file]
+    names = ["+".join(overlay.stem for overlay in overlays[:count]) for count in range(1, len(overlays))]
+    return {name: overlays[:count] for count, name in enumerate([*names, file.stem], start=1)}
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Builds the commands of a comparison's runs."""
+
+    request: ComparisonRequest
+    task: Path
+    size: Size
+
+    def translator_run(self, name: str, seed: int) -> PlannedRun:
+        folder = self._folder("translators", name, seed)
+        shared, network = [self.task, *self._files("both")], self._files("synthesis_network")
+        # The schedule comes last: a short training changes the adversarial weight of every translator alike.
+        overlays = [named_file("translators", name), *self._files("synthesis_training")]
+        training = [CONFIGS / "synthesis/train.yaml", *shared, *network, *overlays]
+        inference = [CONFIGS / "synthesis/inference.yaml", *shared, *network]
+        trained = _merged(training, {"seed": seed})
+        translate = [*self._data_options(), *_network_options(trained, inference)]
+        if self.request.translators is None:
+            options = [*self._data_options(), *self._training_options(seed)]
+            steps = [Step("training", _bundle("training", training, folder, *options))]
+        else:
+            weights = self.request.translators / "translators" / folder.name / "models" / "model.pt"
+            translate += ["--checkpoint", str(weights), "--trained_domains", str(_trained_domains(weights))]
+            steps, trained = [], {}
+        steps.append(Step("translation", _bundle("inference", inference, folder, *translate)))
+        return PlannedRun("translator", name, seed, folder, steps, name, settings=trained)
+
+    def method_run(self, name: str, overlays: Sequence[Path], translator: str, seed: int) -> PlannedRun:
+        folder = self._folder("methods", name, seed)
+        files = [self.task, *self._files("both"), *self._files("segmentation_network")]
+        training = [BASE, *files, *self._files("segmentation_training"), *overlays]
+        options = [*self._data_options(), *self._training_options(seed)]
+        options += [word for key, value in self.request.settings.items() for word in (f"--{key}", value)]
+        needs = []
+        if translator != "none":
+            needs.append(self._folder("translators", translator, seed))
+            options += ["--labelled_datalist", str(needs[0] / "translated" / "datalist.json")]
+        if len(overlays) > 1:
+            needs.append(self._folder("methods", "+".join(overlay.stem for overlay in overlays[:-1]), seed))
+            options += ["--initial_weights", str(needs[-1] / "models" / "model.pt")]
+        typed = {key: _typed(value) for key, value in self.request.settings.items()}
+        trained = _merged(training, {"seed": seed, **typed})
+        steps = [Step("training", _bundle("training", training, folder, *options)), *self._uses(folder, files, trained)]
+        return PlannedRun("method", name, seed, folder, steps, translator, tuple(needs), trained)
+
+    def _uses(self, folder: Path, files: Sequence[Path], trained: Mapping[str, Any]) -> list[Step]:
+        """Evaluation with and without post-processing, and inference where it gives what evaluation does not."""
+        evaluation = [CONFIGS / "segmentation/evaluate.yaml", *files]
+        inference = [CONFIGS / "segmentation/inference.yaml", *files]
+        options = [*self._data_options(), *_network_options(trained, evaluation)]
+        largest = ["--largest_component", "True", "--output_dir", str(folder / "eval_largest_component")]
+        segment = ["--dataset_dir", str(self.request.out / "unseen.json"), "--output_dir", str(folder / "inference")]
+        segment += [*LOGGING, *_network_options(trained, inference)]
+        steps = []
+        if is_labelled := has_labels(self.request.data / f"{task_settings(self.task)['target_domain']}.json"):
+            steps.append(Step("evaluation", _bundle("evaluating", evaluation, folder, *options)))
+            steps.append(
+                Step(
+                    "evaluation_largest_component",
+                    _bundle("evaluating", evaluation, folder, *options, *largest),
+                )
+            )
+        has_mask = trained["mask_mode"] != "off"
+        if has_mask or not is_labelled:
+            mask = ["--write_mask", "True"] if has_mask else []
+            steps.append(Step("inference", _bundle("inference", inference, folder, *segment, *mask)))
+        return steps
+
+    def _folder(self, kind: str, name: str, seed: int) -> Path:
+        return self.request.out / kind / f"{name}_seed{seed}"
+
+    def _files(self, role: str) -> list[Path]:
+        return [Path(file) for file in self.size.get(role, ())]
+
+    def _data_options(self) -> list[str]:
+        return ["--dataset_dir", str(self.request.data), *LOGGING]
+
+    def _training_options(self, seed: int) -> list[str]:
+        return ["--cache_dir", str(self.request.out / "cache"), "--seed", str(seed)]
 
 
 def _trained_domains(weights: Path) -> list[str]:
@@ -181,62 +264,26 @@ def _trained_domains(weights: Path) -> list[str]:
     return list(read_card(weights)["domains"])
 
 
-def _method_run(
-    request: ComparisonRequest, task: Path, size: Size, name: str, translator: str, seed: int
-) -> PlannedRun:
-    folder = request.out / "methods" / f"{Path(name).stem}_seed{seed}"
-    shared = [task, *_files(size, "both")]
-    network = _files(size, "segmentation_network")
-    overlay = named_file("methods", name)
-    training = [CONFIGS / "segmentation/train.yaml", *shared, *network, *_files(size, "segmentation_training"), overlay]
-    evaluation = [CONFIGS / "segmentation/evaluate.yaml", *shared, *network]
-    inference = [CONFIGS / "segmentation/inference.yaml", *shared, *network]
-    logging = ["--logging_file", str(CONFIGS / "logging.conf")]
-    places = ["--dataset_dir", str(request.data), *logging]
-    options = [*places, "--cache_dir", str(request.out / "cache"), "--seed", str(seed)]
-    options += [word for key, value in request.settings.items() for word in (f"--{key}", value)]
-    if translator != "none":
-        translated = request.out / "translators" / f"{translator}_seed{seed}" / "translated" / "datalist.json"
-        options += ["--labelled_datalist", str(translated)]
-    trained = _merged(training, {"seed": seed, **{key: _typed(value) for key, value in request.settings.items()}})
-    evaluate = _bundle("evaluating", evaluation, folder, *places, *_network_options(trained, evaluation))
-    steps = [Step("training", _bundle("training", training, folder, *options)), Step("evaluation", evaluate)]
-    if trained["mask_mode"] != "off":
-        mask = ["--write_mask", "True", "--output_dir", str(folder / "masks"), *logging]
-        unseen = ["--dataset_dir", str(request.out / "unseen.json")]
-        masks = _bundle("inference", inference, folder, *unseen, *mask, *_network_options(trained, inference))
-        steps.append(Step("masks", masks))
-    return PlannedRun("method", Path(name).stem, seed, translator, folder, steps, trained)
-
-
-def _network_options(trained: Mapping[str, Any], use: Sequence[Path]) -> list[str]:
-    """The settings of a trained network's card that another config, as its files leave it, has otherwise."""
+def _network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
+    """The settings of the trained network that another config has otherwise."""
     used = _merged(use)
-    options = []
-    for reference in trained["card"]["network"].values():
-        key = str(reference).removeprefix("@")
-        if trained[key] != used[key]:
-            options += [f"--{key}", str(trained[key])]
-    return options
+    keys = [str(reference).removeprefix("@") for reference in trained["card"]["network"].values()]
+    return [word for key in keys if trained[key] != used[key] for word in (f"--{key}", str(trained[key]))]
 
 
 def _typed(text: str) -> Any:
-    """What a command line makes of a word: a Python literal, or else the word (YAML would take off for false)."""
+    """The value of a word on a command line: a Python literal, else the word (YAML would read ``off`` as false)."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
 
 
-def _merged(files: Sequence[Path], typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Config files, the later ones over the earlier, and what a command line sets beside them."""
+def _merged(files: Iterable[Path], typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Config files merged in order, and settings from the command line."""
     parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
     parser.update(dict(typed or {}))
     return dict(parser.get())
-
-
-def _files(size: Size, role: str) -> list[Path]:
-    return [Path(file) for file in size.get(role, ())]
 
 
 def _bundle(run_id: str, files: Sequence[Path], root: Path, *options: str) -> list[str]:

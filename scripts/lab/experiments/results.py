@@ -1,4 +1,4 @@
-"""What a comparison's folder holds, read from its files alone, whichever of its runs are there."""
+"""Read the results of a comparison from its files, for as many runs as there are."""
 
 from __future__ import annotations
 
@@ -13,67 +13,82 @@ from typing import Any, Literal
 
 import yaml
 
-from scripts.lab.experiments.record import read_record, status_in
+from scripts.lab.experiments.comparison_record import read_comparison_record
+from scripts.lab.experiments.run_record import RunRecord, Status
 
-__all__ = [
-    "LOWER",
-    "REFERENCE",
-    "UPPER",
-    "Comparison",
-    "MethodResult",
-    "RunResult",
-    "TranslatorResult",
-    "read_comparison",
-]
+__all__ = ["LOWER", "REFERENCE", "UPPER", "Comparison", "MethodResult", "RunResult", "read_comparison"]
 
 LOWER, UPPER, REFERENCE = "none", "supervised", "glua"
-"""The two yardsticks, and the method that each other one is tested against."""
-
-Status = Literal["done", "failed", "missing"]
+"""The lower and the upper bound, and the method that the others are tested against."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """One method with one seed.
+    """The result of one translator or method with one seed.
 
     Attributes:
-        method: a file of ``configs/methods``.
+        name: name of the translator or method.
         seed: of the training.
-        folder: where the run lives.
-        status: ``done`` if its evaluation can be read and it did not fail.
+        folder: where the run is.
+        status: ``done`` if all steps are done and the evaluation, if there is one, can be read.
         error: why it is not done, or None.
         selection: how the weights of a done run were chosen, else None.
         translator: whose images it trained on, or ``none``.
-        commands: what was run, in order.
-        commits: of the code that its steps ran on, the training's first.
-        uncommitted_changes: whether that code had changes beside its commit.
-        seconds: of each of its steps.
-        summary: ``eval/summary.json`` of a done run, else empty.
+        steps: its record's commands, commits and seconds by step.
+        summary: ``eval/summary.json`` of a done run; empty if the target has no labels.
+        summary_largest: the same of the largest component of each structure.
         dice_of_case: mean Dice in % over the structures, by held-out case.
     """
 
-    method: str
+    name: str
     seed: int
     folder: Path
     status: Status
     error: str | None = None
     selection: str | None = None
     translator: str = "none"
-    commands: tuple[str, ...] = ()
-    commits: tuple[str, ...] = ()
-    uncommitted_changes: bool = False
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    steps: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    summary_largest: Mapping[str, Any] = field(default_factory=dict)
     dice_of_case: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Name and seed, as printed."""
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time of each finished step."""
+        return {name: step["seconds"] for name, step in self.steps.items() if step["seconds"] is not None}
+
+    @property
+    def commands(self) -> list[str]:
+        """What was run, in order."""
+        return [step["command"] for step in self.steps.values()]
+
+    @property
+    def commits(self) -> list[str]:
+        """The short commits of the code that its steps ran on; with a plus where it had uncommitted changes."""
+        steps = [step for step in self.steps.values() if step["commits"]]
+        marks = ["+" if step["uncommitted_changes"] else "" for step in steps]
+        listed = [f"{commit[:7]}{mark}" for step, mark in zip(steps, marks, strict=True) for commit in step["commits"]]
+        return [*dict.fromkeys(listed)]
+
+    def result_file(self, case: str, kind: Literal["seg", "mask"]) -> Path:
+        """Label map or local mask of a held-out case; the path of an evaluation's label map if there is none."""
+        name = f"{case}_{kind}.nii.gz"
+        places = [self.folder / "eval" / "predictions" / name, self.folder / "inference" / name]
+        return next((path for path in places if path.is_file()), places[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """A method with all of its seeds.
+    """The results of one method.
 
     Attributes:
-        name: a file of ``configs/methods``.
-        runs: in the order of their seeds.
+        name: name of the method.
+        runs: by seed.
     """
 
     name: str
@@ -81,47 +96,35 @@ class MethodResult:
 
     @property
     def done(self) -> tuple[RunResult, ...]:
-        """The runs that have results."""
+        """The runs that are done."""
         return tuple(run for run in self.runs if run.status == "done")
 
+    @property
+    def evaluated(self) -> tuple[RunResult, ...]:
+        """The runs that have numbers."""
+        return tuple(run for run in self.done if run.summary)
+
     def run_of(self, seed: int | None) -> RunResult | None:
-        """The done run of a seed, or that of the first seed there is; None if there is none."""
+        """The done run of a seed, else of the first seed that has one; None without any."""
         return next((run for run in self.done if run.seed == seed), next(iter(self.done), None))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslatorResult:
-    """One training of a style transfer.
-
-    Attributes:
-        name: a file of ``configs/translators``.
-        seed: of the training.
-        folder: where it lives; its images are in ``translated/``.
-        commands: what was run, in order.
-    """
-
-    name: str
-    seed: int
-    folder: Path
-    commands: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A comparison's folder.
+    """All results of a comparison.
 
     Attributes:
-        folder: where it is.
+        folder: its output folder.
         content: ``comparison.json``.
-        methods: in the order asked for.
-        translators: in the order of ``comparison.json``.
-        settings: the merged settings of one of its runs, of which the task's are the same in all; empty without any.
+        methods: in the order in which they were asked for.
+        translators: by name and seed.
+        settings: the merged settings of one of its runs; the task's are the same in all. Empty if there is no run.
     """
 
     folder: Path
     content: Mapping[str, Any]
     methods: tuple[MethodResult, ...]
-    translators: tuple[TranslatorResult, ...]
+    translators: tuple[RunResult, ...]
     settings: Mapping[str, Any]
 
     @property
@@ -135,8 +138,13 @@ class Comparison:
         return f"{self.content['source_domain']} -> {self.content['target_domain']}"
 
     @property
+    def runs(self) -> list[RunResult]:
+        """All runs, translators first."""
+        return [*self.translators, *(run for method in self.methods for run in method.runs)]
+
+    @property
     def shown_seed(self) -> int | None:
-        """The seed of the pictures: the first that the reference has, or else any method."""
+        """The seed of the pictures: the first one of the reference that is done, else of any method."""
         reference = self.method(REFERENCE)
         runs = [*(reference.done if reference else ()), *(run for method in self.methods for run in method.done)]
         return runs[0].seed if runs else None
@@ -146,75 +154,62 @@ class Comparison:
         return next((method for method in self.methods if method.name == name), None)
 
     def datalist(self, domain: Literal["source", "target"]) -> Path:
-        """The datalist of a domain, in the data set's folder as it was named or in the comparison's own ``data``."""
+        """The datalist of a domain, in the data set's folder or in the comparison's own ``data``."""
         name = f"{self.content[f'{domain}_domain']}.json"
-        where = Path(str(self.content.get("dataset_dir") or "data"))
-        places = [self.folder / where, where, self.folder / "data"]
-        return next((place / name for place in places if (place / name).is_file()), where / name)
+        folder = Path(str(self.content["dataset_dir"]))
+        places = [self.folder / folder, folder, self.folder / "data"]
+        return next((place / name for place in places if (place / name).is_file()), folder / name)
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """Read ``comparison.json`` and every run's evaluation.
-
-    A run counts as failed if its folder says so, or ``comparison.json`` does and there is no evaluation; as done if its
-    evaluation can be read, and else as missing.
+    """Read ``comparison.json`` and the record and evaluation of each run.
 
     Raises:
-        InputError: the folder is none of a comparison.
+        InputError: the folder contains no comparison.
     """
-    content = read_record(folder)
-    runs = [_read_run(folder, entry, content) for entry in content["runs"]]
-    names = dict.fromkeys([*content["methods"], *(run.method for run in runs)])
-    translators = [
-        TranslatorResult(
-            name=entry["translator"],
-            seed=entry["seed"],
-            folder=folder / entry["folder"],
-            commands=tuple(entry.get("commands") or ()),
-        )
-        for entry in content.get("translators", [])
-    ]
-    folders = [*(run.folder for run in runs), *(translator.folder for translator in translators)]
+    content = read_comparison_record(folder)
+    methods, translators = _runs(folder / "methods", content["label_names"]), _runs(folder / "translators", [])
+    names = dict.fromkeys([*content["methods"], *(run.name for run in methods)])
     return Comparison(
         folder=folder,
         content=content,
         methods=tuple(
-            MethodResult(name=name, runs=tuple(sorted((r for r in runs if r.method == name), key=lambda run: run.seed)))
-            for name in names
+            MethodResult(name=name, runs=tuple(run for run in methods if run.name == name)) for name in names
         ),
         translators=tuple(translators),
-        settings=_first_settings(folders),
+        settings=_first_settings(run.folder for run in [*methods, *translators]),
     )
 
 
-def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]) -> RunResult:
-    where = folder / entry["folder"]
-    run: dict[str, Any] = {
-        "method": entry["method"],
-        "seed": entry["seed"],
-        "folder": where,
-        "translator": entry.get("translator") or "none",
-        "commands": tuple(entry.get("commands") or ()),
-        "seconds": entry.get("seconds") or {},
-        "commits": tuple(entry["commits"]),
-        "uncommitted_changes": bool(entry.get("uncommitted_changes")),
-    }
-    evaluated = where / "eval" / "summary.json"
-    # The folder knows best: comparison.json may have been written before its end.
-    if status_in(where) == "failed" or (entry.get("status") == "failed" and not evaluated.is_file()):
-        return RunResult(**run, status="failed", error=entry.get("error") or "no word was left")
+def _runs(folder: Path, label_names: Iterable[str]) -> list[RunResult]:
+    """The runs in a folder by name and seed. A folder that was renamed is not one of them."""
+    found = []
+    for file in folder.glob(f"*_seed*/{RunRecord.FILE}"):
+        record = RunRecord(file.parent)
+        if file.parent.name == f"{record.content['name']}_seed{record.content['seed']}":
+            found.append(_read_run(record, label_names))
+    return sorted(found, key=lambda run: (run.name, run.seed))
+
+
+def _read_run(record: RunRecord, label_names: Iterable[str]) -> RunResult:
+    content, folder = record.content, record.folder
+    run: dict[str, Any] = {key: content[key] for key in ("name", "seed", "translator", "steps")} | {"folder": folder}
+    if record.status != "done":
+        return RunResult(**run, status=record.status, error=record.error or "it was not run, or was interrupted")
+    if content["kind"] == "translator":
+        return RunResult(**run, status="done")
+    selection = str(_settings_of(folder).get("selection", "last"))  # as asked for, unless the evaluation knows better
+    if not any(name.startswith("evaluation") for name in content["steps"]):
+        return RunResult(**run, status="done", selection=selection)
     try:
-        summary = json.loads(evaluated.read_text(encoding="utf-8"))
-        lacking = [name for name in content["label_names"] if name not in summary["structures"]]
-        if lacking:
-            return RunResult(**run, status="missing", error=f"eval/summary.json: no structure '{lacking[0]}' in it")
-        # What did choose, as the evaluation says; else what was asked for.
-        rule = (summary.get("selection") or {}).get("rule") or str(_settings_of(where).get("selection", "last"))
-        dice_of_case = _dice_of_case(where / "eval" / "metrics.csv")
-        return RunResult(**run, status="done", selection=rule, summary=summary, dice_of_case=dice_of_case)
-    except FileNotFoundError as error:
+        summary = _summary(folder / "eval", label_names)
         return RunResult(
-            **run, status="missing", error=entry.get("error") or f"no {Path(error.filename).name} in eval/"
+            **run,
+            status="done",
+            selection=(summary.get("selection") or {}).get("rule") or selection,
+            summary=summary,
+            summary_largest=_summary(folder / "eval_largest_component", label_names),
+            dice_of_case=_dice_of_case(folder / "eval" / "metrics.csv"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         return RunResult(
@@ -222,8 +217,21 @@ def _read_run(folder: Path, entry: Mapping[str, Any], content: Mapping[str, Any]
         )
 
 
+def _summary(folder: Path, label_names: Iterable[str]) -> dict[str, Any]:
+    """The summary of an evaluation.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it cannot be read, or lacks a structure.
+    """
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    if missing := [name for name in label_names if name not in summary["structures"]]:
+        raise ValueError(f"{folder.name}/summary.json has no structure '{missing[0]}'")
+    return dict(summary)
+
+
 def _dice_of_case(path: Path) -> dict[str, float]:
-    """Mean Dice in % over the structures of each case; structures that both maps lack are not counted."""
+    """Mean Dice in % over the structures of each case, without structures that both label maps lack."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     with path.open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
@@ -237,7 +245,7 @@ def _first_settings(folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:
-    """The settings a run was started with; empty where it left none."""
+    """The settings that a run was started with; empty without the file."""
     try:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):

@@ -1,7 +1,6 @@
-"""Can the label-free scores be trusted? Every snapshot of every run is evaluated with the target's labels.
+"""How well do the label-free scores choose? Evaluates every snapshot with the target's labels.
 
-This is a judge, not a chooser: nothing it reads or writes is seen by a training. What it measures carries the name
-``oracle``.
+No training reads the result; its name contains ``oracle``.
 """
 
 from __future__ import annotations
@@ -20,15 +19,16 @@ from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
-from scripts.lab.experiments.record import read_record
+from scripts.lab.experiments.comparison_record import COMPARISON
+from scripts.lab.experiments.results import read_comparison
 from scripts.lab.experiments.statistics import rank_correlation
 from scripts.selection.choice import best_epoch, read_scores, snapshot_file
 from scripts.selection.scores import SCORES
 
 __all__ = ["RuleAccuracy", "ScoredRun", "evaluate_snapshots", "find_runs", "measure_selection", "rule_accuracies"]
 
-CONFIG = Path("configs", "segmentation", "evaluate.yaml")
-NOT_TAKEN_OVER = {
+CONFIG = Path(__file__).resolve().parents[3] / "configs" / "segmentation" / "evaluate.yaml"
+OWN_VALUES = {
     "bundle_root",
     "ckpt_dir",
     "device",
@@ -39,24 +39,32 @@ NOT_TAKEN_OVER = {
     "volume_size",
     "run",
 }
-"""Top-level keys that training and evaluation share and that each has its own value of."""
+"""Top-level keys that training and evaluation share, each with its own value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRun:
-    """A run's snapshots, what each score said of them, and what is true.
+    """A run's snapshots with their scores and their true Dice.
 
     Attributes:
         name: such as ``glua, seed 0``, or the run's folder.
         folder: its ``bundle_root``.
         scores: epoch -> column of ``logs/selection.csv`` -> number.
-        oracle_dice: epoch -> mean Dice of the target's held-out cases in percent, with their labels.
+        oracle_dice: epoch -> mean Dice of the target's held-out cases in percent, measured with their labels.
     """
 
     name: str
     folder: Path
     scores: dict[int, dict[str, float]]
     oracle_dice: dict[int, float]
+
+    def column(self, score: str) -> dict[int, float]:
+        """One score by epoch; NaN where it was not measured."""
+        return {epoch: row[f"score_{score}"] for epoch, row in self.scores.items()}
+
+    def has(self, score: str) -> bool:
+        """Whether the score was measured for any snapshot."""
+        return not all(np.isnan(list(self.column(score).values())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,24 +74,24 @@ class RuleAccuracy:
     Attributes:
         name: a score, ``last`` or ``random``.
         correlations: Spearman's rank correlation of the score with the true Dice, for each run where it is defined.
-        correlation_over_all: the same over all snapshots of all runs; NaN where it is not defined.
+        correlation_over_all: the same over all snapshots of all runs, or None.
         dice_lost: for each run, percentage points of Dice below the best snapshot's.
     """
 
     name: str
     correlations: list[float]
-    correlation_over_all: float
+    correlation_over_all: float | None
     dice_lost: list[float]
 
 
 def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]]:
-    """Evaluate what was not evaluated yet, and judge every score by it.
+    """Evaluate the snapshots that are not evaluated yet, and compare every score with the result.
 
     Args:
-        folder: a comparison's, or any folder with runs of the segmentation bundle in it that left snapshots.
+        folder: a comparison's, or any folder that contains runs of the segmentation bundle with snapshots.
 
     Raises:
-        InputError: no run with snapshots, or one of its files is missing.
+        InputError: there is no run with snapshots, or one of its files is missing.
     """
     runs = [
         ScoredRun(name=name, folder=run, scores=read_scores(_table(run)), oracle_dice=evaluate_snapshots(run))
@@ -93,22 +101,19 @@ def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]
 
 
 def find_runs(folder: Path) -> dict[Path, str]:
-    """The runs with snapshots in a folder and their names: of a comparison's runs, method and seed.
+    """The runs with snapshots in a folder, and their names: method and seed for a comparison's runs.
 
-    Runs that learn from the target's own labels are left out: the labelled Dice of ``supervised`` is the truth itself.
+    Runs that are trained with the target's labels are left out: the labelled Dice of ``supervised`` is the true Dice.
 
     Raises:
         InputError: there is none.
     """
     names: dict[Path, str] = {}
-    for record in folder.rglob("comparison.json"):
-        comparison = record.parent
-        of = "" if comparison == folder else f"{comparison.relative_to(folder).as_posix()}: "
-        runs_of_it = read_record(comparison)["runs"]
-        names |= {comparison / run["folder"]: f"{of}{run['method']}, seed {run['seed']}" for run in runs_of_it}
+    for record in folder.rglob(COMPARISON):
+        prefix = "" if record.parent == folder else f"{record.parent.relative_to(folder).as_posix()}: "
+        names |= {run.folder: f"{prefix}{run.title}" for run in read_comparison(record.parent).runs}
     tables = sorted(table for table in folder.rglob("logs/selection.csv") if read_scores(table))
-    runs = [table.parents[1] for table in tables if ".old-" not in table.parents[1].name]  # set aside
-    runs = [run for run in runs if not _learns_from_target_labels(run)]
+    runs = [table.parents[1] for table in tables if not _uses_target_labels(table.parents[1])]
     if not runs:
         raise InputError(
             file=folder,
@@ -120,9 +125,9 @@ def find_runs(folder: Path) -> dict[Path, str]:
 
 
 def evaluate_snapshots(run: Path) -> dict[int, float]:
-    """True mean Dice (percent) of a run's snapshots, as ``run evaluating`` measures it, each evaluated once.
+    """True mean Dice (percent) of a run's snapshots, as ``run evaluating`` measures it.
 
-    The results stay in ``oracle/epoch_NNN.json`` of the run's folder; one older than its snapshot is made again.
+    The results are kept in ``oracle/epoch_NNN.json`` of the run's folder; one older than its snapshot is made again.
 
     Raises:
         InputError: a snapshot or the run's settings are missing.
@@ -146,37 +151,33 @@ def evaluate_snapshots(run: Path) -> dict[int, float]:
 
 
 def rule_accuracies(runs: Sequence[ScoredRun]) -> list[RuleAccuracy]:
-    """How each score, ``last`` and a random choice do in these runs."""
+    """The accuracy of each score, of the last snapshot and of a random choice."""
     found = []
     for name in SCORES:
-        columns = [{epoch: row[f"score_{name}"] for epoch, row in run.scores.items()} for run in runs]
-        pairs = [(column, run.oracle_dice) for column, run in zip(columns, runs, strict=True)]
-        known = [pair for pair in pairs if not all(np.isnan(list(pair[0].values())))]
-        if known:
-            within = [_spearman([column[e] for e in truth], list(truth.values())) for column, truth in known]
-            everything = [(column[e], dice) for column, truth in known for e, dice in truth.items()]
+        pairs = [(run.column(name), run.oracle_dice) for run in runs if run.has(name)]
+        if pairs:
+            within = [rank_correlation([scores[e] for e in dice], list(dice.values())) for scores, dice in pairs]
+            everything = [(scores[epoch], dice) for scores, true in pairs for epoch, dice in true.items()]
             found.append(
                 RuleAccuracy(
                     name=name,
-                    correlations=[value for value in within if not np.isnan(value)],
-                    correlation_over_all=_spearman(*zip(*everything, strict=True)),
-                    dice_lost=[max(truth.values()) - truth[best_epoch(column)] for column, truth in known],
+                    correlations=[value for value in within if value is not None],
+                    correlation_over_all=rank_correlation(*zip(*everything, strict=True)),
+                    dice_lost=[max(dice.values()) - dice[best_epoch(scores)] for scores, dice in pairs],
                 )
             )
-    truths = [run.oracle_dice for run in runs]
-    plain = {
-        "last": [max(truth.values()) - truth[max(truth)] for truth in truths],
-        "random": [max(truth.values()) - float(np.mean(list(truth.values()))) for truth in truths],
-    }
+    true = [run.oracle_dice for run in runs]
+    last = [max(dice.values()) - dice[max(dice)] for dice in true]
+    random = [max(dice.values()) - float(np.mean(list(dice.values()))) for dice in true]
     return found + [
-        RuleAccuracy(name=rule, correlations=[], correlation_over_all=np.nan, dice_lost=lost)
-        for rule, lost in plain.items()
+        RuleAccuracy(name=name, correlations=[], correlation_over_all=None, dice_lost=lost)
+        for name, lost in (("last", last), ("random", random))
     ]
 
 
-def _learns_from_target_labels(run: Path) -> bool:
-    """Whether the labelled cases of a training are the target's: its two lists are one file."""
-    if not (run / "config.yaml").is_file():  # which its evaluation will say
+def _uses_target_labels(run: Path) -> bool:
+    """Whether the labelled cases of a training are the target's: both datalists are one file."""
+    if not (run / "config.yaml").is_file():  # its evaluation will report that
         return False
     parser = ConfigParser(_trained_settings(run))
     labelled, target = (parser.get_parsed_content(key) for key in ("labelled_datalist", "oracle_datalist"))
@@ -187,31 +188,18 @@ def _table(run: Path) -> Path:
     return run / "logs" / "selection.csv"
 
 
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """NaN where it is not defined: fewer than three snapshots, or one of the two is constant."""
-    found = rank_correlation(first, second)
-    return float("nan") if found is None else found
-
-
 def _evaluate(run: Path, weights: Path) -> dict[str, Any]:
-    """The summary of evaluating some weights under a run's own settings; predictions and pictures are not kept."""
+    """The summary of an evaluation of some weights with the run's own settings; predictions are not kept."""
+    base, trained = ConfigParser.load_config_file(str(CONFIG)), _trained_settings(run)
+    shared = {key: trained[key] for key in base if key in trained.keys() - OWN_VALUES}
     with tempfile.TemporaryDirectory() as temporary:
         overlay, output = Path(temporary, "settings.yaml"), Path(temporary, "eval")
-        # A file, not arguments: MONAI drops an argument of None.
-        ConfigParser.export_config_file(_settings(run), str(overlay), fmt="yaml", sort_keys=False)
+        # A file instead of arguments: MONAI drops arguments that are None.
+        ConfigParser.export_config_file(shared, str(overlay), fmt="yaml", sort_keys=False)
         places = {"bundle_root": str(run), "output_dir": str(output), "checkpoint": str(weights)}
-        base = Path(__file__).resolve().parents[3] / CONFIG
-        monai.bundle.run(run_id="evaluating", config_file=[str(base), str(overlay)], **places)
+        monai.bundle.run(run_id="evaluating", config_file=[str(CONFIG), str(overlay)], **places)
         summary: dict[str, Any] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-    return summary | {"oracle": "measured with target labels, to judge the choice of snapshots; it chooses nothing"}
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    """What a run's training settings say of an evaluation: task, grid, network, places of the data."""
-    base = ConfigParser.load_config_file(str(Path(__file__).resolve().parents[3] / CONFIG))
-    trained = _trained_settings(run)
-    shared = (base.keys() & trained.keys()) - NOT_TAKEN_OVER
-    return {key: trained[key] for key in base if key in shared}
+    return summary | {"oracle": "measured with target labels, to rate the scores; no training reads it"}
 
 
 def _trained_settings(run: Path) -> dict[str, Any]:

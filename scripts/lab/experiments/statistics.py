@@ -1,4 +1,4 @@
-"""Numbers over seeds and over cases: mean and spread, the share of the domain gap that is closed, a paired test."""
+"""Statistics over seeds and cases: mean and spread, the share of the domain gap that is closed, a paired test."""
 
 from __future__ import annotations
 
@@ -23,17 +23,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Spread:
-    """Some values of one quantity, one for each seed.
+    """The values of one quantity, one per seed."""
 
-    Attributes:
-        values: in the order of the seeds.
-    """
-
-    values: tuple[float, ...]
+    values: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread:
-        """Of the values that are numbers."""
+        """The values that are finite numbers."""
         return cls(tuple(value for value in values if value is not None and math.isfinite(value)))
 
     @property
@@ -49,17 +45,17 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class GapClosed:
-    """How a method stands to the two yardsticks, seed by seed.
+    """A method compared with both bounds, seed by seed.
 
     Attributes:
-        seeds: those that the method and both yardsticks have.
-        gain: Dice over that of the lower yardstick, in points, of these seeds.
-        percent: share of the gap that is closed, in %, of those of the seeds in which there is a gap.
+        seeds: those that the method and both bounds have.
+        gain: Dice minus that of the lower bound, in points, of these seeds.
+        percent: share of the gap that is closed, in %, of the seeds in which there is a gap.
     """
 
     seeds: tuple[int, ...] = ()
-    gain: Spread = field(default_factory=lambda: Spread(()))
-    percent: Spread = field(default_factory=lambda: Spread(()))
+    gain: Spread = field(default_factory=Spread)
+    percent: Spread = field(default_factory=Spread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ class PairedTest:
 
     Attributes:
         n: cases whose difference is not 0.
-        p: probability of ranks at least as uneven if neither were better; 1 if no case differs.
+        p: probability of ranks at least as uneven if both were equally good; 1 if no case differs.
         mean_difference: method minus reference, in points of Dice.
         seeds: the seeds that both have.
     """
@@ -80,17 +76,17 @@ class PairedTest:
 
 
 def gap_closed_percent(value: float | None, lower: float | None, upper: float | None) -> float | None:
-    """How much of the way from the lower to the upper yardstick a method goes, in %.
+    """The share of the gap between the bounds that a method closes, in %.
 
-    Below 0 it is worse than the lower yardstick, above 100 better than the upper one.
+    Below 0 the method is worse than the lower bound, above 100 better than the upper bound.
 
     Args:
         value: the method's Dice.
         lower: Dice without adaptation.
-        upper: Dice of the supervised bound.
+        upper: Dice of supervised training.
 
     Returns:
-        ``100 (value - lower) / (upper - lower)``, or None where one is missing or there is no gap to close.
+        ``100 (value - lower) / (upper - lower)``, or None if a number is missing or there is no gap.
     """
     if value is None or lower is None or upper is None or upper <= lower:
         return None
@@ -98,12 +94,12 @@ def gap_closed_percent(value: float | None, lower: float | None, upper: float | 
 
 
 def gap_closed(method: Mapping[int, float], lower: Mapping[int, float], upper: Mapping[int, float]) -> GapClosed:
-    """The gap that a method closes, of each seed by itself: a seed's luck is in all three and drops out.
+    """The gap that a method closes, each seed by itself: a seed's effect on all three cancels.
 
     Args:
         method: Dice in % by seed.
         lower: the same without adaptation.
-        upper: the same of the supervised bound.
+        upper: the same of supervised training.
     """
     seeds = sorted(method.keys() & lower.keys() & upper.keys())
     return GapClosed(
@@ -114,7 +110,7 @@ def gap_closed(method: Mapping[int, float], lower: Mapping[int, float], upper: M
 
 
 def smallest_p(n: int) -> float:
-    """The smallest p-value that an exact two-sided signed-rank test of n cases can give: 2 of 2^n sign patterns."""
+    """The smallest p-value of an exact two-sided signed-rank test with n cases: 2 of 2^n sign patterns."""
     return min(1.0, 2.0 ** (1 - n))
 
 
@@ -124,8 +120,8 @@ def paired_test(
     """Compare two methods on the same cases, each case's Dice averaged over the seeds that both have.
 
     Args:
-        method: mean Dice in % over the structures, by case, by seed.
-        reference: the same of the method compared with.
+        method: mean Dice in % over the structures, by seed, then by case.
+        reference: the same of the method to compare with.
 
     Returns:
         The test, or None if they share no seed or no case.
@@ -136,13 +132,13 @@ def paired_test(
     if not cases:
         return None
     differences = np.array([np.mean([method[seed][case] - reference[seed][case] for seed in seeds]) for case in cases])
-    uneven = differences[differences != 0]
-    p = float(stats.wilcoxon(uneven, method="exact").pvalue) if len(uneven) else 1.0
-    return PairedTest(n=len(uneven), p=p, mean_difference=float(differences.mean()), seeds=tuple(seeds))
+    unequal = differences[differences != 0]
+    p = float(stats.wilcoxon(unequal, method="exact").pvalue) if len(unequal) else 1.0
+    return PairedTest(n=len(unequal), p=p, mean_difference=float(differences.mean()), seeds=tuple(seeds))
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's correlation of two short lists, or None where it is not defined; rounding breaks no tie."""
+    """Spearman's correlation of two short lists, or None if it is undefined; rounding breaks no ties."""
     pair = np.round([first, second], 6)
     if len(first) < 3 or np.ptp(pair, axis=1).min() == 0:
         return None

@@ -1,0 +1,80 @@
+"""``comparison.json``: task, data, settings, methods and seeds of a comparison; each run keeps its own record."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from scripts.core.errors import InputError
+from scripts.core.files import write_json
+from scripts.core.run_folder import provenance
+from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, named_file, task_settings
+
+__all__ = ["COMPARISON", "read_comparison_record", "write_comparison"]
+
+COMPARISON = "comparison.json"
+FIXED = ("task", "size", "dataset_dir", "settings")
+"""What all requests to one folder must have in common."""
+
+
+def write_comparison(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> None:
+    """Write ``comparison.json``, with the methods and seeds of earlier requests to the same folder.
+
+    Raises:
+        InputError: the folder contains a comparison of another task, size, data set or other settings.
+    """
+    path = request.out / COMPARISON
+    task_file = named_file("tasks", request.task)
+    task = task_settings(task_file)
+    content: dict[str, Any] = {
+        "task": task["task"],
+        "task_file": str(task_file),
+        "size": request.size,
+        # A generated phantom moves with its comparison.
+        "dataset_dir": "data" if request.dataset_dir is None else os.path.abspath(request.dataset_dir),
+        "settings": dict(request.settings),
+        **{key: task[key] for key in ("source_domain", "target_domain", "label_names")},
+        "methods": [*dict.fromkeys(run.name for run in runs if run.kind == "method")],
+        "seeds": list(request.seeds),
+        "provenance": provenance(),
+    }
+    with FileLock(request.out / ".comparison.lock"):
+        if path.is_file():
+            earlier = read_comparison_record(request.out)
+            for key in FIXED:
+                if earlier[key] != content[key]:
+                    raise InputError(
+                        file=path,
+                        found=f"a comparison with {key} {earlier[key]}",
+                        expected=f"{key} {content[key]}",
+                        remedy=f"choose another --out, or the {key} of this comparison",
+                    )
+            content["methods"] = [*dict.fromkeys([*earlier["methods"], *content["methods"]])]
+            content["seeds"] = sorted({*earlier["seeds"], *content["seeds"]})
+        write_json(path, content)
+
+
+def read_comparison_record(folder: Path) -> dict[str, Any]:
+    """The content of a folder's ``comparison.json``.
+
+    Raises:
+        InputError: the file is missing or is something else.
+    """
+    path = folder / COMPARISON
+    expected, remedy = f"the output folder of 'python -m scripts compare', with its {COMPARISON}", "name that folder"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(file=path, found="no such file", expected=expected, remedy=remedy) from error
+    except ValueError as error:
+        raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
+    needed = [*FIXED, "source_domain", "target_domain", "label_names", "methods", "seeds"]
+    missing = [key for key in needed if key not in content] if isinstance(content, dict) else needed
+    if missing:
+        raise InputError(file=path, found=f"no '{missing[0]}' in it", expected=expected, remedy=remedy)
+    return content

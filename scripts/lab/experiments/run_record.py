@@ -1,0 +1,151 @@
+"""``run.json`` in the folder of each run: its commands, commits, times and failure, and the execution of its steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from scripts.core.files import make_folder, write_json
+from scripts.core.run_folder import provenance
+from scripts.lab.experiments.plan import PlannedRun, Step
+
+__all__ = ["RunRecord", "Status", "run_process"]
+
+Status = Literal["done", "failed", "missing"]
+
+PROGRESS = re.compile(r"\d+%\||it \[\d\d:\d\d|^\d+%$")
+"""Matches the lines of progress bars: a percentage, or a count and a time."""
+
+
+class RunRecord:
+    """The record of one run, kept in its folder.
+
+    ``steps`` maps the name of each step to its ``command``, the ``commits`` of the code that executed it,
+    ``uncommitted_changes``, and its ``seconds``: null while it is not done, else those of the last attempt.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    FILE = "run.json"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / self.FILE
+        self.content: dict[str, Any] = {"steps": {}, "failure": None}
+        if self.file.is_file():
+            self.content = json.loads(self.file.read_text(encoding="utf-8"))
+
+    @property
+    def status(self) -> Status:
+        """``failed`` after an error; ``missing`` if it was not started or was interrupted by a signal."""
+        steps, failure = self.content["steps"].values(), self.content["failure"]
+        if steps and all(step["seconds"] is not None for step in steps):
+            return "done"
+        return "failed" if failure and failure["signal"] is None else "missing"
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed or was interrupted."""
+        return self.content["failure"]["error"] if self.content["failure"] else None
+
+    def register(self, run: PlannedRun) -> None:
+        """Store what the run is and its planned steps; steps that were started keep their commands."""
+        planned: dict[str, Any] = {
+            step.name: {"command": _line(step), "commits": [], "seconds": None} for step in run.steps
+        }
+        started = {name: step for name, step in self.content["steps"].items() if step["commits"]}
+        head = {"kind": run.kind, "name": run.name, "seed": run.seed, "translator": run.translator}
+        self._write(head | {"steps": {name: started.get(name, step) for name, step in planned.items()}})
+
+    def execute(self, run: PlannedRun, *, environment: Mapping[str, str], quiet: bool, progress: str) -> None:
+        """Execute the steps that are not done, until one fails.
+
+        Args:
+            run: the run, which is registered.
+            environment: additional environment variables.
+            quiet: write the output of the steps to their log files only.
+            progress: printed before each step.
+        """
+        self._write({"failure": None})
+        for step in run.steps:
+            entry = self.content["steps"][step.name]
+            if entry["seconds"] is not None:
+                continue
+            print(f"== {time.strftime('%H:%M')} {progress}: {run.kind} {run.title}, {step.name}", flush=True)
+            command = [*step.command, *(step.resumed if entry["commits"] else ())]
+            self._start(step)
+            start = time.perf_counter()
+            log = self.folder / "logs" / f"{step.name.replace(' ', '_')}.log"
+            code, last_line = run_process(command, log, environment=environment, quiet=quiet)
+            if code:
+                return self.fail(run, step.name, _reason(code, last_line), signal=-code if code < 0 else None)
+            entry = self.content["steps"][step.name] | {"seconds": round(time.perf_counter() - start, 1)}
+            self._write({"steps": self.content["steps"] | {step.name: entry}})
+
+    def fail(self, run: PlannedRun, step: str, error: str, *, signal: int | None = None) -> None:
+        """Store why the run stopped; ``signal`` is what ended it from outside, which is not a failure."""
+        print(f"== {run.title}: {step}: {error}", file=sys.stderr, flush=True)
+        self._write({"failure": {"step": step, "error": error, "signal": signal}})
+
+    def _start(self, step: Step) -> None:
+        before, now = self.content["steps"][step.name], provenance()
+        entry = {
+            "command": _line(step),
+            "commits": [*dict.fromkeys([*before["commits"], now["commit"] or "unknown"])],
+            "uncommitted_changes": before.get("uncommitted_changes", False) or now["uncommitted_changes"],
+            "seconds": None,
+        }
+        self._write({"steps": self.content["steps"] | {step.name: entry}})
+
+    def _write(self, change: Mapping[str, Any]) -> None:
+        self.content |= change
+        write_json(self.file, self.content)
+
+
+def run_process(
+    command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None, quiet: bool = False
+) -> tuple[int, str]:
+    """Run Python in a process, copy its output to a log file and, unless quiet, to the screen.
+
+    Returns:
+        The exit code (of a process that a signal ended, minus the signal's number) and the last line of output that is
+        not a progress bar: the sentence of an input error.
+    """
+    make_folder(log.parent)
+    if not quiet:
+        print(f"   {shlex.join(['python', *command])}", flush=True)
+    with log.open("wb") as stream:
+        child = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert child.stdout is not None
+        while chunk := os.read(child.stdout.fileno(), 4096):
+            stream.write(chunk)
+            stream.flush()
+            if not quiet:
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.flush()
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+    sentences = (line.strip() for line in reversed(lines) if line.strip() and not PROGRESS.search(line.strip()))
+    return child.wait(), next(sentences, "")
+
+
+def _reason(code: int, last_line: str) -> str:
+    if code < 0:
+        return f"interrupted by signal {-code}"
+    return f"{last_line} (exit code {code})" if last_line else f"exit code {code}"
+
+
+def _line(step: Step) -> str:
+    return shlex.join(["python", *step.command])
