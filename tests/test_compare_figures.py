@@ -109,7 +109,7 @@ def test_smoothing_lets_a_coarse_mask_agree_with_scattered_errors() -> None:
     error = np.random.default_rng(0).random(density.shape) < density
     found = mask_correlations(density, error, np.ones_like(error), feature_voxels=(5, 5, 1))["field_of_view"]
     assert found["pearson_smoothed"] > found["pearson"] + 0.2  # type: ignore[operator]
-    with pytest.raises(ValueError, match="shapes .* differ"):
+    with pytest.raises(ValueError, match=r"shapes .* differ"):
         mask_correlations(density, error[:9], error, feature_voxels=(5, 5, 1))
 
 

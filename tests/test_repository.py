@@ -22,8 +22,8 @@ LIBRARIES = {"filelock", "torch", "numpy", "monai", "ignite", "nibabel", "pydico
 LIBRARIES |= {"matplotlib", "tqdm", "yaml", "tensorboard"}
 """Third-party packages that `scripts` may import, each pinned in requirements.txt."""
 
-LAB_LIBRARIES = {"medpy", "SimpleITK"}
-"""Packages that only the benchmarks in `scripts.lab` may import: the libraries they compare with."""
+LAB_LIBRARIES = {"medpy", "SimpleITK", "jinja2"}
+"""Packages that only `scripts.lab` may import: those that the benchmarks compare with, and the page template."""
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
