@@ -63,7 +63,7 @@ SMALL_TRAINING: dict[str, dict[str, Any]] = {
 }
 """More of them, for the training configs."""
 
-SHORT: dict[str, Any] = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, "panel_interval": 1}
+SHORT: dict[str, Any] = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, "panel_interval": 0}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ ABSOLUTE_OF_STATES = {"starganv2": 5e-4}
 WEIGHTS, CHECKPOINT = Path("models", "model.pt"), Path("models", "resume", "checkpoint.pt")
 
 # Three epochs of two iterations and a checkpoint after the second: what is left of an ended run is in its middle.
-RUN: dict[str, Any] = {"max_epochs": 3, "iterations_per_epoch": 2, "checkpoint_interval": 2, "panel_interval": 3}
+RUN: dict[str, Any] = {"max_epochs": 3, "iterations_per_epoch": 2, "checkpoint_interval": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "synthesis": RUN,
     "starganv2": RUN,  # draws styles at random

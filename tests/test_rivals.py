@@ -300,13 +300,9 @@ def test_the_moving_average_teaches_and_does_not_learn() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["clan", "dast"])
-def test_a_rivals_weights_are_evaluated_by_their_card(
-    method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for drawing in ("scripts.handlers.panels.loss_curves", "scripts.evaluation.handler.case_figure"):
-        monkeypatch.setattr(drawing, lambda *_, **__: None)  # it takes longer than the rest
+def test_a_rivals_weights_are_evaluated_by_their_card(method: str, data: Path, tmp_path: Path) -> None:
     overlay = CONFIGS / "methods" / f"{method}.yaml"
-    run_config("training", "segmentation", "train", overlay, bundle_root=tmp_path, dataset_dir=data, panel_interval=2)
+    run_config("training", "segmentation", "train", overlay, bundle_root=tmp_path, dataset_dir=data)
     network = json.loads((tmp_path / "models" / "model.json").read_text())["network"]
     run_config("evaluating", "segmentation", "evaluate", bundle_root=tmp_path, dataset_dir=data, **network)
     assert json.loads((tmp_path / "eval" / "summary.json").read_text())["cases"] == 1

@@ -38,6 +38,7 @@ class Tracked:
 
 def settings(stage: str, data: Path, root: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {"bundle_root": root, "dataset_dir": data, "tracking": "mlflow", "batch_size": 3}
+    settings["panel_interval"] = 1
     if stage == "segmentation":
         settings |= {"labelled_datalist": data / "mr.json", "labelled_intensity": "@source_intensity"}
         settings |= {"val_interval": 1}

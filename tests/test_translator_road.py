@@ -44,7 +44,7 @@ def run_of(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     @cache
     def run(name: str) -> Path:
         root = tmp_path_factory.mktemp(name)
-        train(name, data, root)
+        train(name, data, root, panel_interval=1)
         return root
 
     return run
