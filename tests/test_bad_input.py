@@ -240,7 +240,7 @@ def test_a_batch_of_no_slices_gets_a_sentence(data: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["truncated", "unknown key", "unwritable", "full"])
+@pytest.mark.parametrize("case", ["truncated", "full"])
 def test_the_command_ends_with_one_sentence_and_a_code(
     case: str, bad_data: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -252,14 +252,6 @@ def test_the_command_ends_with_one_sentence_and_a_code(
         settings = {"dataset_dir": bad_data / "ct_1_image.nii.gz", "bundle_root": root, "ckpt_dir": models}
         command = bundle_command("inference", "segmentation", "inference", **settings)
         expected = f"{bad_data / 'ct_1_image.nii.gz'}: found data that cannot be read"
-    elif case == "unknown key":
-        command += ["--batch_sise", "4"]
-        expected = "key 'batch_sise': found that no part of this config uses it, expected 'batch_size', perhaps"
-    elif case == "unwritable":
-        (tmp_path / "file").write_text("in the way")
-        settings = {"dataset_dir": bad_data, "bundle_root": tmp_path / "file" / "run"}
-        command = bundle_command("training", "synthesis", "train", **settings)
-        expected = f"{tmp_path / 'file' / 'run'}: found a folder that cannot be written (Not a directory)"
     else:
         # The system itself ends every write beyond 40 kB: a cached volume is the first that large.
         prefix = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash"]
@@ -270,8 +262,6 @@ def test_the_command_ends_with_one_sentence_and_a_code(
     assert sentence.startswith(f"error: {expected}")
     assert "Traceback" not in done.stderr
     assert_nothing_half_written(root)
-    if case in ("unknown key", "unwritable"):
-        assert not root.exists()
 
 
 @pytest.mark.slow

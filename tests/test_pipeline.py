@@ -1,4 +1,4 @@
-"""The whole road in one go: both stages trained, volumes translated, segmented and evaluated, and what each leaves."""
+"""The whole pipeline on tiny data: both stages trained, volumes translated, segmented and evaluated."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ NAMES = ["myocardium", "left atrium", "left ventricle", "ascending aorta"]
 
 
 @pytest.fixture(scope="module")
-def road(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of each stage: ``synthesis`` and ``segmentation``."""
-    root = tmp_path_factory.mktemp("road")
+    root = tmp_path_factory.mktemp("pipeline")
     run_config("training", "synthesis", "train", bundle_root=root / "synthesis", dataset_dir=data, panel_interval=1)
     run_config("inference", "synthesis", "inference", bundle_root=root / "synthesis", dataset_dir=data)
     run_config(
@@ -52,8 +52,8 @@ def road(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def segment(road: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Segment what is named, and give the folder of what was written."""
+def segment(run_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Segments a volume or datalist and returns the output folder."""
 
     def run(where: str, **settings: object) -> Path:
         output = tmp_path_factory.mktemp("predictions") / "new" / "folder"
@@ -61,7 +61,7 @@ def segment(road: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
             "inference",
             "segmentation",
             "inference",
-            bundle_root=road / "segmentation",
+            bundle_root=run_folder / "segmentation",
             dataset_dir=data / where,
             output_dir=output,
             **settings,
@@ -84,14 +84,14 @@ def rows(path: Path) -> list[dict[str, str]]:
     ],
 )
 def test_a_training_leaves_weights_card_log_and_pictures(
-    road: Path, stage: str, pictures: list[str], losses: list[str], iterations: int
+    run_folder: Path, stage: str, pictures: list[str], losses: list[str], iterations: int
 ) -> None:
-    folder = road / stage
+    folder = run_folder / stage
     state = torch.load(folder / "models" / "model.pt", weights_only=True)
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
     card = json.loads((folder / "models" / "model.json").read_text())
     assert (card["stage"], card["dataset_name"], card["domains"]) == (stage, "phantom", ["mr", "ct"])
-    # Only segmenters are chosen among, and by default nothing is.
+    # Only segmenters have snapshots to select from; the default keeps the last weights.
     assert card.get("selection", {}).get("rule") == {"segmentation": "last"}.get(stage)
     assert card["iterations"] == iterations
     named = {key: value for key, value in SMALL[stage].items() if key in card["network"]}
@@ -106,17 +106,17 @@ def test_a_training_leaves_weights_card_log_and_pictures(
 
 
 @pytest.mark.parametrize("stage", ["synthesis", "segmentation"])
-def test_a_run_records_its_settings_and_where_they_came_from(road: Path, stage: str) -> None:
-    config = ConfigParser.load_config_file(str(road / stage / "config.yaml"))
+def test_a_run_records_its_settings_and_where_they_came_from(run_folder: Path, stage: str) -> None:
+    config = ConfigParser.load_config_file(str(run_folder / stage / "config.yaml"))
     assert config["slice_size"] == [32, 32]
     assert config["task"] == "phantom_mr2ct"
     assert config["card"]["stage"] == stage
-    record = json.loads((road / stage / "provenance.json").read_text())
+    record = json.loads((run_folder / stage / "provenance.json").read_text())
     assert {"time", "packages", "device", "commit", "seed", "card"} <= set(record)
 
 
-def test_every_labelled_volume_is_translated_on_its_own_grid(road: Path, data: Path) -> None:
-    folder = road / "synthesis" / "translated"
+def test_every_labelled_volume_is_translated_on_its_own_grid(run_folder: Path, data: Path) -> None:
+    folder = run_folder / "synthesis" / "translated"
     listed = json.loads((folder / "datalist.json").read_text())
     assert [len(listed[section]) for section in ("training", "validation")] == [2, 1]
     for index, entry in enumerate([*listed["training"], *listed["validation"]]):
@@ -129,13 +129,13 @@ def test_every_labelled_volume_is_translated_on_its_own_grid(road: Path, data: P
         assert 0 <= voxels.min() < voxels.max() <= 1000
 
 
-def test_one_translator_serves_the_way_back(road: Path, data: Path, tmp_path: Path) -> None:
+def test_one_translator_serves_the_way_back(run_folder: Path, data: Path, tmp_path: Path) -> None:
     run_config(
         "inference",
         "synthesis",
         "inference",
         CONFIGS / "tasks" / "phantom_ct2mr.yaml",
-        bundle_root=road / "synthesis",
+        bundle_root=run_folder / "synthesis",
         dataset_dir=data,
         output_dir=tmp_path,
         trained_domains=["mr", "ct"],
@@ -196,10 +196,10 @@ def test_test_time_averaging_and_largest_component(segment: Callable[..., Path])
         assert ndimage.label(prediction == value, np.ones((3, 3, 3)))[1] == 1
 
 
-def test_an_evaluation_leaves_tables_predictions_and_pictures(road: Path, data: Path) -> None:
-    places = {"bundle_root": road / "segmentation", "dataset_dir": data}
+def test_an_evaluation_leaves_tables_predictions_and_pictures(run_folder: Path, data: Path) -> None:
+    places = {"bundle_root": run_folder / "segmentation", "dataset_dir": data}
     run_config("evaluating", "segmentation", "evaluate", **places, section="training")
-    folder = road / "segmentation" / "eval"
+    folder = run_folder / "segmentation" / "eval"
     table = rows(folder / "metrics.csv")
     assert [(row["case"], row["structure"]) for row in table] == [
         (f"ct_{index}_image", name) for index in range(2) for name in NAMES
@@ -225,7 +225,7 @@ def test_an_evaluation_leaves_tables_predictions_and_pictures(road: Path, data: 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Volumes prepared once for every method."""
+    """Preprocessed volumes shared by all methods."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -233,7 +233,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_trains(method: str, data: Path, cache: Path, tmp_path: Path) -> None:
     overlay = CONFIGS / "methods" / f"{method}.yaml"
     merged = ConfigParser.load_config_files(config_files("segmentation", "train", overlay))
-    # The source's own images stand in for translated ones: which images come in is no matter of the method's.
+    # Source images replace translated ones: methods do not depend on how the images were made.
     translated = {} if merged["translator"] == "none" else {"labelled_datalist": data / "mr.json"}
     settings = {"bundle_root": tmp_path, "dataset_dir": data, "cache_dir": cache}
     run_config("training", "segmentation", "train", overlay, **settings, **translated)
@@ -266,7 +266,7 @@ def test_a_labelled_domain_without_held_out_cases_trains(val_interval: int, data
     ],
 )
 def test_monai_finds_every_property_it_asks_for(
-    road: Path, data: Path, tmp_path: Path, stage: str, config: str, run_id: str
+    run_folder: Path, data: Path, tmp_path: Path, stage: str, config: str, run_id: str
 ) -> None:
     lists = {"labelled_datalist": data / "mr.json"} if (stage, config) == ("segmentation", "train") else {}
     workflow = ConfigWorkflow(
@@ -280,7 +280,7 @@ def test_monai_finds_every_property_it_asks_for(
             config,
             dataset_dir=data,
             bundle_root=tmp_path,
-            ckpt_dir=road / stage / "models",
+            ckpt_dir=run_folder / stage / "models",
             log_dir=tmp_path,
             **lists,
             **({"val_interval": 1} if lists else {}),
