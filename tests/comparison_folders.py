@@ -38,7 +38,7 @@ SETTINGS = {
     "slice_axis": 2,
     "slice_size": [16, 16],
     "spacing_mm": [2.0, 2.0, -1.0],
-    "output_stride": 1,
+    "network_def": {"output_stride": 1},
     "label_values": VALUES,
     "background_values": [600],
     "source_intensity": SCALE,

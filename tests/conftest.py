@@ -44,10 +44,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "segmentation": {
         "slice_size": [32, 32],
         "spacing_mm": [-1.0, -1.0, -1.0],
-        "backbone_layers": [1, 1, 1, 1],
-        "backbone_width": 4,
-        "feature_channels": 16,
-        "atrous_rates": [1, 2],
+        "network_def#layers": [1, 1, 1, 1],
+        "network_def#width": 4,
+        "network_def#feature_channels": 16,
+        "network_def#atrous_rates": [1, 2],
     },
 }
 """Settings of tiny networks, for every config of a stage."""

@@ -16,7 +16,7 @@ from conftest import BASES, CONFIGS, refused, run_base
         ("synthesis/inference", "segmentation", {}, "stage: segmentation"),
         ("segmentation/inference", "segmentation", {"dataset_name": "cardiac"}, "dataset_name: phantom"),
         ("segmentation/evaluate", "segmentation", {"label_names": ["a", "b", "c", "d"]}, "label_names: ["),
-        ("segmentation/inference", "segmentation", {"backbone_width": 6}, "backbone_width: 4"),
+        ("segmentation/inference", "segmentation", {"network_def#width": 6}, "width: 4"),
         ("segmentation/inference", "segmentation", {"mask_mode": "off"}, "mask_mode: abs"),
         ("synthesis/inference", "synthesis", {"generator_channels": 6}, "generator_channels: 4"),
     ],
@@ -89,14 +89,15 @@ MASK_MODES = "one of abs, target_confidence, uncertainty, source_distance, off"
             False,
             MASK_MODES,
         ),
-        ("segmentation/train", "output_stride", 32, "one of 4, 8, 16"),
+        ("segmentation/train", "network_def#output_stride", 32, "one of 4, 8, 16"),
     ],
 )
 def test_a_word_that_a_setting_does_not_know(
     base: str, setting: str, value: object, expected: str, data: Path, tmp_path: Path
 ) -> None:
     error = refused(run_base, base, dataset_dir=data, bundle_root=tmp_path / "run", **{setting: value})
-    assert (error.file, error.found, error.expected) == (f"setting '{setting}'", repr(value), expected)
+    name = setting.split("#")[-1]
+    assert (error.file, error.found, error.expected) == (f"setting '{name}'", repr(value), expected)
     # YAML takes a bare off for a boolean.
     assert ("in quotes" in error.remedy) == (value is False)
 

@@ -59,9 +59,9 @@ def test_the_mask_has_one_channel_and_is_spread_over_all() -> None:
     net = small_segmenter().eval()
     features = net.forward_features(torch.randn(2, 1, 48, 40))
     mask = net.feature_mask(features)
-    assert mask.shape == (2, 1, *features.shape[2:])
-    expanded = features + features * mask.expand_as(features)  # the paper's formula, term by term
-    torch.testing.assert_close(net.predict(features, mask, [48, 40]), net.predict_unmasked(expanded, [48, 40]))
+    assert mask.shape == (2, 1, *features[0].shape[2:])
+    expanded = features[0] + features[0] * mask.expand_as(features[0])  # the paper's formula, term by term
+    torch.testing.assert_close(net.predict(features, mask, [48, 40]), net.predict_unmasked([expanded], [48, 40]))
 
 
 def test_without_a_mask_the_net_is_plain_deeplab() -> None:
@@ -81,9 +81,9 @@ def test_without_a_mask_the_net_is_plain_deeplab() -> None:
 def test_gradient_through_the_mask(detach: bool) -> None:
     net = small_segmenter(mask_detach=detach)
     features = torch.randn(2, 16, 5, 5, requires_grad=True)
-    mask = net.feature_mask(features)
+    mask = net.feature_mask([features])
     assert mask.requires_grad is not detach
-    net.predict(features, mask, [32, 32]).square().sum().backward()
+    net.predict([features], mask, [32, 32]).square().sum().backward()
     touched = [parameter.grad is not None for parameter in net.feature_discriminator.parameters()]
     assert not any(touched) if detach else all(touched)
     assert features.grad is not None

@@ -40,7 +40,8 @@ def test_backbone_is_resnet50_with_its_names() -> None:
 @pytest.mark.parametrize("output_stride", [4, 8, 16])
 def test_output_stride_and_odd_sizes(output_stride: int) -> None:
     net = small_segmenter(output_stride=output_stride)
-    assert net.forward_features(torch.randn(1, 1, 64, 96)).shape == (1, 16, 64 // output_stride, 96 // output_stride)
+    (features,) = net.forward_features(torch.randn(1, 1, 64, 96))
+    assert features.shape == (1, 16, 64 // output_stride, 96 // output_stride)
     assert net.eval()(torch.randn(1, 1, 33, 47)).shape == (1, 3, 33, 47)
     assert net(torch.randn(1, 1, 32, 32)).shape == (1, 3, 32, 32)
 
@@ -77,7 +78,7 @@ def test_gradients_reach_the_segmenter_and_not_its_discriminator() -> None:
 
 def test_discriminator_step_on_detached_features_leaves_the_segmenter_untouched() -> None:
     net = small_segmenter()
-    net.feature_discriminator(net.forward_features(torch.randn(2, 1, 64, 64)).detach()).sum().backward()
+    net.feature_discriminator(net.forward_features(torch.randn(2, 1, 64, 64))[0].detach()).sum().backward()
     assert all(parameter.grad.any() for parameter in net.feature_discriminator.parameters())
     assert all(parameter.grad is None for parameter in net.segmenter_parameters())
 

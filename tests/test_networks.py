@@ -15,7 +15,9 @@ from scripts.networks.adain import InstanceNorm, StyleMapping, adaptive_instance
 from scripts.networks.domain_discriminator import DOMAIN_DISCRIMINATOR_NORMS, DomainDiscriminator, logits_of_domain
 from scripts.networks.feature_discriminator import FEATURE_DISCRIMINATOR_NORMS, FeatureDiscriminator
 from scripts.networks.masked_deeplab import MaskedDeepLab
+from scripts.networks.masked_unet import MaskedUNet
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
+from scripts.networks.segmenter import Segmenter
 from scripts.networks.spectral_conv import SpectralConv2d
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
 from scripts.networks.upsample import FoldedUpsampleConv
@@ -38,6 +40,10 @@ def small_generator(**settings: int) -> StyleTransferGenerator:
 
 def small_segmenter(**settings: object) -> MaskedDeepLab:
     return MaskedDeepLab(num_classes=3, **{"layers": (1, 1, 1, 1), "width": 4, "feature_channels": 16, **settings})
+
+
+def small_unet(**settings: object) -> MaskedUNet:
+    return MaskedUNet(num_classes=3, **{"channels": 4, "levels": 4, "discriminator_channels": (4,), **settings})
 
 
 def assert_every_parameter_gets_a_gradient(module: nn.Module) -> None:
@@ -324,6 +330,8 @@ def test_metadata_is_accepted_and_dropped(shape: tuple[int, ...]) -> None:
 NETWORKS = {
     "generator": (small_generator, (2, 1, 36, 44)),
     "segmenter": (small_segmenter, (2, 1, 37, 45)),
+    "unet": (small_unet, (2, 1, 37, 45)),
+    "unet_bottleneck_off": (lambda: small_unet(alignment_level=3, mask_mode="off"), (2, 1, 32, 32)),
     "segmenter_off": (lambda: small_segmenter(mask_mode="off"), (2, 1, 32, 32)),
     "segmenter_two_predictors": (lambda: small_segmenter(predictors=2), (2, 1, 37, 45)),
     "segmenter_source_distance": (lambda: small_segmenter(mask_mode="source_distance"), (2, 1, 32, 32)),
@@ -351,7 +359,11 @@ def test_scripted_methods_are_equal() -> None:
     content = generator.encode(image, domain)
     torch.testing.assert_close(scripted.encode(image, domain), content)
     torch.testing.assert_close(scripted.decode(content, domain), generator.decode(content, domain))
-    segmenter = small_segmenter().eval()
+    for segmenter in (small_segmenter().eval(), small_unet().eval()):
+        assert_same_methods(segmenter)
+
+
+def assert_same_methods(segmenter: Segmenter) -> None:
     scripted = torch.jit.script(segmenter)
     features = scripted.forward_features(torch.randn(2, 1, 32, 32))
     mask = scripted.feature_mask(features)

@@ -25,8 +25,8 @@ AFFINE = np.diag([-5.0, 5.0, 6.0, 1.0])
 SMALL = {
     "synthesis": ["--generator_channels", "4", "--generator_blocks", "1", "--discriminator_channels", "4"],
     "segmentation": [
-        *["--backbone_layers", "[1,1,1,1]", "--backbone_width", "8", "--feature_channels", "8"],
-        *["--atrous_rates", "[1,2]", "--prediction_discriminator_channels", "4"],
+        *["--network_def#layers", "[1,1,1,1]", "--network_def#width", "8", "--network_def#feature_channels", "8"],
+        *["--network_def#atrous_rates", "[1,2]", "--prediction_discriminator_channels", "4"],
     ],
 }
 SHORT = ["--max_epochs", "1", "--iterations_per_epoch", "2", "--batch_size", "2", "--device", "cpu"]

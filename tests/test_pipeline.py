@@ -94,8 +94,9 @@ def test_a_training_leaves_weights_card_log_and_pictures(
     # Only segmenters have snapshots to select from; the default keeps the last weights.
     assert card.get("selection", {}).get("rule") == {"segmentation": "last"}.get(stage)
     assert card["iterations"] == iterations
-    named = {key: value for key, value in SMALL[stage].items() if key in card["network"]}
-    assert named.items() <= card["network"].items()
+    network = card["network"] | {f"network_def#{k}": v for k, v in card["network"].get("network_def", {}).items()}
+    named = {key: value for key, value in SMALL[stage].items() if key in network}
+    assert named.items() <= network.items()
     assert named
     log = rows(folder / "logs" / "losses.csv")
     assert [int(row["iteration"]) for row in log] == list(range(1, iterations + 1))
@@ -238,8 +239,8 @@ def test_every_method_trains(method: str, data: Path, cache: Path, tmp_path: Pat
     settings = {"bundle_root": tmp_path, "dataset_dir": data, "cache_dir": cache}
     run_config("training", "segmentation", "train", overlay, **settings, **translated)
     card = json.loads((tmp_path / "models" / "model.json").read_text())
-    for key in ("mask_mode", "predictors", "feature_discriminator_norm"):
-        assert card["network"][key] == merged[key]
+    small = {key.split("#")[1]: value for key, value in SMALL["segmentation"].items() if key.startswith("network_def#")}
+    assert card["network"] == {"mask_mode": merged["mask_mode"], "network_def": merged["network_def"] | small}
 
 
 @pytest.mark.parametrize("val_interval", [0, 1])

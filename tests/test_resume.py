@@ -131,7 +131,7 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
 ]
 SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "synthesis": ({"generator_channels": 6}, "generator_channels: 4, expected generator_channels: 6"),
-    "segmentation": ({"backbone_width": 6}, "backbone_width: 4, expected backbone_width: 6"),
+    "segmentation": ({"network_def#width": 6}, "width: 4, expected width: 6"),
 }
 
 

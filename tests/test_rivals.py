@@ -156,12 +156,12 @@ def test_minimising_similarity_turns_both_predictors_apart() -> None:
 def test_each_predictor_learns_from_the_labels_by_itself() -> None:
     label = torch.tensor([[0, 1], [1, 0]]).view(1, 1, 2, 2)
     each = [torch.randn(1, 2, 2, 2, requires_grad=True) for _ in range(2)]
-    total, parts = supervised_losses(each, label)
+    total, parts = supervised_losses(each, label, [1.0, 1.0])
     (first, _), (second, second_parts) = (supervised_loss(logits, label) for logits in each)
     torch.testing.assert_close(total, first + second)
     assert set(parts) == set(second_parts)
     torch.testing.assert_close(sum(parts.values()), total)
-    alone, parts_alone = supervised_losses(each[:1], label)
+    alone, parts_alone = supervised_losses(each[:1], label, [1.0])
     assert alone == first
     assert alone == sum(parts_alone.values())
 
@@ -176,7 +176,7 @@ def two_predictors(**changes: Any) -> DualAlignmentTrainer:
 def test_two_predictors_vote_by_the_sum_of_their_logits() -> None:
     net = two_predictors().segmenter.eval()
     image = make_batches(1)[0]["image"]
-    first, second = net.predict_each(net.forward_features(image), [32, 32])
+    first, second = net.predict_heads(net.forward_features(image), [32, 32])
     torch.testing.assert_close(net(image), first + second)
     assert not torch.allclose(first, second)
     assert all(any(p is q for q in net.segmenter_parameters()) for p in net.further_predictors.parameters())

@@ -24,6 +24,7 @@ __all__ = [
     "config_of",
     "evaluated_settings",
     "is_replaced",
+    "raw_setting",
     "raw_settings",
     "running_parser",
     "settings_of",
@@ -108,6 +109,16 @@ def raw_settings(keys: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     """
     config = config_of(running_parser())
     return {name: config[key] for name, key in zip(names, keys, strict=True)}
+
+
+def raw_setting(key: str, without: Sequence[str] = ()) -> dict[str, Any]:
+    """A component of the running config as it was written, such as ``network_def``: what its weights must fit.
+
+    Args:
+        key: its top-level key.
+        without: arguments to leave out, which have no effect on what weights fit.
+    """
+    return {name: value for name, value in config_of(running_parser())[key].items() if name not in without}
 
 
 def is_replaced(key: str) -> bool:

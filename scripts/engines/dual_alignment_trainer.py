@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
 from typing import Any
 
 import torch
@@ -20,13 +19,13 @@ from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.disagreement import disagreement_weights, predictor_similarity
 from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_losses
 from scripts.losses.self_training import SelfTraining
-from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PREDICTION_MAPS, PredictionDiscriminator, prediction_map
+from scripts.networks.segmenter import Segmenter
 
 __all__ = ["DualAlignmentTrainer"]
 
 Passed = dict[str, Any]
-"""What S makes of a batch of slices: tensors by their names, and the list of logits of each predictor."""
+"""The results of a forward pass of S by name: tensors, and the lists of features and of logits of each head."""
 
 
 class DualAlignmentTrainer(AdversarialTrainer):
@@ -68,7 +67,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
     def __init__(
         self,
         *,
-        segmenter: MaskedDeepLab,
+        segmenter: Segmenter,
         prediction_discriminator: PredictionDiscriminator,
         segmenter_optimizer: torch.optim.Optimizer,
         d1_optimizer: torch.optim.Optimizer,
@@ -90,7 +89,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
         for setting, kind in (("d1_kind", d1_kind), ("d2_kind", d2_kind)):
             check_choice(setting, kind, ADVERSARIAL_KINDS)
         check_choice("d2_input", d2_input, PREDICTION_MAPS)
-        if not segmenter.further_predictors:
+        if len(getattr(segmenter, "further_predictors", ())) == 0:
             _check_needs_no_second("disagreement_weight", disagreement_weight)
             _check_needs_no_second("predictor_similarity_weight", predictor_similarity_weight)
         if segmenter.mask_mode != "off":
@@ -146,21 +145,21 @@ class DualAlignmentTrainer(AdversarialTrainer):
         """S on target slices: features, D1's verdict on them, the local mask, the logits of the masked features."""
         segmenter, image = self.segmenter, image.contiguous(memory_format=torch.channels_last)
         features = segmenter.forward_features(image)
-        d1_logits = segmenter.feature_discriminator(features)
+        d1_logits = segmenter.feature_discriminator(features[0])
         mask = segmenter.mask_of_logits(d1_logits)
         predictions = self.predictions(features, mask, image)
         judged = {"image": image, "features": features, "d1_logits": d1_logits, "mask": mask}
-        return judged | predictions | {"pixel_weights": self.pixel_weights(predictions["each"])}
+        return judged | predictions | {"pixel_weights": self.pixel_weights(predictions["heads"])}
 
-    def predictions(self, features: torch.Tensor, mask: torch.Tensor | None, image: torch.Tensor) -> Passed:
-        """The logits of each predictor, ``each``, and their sum, ``logits``, which is S's decision."""
+    def predictions(self, features: list[torch.Tensor], mask: torch.Tensor | None, image: torch.Tensor) -> Passed:
+        """The logits of each head, ``heads``, and what S makes of them, ``logits``."""
         seen = features if mask is None else self.segmenter.apply_mask(features, mask)
-        each = self.segmenter.predict_each(seen, list(image.shape[-2:]))
-        return {"each": each, "logits": reduce(torch.add, each)}
+        heads = self.segmenter.predict_heads(seen, list(image.shape[-2:]))
+        return {"heads": heads, "logits": self.segmenter.decide(heads)}
 
     def supervision(self, source: Passed, label: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """What S learns from the labels, and what keeps its predictors apart."""
-        loss, parts = supervised_losses(source["each"], label)
+        loss, parts = supervised_losses(source["heads"], label, self.segmenter.head_weights)
         if self.predictor_similarity_weight > 0:
             similarity = predictor_similarity(self.segmenter.predictor, self.segmenter.further_predictors[0])
             loss = loss + self.predictor_similarity_weight * similarity
@@ -188,17 +187,17 @@ class DualAlignmentTrainer(AdversarialTrainer):
             taught = self.average.module.eval()(target["image"])
         return self.self_training.loss(target["logits"], taught)
 
-    def pixel_weights(self, each: list[torch.Tensor]) -> torch.Tensor | None:
+    def pixel_weights(self, heads: list[torch.Tensor]) -> torch.Tensor | None:
         """How much each target pixel counts with D2, (B, 1, H, W); None for the same everywhere."""
         if self.disagreement_weight == 0:
             return None
-        return disagreement_weights(each, base=self.disagreement_base, weight=self.disagreement_weight)
+        return disagreement_weights(heads, base=self.disagreement_base, weight=self.disagreement_weight)
 
     def discriminator_steps(self, source: Passed, target: Passed) -> dict[str, torch.Tensor]:
         """Update D1 on detached features and D2 on detached predictions; their losses as ``d1`` and ``d2``."""
         losses = {}
         if self.d1_weight > 0:
-            pair = (source["features"], target["features"])
+            pair = (source["features"][0], target["features"][0])
             d1 = self.segmenter.feature_discriminator
             losses["d1"] = self.discriminator_step(d1, self.d1_optimizer, self.d1_kind, pair)
         if self.d2_weight > 0:

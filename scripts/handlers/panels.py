@@ -14,7 +14,7 @@ from scripts.core.domains import SOURCE, TARGET
 from scripts.core.processes import rank
 from scripts.data.slices import UnpairedSliceBatches
 from scripts.evaluation.figures import Translation, loss_curves, segmentation_panel, translation_panel
-from scripts.networks.masked_deeplab import MaskedDeepLab
+from scripts.networks.segmenter import Segmenter
 from scripts.networks.translator import Translator
 
 __all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
@@ -114,7 +114,7 @@ class SegmentationPanel(_Panel):
 
     kind = "segmentation"
 
-    def __init__(self, *, segmenter: MaskedDeepLab, **arguments: object) -> None:
+    def __init__(self, *, segmenter: Segmenter, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
         self.segmenter = segmenter
 

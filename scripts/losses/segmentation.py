@@ -19,21 +19,27 @@ _SMOOTH = 1e-5
 """Added to the numerator and the denominator of a Dice, as MONAI's losses do."""
 
 
-def supervised_losses(each: Sequence[Tensor], label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_seg of one or more predictors, summed: each learns from the labels by itself.
+def supervised_losses(
+    heads: Sequence[Tensor], label: Tensor, weights: Sequence[float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_seg of one or more heads, weighted and summed: each head learns from the labels on its own.
 
     Args:
-        each: the logits of each predictor, as for :func:`supervised_loss`.
+        heads: the logits of each head, as for :func:`supervised_loss`; those of a lower resolution than the label are
+            compared with the label resized to theirs by nearest neighbour (deep supervision).
         label: as for :func:`supervised_loss`.
+        weights: of each head.
 
     Returns:
-        The sum and its parts ``cross_entropy`` and ``dice``, each summed over the predictors, float32 scalars.
+        The weighted sum and its parts ``cross_entropy`` and ``dice``, each weighted and summed alike, float32 scalars.
     """
-    total, parts = supervised_loss(each[0], label)
-    for logits in each[1:]:
-        further, further_parts = supervised_loss(logits, label)
-        total, parts = total + further, {name: part + further_parts[name] for name, part in parts.items()}
-    return total, parts
+    total: Tensor | float = 0.0
+    parts: dict[str, Tensor | float] = {"cross_entropy": 0.0, "dice": 0.0}
+    for logits, weight in zip(heads, weights, strict=False):
+        loss, of_head = supervised_loss(logits, _resized(label, logits))
+        total = total + weight * loss
+        parts = {name: part + weight * of_head[name] for name, part in parts.items()}
+    return total, parts  # type: ignore[return-value]
 
 
 def supervised_loss(logits: Tensor, label: Tensor, *, over_processes: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -108,6 +114,13 @@ def alignment_discriminator_loss(
     """
     total = discriminator_loss(source_logits, target_logits, kind, target_weights)
     return total, {"discriminator": total}
+
+
+def _resized(label: Tensor, logits: Tensor) -> Tensor:
+    """The label at the resolution of the logits."""
+    if label.shape[2:] == logits.shape[2:]:
+        return label
+    return F.interpolate(label.float(), size=logits.shape[2:], mode="nearest")
 
 
 def _foreground_dice_loss(logits: Tensor, label: Tensor, over_processes: bool) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet, iteration_generator
 from scripts.engines.precision import autocast
-from scripts.networks.masked_deeplab import MaskedDeepLab
+from scripts.networks.segmenter import Segmenter
 from scripts.selection.scores import (
     PARTS,
     foreground_shares,
@@ -184,7 +184,7 @@ def _logits(network: nn.Module, image: torch.Tensor, precision: str, *, masked: 
 
 
 def _unmasked(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    segmenter = cast(MaskedDeepLab, network)
+    segmenter = cast(Segmenter, network)
     return segmenter.predict_unmasked(segmenter.forward_features(image), list(image.shape[2:]))
 
 

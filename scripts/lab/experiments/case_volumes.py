@@ -207,7 +207,8 @@ class ComparisonVolumes:
 
     def feature_voxels(self, volume: Volume) -> tuple[int, ...]:
         """Edge of one feature, which is one pixel of the local mask, in voxels; 1 across slices."""
-        return self.network_voxels(volume, int(self.settings.get("output_stride", 8)))
+        network = self.settings.get("network_def", {})
+        return self.network_voxels(volume, int(network.get("output_stride", 2 ** network.get("alignment_level", 3))))
 
     def _oriented(self, path: str | Path) -> Volume:
         try:

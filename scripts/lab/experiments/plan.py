@@ -267,7 +267,7 @@ def _trained_domains(weights: Path) -> list[str]:
 def _network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
     """The settings of the trained network that another config has otherwise."""
     used = _merged(use)
-    keys = [str(reference).removeprefix("@") for reference in trained["card"]["network"].values()]
+    keys = trained["card"]["network"]
     return [word for key in keys if trained[key] != used[key] for word in (f"--{key}", str(trained[key]))]
 
 
