@@ -106,7 +106,10 @@ def test_every_overlay_fits_the_configs_it_is_for() -> None:
     offenders = [found for base in BASES for path in TASKS for found in unused(base, task=path.stem)]
     offenders += [found for path in METHODS for found in unused("segmentation/train", path)]
     offenders += [found for path in TRANSLATORS for found in unused("synthesis/train", path)]
-    networks, segmentation = CONFIGS.glob("networks/*.yaml"), [base for base in BASES if base.startswith("segmentation")]
+    networks, segmentation = (
+        CONFIGS.glob("networks/*.yaml"),
+        [base for base in BASES if base.startswith("segmentation")],
+    )
     offenders += [found for path in networks for base in segmentation for found in unused(base, path)]
     for path in sorted((CONFIGS / "sizes").glob("*.yaml")):
         stage = path.stem.split("_")[0]
