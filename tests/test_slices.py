@@ -15,7 +15,6 @@ from monai.transforms import Compose, LoadImaged, MapTransform, ScaleIntensityRa
 from scripts.core.errors import InputError
 from scripts.data import slices
 from scripts.data.augmentation import BatchAugmentation
-from scripts.data.datalists import read_datalist
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, device_with_room, iteration_generator
 from scripts.data.volumes import RequireRanged
 
@@ -243,11 +242,6 @@ def test_a_cache_that_cannot_be_written_gets_a_sentence(tmp_path: Path) -> None:
         SliceSet(write_items(tmp_path, 2), loading("image"), cache_dir=str(tmp_path / "file" / "cache"))
 
 
-def test_real_datalists_are_taken(data: Path) -> None:
-    made = SliceSet(read_datalist(str(data / "mr.json"), "training", needs_label=True), loading("image", "label"))
-    assert made.images.shape == (12, 1, 40, 34)
-
-
 def batches(**changes: Any) -> UnpairedSliceBatches:
     settings = {
         "source": fake_set(20, 0.0, labels=True),
@@ -283,10 +277,7 @@ def test_a_batch_is_the_same_whenever_it_is_asked_for() -> None:
     assert equal(late, in_turn[7])
     assert equal(ours.batch(7), late)
     assert not equal(ours.batch(8), late)
-
-
-def test_seeds_differ() -> None:
-    assert not equal(batches().batch(0), batches(seed=4).batch(0))
+    assert not equal(batches(seed=4).batch(7), late)
 
 
 def test_processes_divide_the_batch_that_one_would_draw(monkeypatch: pytest.MonkeyPatch) -> None:
