@@ -11,7 +11,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import make_folder, write_json
 from scripts.evaluation.montage import DOTS_PER_INCH
 from scripts.lab.experiments.charts import dice_chart, gap_chart, loss_chart, structure_chart
-from scripts.lab.experiments.mask_statistics import mask_numbers, mask_tables
+from scripts.lab.experiments.mask_statistics import mask_numbers, mask_table
 from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods
 from scripts.lab.experiments.pictures import mask_picture, segmentation_picture, translation_picture
 from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, read_comparison
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 def write_comparison_report(folder: Path) -> Path:
-    """Write ``table.md``, ``table.csv``, ``mask.json``, ``mask.md``, ``plots/`` and ``report.html`` into the folder.
+    """Write ``report.html``, ``table.md``, ``table.csv``, ``mask.json`` and ``plots/`` into the folder.
 
     What is not available yet is left out, with the reason on the page. The results of ``--evaluate_snapshots`` are
     shown if they exist.
@@ -53,7 +53,10 @@ def write_comparison_report(folder: Path) -> Path:
     plots = make_folder(folder / "plots")
     not_drawn: list[str] = []
     charts = _charts(comparison, summaries, plots, not_drawn)
-    mask = _mask(comparison, summaries, not_drawn)
+    tables = comparison_tables(comparison, summaries)
+    if numbers := _or_reason(partial(mask_numbers, comparison), not_drawn):
+        write_json(folder / "mask.json", numbers)
+        tables.append(mask_table(numbers))
     drawers = {"translations": translation_picture, "segmentations": segmentation_picture, "mask": mask_picture}
     pictures = [
         Figure(path=path, caption=caption, width=_montage_width(path))
@@ -62,15 +65,14 @@ def write_comparison_report(folder: Path) -> Path:
         if (caption := _or_reason(partial(draw, comparison, path), not_drawn))
     ]
     selection = [path for path in (folder / "selection.md", plots / "selection.png") if path.is_file()]
-    tables = comparison_tables(comparison, summaries)
-    write_text(folder / "table.md", table_markdown(comparison, [*tables, *mask], selection))
+    write_text(folder / "table.md", table_markdown(comparison, tables, selection))
     write_text(folder / "table.csv", table_csv(comparison))
     sections = [
         _main_section(summaries, tables[0]),
         Section(heading="Runs without results", items=unfinished_runs(comparison)),
         Section(heading="Pictures", figures=pictures),
         Section(heading="Charts", figures=charts),
-        Section(heading="Details", tables=[*tables[1:], *mask, time_table(comparison)]),
+        Section(heading="Details", tables=[*tables[1:], time_table(comparison)]),
         _selection_section(selection),
         Section(heading="Not drawn", items=not_drawn),
         Section(heading="The commands of every run", code=run_commands(comparison), is_folded=True),
@@ -117,20 +119,6 @@ def _charts(
     ]
     drawn = [(_or_reason(draw, not_drawn), caption) for draw, caption in wanted]
     return [Figure(path=path, caption=caption) for path, caption in drawn if path]
-
-
-def _mask(comparison: Comparison, summaries: Sequence[MethodSummary], not_drawn: list[str]) -> list[Table]:
-    """The mask's tables, which are also written as ``mask.md``, and its numbers as ``mask.json``."""
-    numbers = _or_reason(partial(mask_numbers, comparison, summaries), not_drawn)
-    if numbers is None:
-        return []
-    tables = mask_tables(numbers)
-    write_json(comparison.folder / "mask.json", numbers)
-    parts = [f"# {comparison.content['task']}: the local mask and the domain gap, {comparison.direction}"]
-    parts += [*(table.as_markdown_section() for table in tables), "## How each number is defined"]
-    parts += ["\n".join(f"- {name.replace('_', ' ')}: {text}" for name, text in numbers["definitions"].items())]
-    write_text(comparison.folder / "mask.md", "\n\n".join(parts) + "\n")
-    return tables
 
 
 def _main_section(summaries: Sequence[MethodSummary], table: Table) -> Section:
