@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError, find_input_error
+from scripts.core.settings import run_bundle
 from scripts.core.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,9 +195,7 @@ def small_settings(stage: str, config: str, **more: Any) -> dict[str, Any]:
 
 def run_config(run_id: str, stage: str, config: str, *overlays: Path | str, **settings: Any) -> None:
     """Run a config in this process, as ``python -m monai.bundle run`` does."""
-    monai.bundle.run(
-        run_id=run_id, config_file=config_files(stage, config, *overlays), **small_settings(stage, config, **settings)
-    )
+    run_bundle(run_id, config_files(stage, config, *overlays), **small_settings(stage, config, **settings))
 
 
 def bundle_command(run_id: str, stage: str, config: str, *overlays: Path | str, **settings: Any) -> list[str]:

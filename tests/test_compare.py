@@ -19,9 +19,13 @@ from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
+<<<<<<< HEAD
 from scripts.core.settings import unused_keys
 from scripts.lab.experiments import run_record
 from scripts.lab.experiments.changes import changed_settings
+=======
+from scripts.core.settings import Settings
+>>>>>>> f2acdde (Settings come from what the run was started with, not from stack frames; nested overrides and merged configs are accepted)
 from scripts.lab.experiments.compare import run_comparison
 from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, plan
@@ -94,7 +98,7 @@ def test_every_task_has_every_size_and_its_configs_parse(task: str, size: str, w
     for files in commands:
         parser = ConfigParser()
         parser.read_config(list(files))
-        assert unused_keys(parser.get(), parser["run_folder"].get("spare_keys", ())) == []
+        Settings.read(list(files), {}).check()
         grid = parser.get_parsed_content("card")["grid"]
         assert len(grid["spacing_mm"]) == 3
         assert all(side % 4 == 0 and (size == "full" or side <= 128) for side in grid["slice_size"])

@@ -15,7 +15,8 @@ from conftest import BASES, CONFIGS, config_files
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
 
-from scripts.core.settings import unused_keys
+from scripts.core.errors import InputError
+from scripts.core.settings import Settings
 
 FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {CONFIGS / "comparison.yaml"})
 """All but the list of files that `compare` combines, which is no MONAI config."""
@@ -60,11 +61,15 @@ def parts(config: Any) -> Iterator[tuple[str, Any]]:
             yield from parts(item)
 
 
-def unused(base: str, *overlays: Path, task: str = TASKS[0].stem, **changes: Any) -> list[str]:
-    """Keys of a combination of files that nothing in it uses, each with the combination's name."""
+def refused_key(base: str, *overlays: Path, task: str = TASKS[0].stem, **changes: Any) -> list[str]:
+    """The first key of a combination of files that a run refuses, with the combination's name; or nothing."""
     merged = combine(*config_files(*base.split("/"), *overlays, task=task)) | changes
     names = " + ".join([base, task, *map(name_of, overlays)])
-    return [f"{names}: {key}" for key in unused_keys(merged, merged["run_folder"].get("spare_keys", ()))]
+    try:
+        Settings(merged, load_base(base)).check()
+    except InputError as error:
+        return [f"{names}: {error}"]
+    return []
 
 
 def test_every_file_loads_without_duplicate_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +112,7 @@ def test_every_base_config_has_its_run_id_and_shows_its_command() -> None:
 
 
 def test_every_overlay_fits_the_configs_it_is_for() -> None:
+<<<<<<< HEAD
     offenders = [found for base in BASES for path in TASKS for found in unused(base, task=path.stem)]
     offenders += [found for path in METHODS for found in unused("segmentation/train", path)]
     offenders += [found for path in TRANSLATORS for found in unused("synthesis/train", path)]
@@ -115,20 +121,25 @@ def test_every_overlay_fits_the_configs_it_is_for() -> None:
         [base for base in BASES if base.startswith("segmentation")],
     )
     offenders += [found for path in networks for base in segmentation for found in unused(base, path)]
+=======
+    offenders = [found for base in BASES for path in TASKS for found in refused_key(base, task=path.stem)]
+    offenders += [found for path in METHODS for found in refused_key("segmentation/train", path)]
+    offenders += [found for path in TRANSLATORS for found in refused_key("synthesis/train", path)]
+>>>>>>> f2acdde (Settings come from what the run was started with, not from stack frames; nested overrides and merged configs are accepted)
     for path in sorted((CONFIGS / "sizes").glob("*.yaml")):
         stage = path.stem.split("_")[0]
         for base in [base for base in BASES if base.startswith(stage)] or BASES:
-            offenders += unused(base, path)
+            offenders += refused_key(base, path)
     for folder in {path.parent for path in FILES if path.stem in ("synthesis", "segmentation")} - {
         CONFIGS / "protocols"
     }:
-        offenders += [found for path in folder.glob("s*.yaml") for found in unused(f"{path.stem}/train", path)]
+        offenders += [found for path in folder.glob("s*.yaml") for found in refused_key(f"{path.stem}/train", path)]
     assert offenders == []
 
 
 def test_weights_may_be_named_wherever_they_are() -> None:
     bases = [base for base in BASES if not base.endswith("train")]
-    assert [found for base in bases for found in unused(base, checkpoint="elsewhere/epoch_003.pt")] == []
+    assert [found for base in bases for found in refused_key(base, checkpoint="elsewhere/epoch_003.pt")] == []
 
 
 def test_every_base_config_starts_from_the_cardiac_task() -> None:

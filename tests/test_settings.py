@@ -1,96 +1,172 @@
-"""The settings of a run: no key is ignored, and what is compared is what was written."""
+"""Settings: which keys are refused, which are evaluated, which decide the result, and where they come from."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from monai.bundle import ConfigParser
+from conftest import ROOT, config_files
+from monai.transforms import Compose, ScaleIntensityRanged
 
 from scripts.core.errors import InputError
-from scripts.core.run_folder import RunFolder
-from scripts.core.settings import check_keys, evaluated_settings, raw_settings, settings_of_result, unused_keys
+from scripts.core.settings import Settings, current_settings, deciding_settings, is_bundle_command, run_bundle
+from scripts.core.weights import check_card, describe_transform
 
-CONFIG: dict[str, Any] = {
+BASE: dict[str, Any] = {
     "rate": 0.1,
-    "card": {"stage": "toy", "grid": {"size": 3}},
+    "spare": None,
     "noise": {"_target_": "RandGaussianNoised", "keys": "image", "std": "@rate"},
-    "train": {"dataset": [1, 2], "inner": {"handlers": ["@card"]}, "inferer": None},
-    "run": ["$print(@noise, @train#dataset, @train::inner#handlers)"],
+    "train": {"dataset": [1, 2], "inner": {"handlers": ["@noise"]}},
+    "run_folder": {"may_change": ["resume", "train#dataset"]},
+    "run": ["$print(@train#inner#handlers)"],
 }
 
 
-def parser(**changes: Any) -> ConfigParser:
-    found = ConfigParser()
-    for key, value in {**CONFIG, **changes}.items():
-        found[key] = value
-    return found
+def merged(**changes: Any) -> Settings:
+    return Settings({**BASE, **changes}, BASE)
 
 
-def test_keys_in_use_pass() -> None:
-    assert unused_keys(CONFIG) == []
-    check_keys(parser())
+def section(**changes: Any) -> dict[str, Any]:
+    return {**BASE["train"], **changes}
 
 
 @pytest.mark.parametrize(
-    ("changes", "unused"),
+    "changes",
     [
-        ({"ratte": 1}, ["ratte"]),
-        ({"train": {**CONFIG["train"], "dataste": 1}}, ["train#dataste"]),
-        ({"train": {**CONFIG["train"], "inner": {"handlers": ["@card"], "a": 1}}}, ["train#inner#a"]),
-        # A mapping that is referred to as a whole uses all that is in it.
-        ({"card": {"anything": {"goes": 1}}}, []),
-        ({"_note": "keys with an underscore are remarks"}, []),
+        {},
+        {"spare": 1},  # defined by the base config, though nothing refers to it
+        {"power": 2, "noise": {**BASE["noise"], "std": "$@rate ** @power"}},  # an overlay's own setting
+        {"noise": {**BASE["noise"], "std": 0.2}},  # now nothing refers to `rate`
+        {"train": section(extra=[1], inner={"handlers": ["@train#extra"]})},
+        {"tracking_uri": "sqlite:///x.db", "_note": "a remark"},
+        {"noise": {"_target_": "builtins.dict", "anything": "@rate"}},  # takes any keyword
+        {"noise": {**BASE["noise"], "strd": 1, "_disabled_": True}},
     ],
 )
-def test_a_key_that_nothing_refers_to_is_found_at_any_depth(changes: dict[str, Any], unused: list[str]) -> None:
-    assert unused_keys({**CONFIG, **changes}) == unused
+def test_known_keys_pass(changes: dict[str, Any]) -> None:
+    merged(**changes).check()
 
 
-def test_the_nearest_key_is_named() -> None:
-    with pytest.raises(InputError, match="key 'ratte': found that no part of this config uses it, expected 'rate', p"):
-        check_keys(parser(ratte=1))
-    with pytest.raises(InputError, match=r"key 'train#dataste': .* expected 'dataset', perhaps"):
-        check_keys(parser(train={**CONFIG["train"], "dataste": 1}))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ratte": 1}, "key 'ratte': found a key that the base config does not define, expected 'rate', perhaps"),
+        ({"zzz": 1}, "key 'zzz': .* expected a key of the base config"),
+        ({"train": section(dataste=1)}, "key 'train#dataste': .* expected 'dataset', perhaps"),
+        ({"train": section(inner={"handlers": [], "handlres": 1})}, "key 'train#inner#handlres'"),
+        ({"noise": {**BASE["noise"], "strd": 1}}, r"key 'noise#strd': found an argument .* expected 'std', perhaps"),
+        ({"train": section(dataset=[{**BASE["noise"], "strd": 1}])}, "key 'train#dataset#0#strd'"),
+    ],
+)
+def test_an_unknown_key_is_refused_and_the_nearest_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        merged(**changes).check()
 
 
-def test_an_argument_that_its_component_does_not_take_is_named() -> None:
-    noise = {**CONFIG["noise"], "strd": 0.1}
-    with pytest.raises(InputError, match=r"key 'noise#strd': found an argument .* expected 'std', perhaps"):
-        check_keys(parser(noise=noise))
-    # In a list too; but not where a component is switched off, or takes whatever it is given.
-    with pytest.raises(InputError, match="key 'train#inner#handlers#0#strd'"):
-        check_keys(parser(train={**CONFIG["train"], "inner": {"handlers": [noise, "@card"]}}))
-    check_keys(parser(noise={**noise, "_disabled_": True}))
-    check_keys(parser(noise={"_target_": "builtins.dict", "anything": "@rate"}))
+@pytest.mark.parametrize(
+    ("config", "overrides"),
+    [
+        ("inference", {"inferer#slice_batch_size": 3}),
+        ("inference", {"network_def#width": 32}),
+        ("train", {"train#trainer#max_epochs": 2}),
+        ("train", {"train#dataset#data": [], "val_interval": 1}),
+    ],
+)
+def test_nested_overrides_are_accepted(config: str, overrides: dict[str, Any]) -> None:
+    """They leave the top-level setting of the same meaning unused, which is no mistake."""
+    Settings.read(config_files("segmentation", config), overrides).check()
 
 
-def test_settings_are_read_as_they_were_written() -> None:
-    found = parser(
-        raw={"_target_": "scripts.core.settings.raw_settings", "keys": ["noise", "rate"], "names": ["mr", "ct"]},
-        resume=True,
-        log_dir="here",
-        plain={"_target_": "scripts.core.settings.settings_of_result"},
+def test_training_and_evaluation_merge() -> None:
+    """The zoo's tests and MONAI's federated client evaluate with [train, evaluate]."""
+    files = [config_files("segmentation", "train")[0], *config_files("segmentation", "evaluate")]
+    settings = Settings.read(files, {})
+    settings.check()
+    assert settings.merged["run"] == "@evaluating"
+
+
+def test_evaluated_settings_are_plain_values() -> None:
+    settings = merged(
+        double="$2 * @rate",
+        sizes="$(@double, None)",
+        made="$@noise",
+        never="$@train#inner",
+        device="$torch.device('cpu')",
     )
-    assert found.get_parsed_content("raw") == {"mr": CONFIG["noise"], "ct": 0.1}
-    plain = found.get_parsed_content("plain")
-    assert (plain["rate"], plain["noise#std"]) == (0.1, "@rate")
-    # Not what decides no result: places, intervals, lists of cases (compared by content), the card.
-    assert not {"resume", "log_dir", "run", "train#dataset", "card#stage"} & set(plain)
+    found = settings.evaluated()
+    # Neither a component, what refers to one, nor what cannot be written down.
+    assert found.keys() == {"rate", "spare", "double", "sizes", "run_folder"}
+    assert (found["rate"], found["spare"], found["double"], found["sizes"]) == (0.1, None, 0.2, (0.2, None))
 
 
-def test_outside_a_config_there_is_nothing_to_check() -> None:
-    for build in (lambda: RunFolder(root="x", card={}), settings_of_result, lambda: raw_settings(["a"], ["b"])):
-        with pytest.raises(RuntimeError, match="no config is being parsed here"):
-            build()
+def test_what_may_change_does_not_decide() -> None:
+    config = merged(resume=True, experiment_name="x").merged
+    assert deciding_settings(config) == {
+        "rate": 0.1,
+        "spare": None,
+        "noise#_target_": "RandGaussianNoised",
+        "noise#keys": "image",
+        "noise#std": "@rate",
+        "train#inner#handlers": ["@noise"],
+        "run_folder#may_change": ["resume", "train#dataset"],
+    }
 
 
-def test_evaluated_settings_are_the_values_of_expressions_that_can_be_written_down() -> None:
-    settings = parser(
-        double="$2 * @rate", sizes="$(@double, None)", never="$1 / 0", run=["$@noise", "$@sizes", "$@card"]
+def test_a_program_has_no_settings_unless_it_gives_them(tmp_path: Path) -> None:
+    """Neither pytest nor a server is MONAI's command; ``run_bundle`` passes on what it was given."""
+    assert (is_bundle_command(), current_settings()) == (False, None)
+    config = tmp_path / "base.json"
+    out = tmp_path / "out.json"
+    probe = {"_target_": "test_settings.write_current", "path": "@path"}
+    config.write_text(json.dumps({"rate": 1, "path": str(out), "probe": probe, "run": ["@probe"]}))
+    run_bundle("run", [str(config)], rate=2)
+    assert json.loads(out.read_text())["rate"] == 2
+    assert current_settings() is None
+
+
+def write_current(path: str) -> None:
+    settings = current_settings()
+    assert settings is not None
+    Path(path).write_text(json.dumps(settings.merged))
+
+
+@pytest.mark.slow
+def test_the_command_line_is_read_as_monai_reads_it(tmp_path: Path) -> None:
+    config, out, more = tmp_path / "base.json", tmp_path / "out.json", tmp_path / "args.json"
+    probe = {"_target_": "test_settings.write_current", "path": "@path"}
+    config.write_text(json.dumps({"rate": 1, "sizes": [1], "path": "", "probe": probe, "run": ["@probe"]}))
+    more.write_text(json.dumps({"config_file": str(config), "path": str(out), "rate": 3}))
+    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(more), "--rate=2", "--sizes", "[2, 3]"]
+    subprocess.run(
+        [*command, "--probe#path", str(out)],
+        cwd=Path(__file__).parent,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert evaluated_settings(settings) == {}, "nothing was asked for yet"
-    settings.get_parsed_content("run")
-    grid = {"stage": "toy", "grid": {"size": 3}}
-    # Neither the transform nor what makes it up, and not what nothing asked for; run's first part is no plain value.
-    assert evaluated_settings(settings) == {"rate": 0.1, "card": grid, "double": 0.2, "sizes": (0.2, None)}
+    written = json.loads(out.read_text())
+    assert (written["rate"], written["sizes"], written["probe"]["path"]) == (2, [2, 3], str(out))
+
+
+def test_a_transform_is_described_by_its_class_and_arguments() -> None:
+    window = ScaleIntensityRanged(keys="image", a_min=-200, a_max=500, b_min=-1.0, b_max=1.0, clip=True)
+    found = describe_transform(Compose([window]))
+    (described,) = found["transforms"]
+    assert found["_target_"] == "Compose"
+    assert described == {
+        "_target_": "ScaleIntensityRanged",
+        "a_min": -200,
+        "a_max": 500,
+        "b_min": -1.0,
+        "b_max": 1.0,
+        "clip": True,
+    }
+    check_card({"ct": found}, {"ct": found}, Path("model.pt"))
+    other = describe_transform(Compose([ScaleIntensityRanged(keys="image", a_min=0, a_max=500)]))
+    with pytest.raises(InputError, match=r"weights made with ct|weights made with transforms"):
+        check_card({"ct": found}, {"ct": other}, Path("model.pt"))

@@ -168,16 +168,15 @@ def test_a_note_of_other_settings_or_of_a_result_that_is_gone_does_not_hold(
     [("pytorch", ["m.pt"]), ("torchscript", ["m.ts"]), ("onnx", ["m.onnx"]), ("openvino", ["m.xml", "m.bin"])],
 )
 def test_a_note_holds_while_the_files_that_the_engine_reads_stay_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, read: list[str]
+    tmp_path: Path, engine: str, read: list[str]
 ) -> None:
-    monkeypatch.setattr(worklist, "settings_of_result", dict)
     image, files = tmp_path / "case.nii.gz", ["m.pt", "m.ts", "m.onnx", "m.xml", "m.bin"]
     for file in [image, *(tmp_path / name for name in files)]:
         file.write_bytes(b"earlier")
 
     def work(resume: bool) -> Worklist:
         places = {"folder": str(tmp_path), "checkpoint": str(tmp_path / "m.pt")}
-        return Worklist(items=[{"image": str(image)}], engine=engine, resume=resume, **places)
+        return Worklist(items=[{"image": str(image)}], engine=engine, resume=resume, settings={}, **places)
 
     done = [{"image": MetaTensor(torch.zeros(1), meta={"filename_or_obj": str(image)})}]
     for name in files:
@@ -188,7 +187,6 @@ def test_a_note_holds_while_the_files_that_the_engine_reads_stay_as_they_are(
 
 
 def test_every_volume_has_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worklist, "settings_of_result", dict)
     items = [{"image": f"case_{index}.nii.gz"} for index in range(7)]
     monkeypatch.setattr(worklist, "num_processes", lambda: 3)
     parts = []

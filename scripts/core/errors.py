@@ -60,9 +60,10 @@ def innermost_message(error: BaseException) -> str:
 
 
 def show_input_errors_as_sentences() -> None:
-    """End a command on an :class:`InputError` with its sentence alone, on standard error, and exit code 1.
+    """Let an :class:`InputError` end this command with its sentence on standard error and exit code 1.
 
-    Every other exception keeps its traceback; so do input errors when ``GLUA_TRACEBACK=1`` is set.
+    It replaces ``sys.excepthook``, so only commands may call it, never code that runs inside a host program. Other
+    exceptions keep their traceback; so do input errors if ``GLUA_TRACEBACK=1`` is set.
     """
     if os.environ.get(TRACEBACK_VARIABLE) == "1" or getattr(sys.excepthook, "glua", False):
         return

@@ -1,8 +1,9 @@
-"""One run, one folder: settings, provenance, and the checks that come before any work."""
+"""The folder of a run: checked settings, provenance, seed."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -19,36 +20,41 @@ from monai.utils import set_determinism
 from scripts.core.errors import show_input_errors_as_sentences
 from scripts.core.files import atomic_path, make_folder, write_json
 from scripts.core.processes import join, leave, num_processes, rank
-from scripts.core.settings import check_keys, config_of, evaluated_settings, running_parser
+from scripts.core.settings import current_settings, deciding_settings, is_bundle_command
 
 __all__ = ["RunFolder", "provenance"]
 
 PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel", "scipy")
 
+logger = logging.getLogger(__name__)
+
 
 class RunFolder:
-    """The folder a config's run lives in (``--bundle_root``).
+    """The folder of one run (``--bundle_root``): its settings, its provenance, and the checks before any work.
 
     Args:
         root: the folder.
-        card: what weights made here are good for: stage, data set, domains, label names. Stored beside the weights.
+        card: metadata of the weights made or used here: stage, data set, domains, label names.
         seed: seed of the run; also given to every library's global generator.
-        spare_keys: keys of the task file that this config has no use for.
+        may_change: settings that do not decide the result, by key or by section; a resumed run may change them.
     """
 
-    def __init__(self, *, root: str, card: Mapping[str, Any], seed: int = 0, spare_keys: Iterable[str] = ()) -> None:
-        self.root, self.card, self.seed = Path(root), dict(card), seed
-        self.spare_keys = set(spare_keys)
-        self.parser = running_parser()
+    def __init__(self, *, root: str, card: Mapping[str, Any], seed: int = 0, may_change: Iterable[str] = ()) -> None:
+        self.root, self.card, self.seed, self.may_change = Path(root), dict(card), seed, list(may_change)
+        self.settings = current_settings()
 
     def open(self) -> RunFolder:
         """Before anything else is built: check the settings, join other processes, make the folder, seed.
 
         Raises:
-            InputError: a key that no part of the config uses, a folder that cannot be written.
+            InputError: an unknown key, or a folder that cannot be written.
         """
-        show_input_errors_as_sentences()
-        check_keys(self.parser, self.spare_keys)
+        if is_bundle_command():
+            show_input_errors_as_sentences()
+        if self.settings is None:
+            logger.info("Started by another program: its settings are neither checked nor recorded")
+        else:
+            self.settings.check()
         join()
         make_folder(self.root)
         set_determinism(self.seed)
@@ -58,31 +64,36 @@ class RunFolder:
         """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes)."""
         if rank() > 0:
             return self
-        with atomic_path(self.root / "config.yaml") as temporary:
-            ConfigParser.export_config_file(config_of(self.parser), str(temporary), fmt="yaml", sort_keys=False)
+        if self.settings is not None:
+            with atomic_path(self.root / "config.yaml") as temporary:
+                ConfigParser.export_config_file(self.settings.merged, str(temporary), fmt="yaml", sort_keys=False)
         write_json(self.root / "provenance.json", provenance() | {"seed": self.seed, "card": self.card})
         return self
 
     def note(self, **entries: Any) -> RunFolder:
-        """Add to ``provenance.json`` what is known only at the end, on the first process."""
+        """Add entries that are known only at the end to ``provenance.json``, on rank 0."""
         if rank() == 0:
             path = self.root / "provenance.json"
             write_json(path, json.loads(path.read_text(encoding="utf-8")) | entries)
         return self
 
-    def values(self) -> dict[str, Any]:
-        """The settings as they were evaluated so far, those of them that can be written down."""
-        return evaluated_settings(self.parser)
+    def evaluated_settings(self) -> dict[str, Any]:
+        """Values of the plain settings; empty if the settings are not known."""
+        return {} if self.settings is None else self.settings.evaluated()
+
+    def deciding_settings(self) -> dict[str, Any] | None:
+        """Settings that decide the result, by path; None if the settings are not known."""
+        return None if self.settings is None else deciding_settings(self.settings.merged)
 
     def close(self) -> None:
-        """After everything else: part from the other processes."""
+        """After everything else: leave the process group."""
         leave()
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, device, commit and time: what a number needs beside it.
+    """Versions, device, commit and time, to be kept with every number.
 
-    The commit is None for code that git does not track, such as a packed bundle's, in whatever repository it lies.
+    The commit is None for code that git does not track, such as a packed bundle's.
     """
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     return {

@@ -1,7 +1,9 @@
-"""The settings of the config that is being run: a check that every key is used, and the values as they were written.
+"""The settings a run was started with: a check of every key, and the subset that decides the result.
 
-MONAI ignores a key that it does not know, and gives components no handle to the config they stand in; both are mended
-here.
+MONAI ignores top-level keys that it does not know, and gives components no access to the config they are part of. The
+merged config is therefore rebuilt from what the workflow was started with: the command line of ``python -m
+monai.bundle run``, or the arguments of :func:`run_bundle`. A program that starts MONAI's workflow classes itself has
+neither; its settings are not checked.
 """
 
 from __future__ import annotations
@@ -10,184 +12,153 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
 from pydoc import locate
-from types import FrameType
 from typing import Any
 
-from monai.bundle import ConfigComponent, ConfigParser
+import monai.bundle
+from monai.bundle import ConfigComponent, ConfigParser, update_kwargs
 
 from scripts.core.errors import InputError
 
-__all__ = [
-    "check_keys",
-    "config_of",
-    "evaluated_settings",
-    "is_replaced",
-    "raw_setting",
-    "raw_settings",
-    "running_parser",
-    "settings_of",
-    "settings_of_result",
-    "unused_keys",
-]
+__all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "run_bundle"]
 
-RESERVED_KEYS = {
-    "imports",
-    "bundle_root",
-    "dataset_dir",
-    "ckpt_dir",  # without use where --checkpoint names the weights
-    "initialize",
-    "finalize",
-    "run",
-    "training",
-    "inference",
-    "evaluating",
-}
+RUN_IDS = {"run", "training", "inference", "evaluating", "initialize", "finalize"}
+"""Lists of actions, no settings."""
+
 TRACKING_KEYS = {"tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0"}
+"""Keys of MONAI's experiment tracking."""
 
-BUNDLE_PROPERTIES = {"train#inferer", "validate#inferer"}
-"""Sections' keys that MONAI's bundle workflow looks up by name, whether or not the config refers to them."""
+MONAI_KEYS = RUN_IDS | TRACKING_KEYS | {"imports"}
+"""Top-level keys that are known although a base config may lack them."""
 
-FREE_TO_CHANGE = re.compile(
-    r"resume|device|bundle_root|is_not_rank0|run_name|selection(_score)?"
-    r"|(?!snapshot_interval).+_(dir|datalist|interval|uri|name|config)"
-    r"|card|run_folder|resume_point|validate|handlers|train#(handlers|dataset|target_dataset|scored_dataset)(#.+)?"
-)
-"""Settings that say where and how often, not what comes out; the data are compared by their content. Which of
-the snapshots is chosen may change, not at which epochs they are taken."""
+REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
+
+Config = Mapping[str, Any]
 
 
-def check_keys(parser: ConfigParser, spare: Iterable[str] = ()) -> None:
-    """Refuse a key that nothing in the config refers to, and an argument that its component does not take.
+@dataclass(frozen=True)
+class Settings:
+    """A config as it was written, without metadata.
 
-    Raises:
-        InputError: naming the key and the nearest one in use.
+    Attributes:
+        merged: all config files and overrides in one mapping.
+        base: the first config file alone, which defines every setting.
     """
-    config = config_of(parser)
-    for key in unused_keys(config, spare):
-        siblings = _siblings(config, key)
-        raise _unknown(key, "that no part of this config uses it", siblings, "a key that the base config defines")
-    for key, accepted in _unknown_arguments(config, parser):
-        raise _unknown(key, "an argument that its component does not take", accepted, "one of its arguments")
+
+    merged: dict[str, Any]
+    base: dict[str, Any]
+
+    @classmethod
+    def read(cls, files: str | Sequence[str], overrides: Config) -> Settings:
+        """Merge config files and overrides as ``monai.bundle.run`` does.
+
+        Args:
+            files: the base config and the files merged into it, in order.
+            overrides: values by key; ``section#key`` addresses a nested one.
+        """
+        listed = [files] if isinstance(files, str) else list(files)
+        parser = ConfigParser(globals=False)
+        parser.read_config(listed)
+        parser.update({key: value for key, value in overrides.items() if not key.startswith("_meta_")})
+        merged = {key: value for key, value in parser.get().items() if key != "_meta_"}
+        return cls(merged, ConfigParser.load_config_files(listed[:1]))
+
+    def check(self) -> None:
+        """Refuse a key that the base config does not define, and an argument that its component does not take.
+
+        A key of an overlay is also known if a component refers to it.
+
+        Raises:
+            InputError: naming the key and the nearest known one.
+        """
+        for key, known in _unknown_keys(self.merged, self.base, "", _references(self.merged) | MONAI_KEYS):
+            raise _refusal(key, "a key that the base config does not define", known, "a key of the base config")
+        for key, known in _unknown_arguments(self.merged, ConfigParser(globals=False)):
+            raise _refusal(key, "an argument that its component does not take", known, "one of its arguments")
+
+    def evaluated(self) -> dict[str, Any]:
+        """Values of the top-level settings, where they are plain: numbers, strings, None, lists and mappings of these.
+
+        Expressions are evaluated unless they need a component, such as a network.
+        """
+        parser = ConfigParser(deepcopy(self.merged))  # parsing changes the config in place
+        keys = [key for key in self.merged if key not in RUN_IDS and not _needs_component(self.merged, key)]
+        values = {key: parser.get_parsed_content(key) for key in keys}
+        return {key: value for key, value in values.items() if _is_plain(value)}
 
 
-def unused_keys(config: Mapping[str, Any], spare: Iterable[str] = ()) -> list[str]:
-    """Keys that are neither reserved nor referred to (``@key``, ``%key``) anywhere in the config.
-
-    Of a section (a mapping that is no component and is not referred to as a whole) each key must be referred to, as
-    ``@section#key``; it is named in that form.
-    """
-    named: set[str] = set()
-    for text in _strings(config):
-        named |= {name.replace("::", "#") for name in re.findall(r"[@%](\w+(?:(?:#|::)\w+)*)", text)}
-    used = RESERVED_KEYS | TRACKING_KEYS | BUNDLE_PROPERTIES | set(spare) | named
-    return list(_unused(config, "", used))
+def current_settings() -> Settings | None:
+    """The settings of the run in progress; None in a program that started MONAI's workflow itself."""
+    return _given.get() or _from_command_line()
 
 
-def config_of(parser: ConfigParser) -> dict[str, Any]:
-    """The merged config as it was written, without the metadata."""
-    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+def run_bundle(run_id: str, config_file: str | Sequence[str], **overrides: Any) -> None:
+    """``monai.bundle.run`` for Python programs: its settings are checked and recorded as on the command line."""
+    token = _given.set(Settings.read(config_file, overrides))
+    try:
+        monai.bundle.run(run_id=run_id, config_file=config_file, **overrides)
+    finally:
+        _given.reset(token)
 
 
-def evaluated_settings(parser: ConfigParser) -> dict[str, Any]:
-    """Top-level settings by the values that their expressions have got so far, in the config's order.
-
-    Those alone that are numbers, words, None, or lists and mappings of such: what is a component, or was not asked for
-    yet, has no value that could be written down.
-    """
-    values = parser.ref_resolver.resolved_content
-    return {key: values[key] for key in config_of(parser) if key in values and _is_plain(values[key])}
+def is_bundle_command() -> bool:
+    """Whether this process is ``python -m monai.bundle run``, not a server or another program."""
+    place = Path(sys.argv[0]).parts[-3:] if sys.argv else ()
+    return place == ("monai", "bundle", "__main__.py") and sys.argv[1:2] in (["run"], ["run_workflow"])
 
 
-def raw_settings(keys: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    """Settings of the running config as they were written, under other names: for what has no value to compare.
+def deciding_settings(config: Config) -> dict[str, Any]:
+    """Settings that decide the result, by path (``section#key``): all but those in ``run_folder#may_change``.
 
     Args:
-        keys: top-level keys, such as ``source_intensity``, which stands for a transform.
-        names: the name to give to each.
+        config: a merged config, such as the ``config.yaml`` of a finished training.
     """
-    config = config_of(running_parser())
-    return {name: config[key] for name, key in zip(names, keys, strict=True)}
+    may_change = {path.replace("::", "#") for path in config.get("run_folder", {}).get("may_change", ())}
+    free = RUN_IDS | TRACKING_KEYS | may_change
+    return dict(_flatten(config, "", free))
 
 
-def raw_setting(key: str, without: Sequence[str] = ()) -> dict[str, Any]:
-    """A component of the running config as it was written, such as ``network_def``: what its weights must fit.
-
-    Args:
-        key: its top-level key.
-        without: arguments to leave out, which have no effect on what weights fit.
-    """
-    return {name: value for name, value in config_of(running_parser())[key].items() if name not in without}
+_given: ContextVar[Settings | None] = ContextVar("settings given to run_bundle", default=None)
 
 
-def is_replaced(key: str) -> bool:
-    """Whether a value stands in the running config where the base config has a component that makes it.
-
-    Args:
-        key: path of the component, ``section#key``.
-    """
-    return not isinstance(running_parser().get(key), Mapping)
+def _from_command_line() -> Settings | None:
+    return _parse_command_line(sys.argv[2:]) if is_bundle_command() else None
 
 
-def settings_of_result() -> dict[str, Any]:
-    """What of the running config decides the result of a training, each setting by its path, ``section#key``."""
-    return settings_of(config_of(running_parser()))
+def _parse_command_line(words: list[str]) -> Settings:
+    """Parse the words behind ``monai.bundle run`` with Fire, as MONAI does."""
+    import fire
+
+    given = fire.Fire(lambda *run_id, **flags: flags, command=words, serialize=lambda _: None)
+    arguments = update_kwargs(args=given.pop("args_file", None), **given)
+    own = set(inspect.signature(monai.bundle.run).parameters) | {"workflow_name", "workflow_type"}
+    return Settings.read(arguments["config_file"], {key: arguments[key] for key in arguments if key not in own})
 
 
-def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a merged config, such as the ``config.yaml`` that a training left in its folder."""
-    return dict(_flat(config, ""))
-
-
-def running_parser() -> ConfigParser:
-    """The parser that is building the component which asks: it is among its callers.
-
-    Raises:
-        RuntimeError: there is none, so that no key could be checked.
-    """
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return parser
-        frame = frame.f_back
-    raise RuntimeError("no config is being parsed here: this component has to stand in a bundle's config")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(of_key) for key, of_key in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _unknown_keys(section: Config, base: Config, prefix: str, known: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Paths of unknown keys, each with the keys that its section defines."""
     for key, value in section.items():
         path = f"{prefix}{key}"
-        if path in RESERVED_KEYS or FREE_TO_CHANGE.fullmatch(path):
+        if path in known or key.startswith("_"):
             continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}#")
-        else:
-            yield path, value
+        before = base.get(key)
+        if _is_section(value) and (_is_section(before) or any(name.startswith(f"{path}#") for name in known)):
+            yield from _unknown_keys(value, before if isinstance(before, Mapping) else {}, f"{path}#", known)
+        elif key not in base:
+            yield path, list(base)
 
 
-def _unused(section: Mapping[str, Any], prefix: str, used: set[str]) -> Iterator[str]:
-    for key, value in section.items():
-        path = f"{prefix}{key}"
-        if path in used or key.startswith("_"):
-            continue
-        is_section = isinstance(value, Mapping) and "_target_" not in value
-        if is_section and any(name.startswith(f"{path}#") for name in used):
-            yield from _unused(value, f"{path}#", used)
-        else:
-            yield path
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" not in value
 
 
 def _unknown_arguments(item: Any, parser: ConfigParser, path: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Arguments that no parameter of their component takes, each with those that there are."""
+    """Arguments that their component does not take, each with those that it takes."""
     if isinstance(item, Mapping):
         if isinstance(item.get("_target_"), str) and "_disabled_" not in item:
             accepted = _parameters(ConfigComponent(dict(item), locator=parser.locator).resolve_module_name())
@@ -202,7 +173,7 @@ def _unknown_arguments(item: Any, parser: ConfigParser, path: str = "") -> Itera
 
 
 def _parameters(target: Any) -> list[str] | None:
-    """Names of a target's parameters; None where any name will do, or where they cannot be told."""
+    """Names of a target's parameters; None if it takes any keyword, or has no readable signature."""
     component = locate(target) if isinstance(target, str) else target
     try:
         parameters = inspect.signature(component).parameters.values()  # type: ignore[arg-type]
@@ -212,18 +183,8 @@ def _parameters(target: Any) -> list[str] | None:
     return None if takes_any else [parameter.name for parameter in parameters]
 
 
-def _siblings(config: Mapping[str, Any], path: str) -> list[str]:
-    """Paths of the keys that stand beside one."""
-    *parents, own = path.split("#")
-    section: Any = config
-    for parent in parents:
-        section = section[parent]
-    return ["#".join([*parents, key]) for key in section if key != own]
-
-
-def _unknown(key: str, found: str, known: Sequence[str], otherwise: str) -> InputError:
-    own = key.split("#")[-1]
-    near = difflib.get_close_matches(own, [name.split("#")[-1] for name in known], n=1)
+def _refusal(key: str, found: str, known: Sequence[str], otherwise: str) -> InputError:
+    near = difflib.get_close_matches(key.split("#")[-1], known, n=1)
     return InputError(
         file=f"key '{key}'",
         found=found,
@@ -232,9 +193,50 @@ def _unknown(key: str, found: str, known: Sequence[str], otherwise: str) -> Inpu
     )
 
 
-def _strings(item: Any) -> list[str]:
-    if isinstance(item, str):
-        return [item]
+def _flatten(section: Config, prefix: str, free: set[str]) -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        path = f"{prefix}{key}"
+        if path in free:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{path}#", free)
+        else:
+            yield path, value
+
+
+def _needs_component(config: Config, path: str, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a value contains a component or refers to one."""
+    value = ConfigParser(dict(config), globals=False)[path]
+    if any("_target_" in part for part in _mappings(value)):
+        return True
+    named = _references(value) - seen
+    return any(_needs_component(config, name, seen | named) for name in named)
+
+
+def _references(item: Any) -> set[str]:
+    """Paths that the strings of a config refer to."""
+    return {name.replace("::", "#") for text in _strings(item) for name in REFERENCE.findall(text)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _mappings(item: Any) -> Iterator[Config]:
     if isinstance(item, Mapping):
-        return [text for value in item.values() for text in _strings(value)]
-    return [text for value in item for text in _strings(value)] if isinstance(item, Sequence) else []
+        yield item
+    parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, list) else ()
+    for part in parts:
+        yield from _mappings(part)
+
+
+def _strings(item: Any) -> Iterator[str]:
+    if isinstance(item, str):
+        yield item
+    parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
+    for part in parts:
+        yield from _strings(part)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.transforms import Transform
 from torch import nn
 
 from scripts.core.errors import InputError
@@ -20,6 +22,8 @@ __all__ = [
     "card_file",
     "check_card",
     "check_weights",
+    "describe_transform",
+    "describe_transforms",
     "digest_of",
     "load_weights",
     "network_mismatch",
@@ -111,8 +115,31 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
         )
 
 
+def describe_transform(transform: object) -> dict[str, Any]:
+    """A transform's class and plain arguments, in the form of a config, as far as the instance keeps them.
+
+    MONAI's dictionary transforms delegate to an array transform, whose attributes count as theirs.
+    """
+    kind = type(transform)
+    name = kind.__name__ if kind.__module__.startswith("monai.") else f"{kind.__module__}.{kind.__qualname__}"
+    described: dict[str, Any] = {"_target_": name}
+    holders = [transform, *(part for part in vars(transform).values() if isinstance(part, Transform))]
+    for argument in inspect.signature(kind).parameters.keys() - {"keys", "allow_missing_keys"}:
+        value = next((getattr(holder, argument) for holder in holders if hasattr(holder, argument)), None)
+        if isinstance(value, list | tuple):
+            value = [describe_transform(part) if isinstance(part, Transform) else part for part in value]
+        if isinstance(value, list | bool | int | float | str):
+            described[argument] = value
+    return described
+
+
+def describe_transforms(names: Sequence[str], transforms: Sequence[object]) -> dict[str, dict[str, Any]]:
+    """:func:`describe_transform` of several transforms, by name."""
+    return {name: describe_transform(transform) for name, transform in zip(names, transforms, strict=True)}
+
+
 def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Compare the card of weights, at any depth, with what is expected of them; what one of them lacks is no matter.
+    """Compare the card of weights with the expected one, at any depth; keys missing on either side are ignored.
 
     Args:
         found: the card that came with the weights.
@@ -126,13 +153,22 @@ def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path
         known = found.get(key)
         if isinstance(value, Mapping) and isinstance(known, Mapping):
             check_card(known, value, path)
-        elif key in found and known != value:
+        elif key in found and not _agree(known, value):
             raise InputError(
                 file=path,
                 found=f"weights made with {key}: {known}",
                 expected=f"{key}: {value}",
                 remedy="choose weights of this task, or the task, size and network settings these were made with",
             )
+
+
+def _agree(found: Any, expected: Any) -> bool:
+    """Equality that ignores keys missing on either side, also in mappings within lists."""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        return all(_agree(found[key], expected[key]) for key in found.keys() & expected.keys())
+    if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
+        return len(found) == len(expected) and all(map(_agree, found, expected))
+    return bool(found == expected)
 
 
 def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:

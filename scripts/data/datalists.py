@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from scripts.core.processes import rank
 from scripts.data.case_names import Item, case_name, labels_by_case, names_of_its_label, nifti_files, pairing_name
 
 __all__ = [
+    "Datalist",
     "TranslatedDatalist",
     "all_sections",
     "datalists_of_domains",
     "find_volumes",
     "folder_datalist",
+    "is_from_server",
     "read_datalist",
     "training_share",
     "write_datalist",
@@ -38,6 +40,15 @@ PREPARED = ("protocol", "has_spacing", "has_unit", "shared_sections")
 """Keys that ``prepare`` adds to a datalist for data checks; see :mod:`scripts.lab.prepare.report`."""
 
 
+class Datalist(list[Item]):
+    """Cases that a datalist file lists."""
+
+
+def is_from_server(cases: Sequence[Item]) -> bool:
+    """Whether a server replaced a config's datalist by a list of its own: volumes labelled with class ids."""
+    return not isinstance(cases, Datalist)
+
+
 def read_datalist(
     path: str | None,
     section: str,
@@ -45,7 +56,7 @@ def read_datalist(
     distinct_names: bool = False,
     may_be_empty: bool = False,
     may_be_missing: bool = False,
-) -> list[Item]:
+) -> Datalist:
     """The entries of one section (``training``, ``validation`` ...) of a datalist, as absolute, existing paths.
 
     Args:
@@ -64,16 +75,16 @@ def read_datalist(
             an image has two labels.
     """
     if path is None:
-        return []
+        return Datalist()
     listed = Path(path)
     if may_be_missing and not listed.exists():
         logger.warning("%s: no such datalist; the training goes on without its volumes", listed)
-        return []
+        return Datalist()
     remedy = "write it with 'python -m scripts datalist', or name another one"
     content = _read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
     sections = sorted(key for key, value in content.items() if isinstance(value, list))
     if not content.get(section) and may_be_empty:
-        return []
+        return Datalist()
     if not content.get(section):
         raise InputError(
             file=listed,
@@ -84,7 +95,7 @@ def read_datalist(
     _check_entries(content[section], listed, section)
     entries = load_decathlon_datalist(str(listed), is_segmentation=True, data_list_key=section)
     items = [_existing_item(entry, listed, needs_label) for entry in entries]
-    return _distinctly_named(items, listed) if distinct_names else items
+    return Datalist(_distinctly_named(items, listed) if distinct_names else items)
 
 
 def find_volumes(where: str) -> list[Item]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from scripts.core.errors import InputError
 from scripts.core.files import SaveVolumed
-from scripts.core.settings import check_keys
+from scripts.core.settings import Settings
 from scripts.core.weights import load_weights
 from scripts.data.geometry import check_affine, check_shape
 from scripts.data.volumes import LoadVolumed, check_values
@@ -40,10 +40,9 @@ class Predictor:
         if not config.is_file():
             remedy = "name a folder that python -m bundle pack wrote"
             raise InputError(file=config, found="no such file", expected="a packed bundle's config", remedy=remedy)
-        parser = ConfigParser()
-        parser.read_config(str(config))
-        parser.update({"bundle_root": str(bundle), **settings})
-        check_keys(parser, parser["run_folder"]["spare_keys"])
+        given = Settings.read(str(config), {"bundle_root": str(bundle), **settings})
+        given.check()
+        parser = ConfigParser(given.merged)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         kinds = [type(transform) for transform in self.preprocessing.transforms]
         self.loaded = kinds.index(LoadVolumed) + 1  # where an array, which needs no loading, comes in

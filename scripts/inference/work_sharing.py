@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from monai.data import MetaTensor
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.processes import all_gather, broadcast_from_rank0, num_processes, rank
-from scripts.core.settings import settings_of_result
 from scripts.data.case_names import Item, case_name
 from scripts.inference.exported_network import files_of_engine
 
@@ -36,6 +35,8 @@ class Worklist:
         checkpoint: the weights the results are made with.
         engine: what runs them: another than ``pytorch`` reads a file of its own in their place.
         resume: skip what an interrupted run has done; otherwise do everything.
+        settings: what else decides the results; if None, nothing is known to have been made with the same settings, and
+            ``resume`` skips nothing.
 
     Attributes:
         own: the entries that this process has to do.
@@ -49,9 +50,10 @@ class Worklist:
         checkpoint: str,
         engine: str = "pytorch",
         resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.items, self.notes = broadcast_from_rank0(items), Path(folder) / "done"
-        self.key = _digest(files_of_engine(checkpoint, engine))
+        self.key = None if settings is None else _digest(settings, files_of_engine(checkpoint, engine))
         found = {case_name(item["image"]): self._note(item) for item in self.items} if resume and rank() == 0 else {}
         # One process looks, before any begins to write: all must agree on what is left.
         (done,) = broadcast_from_rank0([{name: note for name, note in found.items() if note is not None}])
@@ -112,15 +114,16 @@ class Worklist:
         """The note of a volume that needs not be done again; anything else in its place is no note."""
         try:
             record = json.loads((self.notes / f"{case_name(item['image'])}.json").read_text(encoding="utf-8"))
-            holds = record["made_with"] == self.key and record["inputs"] == {p: _stamp(p) for p in item.values()}
+            same_work = self.key is not None and record["made_with"] == self.key
+            holds = same_work and record["inputs"] == {path: _stamp(path) for path in item.values()}
             return record if holds and all(os.path.isfile(path) for path in record["written"]) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
 
-def _digest(weights: Sequence[Path]) -> str:
+def _digest(settings: Mapping[str, Any], weights: Sequence[Path]) -> str:
     """Of the settings and the weights; weights that are not there are for their loader to report."""
-    digest = hashlib.sha256(json.dumps(settings_of_result(), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True, default=str).encode())
     for file in weights:
         if file.is_file():
             digest.update(file.read_bytes())
