@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, config_files
 from monai.transforms import Compose, ScaleIntensityRanged
+from torch import Tensor, nn
 
+from scripts.core.descriptions import describe_component, describe_transform, records_arguments
 from scripts.core.errors import InputError
 from scripts.core.settings import Settings, current_settings, deciding_settings, is_bundle_command, run_bundle
-from scripts.core.weights import check_card, describe_transform
+from scripts.core.weights import check_card
 
 BASE: dict[str, Any] = {
     "rate": 0.1,
@@ -170,3 +173,19 @@ def test_a_transform_is_described_by_its_class_and_arguments() -> None:
     other = describe_transform(Compose([ScaleIntensityRanged(keys="image", a_min=0, a_max=500)]))
     with pytest.raises(InputError, match=r"weights made with ct|weights made with transforms"):
         check_card({"ct": found}, {"ct": other}, Path("model.pt"))
+
+
+@records_arguments
+class Toy(nn.Module):
+    def __init__(self, width: int, *, rates: tuple[int, ...] = (1, 2), start: str | None = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def test_a_network_is_described_by_its_constructor_arguments() -> None:
+    toy = Toy(3, start="x.pt")
+    assert describe_component(toy, without=["start"]) == {"_target_": "test_settings.Toy", "width": 3, "rates": [1, 2]}
+    assert torch.jit.script(toy)(torch.zeros(1, 3)).shape == (1, 1), "a record does not prevent an export"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import Transform
 from torch import nn
 
 from scripts.core.errors import InputError
@@ -22,8 +20,6 @@ __all__ = [
     "card_file",
     "check_card",
     "check_weights",
-    "describe_transform",
-    "describe_transforms",
     "digest_of",
     "load_weights",
     "network_mismatch",
@@ -113,29 +109,6 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
             expected="weights and card of one training",
             remedy="copy both files together, or remove the card to load the weights unchecked",
         )
-
-
-def describe_transform(transform: object) -> dict[str, Any]:
-    """A transform's class and plain arguments, in the form of a config, as far as the instance keeps them.
-
-    MONAI's dictionary transforms delegate to an array transform, whose attributes count as theirs.
-    """
-    kind = type(transform)
-    name = kind.__name__ if kind.__module__.startswith("monai.") else f"{kind.__module__}.{kind.__qualname__}"
-    described: dict[str, Any] = {"_target_": name}
-    holders = [transform, *(part for part in vars(transform).values() if isinstance(part, Transform))]
-    for argument in inspect.signature(kind).parameters.keys() - {"keys", "allow_missing_keys"}:
-        value = next((getattr(holder, argument) for holder in holders if hasattr(holder, argument)), None)
-        if isinstance(value, list | tuple):
-            value = [describe_transform(part) if isinstance(part, Transform) else part for part in value]
-        if isinstance(value, list | bool | int | float | str):
-            described[argument] = value
-    return described
-
-
-def describe_transforms(names: Sequence[str], transforms: Sequence[object]) -> dict[str, dict[str, Any]]:
-    """:func:`describe_transform` of several transforms, by name."""
-    return {name: describe_transform(transform) for name, transform in zip(names, transforms, strict=True)}
 
 
 def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

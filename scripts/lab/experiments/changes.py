@@ -29,8 +29,7 @@ def changed_settings(run: PlannedRun) -> str:
     """
     try:
         written = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
-<<<<<<< HEAD
-        then, now = settings_of(written), settings_of(run.settings)
+        then, now = deciding_settings(written), deciding_settings(run.settings)
     except (OSError, yaml.YAMLError, AttributeError):
         return ""
     keys = [key for key in then.keys() & now.keys() if _same_separators(then[key]) != _same_separators(now[key])]
@@ -38,30 +37,6 @@ def changed_settings(run: PlannedRun) -> str:
         return ""
     keys.sort(key=lambda key: ("#" in key, key))  # top-level keys first: task, size and method files set them
     named = [_change(key, then[key], now[key]) for key in keys[:_MOST_NAMED]]
-=======
-    except (OSError, yaml.YAMLError):
-        return {}
-    if not isinstance(written, dict):
-        return {}
-    then, now = deciding_settings(written), deciding_settings(run.settings)
-    return {
-        key: (then[key], now[key]) for key in sorted(then.keys() & now.keys()) if _plain(then[key]) != _plain(now[key])
-    }
-
-
-def changes_sentence(run: PlannedRun, option: str) -> str | None:
-    """That a run is left with other settings than today's, and how to train it anew; None if they are the same.
-
-    Args:
-        run: a run that is done.
-        option: what to type to start it anew.
-    """
-    changed = changed_settings(run)
-    if not changed:
-        return None
-    keys = sorted(changed, key=lambda key: ("#" in key, key))  # first what task, size and method files set
-    named = [_change(key, *changed[key]) for key in keys[:_MOST_NAMED]]
->>>>>>> f2acdde (Settings come from what the run was started with, not from stack frames; nested overrides and merged configs are accepted)
     named += [f"{len(keys) - len(named)} more"] if len(keys) > len(named) else []
     return (
         f"{run.title}: trained with settings that differ from today's files ({'; '.join(named)}). "

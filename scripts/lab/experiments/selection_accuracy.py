@@ -18,13 +18,9 @@ from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
-<<<<<<< HEAD
+from scripts.core.settings import run_bundle
 from scripts.lab.experiments.comparison_record import COMPARISON
 from scripts.lab.experiments.results import read_comparison
-=======
-from scripts.core.settings import run_bundle
-from scripts.lab.experiments.record import read_record
->>>>>>> f2acdde (Settings come from what the run was started with, not from stack frames; nested overrides and merged configs are accepted)
 from scripts.lab.experiments.statistics import rank_correlation
 from scripts.selection.choice import best_epoch, read_scores, snapshot_file
 from scripts.selection.scores import SCORES
@@ -201,12 +197,7 @@ def _evaluate(run: Path, weights: Path) -> dict[str, Any]:
         # A file instead of arguments: MONAI drops arguments that are None.
         ConfigParser.export_config_file(shared, str(overlay), fmt="yaml", sort_keys=False)
         places = {"bundle_root": str(run), "output_dir": str(output), "checkpoint": str(weights)}
-<<<<<<< HEAD
-        monai.bundle.run(run_id="evaluating", config_file=[str(CONFIG), str(overlay)], **places)
-=======
-        base = Path(__file__).resolve().parents[3] / CONFIG
-        run_bundle("evaluating", [str(base), str(overlay)], **places)
->>>>>>> f2acdde (Settings come from what the run was started with, not from stack frames; nested overrides and merged configs are accepted)
+        run_bundle("evaluating", [str(CONFIG), str(overlay)], **places)
         summary: dict[str, Any] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     return summary | {"oracle": "measured with target labels, to rate the scores; no training reads it"}
 
