@@ -61,7 +61,7 @@ def export_network(
     with TemporaryDirectory() as work:
         box = pack_bundle(name, task=task, out=Path(work), weights=weights, root=root).folder
         parser = ConfigParser()
-        parser.read_config(str(box / "configs" / "inference.yaml"))
+        parser.read_config(str(box / "configs" / "inference.json"))
         parser.read_meta(str(box / "configs" / "metadata.json"))
         history = {key: value for key, value in read_card(weights).items() if key in HISTORY}
         card = {**parser.get_parsed_content("card"), "task": task, **history}
@@ -104,7 +104,7 @@ def _torchscript(made: Path, *, box: Path, card: Mapping[str, Any], **_: Any) ->
         filepath=str(made),
         ckpt_file=str(box / "models" / "model.pt"),
         meta_file=str(box / "configs" / "metadata.json"),
-        config_file=str(box / "configs" / "inference.yaml"),
+        config_file=str(box / "configs" / "inference.json"),
         **{f"_meta_#{CARD}": dict(card)},
     )
 

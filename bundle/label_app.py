@@ -32,7 +32,7 @@ NOT_FOUND, NOT_USABLE = 404, 422
 
 KILLED = (
     "error: the training process was ended from outside before it finished, often for want of memory; the weights of "
-    "before are in use still: free memory or lower batch_size in configs/train.yaml, and start the training again."
+    "before are in use still: free memory or lower batch_size in configs/train.json, and start the training again."
 )
 WATCHER = f"import sys; sys.stdin.read() or print({KILLED!r}, flush=True)"
 """A program that speaks if its standard input ends without a word: a killed process says nothing itself."""
@@ -132,7 +132,7 @@ class BundleApp(MONAILabelApp):
         box = self.boxes.get(name)
         if box is None:
             return f"{name}: no such model on this server; it has {', '.join(self.boxes) or 'none'}."
-        if not (box / "configs" / "inference.yaml").is_file():
+        if not (box / "configs" / "inference.json").is_file():
             return f"{box}: found no bundle, expected a packed one; copy its folder there."
         weights = [box / "models" / "model.pt", box / "models" / "model.ts"]
         if not any(file.is_file() for file in weights):

@@ -1,35 +1,39 @@
-"""The rule of the packing room, step by step: collect, write the task's values, put in place at once."""
+"""Pack a bundle: collect its files, write the task's values into them, put them in place."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from bundle.task_values import read_task, write_metadata, write_values
+from bundle.configs import read_configs, read_task, write_configs, write_metadata, write_values
+from bundle.install import build_folder, install, packed_files
+from bundle.reach import named_modules, reached_modules
 from bundle.weights import LARGEST_FILE, copy_weights, read_settings, write_large_files
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, make_folder
 
-__all__ = ["BUNDLES", "OVERLAYS", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
+__all__ = ["BUNDLES", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
 
 BUNDLES = ("synthesis", "segmentation")
 """Names of the two slices of ``configs/`` and ``docs/``."""
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The workshop: the folder of ``configs/``, ``scripts/``, ``docs/`` and ``LICENSE``."""
+"""The repository: the folder of ``configs/``, ``scripts/``, ``docs/`` and ``LICENSE``."""
 
-OVERLAYS = ("multi_gpu_train.yaml", "inference_trt.yaml")
-"""The configs that are read on top of another and so need not define every task key."""
+ENTRY_POINTS = {
+    "synthesis": ("scripts.inference.predictor",),
+    "segmentation": ("scripts.inference.predictor", "scripts.inference.dicom_segmentation", "scripts.data.dicom"),
+}
+"""Modules that Python programs and ``python -m bundle dicom`` import from a packed bundle."""
+
+PROGRAMS = {"synthesis": (), "segmentation": ("deploy_app.py", "label_app.py")}
+"""Files of this package that serve a packed bundle and import from it."""
 
 ARCHIVE_TIME = (1980, 1, 1, 0, 0, 0)
-"""One time for every archive member, the earliest the format knows, so that equal folders give equal archives."""
+"""One time for every archive member, the earliest that the format allows, so that equal bundles give equal archives."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ def pack_bundle(
     archive: bool = False,
     root: Path = ROOT,
 ) -> PackedBundle:
-    """Write the bundle ``<out>/glua_<task>_<name>/``, whole or not at all.
+    """Write the bundle ``<out>/glua_<task>_<name>/``.
+
+    An earlier pack of the same name is replaced file by file; files that packing did not write stay.
 
     Args:
         name: ``synthesis`` or ``segmentation``.
@@ -77,107 +83,62 @@ def pack_bundle(
         out: folder to put it in; made when missing.
         weights: plain state dict of the bundle's ``network_def``, or None to pack without.
         weights_url: where those weights can be, or will be, downloaded: ``large_files.yml`` will say so.
-        archive: also write ``<folder>.zip``, equal bytes for equal content.
-        root: the workshop to pack from.
-
-    Returns:
-        Where the bundle lies and whether it has weights.
+        archive: also write ``<folder>.zip`` with the packed files, equal bytes for equal content.
+        root: the repository to pack from.
 
     Raises:
         InputError: the task is unknown or sets a key that a config lacks, the weights cannot be read, are of another
-            task or do not fit, an address without weights, a folder that is no bundle stands in the way, or ``out``
+            task or do not fit, an address without weights, a file in the way that packing did not write, or ``out``
             cannot be written.
     """
     if weights_url and weights is None:
         remedy = "give --weights too, or leave --weights_url out"
         raise InputError(file="--weights_url", found="no --weights", expected="the weights it is of", remedy=remedy)
-    tasks = root / "configs" / "tasks"
-    text, values = read_task(tasks, task)
+    values = read_task(root / "configs" / "tasks", task)
     target = make_folder(out) / packed_name(task, name)
-    with _whole_folder(target) as building:
-        _copy_slice(root, name, building)
-        _write_into_configs(building, text, origin=tasks / f"{task}.yaml")
-        if weights is not None:
-            settings = read_settings(weights)
-            _write_into_configs(building, settings, origin=weights)
-            values |= yaml.safe_load(settings) or {}
-        write_metadata(building / "configs" / "metadata.json", name, values)
-        if weights is not None:
-            copy_weights(weights, task, building)
+    with build_folder(target) as building:
+        _build(building, name, task, values, weights, root)
         if weights_url:
             write_large_files(building, weights_url)
+        install(building, target)
     written = _write_archive(target) if archive else None
     return PackedBundle(target, written, has_weights=weights is not None)
 
 
-def _write_into_configs(building: Path, values: str, *, origin: Path) -> None:
-    for config in sorted((building / "configs").glob("*.yaml")):
-        write_values(config, values, origin=origin, every_key=config.name not in OVERLAYS)
+def _build(building: Path, name: str, task: str, values: dict[str, Any], weights: Path | None, root: Path) -> None:
+    configs = read_configs(root / "configs" / name)
+    modules = [*ENTRY_POINTS[name], *named_modules(list(configs.values()))]
+    modules += named_modules([Path(__file__).with_name(file).read_text(encoding="utf-8") for file in PROGRAMS[name]])
+    _copy_files(root, name, building, reached_modules(root, modules))
+    write_values(configs, values, origin=root / "configs" / "tasks" / f"{task}.yaml")
+    if weights is not None:
+        settings = read_settings(weights)
+        write_values(configs, settings, origin=weights)
+        values = {**values, **settings}
+    write_configs(configs, building / "configs")
+    write_metadata(building / "configs" / "metadata.json", name, values)
+    if weights is not None:
+        copy_weights(weights, task, building)
 
 
-def _copy_slice(root: Path, name: str, building: Path) -> None:
-    """Copy what the rule names; content is copied even where the workshop holds links."""
-    for file in [root / "LICENSE", root / "configs" / "logging.conf"]:
-        _copy(file, building / file.relative_to(root))
-    for config in sorted((root / "configs" / name).iterdir()):
-        if config.suffix in {".yaml", ".json"}:
-            _copy(config, building / "configs" / config.name)
-    for page in sorted((root / "docs" / name).rglob("[!.]*")):
-        if page.is_file():
-            _copy(page, building / "docs" / page.relative_to(root / "docs" / name))
-    for module in sorted((root / "scripts").rglob("*.py")):
-        _copy(module, building / module.relative_to(root))
+def _copy_files(root: Path, name: str, building: Path, modules: list[Path]) -> None:
+    """Copy what needs no change; links become files."""
+    places = {Path("LICENSE"): root / "LICENSE", Path("configs", "logging.conf"): root / "configs" / "logging.conf"}
+    places[Path("configs", "metadata.json")] = root / "configs" / name / "metadata.json"
+    places |= {module: root / module for module in modules}
+    docs = root / "docs" / name
+    places |= {Path("docs", page.relative_to(docs)): page for page in docs.rglob("[!.]*") if page.is_file()}
+    for place, source in places.items():
+        (building / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, building / place)
     (building / "models").mkdir()
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-
-
-@contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """Give a fresh folder beside ``target`` that takes its place if the block succeeds, and goes away if not."""
-    _refuse_foreign(target)
-    building = target.with_name(f".{target.name}-{os.getpid()}")
-    earlier = target.with_name(f".{target.name}-{os.getpid()}-earlier")
-    try:
-        building.mkdir()
-        yield building
-        if target.exists():
-            target.rename(earlier)
-        building.rename(target)
-    except OSError as error:
-        if earlier.exists() and not target.exists():
-            earlier.rename(target)
-        raise InputError(
-            file=target,
-            found=f"that it could not be written ({error})",
-            expected="a folder with room for the bundle",
-            remedy="free some space or choose another --out; nothing half-written was left",
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-        shutil.rmtree(earlier, ignore_errors=True)
-
-
-def _refuse_foreign(target: Path) -> None:
-    """Only an earlier pack may be replaced."""
-    ours = target.is_dir() and not target.is_symlink() and (target / "configs" / "metadata.json").is_file()
-    if (target.exists() or target.is_symlink()) and not ours:
-        raise InputError(
-            file=target,
-            found="something that is no packed bundle",
-            expected="nothing there, or an earlier pack of the same name",
-            remedy="move it away or choose another --out",
-        )
 
 
 def _write_archive(folder: Path) -> Path:
     """``<folder>.zip`` with the folder as its only top entry; names sorted, times and permissions fixed."""
     target = folder.with_name(f"{folder.name}.zip")
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for file in packed_files(folder):
             member = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix(), ARCHIVE_TIME)
             member.compress_type = zipfile.ZIP_DEFLATED
             member.external_attr = 0o100644 << 16

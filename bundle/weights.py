@@ -19,25 +19,21 @@ LARGEST_FILE = 25_000_000
 """Bytes of the largest file that MONAI's Model Zoo takes into its repository."""
 
 
-def read_settings(weights: Path) -> str:
-    """The settings of grid and network on the card that a run left beside its weights, as a YAML mapping.
+def read_settings(weights: Path) -> dict[str, Any]:
+    """The settings of grid and network that weights were trained with, by top-level key; empty without metadata.
 
     Args:
-        weights: a plain state dict; its card, if there is one, lies beside it with the suffix ``.json``.
-
-    Returns:
-        The ``grid`` and ``network`` parts of the card, one key a line; nothing without a card.
+        weights: a plain state dict; its metadata lie beside it with the suffix ``.json``.
 
     Raises:
-        InputError: the card is no JSON object.
+        InputError: the metadata are no JSON object.
     """
     card = read_card(weights)
-    settings = {**card.get("grid", {}), **card.get("network", {})}
-    return "".join(f"{key}: {_in_one_line(value)}\n" for key, value in settings.items())
+    return {**card.get("grid", {}), **card.get("network", {})}
 
 
 def copy_weights(weights: Path, task: str, folder: Path) -> None:
-    """Put weights and their card into a bundle as ``models/model.pt`` and ``models/model.json``, if they belong there.
+    """Copy weights and their metadata into a bundle as ``models/model.pt`` and ``models/model.json``.
 
     They are loaded strictly into the network that the packed configs build: MONAI Label loads leniently, so what does
     not fit would stay random without an error.
@@ -51,7 +47,7 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
         InputError: no file, no plain state dict, weights of another task, or of a network of another size.
     """
     parser = ConfigParser()
-    parser.read_config(str(folder / "configs" / "inference.yaml"))
+    parser.read_config(str(folder / "configs" / "inference.json"))
     card = parser.get_parsed_content("card") if "card" in parser else {}
     load_weights(str(weights), parser.get_parsed_content("network_def"), {**card, "task": task})
     shutil.copyfile(weights, folder / "models" / "model.pt")
@@ -60,7 +56,7 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
 
 
 def write_large_files(folder: Path, url: str) -> None:
-    """Write ``large_files.yml``, which says where a packed bundle's weights can be had, and their digest.
+    """Write ``large_files.yml``, which names the address of a packed bundle's weights and their digest.
 
     Models that travel through git leave files above ``LARGEST_FILE`` out; ``python -m monai.bundle
     download_large_files`` puts them in place again and refuses other content.
@@ -74,8 +70,3 @@ def write_large_files(folder: Path, url: str) -> None:
     entry = {"path": weights.as_posix(), "url": url, "hash_val": digest, "hash_type": "sha256"}
     text = yaml.safe_dump({"large_files": [entry]}, sort_keys=False, width=math.inf)
     (folder / "large_files.yml").write_text(text, encoding="utf-8")
-
-
-def _in_one_line(value: Any) -> str:
-    """A value as YAML. As the only item of a list, because YAML ends a bare scalar with a mark of its own."""
-    return yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]

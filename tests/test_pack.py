@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from bundle import pack
 from bundle.__main__ import main
+from bundle.install import RECORD
 from bundle.pack import BUNDLES, ROOT, pack_bundle
 from scripts.core.errors import InputError
 
 BASE = """\
+bundle_root: .
 # Inputs you may change
 task: base   # the task's name
 source_domain: mr
@@ -54,25 +59,17 @@ source_intensity:
   a_min: -125  # HU
 """
 
-PACKED = """\
-# Inputs you may change
-task: toy   # the task's name
-source_domain: ct
-target_domain: mr
-label_names: [left, right, top]  # in the order of the classes
-slice_size: [32, 48]
-
-source_intensity:  # how values become [-1, 1]
-  _target_: ScaleIntensityRanged
-  a_min: -125  # HU
-
-# Network
-network_def:
-  _target_: torch.nn.Linear
-  in_features: 2
-  out_features: "$len(@label_names) + 1"
-training:   ["$print('odd   spacing stays')"]
-"""
+PACKED = {
+    "bundle_root": ".",
+    "task": "toy",
+    "source_domain": "ct",
+    "target_domain": "mr",
+    "label_names": ["left", "right", "top"],
+    "slice_size": [32, 48],
+    "source_intensity": {"_target_": "ScaleIntensityRanged", "a_min": -125},
+    "network_def": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": "$len(@label_names) + 1"},
+    "training": ["$print('odd   spacing stays')"],
+}
 
 OVERLAY = "# on top of train.yaml\nslice_size: [64, 64]\ndevice: cuda\n"
 
@@ -87,7 +84,12 @@ def workshop(tmp_path: Path) -> Path:
         "configs/tasks/toy.yaml": TASK,
         "configs/tasks/other.yaml": TASK.replace("toy", "other"),
         "scripts/__init__.py": "",
+        "scripts/data/__init__.py": "",
         "scripts/data/slices.py": "x = 1",
+        "scripts/inference/__init__.py": "",
+        "scripts/inference/predictor.py": "from scripts.data import slices",
+        "scripts/lab/__init__.py": "",
+        "scripts/lab/cli.py": "not reached",
         "scripts/notes.txt": "not code",
         "scripts/__pycache__/slices.cpython-311.pyc": "",
         "tests/test_x.py": "",
@@ -115,7 +117,13 @@ def weights(tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    """Every file but the record of what was packed."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return files - {RECORD}
+
+
+def config_of(folder: Path, role: str) -> dict[str, Any]:
+    return json.loads((folder / "configs" / f"{role}.json").read_text())
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -126,28 +134,38 @@ def test_a_bundle_is_what_the_rule_says(workshop: Path, tmp_path: Path, weights:
         "LICENSE",
         "configs/logging.conf",
         "configs/metadata.json",
-        "configs/train.yaml",
-        "configs/inference.yaml",
-        "configs/multi_gpu_train.yaml",
+        "configs/train.json",
+        "configs/inference.json",
+        "configs/multi_gpu_train.json",
         "docs/README.md",
         "docs/figures/road.png",
         "models/model.pt",
         "models/model.json",
         "scripts/__init__.py",
+        "scripts/data/__init__.py",
         "scripts/data/slices.py",
+        "scripts/inference/__init__.py",
+        "scripts/inference/predictor.py",
     }
     assert packed.has_weights
     assert [path.name for path in (tmp_path / "dist").iterdir()] == [packed.folder.name], "nothing else is left"
 
 
-def test_only_the_tasks_values_change(workshop: Path, tmp_path: Path) -> None:
+def test_configs_are_json_with_the_tasks_values(workshop: Path, tmp_path: Path) -> None:
     folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=workshop).folder
-    assert (folder / "configs" / "train.yaml").read_text() == PACKED
-    assert (folder / "configs" / "inference.yaml").read_text() == PACKED
-    overlay = (folder / "configs" / "multi_gpu_train.yaml").read_text()
-    assert overlay == OVERLAY.replace("[64, 64]", "[32, 48]"), "an overlay gets the keys it has and no others"
+    assert config_of(folder, "train") == config_of(folder, "inference") == PACKED
+    # An overlay for the command line gets the keys that it has and no others.
+    assert config_of(folder, "multi_gpu_train") == {"slice_size": [32, 48], "device": "cuda"}
     for same in ["LICENSE", "configs/logging.conf", "scripts/data/slices.py"]:
         assert (folder / same).read_bytes() == (workshop / same).read_bytes()
+
+
+def test_an_evaluation_that_changes_inference_is_packed_as_one_file(workshop: Path, tmp_path: Path) -> None:
+    overlay = 'network_def#bias: false\nevaluating: ["$print(1)"]\n'
+    (workshop / "configs" / "segmentation" / "evaluate.yaml").write_text(overlay)
+    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=workshop).folder
+    network = {**PACKED["network_def"], "bias": False}
+    assert config_of(folder, "evaluate") == {**PACKED, "network_def": network, "evaluating": ["$print(1)"]}
 
 
 def test_labels_and_sizes_reach_the_metadata(workshop: Path, tmp_path: Path) -> None:
@@ -167,13 +185,73 @@ def test_synthesis_has_no_labels(workshop: Path, tmp_path: Path) -> None:
     assert metadata["description"].endswith("Packed for the task toy: ct to mr.")
 
 
-def test_an_earlier_pack_is_replaced_whole(workshop: Path, tmp_path: Path, weights: Path) -> None:
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
-    (folder / "stray.txt").write_text("from before")
-    again = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
-    assert not {"stray.txt", "models/model.pt"} & files_of(again.folder)
-    assert (again.folder / "models").is_dir()
-    assert not again.has_weights
+def test_packing_again_keeps_what_it_did_not_write(workshop: Path, tmp_path: Path) -> None:
+    """Pack without weights, train in the packed folder, pack again: nothing of the training is lost."""
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+    work = ["models/model.pt", "models/resume/checkpoint.pt", "logs/losses.csv", "pictures/a.png", "notes.txt"]
+    work += ["configs/mine.yaml", "scripts/data/mine.py"]
+    for file in work:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(f"mine: {file}")
+    (workshop / "LICENSE").write_text("another licence")
+    (workshop / "scripts" / "inference" / "predictor.py").write_text("")
+    (workshop / "docs" / "synthesis" / "figures" / "road.png").unlink()
+    pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+    assert {file: (folder / file).read_text() for file in work} == {file: f"mine: {file}" for file in work}
+    assert (folder / "LICENSE").read_text() == "another licence"
+    # What packing wrote and the bundle no longer needs goes, with folders that are empty then.
+    assert not (folder / "scripts" / "data" / "slices.py").exists()
+    assert not (folder / "docs" / "figures").exists()
+
+
+def test_weights_of_the_last_pack_are_outdated_but_trained_ones_are_not_replaced(
+    workshop: Path, tmp_path: Path, weights: Path
+) -> None:
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, weights=weights, root=workshop).folder
+    assert not pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).has_weights
+    assert not (folder / "models" / "model.pt").exists()
+    assert (folder / "models").is_dir()
+    (folder / "models" / "model.pt").write_text("trained here")
+    with pytest.raises(InputError, match=r"1 file\(s\) that packing did not write .*: models/model\.pt"):
+        pack_bundle("synthesis", task="toy", out=tmp_path, weights=weights, root=workshop)
+    assert (folder / "models" / "model.pt").read_text() == "trained here"
+
+
+def test_a_packed_file_that_was_edited_is_not_replaced_by_another(workshop: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+    (folder / "docs" / "README.md").write_text("edited")
+    with pytest.raises(InputError, match=r"were changed since: docs/README\.md"):
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+    assert (folder / "docs" / "README.md").read_text() == "edited"
+
+
+def test_a_killed_pack_does_not_block_the_next(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between two replaced files leaves old and new ones, and a folder to build in."""
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+    for file in ["LICENSE", "configs/logging.conf"]:
+        (workshop / file).write_text("second")
+    replace, count = os.replace, iter(range(100))
+
+    def killed(source: Path, target: Path) -> None:
+        if str(target).startswith(str(folder)) and Path(target).name != RECORD and next(count) == 1:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+    monkeypatch.undo()
+    (tmp_path / ".glua_toy_synthesis.building" / "half").mkdir(parents=True)
+    for file in ["LICENSE", "configs/logging.conf"]:
+        (workshop / file).write_text("third")
+    pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+    assert (folder / "LICENSE").read_text() == (folder / "configs" / "logging.conf").read_text() == "third"
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_two_processes_do_not_pack_one_bundle(workshop: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".glua_toy_synthesis.lock"), pytest.raises(InputError, match="another process is packing"):
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
 
 
 def test_links_of_the_workshop_become_files(workshop: Path, tmp_path: Path) -> None:
@@ -193,6 +271,10 @@ def test_the_archive_is_the_folder_and_always_the_same(workshop: Path, tmp_path:
     assert second.archive is not None
     assert first.archive.name == "glua_toy_synthesis.zip"
     assert first.archive.read_bytes() == second.archive.read_bytes()
+    (first.folder / "mine.txt").write_text("not packed")
+    pack_bundle("synthesis", task="toy", out=tmp_path / "a", archive=True, root=workshop)
+    assert first.archive.read_bytes() == second.archive.read_bytes()
+    (first.folder / "mine.txt").unlink()
     with zipfile.ZipFile(first.archive) as archive:
         assert {f"glua_toy_synthesis/{name}" for name in files_of(first.folder)} == set(archive.namelist())
         assert archive.read("glua_toy_synthesis/LICENSE") == b"licence"
@@ -219,18 +301,6 @@ def test_a_task_file_that_is_no_mapping(workshop: Path, tmp_path: Path, text: st
     (workshop / "configs" / "tasks" / "toy.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
-
-
-def test_a_task_value_that_cannot_stand_alone(workshop: Path, tmp_path: Path) -> None:
-    text = TASK.replace("[32, 48]", "&size [32, 48]").replace("a_min: -125", "a_min: *size")
-    (workshop / "configs" / "tasks" / "toy.yaml").write_text(text.replace("slice_size", "other_size"))
-    for name in BUNDLES:
-        for config in ["train", "inference"]:
-            (workshop / "configs" / name / f"{config}.yaml").write_text("other_size: 1\n" + BASE)
-    # `source_intensity` stands after the anchor here as in the task: legible. Turned round it is not.
-    (workshop / "configs" / "synthesis" / "inference.yaml").write_text(BASE + "other_size: 1\n")
-    with pytest.raises(InputError, match=r"cannot be written into inference\.yaml by itself.*without anchors"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
@@ -262,23 +332,6 @@ def test_no_space_left(workshop: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert files_of(earlier) == before
 
 
-def test_the_earlier_pack_comes_back_if_the_new_one_cannot_take_its_place(
-    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    earlier = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop).folder
-    rename = Path.rename
-
-    def refuse_the_new(self: Path, target: Path) -> Path:
-        if target == earlier and not self.name.endswith("earlier"):
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", refuse_the_new)
-    with pytest.raises(InputError, match="Input/output error"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
-    assert list((tmp_path / "dist").iterdir()) == [earlier]
-
-
 def test_a_place_that_cannot_be_written(workshop: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a folder that cannot be written"):
@@ -301,30 +354,33 @@ def test_weights_of_another_task(workshop: Path, tmp_path: Path, weights: Path, 
     assert list((tmp_path / "dist").iterdir()) == []
 
 
-def test_network_settings_come_from_the_weights_card(workshop: Path, tmp_path: Path, weights: Path) -> None:
+def test_network_settings_come_from_the_weights_metadata(workshop: Path, tmp_path: Path, weights: Path) -> None:
     torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
-    weights.with_name("model.json").write_text('{"network": {"width": 5, "kind": "abs", "rate": 1e-05, "mode": "off"}}')
+    weights.with_name("model.json").write_text('{"network": {"width": 5, "rate": 1e-05, "mode": "off"}}')
     for config in ["train", "inference"]:
-        text = (
-            BASE.replace("in_features: 2", 'in_features: "@width"')
-            + "width: 2  # inputs\nrate: 1\nmode: x\nkind: other\n"
-        )
+        text = BASE.replace("in_features: 2", 'in_features: "@width"') + "width: 2\nrate: 1\nmode: x\n"
         (workshop / "configs" / "synthesis" / f"{config}.yaml").write_text(text)
     folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
     for config in ["train", "inference"]:
-        assert (
-            (folder / "configs" / f"{config}.yaml")
-            .read_text()
-            .endswith("width: 5  # inputs\nrate: 1.0e-05\nmode: 'off'\nkind: abs\n")
-        )
+        packed = config_of(folder, config)
+        assert (packed["width"], packed["rate"], packed["mode"]) == (5, 1e-05, "off")
 
 
-def test_the_grid_comes_from_the_weights_card_too(workshop: Path, tmp_path: Path, weights: Path) -> None:
+def test_a_whole_network_comes_from_the_weights_metadata(workshop: Path, tmp_path: Path, weights: Path) -> None:
+    """Arguments that refer to other settings go on referring to them; others take the trained value."""
+    torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
+    trained = {"_target_": "torch.nn.Linear", "in_features": 5, "out_features": 4, "bias": True}
+    weights.with_name("model.json").write_text(json.dumps({"network": {"network_def": trained}}))
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
+    expected = {**trained, "out_features": "$len(@label_names) + 1"}
+    assert config_of(folder, "train")["network_def"] == config_of(folder, "inference")["network_def"] == expected
+
+
+def test_the_grid_comes_from_the_weights_metadata_too(workshop: Path, tmp_path: Path, weights: Path) -> None:
     # Trained at a smaller size than the task's: the bundle has to do the same.
     weights.with_name("model.json").write_text('{"grid": {"slice_size": [16, 24]}}')
     folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
-    for config in ["train", "inference"]:
-        assert "\nslice_size: [16, 24]\n" in (folder / "configs" / f"{config}.yaml").read_text()
+    assert config_of(folder, "train")["slice_size"] == config_of(folder, "inference")["slice_size"] == [16, 24]
     ports = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]
     assert ports["inputs"]["image"]["spatial_shape"] == [16, 24] == ports["outputs"]["pred"]["spatial_shape"]
 

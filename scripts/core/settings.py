@@ -36,6 +36,9 @@ TRACKING_KEYS = {"tracking_uri", "experiment_name", "run_name", "save_execute_co
 MONAI_KEYS = RUN_IDS | TRACKING_KEYS | {"imports"}
 """Top-level keys that are known although a base config may lack them."""
 
+RUN_ARGUMENTS = {*inspect.signature(monai.bundle.run).parameters, "workflow_name", "workflow_type"}
+"""Arguments of ``monai.bundle run`` and ``run_workflow`` that are no settings."""
+
 REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 
 Config = Mapping[str, Any]
@@ -64,7 +67,8 @@ class Settings:
         listed = [files] if isinstance(files, str) else list(files)
         parser = ConfigParser(globals=False)
         parser.read_config(listed)
-        parser.update({key: value for key, value in overrides.items() if not key.startswith("_meta_")})
+        given = {key: value for key, value in overrides.items() if key not in RUN_ARGUMENTS}
+        parser.update({key: value for key, value in given.items() if not key.startswith("_meta_")})
         merged = {key: value for key, value in parser.get().items() if key != "_meta_"}
         return cls(merged, ConfigParser.load_config_files(listed[:1]))
 
@@ -136,8 +140,7 @@ def _parse_command_line(words: list[str]) -> Settings:
 
     given = fire.Fire(lambda *run_id, **flags: flags, command=words, serialize=lambda _: None)
     arguments = update_kwargs(args=given.pop("args_file", None), **given)
-    own = set(inspect.signature(monai.bundle.run).parameters) | {"workflow_name", "workflow_type"}
-    return Settings.read(arguments["config_file"], {key: arguments[key] for key in arguments if key not in own})
+    return Settings.read(arguments["config_file"], arguments)
 
 
 def _unknown_keys(section: Config, base: Config, prefix: str, known: set[str]) -> Iterator[tuple[str, list[str]]]:

@@ -28,7 +28,7 @@ class Predictor:
 
     Args:
         bundle: folder of a packed bundle with weights.
-        settings: top-level keys of its ``configs/inference.yaml`` with other values, as on the command line, such as
+        settings: top-level keys of its ``configs/inference.json`` with other values, as on the command line, such as
             ``device="cpu"``, ``largest_component=True`` or ``engine="onnx"``.
 
     Raises:
@@ -36,7 +36,7 @@ class Predictor:
     """
 
     def __init__(self, bundle: str | Path, **settings: Any) -> None:
-        config = Path(bundle) / "configs" / "inference.yaml"
+        config = Path(bundle) / "configs" / "inference.json"
         if not config.is_file():
             remedy = "name a folder that python -m bundle pack wrote"
             raise InputError(file=config, found="no such file", expected="a packed bundle's config", remedy=remedy)

@@ -1,0 +1,145 @@
+"""The configs of a packed bundle: one JSON file per role, with the task's values written in.
+
+``monai.bundle.load``, MONAI's federated client, Slicer's bundle module and MONAI Deploy read JSON and a single file per
+role. The commented YAML stays in the repository.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+
+from scripts.core.errors import InputError
+
+__all__ = ["read_configs", "read_task", "write_configs", "write_metadata", "write_values"]
+
+LAID_OVER = {"evaluate": "inference"}
+"""Roles whose file in the repository changes another role's; packing writes the merged config."""
+
+Config = dict[str, Any]
+
+
+def read_task(folder: Path, task: str) -> Config:
+    """Read a task file.
+
+    Args:
+        folder: where the task files lie, ``configs/tasks``.
+        task: name of one of them, without ``.yaml``.
+
+    Returns:
+        Its top-level keys with their values.
+
+    Raises:
+        InputError: there is no such task, or the file is no YAML mapping.
+    """
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if task not in names:
+        raise InputError(
+            file=f"task {task!r}",
+            found="no such task",
+            expected=f"one of {', '.join(names)}",
+            remedy=f"name one of them, or write a file of that name into {folder}",
+        )
+    file = folder / f"{task}.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        finding = f"no YAML ({' '.join(str(error).split())})"
+        raise InputError(file=file, found=finding, expected="a mapping", remedy="correct the file") from error
+    if not isinstance(values, dict):
+        raise InputError(
+            file=file, found="no mapping", expected="top-level keys with their values", remedy="correct the file"
+        )
+    return values
+
+
+def read_configs(folder: Path) -> dict[str, Config]:
+    """The configs of a stage by role (``train``, ``inference`` ...), with those in ``LAID_OVER`` merged.
+
+    A file without ``bundle_root`` is an overlay for the command line, such as ``multi_gpu_train``, and stays one.
+    """
+    files = {file.stem: str(file) for file in sorted(folder.glob("*.yaml"))}
+    configs = {role: ConfigParser.load_config_file(file) for role, file in files.items()}
+    for role, base in LAID_OVER.items():
+        if role in configs and not is_base(configs[role]):
+            configs[role] = ConfigParser.load_config_files([files[base], files[role]])
+    return configs
+
+
+def is_base(config: Mapping[str, Any]) -> bool:
+    """Whether a config stands alone; an overlay only changes another one."""
+    return "bundle_root" in config
+
+
+def write_values(configs: Mapping[str, Config], values: Mapping[str, Any], *, origin: Path) -> None:
+    """Give the configs' own top-level keys other values, in place.
+
+    Arguments of a component that refer to other settings go on referring to them.
+
+    Args:
+        configs: by role.
+        values: a task's values, or the settings that weights were trained with.
+        origin: the file they come from, for the message.
+
+    Raises:
+        InputError: a base config lacks a key; MONAI would ignore its value.
+    """
+    for role, config in configs.items():
+        unknown = [key for key in values if key not in config]
+        if unknown and is_base(config):
+            raise InputError(
+                file=origin,
+                found=f"the key {unknown[0]!r}, which {role}.yaml does not define",
+                expected="only top-level keys that every base config defines",
+                remedy=f"correct the key, or define it with its default in {role}.yaml",
+            )
+        for key in values.keys() & config.keys():
+            config[key] = _replaced(config[key], deepcopy(values[key]))
+
+
+def write_configs(configs: Mapping[str, Config], folder: Path) -> None:
+    """Write ``<role>.json`` for each config."""
+    for role, config in configs.items():
+        file = folder / f"{role}.json"
+        ConfigParser.export_config_file(config, str(file), fmt="json", indent=4)
+        file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+
+
+def write_metadata(file: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Write what the task decides into a packed ``metadata.json``: slice size, labels, and a sentence on the task.
+
+    Args:
+        file: the metadata.
+        name: ``synthesis`` or ``segmentation``; only the latter has labels.
+        values: the task's keys and values.
+    """
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    ports = metadata["network_data_format"]
+    image, pred = ports["inputs"]["image"], ports["outputs"]["pred"]
+    image["spatial_shape"] = pred["spatial_shape"] = [int(side) for side in values["slice_size"]]
+    sentence = f"Packed for the task {values['task']}: {values['source_domain']} to {values['target_domain']}"
+    if name == "segmentation":
+        labels = [str(label) for label in values["label_names"]]
+        pred["num_channels"] = len(labels) + 1
+        pred["channel_def"] = {str(index): label for index, label in enumerate(["background", *labels])}
+        sentence += f", structures {', '.join(labels)}"
+    metadata["description"] = f"{metadata['description']} {sentence}."
+    file.write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
+
+
+def _replaced(old: Any, new: Any) -> Any:
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("_target_") == new.get("_target_")):
+        return new
+    return {**new, **dict(_references(old, new))}
+
+
+def _references(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in old.items():
+        if key in new and isinstance(value, str) and value.startswith(("@", "$")):
+            yield key, value

@@ -1,0 +1,143 @@
+"""Putting a freshly built bundle in place without touching what packing did not write.
+
+A packed folder is also a working folder: people train in it and keep files in it. A record of every packed file and
+its digest, ``.packed.json``, tells these from the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from scripts.core.errors import InputError
+from scripts.core.files import write_json
+
+__all__ = ["RECORD", "build_folder", "install", "packed_files"]
+
+RECORD = ".packed.json"
+
+
+@contextmanager
+def build_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``target`` to build in, and remove it afterwards.
+
+    Raises:
+        InputError: another process packs the same bundle, or the disk is full.
+    """
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+    building = target.with_name(f".{target.name}.building")
+    try:
+        with lock:
+            shutil.rmtree(building, ignore_errors=True)  # left by a killed process
+            building.mkdir()
+            try:
+                yield building
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout as error:
+        remedy = "wait until it has finished, or choose another --out"
+        raise InputError(
+            file=target, found="that another process is packing it", expected="one at a time", remedy=remedy
+        ) from error
+    except OSError as error:
+        raise InputError(
+            file=target,
+            found=f"that it could not be written ({error.strerror or error})",
+            expected="a folder with room for the bundle",
+            remedy="free some space or choose another --out, then pack again; no file of yours was changed",
+        ) from error
+
+
+def install(building: Path, target: Path) -> None:
+    """Move every built file to its place in ``target``, each as a whole, and remove packed files that are outdated.
+
+    Files that packing did not write stay. So do packed files that were changed since; a new one does not replace them.
+
+    Raises:
+        InputError: a file that packing did not write, or that was changed since, stands where a new one belongs; or
+            ``target`` is something else than a packed bundle.
+    """
+    new = {file: _digest(building / file) for file in _files(building)}
+    before = _read_record(target)
+    _refuse_conflicts(target, new, before)
+    known = {file: [*before.get(file, ()), digest] for file, digest in new.items()}
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / RECORD, {"files": {**before, **known}})  # holds whichever files a kill leaves
+    for file in sorted(new):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(building / file, target / file)
+    for file in before.keys() - new.keys():
+        if (target / file).is_file() and _digest(target / file) in before[file]:
+            (target / file).unlink()
+    _remove_empty_folders(target, before)
+    (target / "models").mkdir(exist_ok=True)
+    write_json(target / RECORD, {"files": {file: [digest] for file, digest in sorted(new.items())}})
+
+
+def packed_files(target: Path) -> list[Path]:
+    """Files of a bundle that packing wrote, sorted; not what else lies in its folder."""
+    return sorted(target / file for file in _read_record(target))
+
+
+def _read_record(target: Path) -> dict[str, list[str]]:
+    """Digests of the packed files by path, from the record; empty where nothing was packed."""
+    if not target.exists() and not target.is_symlink():
+        return {}
+    try:
+        files = json.loads((target / RECORD).read_text(encoding="utf-8"))["files"]
+        return {str(file): [str(digest) for digest in digests] for file, digests in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+            return {}
+        raise InputError(
+            file=target,
+            found="something that is no packed bundle",
+            expected=f"nothing there, or an earlier pack with its record {RECORD}",
+            remedy="move it away or choose another --out",
+        ) from error
+
+
+def _refuse_conflicts(target: Path, new: Mapping[str, str], before: Mapping[str, list[str]]) -> None:
+    """A file that is there must be one that packing wrote, or equal to the new one."""
+    changed = []
+    for file, digest in new.items():
+        place = target / file
+        if place.is_symlink() or place.exists():
+            written = [digest, *before.get(file, ())]
+            if place.is_symlink() or not place.is_file() or _digest(place) not in written:
+                changed.append(file)
+    if changed:
+        named = ", ".join(changed[:5])
+        raise InputError(
+            file=target,
+            found=f"{len(changed)} file(s) that packing did not write or that were changed since: {named}",
+            expected="only files as they were packed where new ones belong",
+            remedy="move them away, or choose another --out",
+        )
+
+
+def _remove_empty_folders(target: Path, files: Mapping[str, list[str]]) -> None:
+    folders = {folder for file in files for folder in Path(file).parents if folder.parts}
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        if (target / folder).is_dir() and not any((target / folder).iterdir()):
+            (target / folder).rmdir()
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
