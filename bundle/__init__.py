@@ -1,12 +1,10 @@
-"""The packing room: how two MONAI bundles come out of one workshop.
+"""Packing and export of the two MONAI bundles, and the programs that serve a packed one.
 
-A bundle is the ``<name>`` slice of ``configs/``, ``docs/`` and ``models/`` with one task's values, plus all of
-``scripts/``, ``LICENSE`` and ``logging.conf``. Packing copies these into ``glua_<task>_<name>/`` and writes two things:
-the task's values into the YAML files' own top-level keys, and its labels and sizes into ``metadata.json``. Nothing
-else is edited, so a packed folder runs from anywhere and in the tools that read a single file per role. Where the
-weights have an address, ``large_files.yml`` is added.
+A bundle is one stage's slice of ``configs/``, ``docs/`` and ``models/`` with one task's values, the modules of
+``scripts/`` that it reaches, ``LICENSE`` and ``logging.conf``. Its configs are JSON, one file per role, because
+``monai.bundle.load``, MONAI's federated client, Slicer and MONAI Deploy read nothing else. It runs from any folder.
 
-``label_app.py`` is for MONAI Label alone: it is copied beside packed bundles, and the server imports it, nothing here.
+``deploy_app.py`` and ``label_app.py`` run inside MONAI Deploy and MONAI Label; nothing here imports them.
 
 ``python -m bundle pack segmentation --task phantom_mr2ct --out dist`` packs one.
 """

@@ -83,7 +83,7 @@ def measure(task: str, weights: Path, work: Path, images: str | None) -> None:
 def read(box: Path) -> ConfigParser:
     """The inference config of a packed bundle, on the CPU."""
     parser = ConfigParser()
-    parser.read_config(str(box / "configs" / "inference.yaml"))
+    parser.read_config(str(box / "configs" / "inference.json"))
     parser.update({"device": "cpu"})
     return parser
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 from conftest import FILE_VALUES, ROOT, SMALL, processes_of, write_volume, write_weights
 from label_server import (
     ENDING_SECONDS,
@@ -31,10 +30,10 @@ from label_server import (
     processes_of_session,
     wait_until,
 )
+from packed_configs import set_packed_values
 from test_bad_input import IMAGES, LABELS, replace_volume
 
 from bundle.pack import pack_bundle, packed_name
-from bundle.task_values import write_values
 
 pytestmark = [
     pytest.mark.deploy,
@@ -51,14 +50,14 @@ NAMES = {
     "phantom_mr2ct": {"myocardium": 1, "left atrium": 2, "left ventricle": 3, "ascending aorta": 4},
     "abdomen_ct2mr": {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
 }
-SHORT = """\
-iterations_per_epoch: 4
-batch_size: 2
-learning_rate: 0.1
-learning_rate_warmup: 1
-adversarial_warmup: 1
-prediction_discriminator_channels: 4
-"""
+SHORT = {
+    "iterations_per_epoch": 4,
+    "batch_size": 2,
+    "learning_rate": 0.1,
+    "learning_rate_warmup": 1,
+    "adversarial_warmup": 1,
+    "prediction_discriminator_channels": 4,
+}
 EMPTY = "cardiac_ct2mr"
 """A task packed without weights."""
 
@@ -94,10 +93,9 @@ def served(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     for seed, task in enumerate(CASE, 13):
         weights = write_weights(task, work / task, seed=seed)
         box = pack_bundle("segmentation", task=task, out=folder / "model", weights=weights, root=workshop).folder
-        write_values(box / "configs" / "train.yaml", SHORT, origin=work, every_key=True)
+        set_packed_values(box, SHORT)
     box = pack_bundle("segmentation", task=EMPTY, out=folder / "model").folder
-    for config in (box / "configs").glob("*.yaml"):
-        write_values(config, yaml.safe_dump(SMALL["segmentation"]), origin=work, every_key=False)
+    set_packed_values(box, SMALL["segmentation"])
     server = LabelServer(folder)
     try:
         server.wait()
@@ -131,7 +129,7 @@ def digest(file: Path) -> str:
 def answer_of_the_bundle(box: Path, volume: Path, output: Path) -> np.ndarray:
     """What the bundle's own command makes of a volume, here, in another environment than the server's."""
     command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
-    command += ["--config_file", str(box / "configs" / "inference.yaml"), "--bundle_root", str(box)]
+    command += ["--config_file", str(box / "configs" / "inference.json"), "--bundle_root", str(box)]
     command += ["--dataset_dir", str(volume), "--output_dir", str(output), "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=box, check=True, capture_output=True, env=environment, timeout=COMMAND_SECONDS)

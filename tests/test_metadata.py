@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from bundle.pack import BUNDLES, OVERLAYS, ROOT, pack_bundle, packed_name
+from bundle.pack import BUNDLES, ROOT, pack_bundle, packed_name
 
 TASKS = sorted(path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml"))
 
@@ -52,9 +52,9 @@ def test_every_task_packs(validator: jsonschema.Draft201909Validator, tmp_path: 
     validator.validate(metadata)
     values = yaml.safe_load((ROOT / "configs" / "tasks" / f"{task}.yaml").read_text())
     assert values["task"] == task
-    for config in {path for path in (folder / "configs").glob("*.yaml") if path.name not in OVERLAYS}:
-        base = yaml.safe_load((ROOT / "configs" / name / config.name).read_text())
-        assert yaml.safe_load(config.read_text()) == {**base, **values}, config.name
+    for role in ["train", "inference"]:
+        base = yaml.safe_load((ROOT / "configs" / name / f"{role}.yaml").read_text())
+        assert json.loads((folder / "configs" / f"{role}.json").read_text()) == {**base, **values}, role
 
 
 def test_metadata_of_the_workshop_shows_the_base_configs_labels() -> None:

@@ -102,12 +102,12 @@ def road(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Road:
         settings = ["--bundle_root", str(runs[name]), "--dataset_dir", str(data), *SHORT, *SMALL[name]]
         if name == "segmentation":
             settings += ["--labelled_datalist", str(runs["synthesis"] / "translated" / "datalist.json")]
-        run_bundle(empty, "training", "train.yaml", *settings)
+        run_bundle(empty, "training", "train.json", *settings)
         weights = runs[name] / "models" / "model.pt"
         boxes[name] = pack_bundle(name, task=TASK, out=work / "dist", weights=weights).folder
         if name == "synthesis":
             places = _places(data, runs[name] / "translated")
-            run_bundle(boxes[name], "inference", "inference.yaml", "--bundle_root", str(boxes[name]), *places)
+            run_bundle(boxes[name], "inference", "inference.json", "--bundle_root", str(boxes[name]), *places)
     return Road(data, runs, boxes)
 
 
@@ -128,7 +128,7 @@ def test_synthesis_renders_every_labelled_volume_on_its_own_grid(road: Road) -> 
 def test_segmentation_writes_label_maps_on_the_volumes_own_grid(road: Road, tmp_path: Path) -> None:
     box = road.boxes["segmentation"]
     volume = road.data / "ct_2_image.nii.gz"
-    run_bundle(box, "inference", "inference.yaml", "--bundle_root", str(box), *_places(volume, tmp_path))
+    run_bundle(box, "inference", "inference.json", "--bundle_root", str(box), *_places(volume, tmp_path))
     (written,) = tmp_path.glob("*_seg.nii.gz")
     prediction = nib.load(written)
     assert prediction.shape == SHAPE
@@ -138,7 +138,7 @@ def test_segmentation_writes_label_maps_on_the_volumes_own_grid(road: Road, tmp_
 
 def test_segmentation_is_evaluated(road: Road, tmp_path: Path) -> None:
     box = road.boxes["segmentation"]
-    run_bundle(box, "evaluating", "evaluate.yaml", "--bundle_root", str(box), *_places(road.data, tmp_path))
+    run_bundle(box, "evaluating", "evaluate.json", "--bundle_root", str(box), *_places(road.data, tmp_path))
     assert (tmp_path / "metrics.csv").is_file()
     assert (tmp_path / "summary.json").is_file()
 
@@ -146,7 +146,7 @@ def test_segmentation_is_evaluated(road: Road, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_zoos_checks_pass(road: Road, tmp_path: Path, name: str) -> None:
     box = road.boxes[name]
-    meta, config = str(box / "configs" / "metadata.json"), str(box / "configs" / "inference.yaml")
+    meta, config = str(box / "configs" / "metadata.json"), str(box / "configs" / "inference.json")
     schema = str(ROOT / "tests" / "meta_schema.json")
     start_in_root("-m", "monai.bundle", "verify_metadata", "--meta_file", meta, "--filepath", schema)
     network = ["--net_id", "network_def", "--meta_file", meta, "--config_file", config]
@@ -168,7 +168,7 @@ for box in map(Path, sys.argv[1:]):
     for module in [name for name in sys.modules if name == "scripts" or name.startswith("scripts.")]:
         del sys.modules[module]
     parser = ConfigParser()
-    parser.read_config(str(box / "configs" / "inference.yaml"))
+    parser.read_config(str(box / "configs" / "inference.json"))
     parser["bundle_root"] = str(box)
     parser["device"] = "cpu"
     network = parser.get_parsed_content("network_def")

@@ -48,14 +48,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from conftest import SMALL, SMALL_TRAINING, TASK, config_files, refused
 from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, ConfigWorkflow, download_large_files
+from packed_configs import packed_configs, set_packed_values
 
 from bundle.__main__ import main
-from bundle.pack import BUNDLES, OVERLAYS, ROOT, pack_bundle
-from bundle.task_values import write_values
+from bundle.pack import BUNDLES, ROOT, pack_bundle
 from bundle.weights import LARGEST_FILE
 
 TASKS = sorted(path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml"))
@@ -84,7 +83,7 @@ class Box:
 
     def parser(self, config: str = "inference") -> ConfigParser:
         parser = ConfigParser()
-        parser.read_config(str(self.folder / "configs" / f"{config}.yaml"))
+        parser.read_config(str(self.folder / "configs" / f"{config}.json"))
         return parser
 
 
@@ -114,7 +113,7 @@ def test_the_directory(box: Box) -> None:
     for file in ["LICENSE", "configs/metadata.json", "models/model.pt", "docs/README.md", "scripts/__init__.py"]:
         assert (box.folder / file).is_file(), file
     # The zoo takes the last of several, MONAI Label the first: there must be one.
-    assert [path.name for path in (box.folder / "configs").glob("inference.*")] == ["inference.yaml"]
+    assert [path.name for path in (box.folder / "configs").glob("inference.*")] == ["inference.json"]
     assert not [path for path in (box.folder / "models").glob("*.pt") if path.name != "model.pt"]
 
 
@@ -167,7 +166,7 @@ def test_network_def_gives_what_the_metadata_declare(tmp_path: Path, name: str, 
     """``verify_net_in_out`` for every task, with the true network but for its width."""
     folder = pack_bundle(name, task=task, out=tmp_path).folder
     parser = ConfigParser()
-    parser.read_config(str(folder / "configs" / "inference.yaml"))
+    parser.read_config(str(folder / "configs" / "inference.json"))
     parser.update({key: value for key, value in SMALL[name].items() if key not in ("slice_size", "spacing_mm")})
     ports = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]
     image, pred = ports["inputs"]["image"], ports["outputs"]["pred"]
@@ -213,9 +212,9 @@ def test_the_configs_have_the_zoos_keys(box: Box) -> None:
 def test_the_workflow_has_every_property(
     box: Box, data: Path, monkeypatch: pytest.MonkeyPatch, config: str, kind: str
 ) -> None:
-    file = box.folder / "configs" / f"{config}.yaml"
+    file = box.folder / "configs" / f"{config}.json"
     if not file.is_file():
-        pytest.skip(f"{box.name} has no {config}.yaml")
+        pytest.skip(f"{box.name} has no {config}.json")
     monkeypatch.chdir(box.folder)
     settings = {"dataset_dir": str(data), "device": "cpu"}
     if config == "train" and box.name == "segmentation":
@@ -287,8 +286,6 @@ def _shortened(box: Box, data: Path, tmp_path: Path) -> Path:
         (folder / "data" / f"{name}.json").write_text(text, encoding="utf-8")
     short = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, **SMALL_TRAINING[box.name]}
     short |= {key: SMALL[box.name][key] for key in ("slice_size", "spacing_mm")}
-    for config in (folder / "configs").glob("*.yaml"):
-        values = yaml.safe_dump(short, default_flow_style=None, width=1000)
-        write_values(config, values, origin=Path("short"), every_key=False)
-    assert set(OVERLAYS) <= {path.name for path in (folder / "configs").iterdir()}
+    set_packed_values(folder, short)
+    assert {"multi_gpu_train", "inference_trt"} <= packed_configs(folder).keys()
     return folder
