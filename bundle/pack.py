@@ -107,14 +107,14 @@ def pack_bundle(
 
 def _build(building: Path, name: str, task: str, values: dict[str, Any], weights: Path | None, root: Path) -> None:
     configs = read_configs(root / "configs" / name)
-    modules = [*ENTRY_POINTS[name], *named_modules(list(configs.values()))]
-    modules += named_modules([Path(__file__).with_name(file).read_text(encoding="utf-8") for file in PROGRAMS[name]])
-    _copy_files(root, name, building, reached_modules(root, modules))
     write_values(configs, values, origin=root / "configs" / "tasks" / f"{task}.yaml")
     if weights is not None:
         settings = read_settings(weights)
         write_values(configs, settings, origin=weights)
         values = {**values, **settings}
+    modules = [*ENTRY_POINTS[name], *named_modules(list(configs.values()))]
+    modules += named_modules([Path(__file__).with_name(file).read_text(encoding="utf-8") for file in PROGRAMS[name]])
+    _copy_files(root, name, building, reached_modules(root, modules))
     write_configs(configs, building / "configs")
     write_metadata(building / "configs" / "metadata.json", name, values)
     if weights is not None:

@@ -19,13 +19,9 @@ from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
-<<<<<<< HEAD
-from scripts.core.settings import unused_keys
+from scripts.core.settings import Settings
 from scripts.lab.experiments import run_record
 from scripts.lab.experiments.changes import changed_settings
-=======
-from scripts.core.settings import Settings
->>>>>>> f2acdde (Settings come from what the run was started with, not from stack frames; nested overrides and merged configs are accepted)
 from scripts.lab.experiments.compare import run_comparison
 from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, plan

@@ -112,20 +112,14 @@ def test_every_base_config_has_its_run_id_and_shows_its_command() -> None:
 
 
 def test_every_overlay_fits_the_configs_it_is_for() -> None:
-<<<<<<< HEAD
-    offenders = [found for base in BASES for path in TASKS for found in unused(base, task=path.stem)]
-    offenders += [found for path in METHODS for found in unused("segmentation/train", path)]
-    offenders += [found for path in TRANSLATORS for found in unused("synthesis/train", path)]
+    offenders = [found for base in BASES for path in TASKS for found in refused_key(base, task=path.stem)]
+    offenders += [found for path in METHODS for found in refused_key("segmentation/train", path)]
+    offenders += [found for path in TRANSLATORS for found in refused_key("synthesis/train", path)]
     networks, segmentation = (
         CONFIGS.glob("networks/*.yaml"),
         [base for base in BASES if base.startswith("segmentation")],
     )
-    offenders += [found for path in networks for base in segmentation for found in unused(base, path)]
-=======
-    offenders = [found for base in BASES for path in TASKS for found in refused_key(base, task=path.stem)]
-    offenders += [found for path in METHODS for found in refused_key("segmentation/train", path)]
-    offenders += [found for path in TRANSLATORS for found in refused_key("synthesis/train", path)]
->>>>>>> f2acdde (Settings come from what the run was started with, not from stack frames; nested overrides and merged configs are accepted)
+    offenders += [found for path in networks for base in segmentation for found in refused_key(base, path)]
     for path in sorted((CONFIGS / "sizes").glob("*.yaml")):
         stage = path.stem.split("_")[0]
         for base in [base for base in BASES if base.startswith(stage)] or BASES:

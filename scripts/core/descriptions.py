@@ -30,7 +30,7 @@ def records_arguments(kind: type[T]) -> type[T]:
             bound.apply_defaults()
             self.constructor_arguments = dict(bound.arguments)  # type: ignore[attr-defined]
 
-    kind.__init__ = initialise_and_record  # type: ignore[method-assign]
+    kind.__init__ = initialise_and_record  # type: ignore[method-assign, assignment]
     return kind
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -37,10 +37,19 @@ class RunFolder:
         card: metadata of the weights made or used here: stage, data set, domains, label names.
         seed: seed of the run; also given to every library's global generator.
         may_change: settings that do not decide the result, by key or by section; a resumed run may change them.
+        ignored_keys: keys of overlays for other jobs, which this config accepts and does not use.
     """
 
-    def __init__(self, *, root: str, card: Mapping[str, Any], seed: int = 0, may_change: Iterable[str] = ()) -> None:
-        self.root, self.card, self.seed, self.may_change = Path(root), dict(card), seed, list(may_change)
+    def __init__(
+        self,
+        *,
+        root: str,
+        card: Mapping[str, Any],
+        seed: int = 0,
+        may_change: Sequence[str] = (),
+        ignored_keys: Sequence[str] = (),
+    ) -> None:
+        self.root, self.card, self.seed = Path(root), dict(card), seed
         self.settings = current_settings()
 
     def open(self) -> RunFolder:

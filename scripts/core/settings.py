@@ -75,12 +75,13 @@ class Settings:
     def check(self) -> None:
         """Refuse a key that the base config does not define, and an argument that its component does not take.
 
-        A key of an overlay is also known if a component refers to it.
+        A key of an overlay is also known if a component refers to it, or if ``run_folder#ignored_keys`` lists it.
 
         Raises:
             InputError: naming the key and the nearest known one.
         """
-        for key, known in _unknown_keys(self.merged, self.base, "", _references(self.merged) | MONAI_KEYS):
+        ignored = set(self.merged.get("run_folder", {}).get("ignored_keys", ()))
+        for key, known in _unknown_keys(self.merged, self.base, "", _references(self.merged) | MONAI_KEYS | ignored):
             raise _refusal(key, "a key that the base config does not define", known, "a key of the base config")
         for key, known in _unknown_arguments(self.merged, ConfigParser(globals=False)):
             raise _refusal(key, "an argument that its component does not take", known, "one of its arguments")

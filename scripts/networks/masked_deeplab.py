@@ -10,6 +10,7 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scripts.core.descriptions import records_arguments
 from scripts.core.errors import check_choice
 from scripts.networks.atrous_conv import AtrousConv2d
 from scripts.networks.dilated_resnet import build_dilated_resnet
@@ -20,6 +21,7 @@ from scripts.networks.segmenter import Segmenter
 __all__ = ["MaskedDeepLab"]
 
 
+@records_arguments
 class MaskedDeepLab(Segmenter):
     """DeepLab as S, with ResNet-50 the paper's network (section 3.1).
 

@@ -7,6 +7,7 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from torch import Tensor, nn
 
+from scripts.core.descriptions import records_arguments
 from scripts.core.errors import check_choice
 from scripts.networks.feature_discriminator import FeatureDiscriminator
 from scripts.networks.plain_tensor import as_plain_tensor
@@ -20,6 +21,7 @@ LARGEST_WIDTH = 320
 NORM = ("instance", {"affine": True})
 
 
+@records_arguments
 class MaskedUNet(Segmenter):
     """nnU-Net's plain 2D U-Net as S, built of MONAI's DynUNet blocks.
 
