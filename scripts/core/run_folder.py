@@ -34,7 +34,6 @@ class RunFolder:
 
     Args:
         root: the folder.
-        card: metadata of the weights made or used here: stage, data set, domains, label names.
         seed: seed of the run; also given to every library's global generator.
         may_change: settings that do not decide the result, by key or by section; a resumed run may change them.
         ignored_keys: keys of overlays for other jobs, which this config accepts and does not use.
@@ -44,12 +43,11 @@ class RunFolder:
         self,
         *,
         root: str,
-        card: Mapping[str, Any],
         seed: int = 0,
         may_change: Sequence[str] = (),
         ignored_keys: Sequence[str] = (),
     ) -> None:
-        self.root, self.card, self.seed = Path(root), dict(card), seed
+        self.root, self.seed = Path(root), seed
         self.settings = current_settings()
 
     def open(self) -> RunFolder:
@@ -69,14 +67,19 @@ class RunFolder:
         set_determinism(self.seed)
         return self
 
-    def record(self) -> RunFolder:
-        """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes)."""
+    def record(self, card: Mapping[str, Any]) -> RunFolder:
+        """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes).
+
+        Args:
+            card: metadata of the weights made or used here. It describes the network, which must not be built before
+                :meth:`open` has set the seed.
+        """
         if rank() > 0:
             return self
         if self.settings is not None:
             with atomic_path(self.root / "config.yaml") as temporary:
                 ConfigParser.export_config_file(self.settings.merged, str(temporary), fmt="yaml", sort_keys=False)
-        write_json(self.root / "provenance.json", provenance() | {"seed": self.seed, "card": self.card})
+        write_json(self.root / "provenance.json", provenance() | {"seed": self.seed, "card": dict(card)})
         return self
 
     def note(self, **entries: Any) -> RunFolder:
