@@ -140,7 +140,9 @@ def unpacked(name: str, page: str) -> list[str]:
     """Paths in this repository for a path in a packed bundle: of the card's own bundle, or of either."""
     card = re.fullmatch(r"docs/(\w+)/README\.md", page)
     folder, _, rest = name.partition("/")
-    return [f"{folder}/{bundle}/{rest}" for bundle in ([card[1]] if card else ["synthesis", "segmentation"])]
+    names = [rest, rest.replace(".json", ".yaml")]  # packing writes configs as JSON
+    bundles = [card[1]] if card else ["synthesis", "segmentation"]
+    return [f"{folder}/{bundle}/{name}" for bundle in bundles for name in names]
 
 
 def anchors(text: str) -> set[str]:
