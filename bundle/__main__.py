@@ -1,4 +1,4 @@
-"""``python -m bundle pack <synthesis|segmentation> --task T [--weights FILE] [--out DIR] [--zip]``.
+"""``python -m bundle pack <synthesis|segmentation> --task T [--weights FILE] [--evaluation FILE] [--out DIR] [--zip]``.
 
 ``python -m bundle export <synthesis|segmentation> --task T --weights FILE --engine ENGINE [--out FILE]``.
 ``python -m bundle dicom --bundle FOLDER --source FOLDER [--out DIR] [--device DEVICE]``.
@@ -45,6 +45,9 @@ def _command_line() -> argparse.ArgumentParser:
     pack.add_argument("--task", required=True, help="name of a file in configs/tasks, without .yaml")
     pack.add_argument("--weights", type=Path, help="models/model.pt of a run; without it the bundle has no weights")
     pack.add_argument("--weights_url", help="where they can be downloaded: writes large_files.yml for the Model Zoo")
+    pack.add_argument(
+        "--evaluation", type=Path, help="eval/summary.json of these weights, for the metadata's eval_metrics"
+    )
     pack.add_argument("--out", type=Path, default=Path("dist"), help="where the folder goes (default: %(default)s)")
     pack.add_argument("--zip", action="store_true", help="also write the folder as a .zip beside it")
     pack.set_defaults(run=_pack)
@@ -71,6 +74,7 @@ def _pack(chosen: argparse.Namespace) -> None:
         out=chosen.out,
         weights=chosen.weights,
         weights_url=chosen.weights_url,
+        evaluation=chosen.evaluation,
         archive=chosen.zip,
     )
     _tell(packed)

@@ -111,18 +111,21 @@ def write_configs(configs: Mapping[str, Config], folder: Path) -> None:
         file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
 
 
-def write_metadata(file: Path, name: str, values: Mapping[str, Any]) -> None:
-    """Write what the task decides into a packed ``metadata.json``: slice size, labels, and a sentence on the task.
+def write_metadata(file: Path, name: str, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Write what the task decides into a packed ``metadata.json``: modality, slice size, labels, and a sentence on it.
 
     Args:
         file: the metadata.
         name: ``synthesis`` or ``segmentation``; only the latter has labels.
         values: the task's keys and values.
+        metrics: what the weights were measured at; empty if they were not.
     """
     metadata = json.loads(file.read_text(encoding="utf-8"))
     ports = metadata["network_data_format"]
     image, pred = ports["inputs"]["image"], ports["outputs"]["pred"]
     image["spatial_shape"] = pred["spatial_shape"] = [int(side) for side in values["slice_size"]]
+    image["modality"] = str(values["target_domain" if name == "segmentation" else "source_domain"]).upper()
+    metadata["eval_metrics"] = dict(metrics)
     sentence = f"Packed for the task {values['task']}: {values['source_domain']} to {values['target_domain']}"
     if name == "segmentation":
         labels = [str(label) for label in values["label_names"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from bundle.configs import read_configs, read_task, write_configs, write_metadata, write_values
 from bundle.install import build_folder, install, packed_files
 from bundle.reach import named_modules, reached_modules
-from bundle.weights import LARGEST_FILE, copy_weights, read_settings, write_large_files
+from bundle.weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, make_folder
 
@@ -70,6 +71,7 @@ def pack_bundle(
     out: Path,
     weights: Path | None = None,
     weights_url: str | None = None,
+    evaluation: Path | None = None,
     archive: bool = False,
     root: Path = ROOT,
 ) -> PackedBundle:
@@ -83,6 +85,7 @@ def pack_bundle(
         out: folder to put it in; made when missing.
         weights: plain state dict of the bundle's ``network_def``, or None to pack without.
         weights_url: where those weights can be, or will be, downloaded: ``large_files.yml`` will say so.
+        evaluation: ``summary.json`` of an evaluation of the weights; its means become the metadata's ``eval_metrics``.
         archive: also write ``<folder>.zip`` with the packed files, equal bytes for equal content.
         root: the repository to pack from.
 
@@ -94,10 +97,19 @@ def pack_bundle(
     if weights_url and weights is None:
         remedy = "give --weights too, or leave --weights_url out"
         raise InputError(file="--weights_url", found="no --weights", expected="the weights it is of", remedy=remedy)
+    metrics = {} if evaluation is None else read_metrics(evaluation)
     values = read_task(root / "configs" / "tasks", task)
+    settings = {} if weights is None else read_settings(weights)
+    configs = read_configs(root / "configs" / name)
+    write_values(configs, values, origin=root / "configs" / "tasks" / f"{task}.yaml")
+    write_values(configs, settings, origin=weights or root)
     target = make_folder(out) / packed_name(task, name)
     with build_folder(target) as building:
-        _build(building, name, task, values, weights, root)
+        _copy_files(root, name, building, _modules(root, name, configs))
+        write_configs(configs, building / "configs")
+        write_metadata(building / "configs" / "metadata.json", name, {**values, **settings}, metrics)
+        if weights is not None:
+            copy_weights(weights, task, building)
         if weights_url:
             write_large_files(building, weights_url)
         install(building, target)
@@ -105,20 +117,11 @@ def pack_bundle(
     return PackedBundle(target, written, has_weights=weights is not None)
 
 
-def _build(building: Path, name: str, task: str, values: dict[str, Any], weights: Path | None, root: Path) -> None:
-    configs = read_configs(root / "configs" / name)
-    write_values(configs, values, origin=root / "configs" / "tasks" / f"{task}.yaml")
-    if weights is not None:
-        settings = read_settings(weights)
-        write_values(configs, settings, origin=weights)
-        values = {**values, **settings}
-    modules = [*ENTRY_POINTS[name], *named_modules(list(configs.values()))]
-    modules += named_modules([Path(__file__).with_name(file).read_text(encoding="utf-8") for file in PROGRAMS[name]])
-    _copy_files(root, name, building, reached_modules(root, modules))
-    write_configs(configs, building / "configs")
-    write_metadata(building / "configs" / "metadata.json", name, values)
-    if weights is not None:
-        copy_weights(weights, task, building)
+def _modules(root: Path, name: str, configs: Mapping[str, Any]) -> list[Path]:
+    """Files of ``scripts`` that the configs, ``Predictor`` and the programs for packed bundles reach."""
+    names = [*ENTRY_POINTS[name], *named_modules(dict(configs))]
+    names += named_modules([Path(__file__).with_name(file).read_text(encoding="utf-8") for file in PROGRAMS[name]])
+    return reached_modules(root, names)
 
 
 def _copy_files(root: Path, name: str, building: Path, modules: list[Path]) -> None:

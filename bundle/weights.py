@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shutil
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
+from scripts.core.errors import InputError
 from scripts.core.weights import card_file, load_weights, read_card
 
-__all__ = ["LARGEST_FILE", "copy_weights", "read_settings", "write_large_files"]
+__all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "write_large_files"]
 
 LARGEST_FILE = 25_000_000
 """Bytes of the largest file that MONAI's Model Zoo takes into its repository."""
@@ -53,6 +55,27 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     shutil.copyfile(weights, folder / "models" / "model.pt")
     if card_file(weights).is_file():
         shutil.copyfile(card_file(weights), folder / "models" / "model.json")
+
+
+def read_metrics(summary: Path) -> dict[str, float]:
+    """Mean Dice and surface distance from the ``summary.json`` of an evaluation, for the bundle's metadata.
+
+    Args:
+        summary: what ``run evaluating`` wrote for the weights that are packed.
+
+    Raises:
+        InputError: no such file, or not a summary.
+    """
+    try:
+        means = json.loads(summary.read_text(encoding="utf-8"))["mean_over_structures"]
+        return {"mean_dice": round(means["dice_percent"] / 100, 4), "mean_asd_mm": round(means["asd_mm"], 3)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            file=summary,
+            found=f"no summary of an evaluation ({type(error).__name__})",
+            expected="eval/summary.json of a run",
+            remedy="evaluate the weights with 'run evaluating', or leave --evaluation out",
+        ) from error
 
 
 def write_large_files(folder: Path, url: str) -> None:

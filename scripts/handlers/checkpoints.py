@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from monai.config import KeysCollection
 from monai.handlers import CheckpointLoader
-from monai.transforms import Transform
+from monai.transforms import MapTransform
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
@@ -230,20 +231,26 @@ class WeightsLoader:
         load_weights(self.path, self.network, self.card)
 
 
-class ServedWeightsd(Transform):
+class ServedWeightsd(MapTransform):
     """Refuse to prepare an image for weights that are missing, of another task or of another network.
 
-    Servers load weights themselves, and leniently: MONAI Label answers with a random network where the file has gone,
-    and with another task's labels where that fits by size. Its request names the file, in ``model_filename``; data
-    without that key pass unseen, as everything else loads through :class:`WeightsLoader`.
+    Servers load weights themselves, and leniently: MONAI Label uses a random network if the file is missing, and
+    weights of another task if their shapes fit. Its request names the file in ``model_filename``; data without that key
+    pass unchecked, because everything else loads through :class:`WeightsLoader`.
+
+    It is a ``MapTransform`` because MONAI Deploy recognises dictionary transforms by the first one.
 
     Args:
+        keys: keys of the images; they stay as they are.
         folder: where the server looks for weights.
         network: one of the kind the server builds; it is given the weights, so that every key and size is compared.
         card: this config's card.
     """
 
-    def __init__(self, *, folder: str, network: nn.Module, card: Mapping[str, Any]) -> None:
+    def __init__(
+        self, keys: KeysCollection = "image", *, folder: str, network: nn.Module, card: Mapping[str, Any]
+    ) -> None:
+        super().__init__(keys)
         self.folder, self.network, self.card = Path(folder), network, dict(card)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -1,0 +1,174 @@
+"""Packed bundles in the programs that read MONAI bundles: the loader, workflows, the zoo's test, the federated client.
+
+Each works on the packed folder alone, in a process whose path does not contain this project.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, TASK, write_weights
+
+from bundle.pack import BUNDLES, ROOT, pack_bundle
+
+pytestmark = pytest.mark.slow
+
+MOST_FILES = {"synthesis": 55, "segmentation": 75}
+MOST_LINES = 8500
+every_bundle = pytest.mark.parametrize("name", BUNDLES)
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both bundles, packed with random weights of tiny networks."""
+    work = tmp_path_factory.mktemp("packed")
+    weights = {name: write_weights(TASK, work / name, stage=name) for name in BUNDLES}
+    return {name: pack_bundle(name, task=TASK, out=work / "models", weights=weights[name]).folder for name in BUNDLES}
+
+
+def run_python(code: str, *arguments: str | Path, box: Path, cwd: Path | None = None) -> str:
+    """Run code with the packed folder as the first place for imports, and this project not among them."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV_"))}
+    environment |= {"PYTHONPATH": str(box), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd or box,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@every_bundle
+def test_a_packed_bundle_is_small(boxes: dict[str, Path], name: str) -> None:
+    files = list((boxes[name] / "scripts").rglob("*.py"))
+    lines = sum(len(file.read_text().splitlines()) for file in files)
+    assert len(files) <= MOST_FILES[name]
+    assert lines <= MOST_LINES
+    assert not (boxes[name] / "scripts" / "lab").exists()
+
+
+IMPORT_ALL = """
+import importlib, sys
+from pathlib import Path
+
+box = Path.cwd()
+for file in sorted((box / "scripts").rglob("*.py")):
+    place = file.relative_to(box).with_suffix("")
+    module = importlib.import_module(".".join(place.parts).removesuffix(".__init__"))
+    assert Path(module.__file__).is_relative_to(box), module.__file__
+"""
+
+
+@every_bundle
+def test_every_packed_module_can_be_imported(boxes: dict[str, Path], name: str) -> None:
+    run_python(IMPORT_ALL, box=boxes[name])
+
+
+LOAD = """
+import sys, torch, monai.bundle
+from pathlib import Path
+
+box = Path.cwd()
+for workflow_type in ("train", "inference"):
+    network = monai.bundle.load(name=box.name, bundle_dir=box.parent, workflow_type=workflow_type, device="cpu")
+    state = torch.load(box / "models" / "model.pt", weights_only=True)
+    assert isinstance(network, torch.nn.Module), type(network)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+"""
+
+PROPERTIES = """
+import sys
+from pathlib import Path
+from monai.bundle import create_workflow
+
+configs, data = Path.cwd() / "configs", sys.argv[1]
+for role, kind in (("train", "train"), ("inference", "infer"), ("evaluate", "infer")):
+    if (configs / f"{role}.json").is_file():
+        settings = {"dataset_dir": data, "device": "cpu"}
+        if role == "train" and "segmentation" in Path.cwd().name:
+            settings["labelled_datalist"] = data + "/mr.json"
+        workflow = create_workflow(config_file=str(configs / f"{role}.json"), workflow_type=kind, **settings)
+        assert workflow.check_properties() == [], role
+        assert workflow.network_def is not None
+"""
+
+
+@every_bundle
+def test_monai_loads_the_network_with_its_weights(boxes: dict[str, Path], name: str) -> None:
+    run_python(LOAD, box=boxes[name])
+
+
+@every_bundle
+def test_a_workflow_has_every_property(boxes: dict[str, Path], data: Path, name: str) -> None:
+    run_python(PROPERTIES, data, box=boxes[name])
+
+
+@every_bundle
+def test_the_zoos_unit_test_passes(boxes: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """In a folder laid out as the zoo's repository, with its ``models`` and ``ci/unit_tests``."""
+    box = tmp_path / "models" / boxes[name].name
+    shutil.copytree(boxes[name], box)
+    test = tmp_path / "ci" / "unit_tests" / f"test_{box.name}.py"
+    test.parent.mkdir(parents=True)
+    shutil.copyfile(ROOT / "bundle" / "zoo_unit_test.py", test)
+    run_python("import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", test, box=box, cwd=tmp_path)
+
+
+FEDERATED = """
+import sys, torch
+from pathlib import Path
+from monai.bundle import ConfigWorkflow
+from monai.fl.client import MonaiAlgo, MonaiAlgoStats
+from monai.fl.utils.constants import ExtraItems, FlStatistics
+from monai.fl.utils.exchange_object import ExchangeObject
+
+box, data = Path.cwd(), sys.argv[1]
+who = {ExtraItems.CLIENT_NAME: "site-1", ExtraItems.APP_ROOT: sys.argv[2]}
+settings = {"dataset_dir": data, "device": "cpu", "output_dir": sys.argv[2] + "/eval"}
+weights = torch.load(box / "models" / "model.pt", weights_only=True)
+
+evaluation = MonaiAlgo(
+    str(box), config_train_filename=None, config_evaluate_filename="configs/evaluate.json", eval_kwargs=settings,
+    eval_workflow_name="evaluation",
+)
+evaluation.initialize(who)
+found = evaluation.evaluate(ExchangeObject(weights=weights))
+assert "dice_percent" in found.metrics, found.metrics
+
+settings |= {"labelled_datalist": data + "/mr.json"}
+del settings["output_dir"]
+train = str(box / "configs" / "train.json")
+statistics = MonaiAlgoStats(str(box), workflow=ConfigWorkflow(train, workflow_type="train", **settings))
+statistics.initialize(who)
+stats = statistics.get_data_stats({FlStatistics.HIST_BINS: 10, FlStatistics.HIST_RANGE: [-500, 500]})
+assert stats.statistics["train"]["data_count"] == 2, stats.statistics
+
+try:
+    MonaiAlgo(str(box), train_kwargs=settings, config_evaluate_filename=None).initialize(who)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_the_federated_client_evaluates_and_counts_but_does_not_train(
+    boxes: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    printed = run_python(FEDERATED, data, tmp_path, box=boxes["segmentation"])
+    assert "trainer must be SupervisedTrainer" in printed
+    page = (boxes["segmentation"] / "docs" / "README.md").read_text()
+    assert "Federated training is not supported" in page
+
+
+def test_tiny_networks_are_those_of_the_weights(boxes: dict[str, Path]) -> None:
+    """The packed configs build what was trained, not the base config's full size."""
+    config = (boxes["synthesis"] / "configs" / "inference.json").read_text()
+    assert f'"generator_channels": {SMALL["synthesis"]["generator_channels"]}' in config
