@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, SettingError
 
 __all__ = ["read_configs", "read_task", "write_configs", "write_metadata", "write_values"]
 
@@ -40,8 +40,8 @@ def read_task(folder: Path, task: str) -> Config:
     """
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if task not in names:
-        raise InputError(
-            file=f"task {task!r}",
+        raise SettingError(
+            setting=f"task {task!r}",
             found="no such task",
             expected=f"one of {', '.join(names)}",
             remedy=f"name one of them, or write a file of that name into {folder}",

@@ -15,7 +15,7 @@ from monai.networks import convert_to_onnx
 from torch import nn
 
 from bundle.pack import ROOT, pack_bundle
-from scripts.core.errors import InputError, check_choice
+from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.core.files import atomic_path
 from scripts.core.weights import load_weights, read_card
 from scripts.inference.exported_network import CARD, ENGINES, VALUES, ExportedNetwork, import_engine, path_for_engine
@@ -146,8 +146,8 @@ def _check_agreement(made: Path, network: nn.Module, engine: str, size: list[int
             expected, found = network(images), exported(images)
         error = ((found - expected).abs().max() / expected.abs().max()).item()
         if found.shape != expected.shape or not error <= TOLERANCE:
-            raise InputError(
-                file=f"engine '{engine}'",
+            raise SettingError(
+                setting=f"engine '{engine}'",
                 found=f"outputs that differ from PyTorch's by {error:.1e} of the largest",
                 expected=f"at most {TOLERANCE:.0e}",
                 remedy="choose another engine, or the package's version in requirements-export.txt",

@@ -45,12 +45,12 @@ def build_folder(target: Path) -> Iterator[Path]:
     except Timeout as error:
         remedy = "wait until it has finished, or choose another --out"
         raise InputError(
-            file=target, found="that another process is packing it", expected="one at a time", remedy=remedy
+            file=target, found="another process is packing it", expected="one at a time", remedy=remedy
         ) from error
     except OSError as error:
         raise InputError(
             file=target,
-            found=f"that it could not be written ({error.strerror or error})",
+            found=f"could not be written ({error.strerror or error})",
             expected="a folder with room for the bundle",
             remedy="free some space or choose another --out, then pack again; no file of yours was changed",
         ) from error

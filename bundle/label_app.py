@@ -133,11 +133,11 @@ class BundleApp(MONAILabelApp):
         if box is None:
             return f"{name}: no such model on this server; it has {', '.join(self.boxes) or 'none'}."
         if not (box / "configs" / "inference.json").is_file():
-            return f"{box}: found no bundle, expected a packed one; copy its folder there."
+            return f"{box}: no bundle. Expected a packed one. Fix: copy its folder there."
         weights = [box / "models" / "model.pt", box / "models" / "model.ts"]
         if not any(file.is_file() for file in weights):
             remedy = "pack the bundle with --weights, or copy model.pt and model.json there"
-            return f"{weights[0]}: found no such file, expected the weights of a finished training; {remedy}."
+            return f"{weights[0]}: no such file. Expected the weights of a finished training. Fix: {remedy}."
         return None
 
 

@@ -13,7 +13,7 @@ from bundle.configs import read_configs, read_task, write_configs, write_metadat
 from bundle.install import build_folder, install, packed_files
 from bundle.reach import named_modules, reached_modules
 from bundle.weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
-from scripts.core.errors import InputError
+from scripts.core.errors import SettingError
 from scripts.core.files import atomic_path, make_folder
 
 __all__ = ["BUNDLES", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
@@ -96,7 +96,9 @@ def pack_bundle(
     """
     if weights_url and weights is None:
         remedy = "give --weights too, or leave --weights_url out"
-        raise InputError(file="--weights_url", found="no --weights", expected="the weights it is of", remedy=remedy)
+        raise SettingError(
+            setting="--weights_url", found="no --weights", expected="the weights it is of", remedy=remedy
+        )
     metrics = {} if evaluation is None else read_metrics(evaluation)
     values = read_task(root / "configs" / "tasks", task)
     settings = {} if weights is None else read_settings(weights)

@@ -251,7 +251,7 @@ def test_the_command_ends_with_one_sentence_and_a_code(
         models = trained / "segmentation" / "models"
         settings = {"dataset_dir": bad_data / "ct_1_image.nii.gz", "bundle_root": root, "ckpt_dir": models}
         command = bundle_command("inference", "segmentation", "inference", **settings)
-        expected = f"{bad_data / 'ct_1_image.nii.gz'}: found data that cannot be read"
+        expected = f"{bad_data / 'ct_1_image.nii.gz'}: data that cannot be read"
     else:
         # The system itself ends every write beyond 40 kB: a cached volume is the first that large.
         prefix = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash"]
@@ -271,7 +271,7 @@ def test_our_own_commands_end_with_a_sentence_too(tmp_path: Path) -> None:
     done = run_command([sys.executable, "-m", "scripts", *command])
     assert done.code == 1
     assert done.stderr == (
-        f"error: {tmp_path / 'empty'}: found no NIfTI file in it, expected a folder with .nii or .nii.gz files; "
+        f"error: {tmp_path / 'empty'}: no NIfTI file in it. Expected a folder with .nii or .nii.gz files. Fix: "
         "name the folder that holds the volumes.\n"
     )
     assert not (tmp_path / "out").exists()

@@ -104,7 +104,7 @@ def test_a_dataset_json_without_lists_is_read_by_its_folders(few: Path) -> None:
 @pytest.mark.parametrize("content", ["{}", '{"training": []}', "[]", "{"])
 def test_a_file_that_lists_nothing_gets_a_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "list.json").write_text(content)
-    with pytest.raises(InputError, match=r"list\.json: found no"):
+    with pytest.raises(InputError, match=r"list\.json: no"):
         find_cases([str(tmp_path / "list.json")])
 
 
@@ -117,7 +117,7 @@ def test_a_folder_without_volumes_gets_a_sentence(tmp_path: Path) -> None:
 def test_a_missing_folder_ends_the_command_with_a_sentence() -> None:
     done = run_command([sys.executable, "-m", "scripts", "check", "no/such/folder"])
     assert done.code == 1
-    assert "error: no/such/folder: found no such file" in done.stderr
+    assert "error: no/such/folder: no such file" in done.stderr
 
 
 def test_a_task_file_names_the_structures(tmp_path: Path) -> None:
@@ -130,5 +130,5 @@ def test_a_task_file_names_the_structures(tmp_path: Path) -> None:
 def test_a_file_that_is_no_task_gets_a_sentence(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "task.yaml").write_text(content)
-    with pytest.raises(InputError, match="expected a task file with label_names and label_values"):
+    with pytest.raises(InputError, match="Expected a task file with label_names and label_values"):
         read_task(str(tmp_path / "task.yaml"))

@@ -85,7 +85,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(tmp_path: Path, ba
         output = losses_of(engine.state.iteration)
         return [output | {"dice": torch.tensor(bad)} if engine.state.iteration == 3 else output]
 
-    with pytest.raises(NotFiniteError, match=r"loss 'dice' at iteration 3: found .*expected a finite") as caught:
+    with pytest.raises(NotFiniteError, match=r"loss 'dice' at iteration 3: .*Expected a finite") as caught:
         train(step, LossLog(path=str(tmp_path / "a.csv"), interval=interval), TrainingProgress(description="a"))
     assert isinstance(caught.value, FloatingPointError)
     assert "start a new run with a lower learning rate" in str(caught.value)
@@ -130,7 +130,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
         return [{"loss": torch.tensor(1.0)}]
 
     point = ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"network": network}, interval=1)
-    with pytest.raises(NotFiniteError, match=r"weights 'network\.weight' at iteration 2: found inf"):
+    with pytest.raises(NotFiniteError, match=r"weights 'network\.weight' at iteration 2: inf"):
         train(step, point, iterations=2)
     average = averaged_model(network, 0.9)
     with pytest.raises(NotFiniteError, match="weights 'weight'"):
@@ -193,22 +193,22 @@ def test_nothing_is_loaded_unless_asked_for(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_task_gets_a_sentence(tmp_path: Path) -> None:
     save(resume_point(tmp_path / "c.pt", nn.Linear(2, 1)))
     other = CARD | {"domains": ["ct", "mr"]}
-    with pytest.raises(InputError, match=r"domains: \['mr', 'ct'\], expected domains: \['ct', 'mr'\]; choose"):
+    with pytest.raises(InputError, match=r"domains: \['mr', 'ct'\]\. Expected domains: \['ct', 'mr'\]\. Fix: choose"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), other, resume=True).attach(Engine(finite))
 
 
 def test_a_checkpoint_of_another_size_gets_a_sentence(tmp_path: Path) -> None:
     save(resume_point(tmp_path / "c.pt", nn.Linear(2, 1)))
-    with pytest.raises(InputError, match="found a 'network' that does not fit, expected the state of this config"):
+    with pytest.raises(InputError, match=r"a 'network' that does not fit\. Expected the state of this config"):
         resume_point(tmp_path / "c.pt", nn.Linear(3, 1), resume=True).attach(Engine(finite))
     other = CARD | {"network": {"width": 32, "layers": [3, 4]}}
-    with pytest.raises(InputError, match="made with width: 64, expected width: 32"):
+    with pytest.raises(InputError, match=r"made with width: 64\. Expected width: 32"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), other, resume=True).attach(Engine(finite))
 
 
 def test_a_checkpoint_of_other_parts_gets_a_sentence(tmp_path: Path) -> None:
     save(ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"generator": nn.Linear(2, 1)}, interval=1, card=CARD))
-    with pytest.raises(InputError, match="found states of generator, expected network, optimizer"):
+    with pytest.raises(InputError, match=r"states of generator\. Expected network, optimizer"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), resume=True).attach(Engine(finite))
 
 
@@ -254,9 +254,7 @@ def test_weights_need_no_card_but_a_warning_says_so(weights: Path, caplog: pytes
 def test_weights_beside_the_card_of_others_get_a_sentence(weights: Path) -> None:
     """Another task's weights may have the same sizes: only the card knows, if it is the card of these weights."""
     torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, weights)
-    with pytest.raises(
-        InputError, match=r"model\.pt: found other weights than those its card, model\.json, was written"
-    ):
+    with pytest.raises(InputError, match=r"model\.pt: other weights than those its card, model\.json, was written"):
         load_weights(str(weights), nn.Linear(2, 1), CARD)
 
 
@@ -299,11 +297,11 @@ def write_bad_weights(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "match"),
     [
-        ("missing", "found no such file, expected the weights of a finished training; train first"),
-        ("no weights", "found no weights .*expected a PyTorch state dict; name another file"),
-        ("truncated", "found no weights .*expected a PyTorch state dict; name another file"),
-        ("pickled", "found no weights .*holds more than tensors"),
-        ("a tensor", "found Tensor, expected a state dict"),
+        ("missing", "no such file. Expected the weights of a finished training. Fix: train first"),
+        ("no weights", "no weights .*Expected a PyTorch state dict. Fix: name another file"),
+        ("truncated", "no weights .*Expected a PyTorch state dict. Fix: name another file"),
+        ("pickled", "no weights .*holds more than tensors"),
+        ("a tensor", "Tensor. Expected a state dict"),
     ],
 )
 def test_what_is_no_state_dict_gets_a_sentence(weights: Path, kind: str, match: str) -> None:
@@ -320,11 +318,11 @@ def test_a_damaged_card_gets_a_sentence(weights: Path) -> None:
 
 
 def test_weights_of_another_task_get_a_sentence(weights: Path) -> None:
-    with pytest.raises(InputError, match="made with stage: segmentation, expected stage: synthesis"):
+    with pytest.raises(InputError, match=r"made with stage: segmentation\. Expected stage: synthesis"):
         load_weights(str(weights), nn.Linear(2, 1), CARD | {"stage": "synthesis"})
 
 
 @pytest.mark.parametrize("network", [nn.Linear(3, 1), nn.Sequential(nn.Linear(2, 1))])
 def test_weights_of_another_size_get_a_sentence(weights: Path, network: nn.Module) -> None:
-    with pytest.raises(InputError, match=r"found other parameters \(.+\), expected those of this config's network_def"):
+    with pytest.raises(InputError, match=r"other parameters \(.+\)\. Expected those of this config's network_def"):
         load_weights(str(weights), network, CARD)

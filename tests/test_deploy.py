@@ -197,7 +197,7 @@ def test_a_wrong_volume_is_answered_with_a_sentence(served: Served, kind: str, t
 
 def test_what_is_not_there_is_said(served: Served) -> None:
     for model, case, said in [
-        (packed_name(EMPTY, "segmentation"), "any", "model.pt: found no such file, expected the weights of a finished"),
+        (packed_name(EMPTY, "segmentation"), "any", "model.pt: no such file. Expected the weights of a finished"),
         ("another_segmentation", "any", "another_segmentation: no such model on this server; it has glua_"),
         (packed_name(PHANTOM, "segmentation"), "nobody", "nobody: no such volume on this server"),
     ]:
@@ -227,16 +227,16 @@ def models(served: Served, tmp_path: Path) -> Iterator[Path]:
 def test_weights_that_have_gone_are_missed(served: Served, models: Path) -> None:
     case = given_volume(served)
     (models / "model.pt").unlink()
-    assert "model.pt: found no such file" in refused(served, PHANTOM, case)
+    assert "model.pt: no such file" in refused(served, PHANTOM, case)
     served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
-    assert error_of_training(served).startswith(f"error: {models / 'model.pt'}: found no such file")
+    assert error_of_training(served).startswith(f"error: {models / 'model.pt'}: no such file")
     assert_it_serves(served, OTHER)
 
 
 @pytest.mark.parametrize(
     ("files", "found"),
     [
-        (["model.pt", "model.json"], "weights made with dataset_name: abdomen, expected dataset_name: phantom"),
+        (["model.pt", "model.json"], "weights made with dataset_name: abdomen. Expected dataset_name: phantom"),
         (["model.pt"], "other weights than those its card, model.json, was written for"),
     ],
 )
@@ -250,7 +250,7 @@ def test_weights_of_another_task_are_refused(
     assert found in refused(served, PHANTOM, given_volume(served))
     submit(served, tmp_path)
     served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
-    assert error_of_training(served).startswith(f"error: {models / 'model.pt'}: found {found}")
+    assert error_of_training(served).startswith(f"error: {models / 'model.pt'}: {found}")
     assert digest(models / "model.pt") == before
     assert_it_serves(served, OTHER)
 
@@ -277,7 +277,7 @@ def test_an_annotated_volume_of_the_other_modality_ends_the_next_training(served
     server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
     said = error_of_training(served)
     assert said.startswith("error: "), said
-    assert ("other.nii.gz" in said, "expected a CT in HU" in said) == (True, True), said
+    assert ("other.nii.gz" in said, "Expected a CT in HU" in said) == (True, True), said
     server.remove("other")
     assert_it_serves(served)
 
@@ -304,7 +304,7 @@ def test_a_model_folder_that_cannot_be_written_ends_a_training_at_once(
     models.chmod(0o555)
     served.server.start_training(packed_name(PHANTOM, "segmentation"), max_epochs=1)
     said = error_of_training(served)
-    assert said.startswith(f"error: {models}: found a folder that cannot be written (Permission denied)"), said
+    assert said.startswith(f"error: {models}: a folder that cannot be written (Permission denied)"), said
     assert_it_serves(served)
 
 

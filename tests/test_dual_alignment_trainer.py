@@ -90,7 +90,7 @@ def test_a_weight_of_nothing_switches_a_discriminator_off(
 
 
 def test_a_mask_whose_discriminator_never_learns_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'d1_weight': found 0 with a mask.* give --mask_mode off as well"):
+    with pytest.raises(InputError, match=r"'d1_weight': 0 with a mask.* give --mask_mode off as well"):
         dual_trainer(d1_weight=0.0)
 
 
@@ -99,7 +99,7 @@ def test_a_mask_without_target_slices_is_refused_unless_a_trained_one_is_loaded(
         target = None
 
     batches = NoTarget(make_batches(1))
-    with pytest.raises(InputError, match=r"'target_datalist': found none with a mask.* give --mask_mode off as well"):
+    with pytest.raises(InputError, match=r"'target_datalist': none with a mask.* give --mask_mode off as well"):
         dual_trainer(batches=batches)
     dual_trainer(batches=batches, mask_mode="off")
     # Fine-tuning: a checkpoint brings a D1 that was trained.
@@ -115,7 +115,7 @@ def test_the_average_ends_with_the_last_update_of_d1() -> None:
 
 @pytest.mark.parametrize("setting", ["d1_kind", "d2_kind"])
 def test_an_unknown_kind_is_refused_before_any_step(setting: str) -> None:
-    with pytest.raises(InputError, match=f"setting '{setting}': found 'wgan', expected one of bce, lsgan, hinge"):
+    with pytest.raises(InputError, match=rf"setting '{setting}': 'wgan'\. Expected one of bce, lsgan, hinge"):
         dual_trainer(**{setting: "wgan"})
 
 

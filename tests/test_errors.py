@@ -21,7 +21,7 @@ def test_the_hook_prints_one_sentence_and_leaves_other_errors_alone(
     outer = RuntimeError("applying transform")
     outer.__cause__ = inner
     sys.excepthook(RuntimeError, outer, None)
-    assert capsys.readouterr().err == "error: a.nii: found b, expected c; d.\n"
+    assert capsys.readouterr().err == "error: a.nii: b. Expected c. Fix: d.\n"
     other = KeyError("a bug")
     sys.excepthook(KeyError, other, None)
     assert seen == [other]

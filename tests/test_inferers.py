@@ -116,9 +116,9 @@ def test_the_overlap_decides_on_the_number_of_windows() -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(InputError, match="'window_blending': found 'gauss', expected one of gaussian, constant"):
+    with pytest.raises(InputError, match=r"'window_blending': 'gauss'\. Expected one of gaussian, constant"):
         inferer(8, 8, blending="gauss")
-    with pytest.raises(InputError, match=r"'window_overlap': found 1\.0, expected a share"):
+    with pytest.raises(InputError, match=r"'window_overlap': 1\.0\. Expected a share"):
         inferer(8, 8, overlap=1.0)
 
 

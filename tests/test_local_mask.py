@@ -51,7 +51,7 @@ def test_range_shape_and_dtype(mode: str, dtype: torch.dtype) -> None:
 def test_unknown_mode_is_named() -> None:
     with pytest.raises(ValueError, match="got sigmoid"):
         local_mask(logits(0.0), "sigmoid")
-    with pytest.raises(ValueError, match="setting 'mask_mode': found 'sigmoid', expected one of abs"):
+    with pytest.raises(ValueError, match=r"setting 'mask_mode': 'sigmoid'\. Expected one of abs"):
         small_segmenter(mask_mode="sigmoid")
 
 

@@ -62,7 +62,7 @@ def test_dilation_keeps_what_the_strided_network_computes(output_stride: int, st
 
 
 def test_unknown_output_stride_is_named() -> None:
-    with pytest.raises(ValueError, match="setting 'output_stride': found 32, expected one of 4, 8, 16"):
+    with pytest.raises(ValueError, match=r"setting 'output_stride': 32\. Expected one of 4, 8, 16"):
         small_segmenter(output_stride=32)
 
 
@@ -112,8 +112,8 @@ def test_backbone_weights_give_a_grey_image_its_rgb_response(tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"layer2.0.conv1.weight": torch.zeros(1)}, r"1 weights that do not fit, the first layer2.0.conv1.weight"),
-        ({"layer2.0.conv1.weight": None}, r"shape none \(absent\), expected shape \(8, 16, 1, 1\)"),
-        ({"layer5.0.conv1.weight": torch.zeros(2)}, r"layer5.0.conv1.weight of shape \(2,\), expected shape none"),
+        ({"layer2.0.conv1.weight": None}, r"shape none \(absent\)\. Expected shape \(8, 16, 1, 1\)"),
+        ({"layer5.0.conv1.weight": torch.zeros(2)}, r"layer5.0.conv1.weight of shape \(2,\)\. Expected shape none"),
     ],
 )
 def test_backbone_weights_that_do_not_fit(tmp_path: Path, changes: dict[str, object], message: str) -> None:

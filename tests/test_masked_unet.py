@@ -85,5 +85,5 @@ def test_every_parameter_of_s_learns_and_none_of_d1() -> None:
 
 @pytest.mark.parametrize(("setting", "value"), [("alignment_level", 4), ("heads", 4), ("mask_mode", "on")])
 def test_what_does_not_exist_is_refused(setting: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"setting '{setting}': found {value!r}, expected one of"):
+    with pytest.raises(InputError, match=rf"setting '{setting}': {value!r}\. Expected one of"):
         small_unet(**{setting: value})

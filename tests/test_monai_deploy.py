@@ -86,7 +86,7 @@ def test_a_real_series_comes_back_as_a_segmentation(box: Path, kind: str, tmp_pa
 def test_a_series_without_uids_ends_with_a_sentence(box: Path, tmp_path: Path) -> None:
     done = run_app(box, FORMATS / SAMPLES["JPEG 2000"], tmp_path)
     assert done.code == 1
-    assert "found 0 series to segment, expected one, with UIDs of its study" in done.errors[-1]
+    assert "0 series to segment. Expected one, with UIDs of its study" in done.errors[-1]
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -118,10 +118,10 @@ def test_what_cannot_be_segmented_ends_with_a_sentence(box: Path, tmp_path: Path
     (gap / "4.dcm").unlink()  # the third of six
     without_weights = pack_bundle("segmentation", task=TASK, out=tmp_path / "dist").folder
     for name, bundle, folder, said in [
-        ("two", box, study, "found 2 series to segment: 1.2.3."),
-        ("none", box, tmp_path / "empty", "found 0 series to segment, expected one"),
-        ("gap", box, gap, "found slices 6.00 mm apart"),
-        ("weights", without_weights, study / "series1", "model.pt: found no such file"),
+        ("two", box, study, "2 series to segment: 1.2.3."),
+        ("none", box, tmp_path / "empty", "0 series to segment. Expected one"),
+        ("gap", box, gap, "slices 6.00 mm apart"),
+        ("weights", without_weights, study / "series1", "model.pt: no such file"),
     ]:
         work = tmp_path / "runs" / name
         work.mkdir(parents=True)

@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_written_ends_every_process(data: Path, tmp_path
     assert done.code == 1
     sentences = re.findall(r"^\[rank\d\]: error: .*$", done.stderr, re.MULTILINE)
     assert sentences
-    assert all("found a folder that cannot be written (Not a directory)" in sentence for sentence in sentences)
+    assert all("a folder that cannot be written (Not a directory)" in sentence for sentence in sentences)
     assert "Traceback (most recent call last)" not in "".join(re.findall(r"^\[rank.*$", done.stderr, re.MULTILINE))
 
 

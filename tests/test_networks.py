@@ -287,7 +287,7 @@ def test_feature_discriminator_sees_nine_by_nine() -> None:
 
 @pytest.mark.parametrize("discriminator", [DomainDiscriminator, FeatureDiscriminator])
 def test_unknown_norm_is_named(discriminator: type[nn.Module]) -> None:
-    with pytest.raises(ValueError, match=r"norm': found 'batch', expected one of .*none"):
+    with pytest.raises(ValueError, match=r"norm': 'batch'\. Expected one of .*none"):
         discriminator(norm="batch")
 
 

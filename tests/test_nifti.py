@@ -113,13 +113,13 @@ def test_an_sform_counts_where_the_spacing_disagrees(change: str, tmp_path: Path
     ],
 )
 def test_an_affine_that_places_nothing_is_refused(affine: np.ndarray, match: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"found .*{match}.*; copy the geometry"):
+    with pytest.raises(InputError, match=f".*{match}.*Fix: copy the geometry"):
         check_affine(affine, "the array")
     image = image_of()
     for axis, name in enumerate(("srow_x", "srow_y", "srow_z")):
         image.header[name] = affine[axis]
     path = written(tmp_path / "a.nii.gz", image)
-    with pytest.raises(InputError, match=f"a.nii.gz: found .*{match}"):
+    with pytest.raises(InputError, match=f"a.nii.gz: .*{match}"):
         LoadVolumed("image")({"image": str(path)})
 
 
@@ -145,7 +145,7 @@ def test_the_content_tells_the_format(byte_order: str, kind: type, name: str, is
 def test_voxels_that_are_no_real_numbers_are_refused_by_name(dtype: object, name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), dtype), AFFINE), path)
-    with pytest.raises(InputError, match=f"a.nii.gz: found voxels of type {name}, expected one real number"):
+    with pytest.raises(InputError, match=rf"a.nii.gz: voxels of type {name}\. Expected one real number"):
         read_nifti(path)
 
 
@@ -165,7 +165,7 @@ def test_one_flipped_bit_in_a_packed_file_is_found(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 4
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"a.nii.gz: found data that cannot be read"):
+        with pytest.raises(InputError, match=r"a.nii.gz: data that cannot be read"):
             read_nifti(path)
 
 

@@ -283,16 +283,14 @@ def test_the_archive_is_the_folder_and_always_the_same(workshop: Path, tmp_path:
 def test_a_key_that_a_config_lacks(workshop: Path, tmp_path: Path) -> None:
     with (workshop / "configs" / "tasks" / "toy.yaml").open("a") as file:
         file.write("slise_axis: 2\n")
-    with pytest.raises(
-        InputError, match=r"toy\.yaml: found the key 'slise_axis', which inference\.yaml does not define"
-    ):
+    with pytest.raises(InputError, match=r"toy\.yaml: the key 'slise_axis', which inference\.yaml does not define"):
         pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
     assert list((tmp_path / "dist").iterdir()) == [], "nothing half-written"
 
 
 @pytest.mark.parametrize("task", ["nope", "../synthesis/train", "", "toy.yaml"])
 def test_an_unknown_task(workshop: Path, tmp_path: Path, task: str) -> None:
-    with pytest.raises(InputError, match=r"found no such task, expected one of other, toy;"):
+    with pytest.raises(InputError, match=r"no such task\. Expected one of other, toy\."):
         pack_bundle("synthesis", task=task, out=tmp_path, root=workshop)
 
 
@@ -313,7 +311,7 @@ def test_what_is_not_ours_is_not_replaced(workshop: Path, tmp_path: Path, kind: 
         (foreign / "precious").mkdir(parents=True)
     else:
         foreign.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="found something that is no packed bundle"):
+    with pytest.raises(InputError, match="something that is no packed bundle"):
         pack_bundle("synthesis", task="toy", out=foreign.parent, root=workshop)
     assert list(foreign.parent.iterdir()) == [foreign]
 
@@ -341,8 +339,8 @@ def test_a_place_that_cannot_be_written(workshop: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ('{"task": "toy"}', "weights made with task: toy, expected task: other"),
-        ('{"domains": ["mr", "ct"]}', r"weights made with domains: .*expected domains: \['ct', 'mr'\]"),
+        ('{"task": "toy"}', "weights made with task: toy. Expected task: other"),
+        ('{"domains": ["mr", "ct"]}', r"weights made with domains: .*Expected domains: \['ct', 'mr'\]"),
     ],
 )
 def test_weights_of_another_task(workshop: Path, tmp_path: Path, weights: Path, card: str, message: str) -> None:
@@ -388,13 +386,13 @@ def test_the_grid_comes_from_the_weights_metadata_too(workshop: Path, tmp_path: 
 @pytest.mark.parametrize("card", ["[1]", "[]", "{"])
 def test_a_card_that_is_no_card(workshop: Path, tmp_path: Path, weights: Path, card: str) -> None:
     weights.with_name("model.json").write_text(card)
-    with pytest.raises(InputError, match=r"model\.json: found no JSON object, expected a card; take the card"):
+    with pytest.raises(InputError, match=r"model\.json: no JSON object\. Expected a card\. Fix: take the card"):
         pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
 
 
 def test_weights_of_another_size(workshop: Path, tmp_path: Path, weights: Path) -> None:
     torch.save(torch.nn.Linear(2, 7).state_dict(), weights)
-    with pytest.raises(InputError, match=r"model\.pt: found other parameters \(size mismatch for weight"):
+    with pytest.raises(InputError, match=r"model\.pt: other parameters \(size mismatch for weight"):
         pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
     assert list((tmp_path / "dist").iterdir()) == []
 
@@ -406,13 +404,13 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "found no such file"),
-        (b"", "expected a PyTorch state dict"),
-        (b"not weights at all", "expected a PyTorch state dict"),
+        (None, "no such file"),
+        (b"", "Expected a PyTorch state dict"),
+        (b"not weights at all", "Expected a PyTorch state dict"),
         (Harmful(), r"no weights \(UnpicklingError\)"),
-        ({"model": {"weight": torch.zeros(1)}, "iteration": 3}, "found other parameters"),
-        ({}, "found other parameters"),
-        (torch.zeros(2), "found Tensor"),
+        ({"model": {"weight": torch.zeros(1)}, "iteration": 3}, "other parameters"),
+        ({}, "other parameters"),
+        (torch.zeros(2), "Tensor"),
     ],
 )
 def test_weights_that_are_no_state_dict(workshop: Path, tmp_path: Path, content: object, message: str) -> None:
@@ -450,5 +448,5 @@ def test_an_input_error_is_one_sentence_and_a_failure(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bundle", "pack", "segmentation", "--task", "nope", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: task 'nope': found no such task, expected one of")
+    assert done.stderr.strip().splitlines()[-1].startswith("error: task 'nope': no such task. Expected one of")
     assert "Traceback" not in done.stderr

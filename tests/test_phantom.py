@@ -334,7 +334,7 @@ def test_contrast_ordering_turns_over_between_modalities() -> None:
     ("settings", "name"), [({"cases": 0}, "cases"), ({"cases": -3}, "cases"), ({"seed": -1}, "seed")]
 )
 def test_numbers_out_of_range_are_refused(tmp_path: Path, settings: dict[str, int], name: str) -> None:
-    with pytest.raises(InputError, match=rf"--{name}: found {settings[name]}, expected a whole number of at least"):
+    with pytest.raises(InputError, match=rf"--{name}: {settings[name]}\. Expected a whole number of at least"):
         write_phantom(tmp_path / "out", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 

@@ -144,7 +144,7 @@ def test_a_full_disk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match="found 3 of 3 cases that cannot be prepared"):
+    with pytest.raises(InputError, match="3 of 3 cases that cannot be prepared"):
         run(source, tmp_path / "out")
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
@@ -182,7 +182,7 @@ def test_nor_when_the_source_lies_where_a_domain_goes(tmp_path: Path) -> None:
 def test_every_failing_case_is_named(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for number in (1, 3):
         (source / f"RawData/Training/img/img000{number}.nii.gz").write_bytes(b"cut")
-    with pytest.raises(InputError, match="found 2 of 3 cases that cannot be prepared, each named above"):
+    with pytest.raises(InputError, match="2 of 3 cases that cannot be prepared, each named above"):
         run(source, tmp_path / "out")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert [name in "".join(lines) for name in ("img0001", "img0002", "img0003")] == [True, False, True]
@@ -201,10 +201,10 @@ def test_two_data_sets_share_a_folder(source: Path, tmp_path: Path) -> None:
 def test_a_domain_of_another_data_set_is_not_overwritten(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "out")
     hearts = write_mmwhs(tmp_path / "hearts", ct=[1001], mr=[])
-    with pytest.raises(InputError, match=r"ct.json: found a datalist of 'btcv', expected none, or"):
+    with pytest.raises(InputError, match=r"ct.json: a datalist of 'btcv'\. Expected none, or"):
         prepare(Order("mmwhs", hearts, tmp_path / "out"))
     (tmp_path / "out" / "ct.json").write_text('{"training": []}')
-    with pytest.raises(InputError, match="found a datalist of something else"):
+    with pytest.raises(InputError, match="a datalist of something else"):
         run(source, tmp_path / "out")
 
 
@@ -215,7 +215,7 @@ def test_a_report_that_is_none_is_found_before_the_work(content: str, source: Pa
     out = tmp_path / "out"
     out.mkdir()
     (out / "prepare.json").write_text(content)
-    with pytest.raises(InputError, match=r"prepare.json: found no report of an earlier preparation .* remove the file"):
+    with pytest.raises(InputError, match=r"prepare.json: no report of an earlier preparation .* remove the file"):
         run(source, out)
     assert [path.name for path in out.iterdir()] == ["prepare.json"]
     assert (out / "prepare.json").read_text() == content
@@ -285,22 +285,22 @@ def test_the_exit_code_of_a_bad_tree(tmp_path: Path) -> None:
     done = run_command(command)
     assert done.code == 1
     assert len(done.errors) == 1
-    assert "expected files of it: img0001.nii.gz and label0001.nii.gz" in done.errors[0]
+    assert "Expected files of it: img0001.nii.gz and label0001.nii.gz" in done.errors[0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bctv"], r"bctv.yaml: found no such file, expected one of btcv, chaos, folder, mmwhs, mscmr, sifa"),
+        (["bctv"], r"bctv.yaml: no such file\. Expected one of btcv, chaos, folder, mmwhs, mscmr, sifa"),
         (
             ["btcv", "--protocol", "clear"],
-            r"clear.yaml: found no such file, expected a protocol: clean, dar, disjoint, sifa",
+            r"clear.yaml: no such file\. Expected a protocol: clean, dar, disjoint, sifa",
         ),
-        (["btcv", "--map", "1:2"], "--map: found it together with 'btcv'"),
-        (["btcv", "--domain", "mr"], "--domain: found 'mr', expected one of ct"),
+        (["btcv", "--map", "1:2"], "--map: it together with 'btcv'"),
+        (["btcv", "--domain", "mr"], "--domain: 'mr'. Expected one of ct"),
         (
             ["mscmr", "--protocol", "dar"],
-            r"protocol 'dar': found nothing about 'mscmr', expected .*: clean, disjoint; give --protocol clean",
+            r"protocol 'dar': nothing about 'mscmr'\. Expected .*: clean, disjoint\. Fix: give --protocol clean",
         ),
     ],
 )

@@ -62,7 +62,7 @@ def test_series_that_are_missing_are_named(tmp_path: Path, capsys: pytest.Captur
 def test_chaos_test_cases_have_no_masks_and_are_left_out(tmp_path: Path) -> None:
     source = write_chaos_mr(tmp_path / "in", 2)
     (source / "Train_Sets").rename(source / "Test_Sets")
-    with pytest.raises(InputError, match="expected CHAOS: folders such as MR/1/T2SPIR/DICOM_anon"):
+    with pytest.raises(InputError, match="Expected CHAOS: folders such as MR/1/T2SPIR/DICOM_anon"):
         chaos(source, tmp_path / "out")
 
 
@@ -88,7 +88,7 @@ def test_chaos_grey_values_are_ranges_that_end_where_the_organisers_say(organ: s
         source = write_chaos_mr(tmp_path / "in", 2)
     for grey in (above, *([up_to + 1] if up_to < 255 else [])):
         paint(source, organ, grey)
-        with pytest.raises(InputError, match=rf"found label value\(s\) {grey} \(\d+ voxels\), expected only 0, above"):
+        with pytest.raises(InputError, match=rf"label value\(s\) {grey} \(\d+ voxels\)\. Expected only 0, above"):
             chaos(source, tmp_path / "out", domain="mr")
         source = write_chaos_mr(tmp_path / "in", 2)
 
@@ -148,12 +148,12 @@ def no_picture(source: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (grey_55, r"found label value\(s\) 55 \(\d+ voxels\), expected only 0, above 55 up to 70, above 110 up to 135"),
-        (smaller, r"00004.png: found a mask of shape \(24, 26\), expected \(24, 30\) \(rows, columns\)"),
-        (coloured, r"00004.png: found a mask of shape \(24, 30, 3\)"),
-        (one_fewer, "found 10 PNG masks, expected 11, one per DICOM file"),
-        (none, r"Ground: found no such folder, expected 11"),
-        (no_picture, r"00004.png: found a picture that cannot be read"),
+        (grey_55, r"label value\(s\) 55 \(\d+ voxels\)\. Expected only 0, above 55 up to 70, above 110 up to 135"),
+        (smaller, r"00004.png: a mask of shape \(24, 26\)\. Expected \(24, 30\) \(rows, columns\)"),
+        (coloured, r"00004.png: a mask of shape \(24, 30, 3\)"),
+        (one_fewer, "10 PNG masks. Expected 11, one per DICOM file"),
+        (none, r"Ground: no such folder\. Expected 11"),
+        (no_picture, r"00004.png: a picture that cannot be read"),
     ],
 )
 def test_bad_masks_are_refused(damage, message: str, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_two_chaos_folders_of_one_id(tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_chaos_ct(source / "a", 5)
     write_chaos_ct(source / "b", 5)
-    with pytest.raises(InputError, match="found a second series of ct_liver case 5"):
+    with pytest.raises(InputError, match="a second series of ct_liver case 5"):
         chaos(source, tmp_path / "out")
 
 

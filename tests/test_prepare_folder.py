@@ -93,30 +93,30 @@ def test_dicom_series_with_labels_drawn_on_their_conversion(tmp_path: Path) -> N
 def test_a_series_without_its_label(tmp_path: Path) -> None:
     flipped = write_series(tmp_path / "dicom", "p1", 0)
     save(tmp_path / "labels" / "p2.nii.gz", true_label(world_of(SHAPE, flipped), VALUES), flipped)
-    with pytest.raises(InputError, match="p1: found no label for case 'p1' in"):
+    with pytest.raises(InputError, match="p1: no label for case 'p1' in"):
         run(tmp_path / "dicom", tmp_path / "out", labels=tmp_path / "labels")
 
 
 def test_one_kind_of_image_at_a_time(tmp_path: Path) -> None:
     write_series(tmp_path / "in", "p1", 0)
     save(tmp_path / "in" / "case.nii.gz", true_image(world_of(SHAPE, CT_AFFINE), 0), CT_AFFINE)
-    with pytest.raises(InputError, match=r"found NIfTI files \(case.nii.gz\) and folders of DICOM slices \(p1\)"):
+    with pytest.raises(InputError, match=r"NIfTI files \(case.nii.gz\) and folders of DICOM slices \(p1\)"):
         run(tmp_path / "in", tmp_path / "out")
 
 
 def test_two_images_with_one_id(tmp_path: Path) -> None:
     source = write_images(tmp_path, 1)
     nib.save(nib.load(source / "images" / "case0.nii.gz"), source / "images" / "case0.nii")
-    with pytest.raises(InputError, match=r"found the id 'case0', which .* has too, expected one volume per id"):
+    with pytest.raises(InputError, match=r"the id 'case0', which .* has too\. Expected one volume per id"):
         run(source / "images", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"domain": None}, "--domain: found no name of the domain"),
-        ({"label_map": "7=1"}, r"--map 7=1: found no label map \(ValueError\), expected pairs such as 63:1"),
-        ({"label_map": "none.yaml"}, r"--map none.yaml: found no label map \(FileNotFoundError\)"),
+        ({"domain": None}, "--domain: no name of the domain"),
+        ({"label_map": "7=1"}, r"--map 7=1: no label map \(ValueError\)\. Expected pairs such as 63:1"),
+        ({"label_map": "none.yaml"}, r"--map none.yaml: no label map \(FileNotFoundError\)"),
     ],
 )
 def test_settings_that_are_wrong(settings: dict, message: str, tmp_path: Path) -> None:
@@ -126,9 +126,7 @@ def test_settings_that_are_wrong(settings: dict, message: str, tmp_path: Path) -
 
 def test_a_value_that_the_map_does_not_name(tmp_path: Path) -> None:
     source = write_images(tmp_path, 1)
-    with pytest.raises(
-        InputError, match=r"case0_seg.nii.gz: found label value\(s\) 9 \(\d+ voxels\), expected only 0, 7"
-    ):
+    with pytest.raises(InputError, match=r"case0_seg.nii.gz: label value\(s\) 9 \(\d+ voxels\)\. Expected only 0, 7"):
         run(source / "images", tmp_path / "out", "7:1", labels=source / "labels", validation=0.0)
 
 
@@ -144,7 +142,7 @@ def write_acdc_order(folder: Path, numbers: tuple[int, ...] = (1, 2), highest: i
 def test_hearts_that_count_otherwise_are_mapped(tmp_path: Path) -> None:
     """1 right ventricle, 2 myocardium, 3 left ventricle there; 1 myocardium, 2 left, 3 right ventricle here."""
     source = write_acdc_order(tmp_path / "in")
-    with pytest.raises(InputError, match=r"found other files \(subject1_DE.nii.gz, .*patient1_C0.nii.gz"):
+    with pytest.raises(InputError, match=r"other files \(subject1_DE.nii.gz, .*patient1_C0.nii.gz"):
         prepare(Order("mscmr", source, tmp_path / "out"))
     run(source, tmp_path / "out", "1:3,2:1,3:2", labels=source, domain="lge", validation=0.0)
     assert_is_truth(tmp_path / "out", "lge", "subject1_de", 1, [3, 1, 2])
@@ -153,7 +151,7 @@ def test_hearts_that_count_otherwise_are_mapped(tmp_path: Path) -> None:
 def test_the_unlabelled_voxels_of_scribbles_are_no_class(tmp_path: Path) -> None:
     """4 means that nobody looked: neither a structure nor background."""
     source = write_acdc_order(tmp_path / "in", numbers=(1,), highest=4)
-    with pytest.raises(InputError, match=r"found label value\(s\) 4 \(\d+ voxels\), expected only 0, 1, 2, 3"):
+    with pytest.raises(InputError, match=r"label value\(s\) 4 \(\d+ voxels\)\. Expected only 0, 1, 2, 3"):
         run(source, tmp_path / "out", "1:3,2:1,3:2", labels=source, domain="lge", validation=0.0)
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
 
@@ -164,7 +162,7 @@ def test_cases_that_were_numbered_from_0_keep_their_names(tmp_path: Path) -> Non
     for number in (0, 2, 10):
         save(tmp_path / "in" / f"image_{number}.nii.gz", true_image(world, number), CT_AFFINE)
         save(tmp_path / "in" / f"label_{number}.nii.gz", true_label(world, [6, 2, 3, 1]), CT_AFFINE)
-    with pytest.raises(InputError, match=r"found other files \(image_0.nii.gz, .*img0001.nii.gz and label0001"):
+    with pytest.raises(InputError, match=r"other files \(image_0.nii.gz, .*img0001.nii.gz and label0001"):
         prepare(Order("btcv", tmp_path / "in", tmp_path / "out"))
     mapping = "6:1,2:2,3:3,1:4"
     run(tmp_path / "in", tmp_path / "out", mapping, labels=tmp_path / "in", domain="ct", validation=0.0)
@@ -177,9 +175,7 @@ def test_pictures_and_arrays_are_no_volumes(name: str, tmp_path: Path) -> None:
     """Stacks of PNG were scaled slice by slice and their labels are binary; arrays have no spacing and no position."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(b"\x89PNG")
-    message = (
-        rf"found other files \({name} ...\), expected a folder of images: NIfTI images, or folders of DICOM slices"
-    )
+    message = rf"other files \({name} ...\)\. Expected a folder of images: NIfTI images, or folders of DICOM slices"
     with pytest.raises(InputError, match=message):
         run(tmp_path / "in", tmp_path / "out")
 
@@ -195,7 +191,9 @@ def test_labels_that_lie_where_outputs_go_are_not_overwritten(tmp_path: Path) ->
     for index in range(2):
         (tmp_path / "mr" / f"case{index}_seg.nii.gz").rename(tmp_path / "mr" / f"case{index}_label.nii.gz")
     before = state(tmp_path)
-    with pytest.raises(InputError, match=r"that .*mr would be written into the source .*mr, expected an output folder"):
+    with pytest.raises(
+        InputError, match=r"that .*mr would be written into the source .*mr\. Expected an output folder"
+    ):
         run(source / "images", tmp_path, "7:1,9:2", labels=tmp_path / "mr", validation=0.5)
     assert state(tmp_path) == before
 

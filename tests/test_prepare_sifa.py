@@ -183,7 +183,7 @@ def test_two_archives_with_one_id(tmp_path: Path) -> None:
     source = write_release(tmp_path / "in")
     (source / "copy_ct").mkdir()
     (source / "copy_ct" / "ct_1003.npz").write_bytes((source / "test_ct" / "ct_1003.npz").read_bytes())
-    with pytest.raises(InputError, match=r"found the id 'ct_1003', which .*ct_1003.npz has too, expected one volume"):
+    with pytest.raises(InputError, match=r"the id 'ct_1003', which .*ct_1003.npz has too\. Expected one volume"):
         run(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -210,7 +210,7 @@ def test_the_datalist_says_that_neither_spacing_nor_unit_is_known(tmp_path: Path
 
 
 def test_it_cannot_be_made_clean(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"protocol 'clean': found nothing about 'sifa', expected .*: sifa; give"):
+    with pytest.raises(InputError, match=r"protocol 'clean': nothing about 'sifa'\. Expected .*: sifa\. Fix: give"):
         run(write_release(tmp_path / "in"), tmp_path / "out", protocol="clean")
 
 
@@ -258,15 +258,15 @@ def hounsfield(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, r"slice3.tfrecords: found \d+ bytes, 300 fewer than its record says: it was cut short"),
-        (cut_head, "found 3 bytes after the last record: it was cut short"),
-        (other_kind, "found a wrong checksum where a record should start"),
-        (no_label, "expected one example with data_vol and label_vol"),
-        (short_data, "expected one example with data_vol and label_vol"),
-        (two_records, "found 2 records"),
+        (cut, r"slice3.tfrecords: \d+ bytes, 300 fewer than its record says: it was cut short"),
+        (cut_head, "3 bytes after the last record: it was cut short"),
+        (other_kind, "a wrong checksum where a record should start"),
+        (no_label, "Expected one example with data_vol and label_vol"),
+        (short_data, "Expected one example with data_vol and label_vol"),
+        (two_records, "2 records"),
         (broken_message, "a number that does not end"),
-        (six, r"found label value\(s\) 6 \(30 voxels\), expected only 0, 1, 2, 3, 4, 5"),
-        (hounsfield, "found intensities from .*, expected z-scores, within -30 and 30"),
+        (six, r"label value\(s\) 6 \(30 voxels\)\. Expected only 0, 1, 2, 3, 4, 5"),
+        (hounsfield, "intensities from .*. Expected z-scores, within -30 and 30"),
     ],
 )
 def test_a_bad_record_gets_a_sentence_and_leaves_nothing(damage, message: str, tmp_path: Path) -> None:
@@ -281,17 +281,17 @@ def test_a_bad_record_gets_a_sentence_and_leaves_nothing(damage, message: str, t
 def test_a_bad_archive(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     np.savez(tmp_path / "in" / "mr_1007.npz", np.zeros((4, 4, 4)))
-    with pytest.raises(InputError, match="expected an npz file with the image as arr_0 and the label map as arr_1"):
+    with pytest.raises(InputError, match="Expected an npz file with the image as arr_0 and the label map as arr_1"):
         run(tmp_path / "in", tmp_path / "out")
     np.savez(tmp_path / "in" / "mr_1007.npz", np.zeros((4, 4, 4)), np.zeros((4, 4, 3)))
-    with pytest.raises(InputError, match=r"found an image of \(4, 4, 4\) and a label map of \(4, 4, 3\)"):
+    with pytest.raises(InputError, match=r"an image of \(4, 4, 4\) and a label map of \(4, 4, 3\)"):
         run(tmp_path / "in", tmp_path / "out")
 
 
 def test_a_path_that_does_not_tell_the_modality(tmp_path: Path) -> None:
     write_record(tmp_path / "in" / "train" / "image_01.tfrecords", 0)
-    with pytest.raises(InputError, match="found neither 'ct' nor 'mr' in its name and folders"):
+    with pytest.raises(InputError, match="neither 'ct' nor 'mr' in its name and folders"):
         run(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "train").rename(tmp_path / "in" / "mr")
-    with pytest.raises(InputError, match="found neither 'train' nor 'val' in its name and folders"):
+    with pytest.raises(InputError, match="neither 'train' nor 'val' in its name and folders"):
         run(tmp_path / "in", tmp_path / "out")

@@ -125,13 +125,13 @@ AS_THEY_ARE = {f"{side}_intensity": {"_target_": "ScaleIntensityd", "keys": "ima
 OTHERS: list[tuple[dict[str, Any], str]] = [
     (
         {"source_domain": "ct", "target_domain": "mr", **AS_THEY_ARE},
-        r"domains: \['mr', 'ct'\], expected domains: \['ct', 'mr'\]",
+        r"domains: \['mr', 'ct'\]\. Expected domains: \['ct', 'mr'\]",
     ),
-    ({"dataset_name": "other"}, "dataset_name: phantom, expected dataset_name: other"),
+    ({"dataset_name": "other"}, "dataset_name: phantom. Expected dataset_name: other"),
 ]
 SIZES: dict[str, tuple[dict[str, Any], str]] = {
-    "synthesis": ({"generator_channels": 6}, "generator_channels: 4, expected generator_channels: 6"),
-    "segmentation": ({"network_def#width": 6}, "width: 4, expected width: 6"),
+    "synthesis": ({"generator_channels": 6}, "generator_channels: 4. Expected generator_channels: 6"),
+    "segmentation": ({"network_def#width": 6}, "width: 4. Expected width: 6"),
 }
 
 

@@ -63,7 +63,7 @@ def test_entropy_map_of_a_sure_prediction_has_a_finite_gradient() -> None:
 def test_an_unknown_map_is_named() -> None:
     with pytest.raises(ValueError, match="got 'logits'"):
         prediction_map(torch.zeros(1, 2, 1, 1), "logits")
-    with pytest.raises(InputError, match="setting 'd2_input': found 'logits', expected one of softmax, entropy"):
+    with pytest.raises(InputError, match=r"setting 'd2_input': 'logits'\. Expected one of softmax, entropy"):
         dual_trainer(d2_input="logits")
 
 
@@ -186,7 +186,7 @@ def test_one_predictor_is_as_it_ever_was() -> None:
     # The same names, so that earlier weights load.
     settings: dict[str, Any] = {"num_classes": 3, "layers": (1, 1, 1, 1), "width": 4, "feature_channels": 16}
     assert not any("further" in name for name in MaskedDeepLab(**settings).state_dict())
-    with pytest.raises(ValueError, match="setting 'predictors': found 3, expected one of 1, 2"):
+    with pytest.raises(ValueError, match=r"setting 'predictors': 3\. Expected one of 1, 2"):
         MaskedDeepLab(**settings, predictors=3)
 
 
@@ -225,7 +225,7 @@ def test_disagreement_weighs_d2s_game_on_both_sides() -> None:
 
 @pytest.mark.parametrize("setting", ["disagreement_weight", "predictor_similarity_weight"])
 def test_one_predictor_has_nobody_to_disagree_with(setting: str) -> None:
-    with pytest.raises(InputError, match=f"'{setting}': found 0.5 with one predictor.* give --predictors 2 as well"):
+    with pytest.raises(InputError, match=f"'{setting}': 0.5 with one predictor.* give --predictors 2 as well"):
         dual_trainer(**{setting: 0.5})
 
 

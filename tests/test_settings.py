@@ -58,11 +58,11 @@ def test_known_keys_pass(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ratte": 1}, "key 'ratte': found a key that the base config does not define, expected 'rate', perhaps"),
-        ({"zzz": 1}, "key 'zzz': .* expected a key of the base config"),
-        ({"train": section(dataste=1)}, "key 'train#dataste': .* expected 'dataset', perhaps"),
+        ({"ratte": 1}, "key 'ratte': a key that the base config does not define. Expected 'rate', perhaps"),
+        ({"zzz": 1}, "key 'zzz': .* Expected a key of the base config"),
+        ({"train": section(dataste=1)}, "key 'train#dataste': .* Expected 'dataset', perhaps"),
         ({"train": section(inner={"handlers": [], "handlres": 1})}, "key 'train#inner#handlres'"),
-        ({"noise": {**BASE["noise"], "strd": 1}}, r"key 'noise#strd': found an argument .* expected 'std', perhaps"),
+        ({"noise": {**BASE["noise"], "strd": 1}}, r"key 'noise#strd': an argument .* Expected 'std', perhaps"),
         ({"train": section(dataset=[{**BASE["noise"], "strd": 1}])}, "key 'train#dataset#0#strd'"),
     ],
 )

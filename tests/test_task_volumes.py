@@ -197,7 +197,7 @@ def test_volumes_in_their_own_unit_are_refused_where_scaled_ones_are_expected(
     raw = {"image": torch.linspace(-1000, 600, 500).view(1, 10, 10, 5)}
     assert "intensities that are not scaled: -992 to 592" in refused(intensity, raw).found
     z_scores = {"image": raw["image"] / 160 + 0.5}  # -5.75 to 4.25
-    assert "expected values within -2 and 2" in str(refused(intensity, z_scores))
+    assert "Expected values within -2 and 2" in str(refused(intensity, z_scores))
     scaled = {"image": raw["image"] / 800}  # -1.25 to 0.75: protocols do not clip
     assert intensity(scaled)["image"] is scaled["image"]
 

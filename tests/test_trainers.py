@@ -271,7 +271,7 @@ def test_precision_is_what_was_asked_for(make: Callable[..., Any]) -> None:
 
 
 def test_another_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="setting 'precision': found 'fp16', expected one of auto, bf16, float32"):
+    with pytest.raises(ValueError, match=r"setting 'precision': 'fp16'\. Expected one of auto, bf16, float32"):
         style_trainer(precision="fp16").autocast()
 
 

@@ -75,7 +75,7 @@ def test_a_translator_is_built_by_its_name_and_another_word_is_refused() -> None
     assert type(build("style")) is StyleTransferGenerator
     assert type(build("cyclegan", from_domain=TARGET, to_domain=SOURCE)) is CycleGanGenerator
     assert build("starganv2", from_domain=TARGET).from_domain == TARGET
-    with pytest.raises(ValueError, match="'translator': found 'cut', expected one of style, cyclegan, starganv2"):
+    with pytest.raises(ValueError, match=r"'translator': 'cut'\. Expected one of style, cyclegan, starganv2"):
         build("cut")
 
 

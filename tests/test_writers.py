@@ -79,7 +79,7 @@ def test_a_full_disk_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "a.json").write_text('{"old": 1}')
     monkeypatch.setattr(function, full)
     with pytest.raises(
-        InputError, match=r"a\.json: found that it could not be written \(No space left on device\), expected a folder"
+        InputError, match=r"a\.json: could not be written \(No space left on device\)\. Expected a folder"
     ):
         write_json(tmp_path / "a.json", {"new": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
@@ -90,7 +90,7 @@ def test_a_full_disk_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_path_below_a_file_gets_a_sentence(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / below
-    with pytest.raises(InputError, match=r"found a folder that cannot be written .*expected a writable folder"):
+    with pytest.raises(InputError, match=r"a folder that cannot be written .*Expected a writable folder"):
         make_folder(folder)
     with pytest.raises(InputError, match="cannot be written"), atomic_path(folder / "a.txt"):
         pytest.fail("the block must not start")
@@ -138,7 +138,7 @@ def test_a_volume_that_finds_the_disk_full_leaves_the_old_one(tmp_path: Path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(nib, "save", full)
-    with pytest.raises(InputError, match=r"case_seg\.nii\.gz: found .*No space left on device"):
+    with pytest.raises(InputError, match=r"case_seg\.nii\.gz: .*No space left on device"):
         saver(tmp_path)(prediction(1))
     assert (tmp_path / "case_seg.nii.gz").read_bytes() == before
     assert list(listed_files(tmp_path)) == ["case_seg.nii.gz"]
@@ -172,7 +172,7 @@ def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path: Path, what:
     done = run_command([sys.executable, "-c", WRITE_UNDER_A_LIMIT, what, str(tmp_path)], PYTHONPATH=str(ROOT))
     assert done.code == 1, done.stderr
     (sentence,) = done.errors
-    assert sentence.startswith(f"error: {tmp_path / name}: found that it could not be written (File too large)")
+    assert sentence.startswith(f"error: {tmp_path / name}: could not be written (File too large)")
     assert list(listed_files(tmp_path)) == []
 
 

@@ -1,42 +1,67 @@
-"""Errors a user can cause, as one sentence that names the file, what was found, what was expected and what to do."""
+"""Errors that a user can cause and mend: as "file: finding. Expected what. Fix: remedy"."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-__all__ = ["InputError", "check_choice", "find_input_error", "innermost_message", "show_input_errors_as_sentences"]
+__all__ = [
+    "InputError",
+    "SettingError",
+    "check_choice",
+    "find_input_error",
+    "innermost_message",
+    "show_input_errors_as_sentences",
+]
 
 TRACEBACK_VARIABLE = "GLUA_TRACEBACK"
 
 
 class InputError(ValueError):
-    """Something is wrong with a file, a folder or a setting, and a person can mend it.
+    """Something is wrong with a file or a folder, and a person can mend it.
 
     Args:
-        file: the file, folder or setting at fault.
-        found: what stands there.
-        expected: what should stand there.
+        file: the file or folder at fault.
+        found: what is wrong, such as "no such file".
+        expected: what should be there.
         remedy: what to do, in the imperative.
     """
 
-    def __init__(self, *, file: object, found: str, expected: str, remedy: str) -> None:
+    def __init__(self, file: object, found: str, expected: str, remedy: str) -> None:
         self.file, self.found, self.expected, self.remedy = str(file), found, expected, remedy
-        super().__init__(f"{file}: found {found}, expected {expected}; {remedy}.")
+        super().__init__(file, found, expected, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.found}. Expected {self.expected}. Fix: {self.remedy}."
+
+
+class SettingError(InputError):
+    """A setting has a wrong name or value.
+
+    Args:
+        setting: its name, or how it was given, such as ``--domain``.
+        found: its value.
+        expected: what would be right.
+        remedy: what to do, in the imperative.
+    """
+
+    def __init__(self, setting: str, found: str, expected: str, remedy: str) -> None:
+        super().__init__(setting if re.search(r"[ -]", setting) else f"setting '{setting}'", found, expected, remedy)
 
 
 def check_choice(setting: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse a setting that is none of its words.
+    """Refuse a value that is none of a setting's choices.
 
     Raises:
-        InputError: naming the setting, its value and the words it may have.
+        InputError: naming the setting, its value and the choices.
     """
     if value not in choices:
         quotes = "; YAML reads a bare off as false: write it in quotes" if value is False and "off" in choices else ""
-        raise InputError(
-            file=f"setting '{setting}'",
+        raise SettingError(
+            setting=setting,
             found=repr(value),
             expected=f"one of {', '.join(map(str, choices))}",
             remedy=f"correct it in the task file, the method file or the command line{quotes}",

@@ -159,7 +159,7 @@ class SaveVolumed(SaveImaged):
 def _not_written(path: str | os.PathLike[str], error: OSError, comfort: str) -> InputError:
     return InputError(
         file=path,
-        found=f"that it could not be written ({error.strerror or error})",
+        found=f"could not be written ({error.strerror or error})",
         expected="a folder with room for the file",
         remedy=f"free some space or choose another output folder; {comfort}",
     )

@@ -14,7 +14,7 @@ import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 
-from scripts.core.errors import InputError
+from scripts.core.errors import SettingError
 
 __all__ = [
     "all_gather",
@@ -57,8 +57,8 @@ def _check_restarts() -> None:
     """
     shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shares_store and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
-        raise InputError(
-            file="torchrun --max-restarts",
+        raise SettingError(
+            setting="torchrun --max-restarts",
             found="a launcher that keeps the addresses of dead workers",
             expected="new addresses at every restart",
             remedy="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment",
@@ -67,8 +67,8 @@ def _check_restarts() -> None:
 
 def _take_gpu(place: int) -> None:
     if place >= torch.cuda.device_count():
-        raise InputError(
-            file="--nproc_per_node",
+        raise SettingError(
+            setting="--nproc_per_node",
             found=f"more processes than this machine's {torch.cuda.device_count()} GPU(s)",
             expected="one process per GPU",
             remedy="start fewer, or hide the GPUs with CUDA_VISIBLE_DEVICES= to share the CPU",

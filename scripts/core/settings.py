@@ -23,7 +23,7 @@ from typing import Any
 import monai.bundle
 from monai.bundle import ConfigComponent, ConfigParser, update_kwargs
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, SettingError
 
 __all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "run_bundle"]
 
@@ -189,8 +189,8 @@ def _parameters(target: Any) -> list[str] | None:
 
 def _refusal(key: str, found: str, known: Sequence[str], otherwise: str) -> InputError:
     near = difflib.get_close_matches(key.split("#")[-1], known, n=1)
-    return InputError(
-        file=f"key '{key}'",
+    return SettingError(
+        setting=f"key '{key}'",
         found=found,
         expected=f"'{near[0]}', perhaps" if near else otherwise,
         remedy="correct its name in the task file, the method file or the command line",

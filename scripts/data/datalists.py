@@ -16,7 +16,7 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, SettingError
 from scripts.core.files import write_json
 from scripts.core.processes import rank
 from scripts.data.case_names import Item, case_name, labels_by_case, names_of_its_label, nifti_files, pairing_name
@@ -184,8 +184,8 @@ def training_share(cases: int, validation_fraction: float) -> int:
     """
     kept = cases - round(cases * validation_fraction)
     if kept < 1:
-        raise InputError(
-            file="setting --validation",
+        raise SettingError(
+            setting="setting --validation",
             found=f"{validation_fraction:g}, which leaves none of {cases} case(s) for training",
             expected="at least one training case",
             remedy="lower it, or give more cases",

@@ -12,7 +12,7 @@ from monai.handlers import CheckpointLoader
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from scripts.core.errors import InputError, check_choice
+from scripts.core.errors import SettingError, check_choice
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.schedules import linear_ramp
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
@@ -229,8 +229,8 @@ def _check_mask_will_learn(d1_weight: float, arguments: Mapping[str, Any]) -> No
     has_target = getattr(arguments["train_data_loader"], "target", True) is not None
     is_fine_tuning = any(isinstance(handler, CheckpointLoader) for handler in arguments.get("train_handlers") or ())
     if not is_fine_tuning and (d1_weight == 0 or not has_target):
-        raise InputError(
-            file=f"setting '{'d1_weight' if has_target else 'target_datalist'}'",
+        raise SettingError(
+            setting=f"setting '{'d1_weight' if has_target else 'target_datalist'}'",
             found=f"{0 if has_target else 'none'} with a mask: D1 would stay random, and its mask with it",
             expected="target slices and a positive d1_weight, or no mask",
             remedy="give --mask_mode off as well",
@@ -240,8 +240,8 @@ def _check_mask_will_learn(d1_weight: float, arguments: Mapping[str, Any]) -> No
 def _check_needs_no_second(setting: str, weight: float) -> None:
     """Refuse what compares two predictors where there is one."""
     if weight > 0:
-        raise InputError(
-            file=f"setting '{setting}'",
+        raise SettingError(
+            setting=f"setting '{setting}'",
             found=f"{weight} with one predictor",
             expected="two predictors to compare",
             remedy="give --predictors 2 as well",

@@ -92,13 +92,14 @@ class LossLog:
 class NotFiniteError(InputError, FloatingPointError):
     """A loss or a weight became NaN or infinite."""
 
-    def __init__(self, what: str, iteration: int, value: float) -> None:
-        super().__init__(
-            file=f"{what} at iteration {iteration}",
-            found=str(value),
-            expected="a finite number",
-            remedy="start a new run with a lower learning rate or in float32; this one's last good checkpoint is kept",
-        )
+
+def _not_finite(name: str, iteration: int, value: float) -> NotFiniteError:
+    return NotFiniteError(
+        file=f"{name} at iteration {iteration}",
+        found=str(value),
+        expected="a finite number",
+        remedy="start a new run with a lower learning rate or in float32; this one's last good checkpoint is kept",
+    )
 
 
 def check_finite_losses(output: Sequence[Mapping[str, torch.Tensor]], iteration: int) -> None:
@@ -120,13 +121,13 @@ def check_finite_weights(state: Mapping[str, Any], iteration: int) -> None:
         if isinstance(value, Mapping):
             check_finite_weights({f"{name}.{key}": part for key, part in value.items()}, iteration)
         elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise NotFiniteError(f"weights '{name}'", iteration, float(value[~value.isfinite()].flatten()[0]))
+            raise _not_finite(f"weights '{name}'", iteration, float(value[~value.isfinite()].flatten()[0]))
 
 
 def _check_finite(losses: Mapping[str, float], iteration: int) -> None:
     for key, value in losses.items():
         if not math.isfinite(value):
-            raise NotFiniteError(f"loss '{key}'", iteration, value)
+            raise _not_finite(f"loss '{key}'", iteration, value)
 
 
 def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:

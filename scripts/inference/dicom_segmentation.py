@@ -220,7 +220,7 @@ def _import(package: str) -> Any:
     except ImportError as error:
         raise InputError(
             file=package,
-            found=f"that it cannot be imported ({error})",
+            found=f"cannot be imported ({error})",
             expected="the packages that DICOM Segmentations need",
             remedy="pip install -r requirements-dicom.txt",
         ) from error

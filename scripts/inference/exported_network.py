@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scripts.core.errors import InputError, check_choice
+from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.core.weights import check_card
 from scripts.engines.precision import autocast, bf16_is_fast
 from scripts.networks.plain_tensor import as_plain_tensor
@@ -92,8 +92,8 @@ class ExportedNetwork(nn.Module):
         Raises:
             InputError: always.
         """
-        raise InputError(
-            file="setting 'write_mask'",
+        raise SettingError(
+            setting="setting 'write_mask'",
             found=f"true with engine {self.engine}, whose network gives no mask beside its output",
             expected="false, or engine pytorch",
             remedy="leave one of the two out",
@@ -122,8 +122,8 @@ def import_engine(package: str, engine: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise InputError(
-            file=f"engine '{engine}'",
+        raise SettingError(
+            setting=f"engine '{engine}'",
             found=f"no package {package}",
             expected=f"{package}, which is an optional extra",
             remedy=f"install it with: pip install {package} (tried versions are in requirements-export.txt)",
@@ -142,8 +142,8 @@ def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runn
 def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
     runtime = import_engine("onnxruntime", "onnx")
     if precision == "bf16":
-        raise InputError(
-            file="setting 'precision'",
+        raise SettingError(
+            setting="setting 'precision'",
             found="bf16 with engine onnx",
             expected="auto or float32, which ONNX Runtime computes in",
             remedy="leave it out, or choose engine openvino or torchscript",

@@ -11,7 +11,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
 from torch.nn import functional as F
 
-from scripts.core.errors import InputError, check_choice
+from scripts.core.errors import SettingError, check_choice
 from scripts.engines.precision import autocast
 
 __all__ = ["SliceWiseInferer", "SplitMaskd"]
@@ -66,8 +66,8 @@ class SliceWiseInferer(Inferer):
         autocast("cpu", precision)  # refuses an unknown word now, not at the first volume
         check_choice("window_blending", blending, ["gaussian", "constant"])
         if not 0 <= overlap < 1:
-            raise InputError(
-                file="setting 'window_overlap'",
+            raise SettingError(
+                setting="setting 'window_overlap'",
                 found=f"{overlap}",
                 expected="a share from 0 up to, but not including, 1",
                 remedy="give 0.5, or 0.25 for fewer windows",

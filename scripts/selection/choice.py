@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from scripts.core.errors import InputError, check_choice
+from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = [
@@ -31,15 +31,15 @@ def check_selection(rule: str, score: str, interval: int, *, has_target: bool) -
     check_choice("selection", rule, RULES)
     check_choice("selection_score", score, tuple(SCORES))
     if rule != "last" and interval < 1:
-        raise InputError(
-            file="setting 'snapshot_interval'",
+        raise SettingError(
+            setting="setting 'snapshot_interval'",
             found=f"{interval} with selection: {rule}",
             expected="epochs between two snapshots to choose from, 1 or more",
             remedy="give --snapshot_interval as well, or --selection last",
         )
     if rule == "label_free" and not has_target:
-        raise InputError(
-            file="setting 'selection'",
+        raise SettingError(
+            setting="setting 'selection'",
             found="label_free, and no target slices to score",
             expected="a datalist of the target's images, which scores read without their labels",
             remedy="name one with --scored_datalist, or give --selection last",

@@ -11,7 +11,7 @@ from functools import partial
 
 from filelock import FileLock, Timeout
 
-from scripts.core.errors import InputError
+from scripts.core.errors import SettingError
 from scripts.core.files import make_folder, write_json
 from scripts.data.datalists import read_datalist
 from scripts.lab.experiments.changes import changed_settings
@@ -79,8 +79,8 @@ def _provide_data(request: ComparisonRequest) -> None:
     datalists = [request.data / f"{task[f'{domain}_domain']}.json" for domain in ("source", "target")]
     phantom = size_files(request.size, task).get("phantom")
     if request.dataset_dir is None and phantom is None:
-        raise InputError(
-            file="--dataset_dir",
+        raise SettingError(
+            setting="--dataset_dir",
             found="nothing",
             expected=f"the folder with {' and '.join(path.name for path in datalists)}",
             remedy="make them with python -m scripts datalist, or prepare, and name their folder",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from scripts.core.errors import InputError
+from scripts.core.errors import SettingError
 from scripts.core.files import atomic_path, make_folder
 from scripts.lab.phantom.anatomy import anatomy
 from scripts.lab.phantom.contrast import ct_image, mr_image
@@ -97,8 +97,8 @@ def make_case(modality: str, index: int, *, seed: int = 0) -> PhantomCase:
 def _check(cases: int, seed: int) -> None:
     for name, value, least in (("cases", cases, 1), ("seed", seed, 0)):
         if value < least:
-            raise InputError(
-                file=f"--{name}",
+            raise SettingError(
+                setting=f"--{name}",
                 found=str(value),
                 expected=f"a whole number of at least {least}",
                 remedy=f"give --{name} {max(least, 10 * least)}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, SettingError
 from scripts.data.case_names import NIFTI_SUFFIXES, labels_by_case, natural_order, pairing_name
 from scripts.data.datalists import folder_datalist, training_share
 from scripts.data.dicom import FolderScan, read_slices, scan_folder
@@ -35,8 +35,8 @@ class PlainFolders:
         """
         domain = options.domain
         if domain is None:
-            raise InputError(
-                file="--domain",
+            raise SettingError(
+                setting="--domain",
                 found="no name of the domain",
                 expected="a name such as mr or ct",
                 remedy="add --domain mr",

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, SettingError
 from scripts.lab.prepare.case import Case, FindOptions
 from scripts.lab.prepare.protocol_file import STEPS, check_protocol
 from scripts.lab.prepare.values import LabelMap, ValueRange
@@ -170,8 +170,8 @@ def read_label_map(text: str) -> LabelMap:
             pairs = dict(pair.split(":") for pair in text.split(","))
         return LabelMap(values={int(value): int(written) for value, written in pairs.items()})
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(
-            file=f"--map {text}",
+        raise SettingError(
+            setting=f"--map {text}",
             found=f"no label map ({type(error).__name__})",
             expected="pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs",
             remedy="correct it",

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.core.errors import InputError, innermost_message
+from scripts.core.errors import InputError, SettingError, innermost_message
 from scripts.core.files import make_folder
 from scripts.core.processes import available_cores
 from scripts.lab.prepare.case import Case, FindOptions
@@ -94,8 +94,8 @@ def _rules(order: Order) -> Rules:
                     remedy="leave it out",
                 )
         if order.find.domain not in (None, *rules.domains):
-            raise InputError(
-                file="--domain",
+            raise SettingError(
+                setting="--domain",
                 found=f"'{order.find.domain}'",
                 expected=f"one of {', '.join(rules.domains)}, which protocol '{rules.protocol}' has rules for",
                 remedy="correct it, or leave it out for all of them",
