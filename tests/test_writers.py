@@ -18,7 +18,8 @@ from conftest import CT_AFFINE, ROOT, listed_files, run_command
 from monai.data import MetaTensor
 
 from scripts.core.errors import InputError
-from scripts.core.files import SaveVolumed, atomic_path, make_folder, save_tensors, write_json
+from scripts.core.files import SaveVolumed, atomic_path, check_file_name, make_folder, save_tensors, write_json
+from scripts.data.datalists import datalists_of_domains
 
 
 def saver(folder: Path) -> SaveVolumed:
@@ -179,3 +180,23 @@ def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path: Path, what:
 def test_tensors_are_saved_for_safe_loading(tmp_path: Path) -> None:
     save_tensors(tmp_path / "a.pt", {"weight": torch.arange(3.0)})
     assert torch.load(tmp_path / "a.pt", weights_only=True)["weight"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "C:x", "/etc/x", ".hidden", "a\0b", "a\nb"])
+def test_a_name_that_would_leave_its_folder(name: str) -> None:
+    with pytest.raises(InputError, match="a plain file name") as caught:
+        check_file_name(name, "list.json")
+    assert caught.value.file == "list.json"
+
+
+@pytest.mark.parametrize("name", ["mr", "ct_1001", "bSSFP-1.2", "Röntgen", "a b"])
+def test_a_plain_name(name: str) -> None:
+    assert check_file_name(name, "list.json") == name
+
+
+def test_a_domain_cannot_name_a_path(tmp_path: Path) -> None:
+    """``datalist`` writes ``<domain>.json``: a name with separators would overwrite a file elsewhere."""
+    listed = tmp_path / "dataset.json"
+    listed.write_text(json.dumps({"domains": {"../../x": {"modality": "MR", "training": []}}}))
+    with pytest.raises(InputError, match=r"dataset\.json: the name '\.\./\.\./x'"):
+        datalists_of_domains(str(listed))

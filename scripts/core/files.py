@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from monai.transforms import SaveImaged
 
 from scripts.core.errors import InputError
 
-__all__ = ["SaveVolumed", "append_text", "atomic_path", "make_folder", "save_tensors", "write_json"]
+__all__ = ["SaveVolumed", "append_text", "atomic_path", "check_file_name", "make_folder", "save_tensors", "write_json"]
 
 
 GRID_TOLERANCE_MM = 1e-2
@@ -66,6 +67,26 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
         raise _not_written(path, error, "what was written before is kept") from error
 
 
+def check_file_name(name: str, source: object) -> str:
+    """Return a name that becomes part of a file's path, if it cannot lead out of its folder.
+
+    Args:
+        name: such as the name of a domain.
+        source: the file or setting it comes from, for the message.
+
+    Raises:
+        InputError: it is empty, starts with a dot, or contains a separator or a character that cannot be printed.
+    """
+    if not name or name.startswith(".") or re.search(r"[/\\:]", name) or not name.isprintable():
+        raise InputError(
+            file=source,
+            found=f"the name {name!r}",
+            expected="a plain file name, without separators or a leading dot",
+            remedy="give it another name",
+        )
+    return name
+
+
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Make a folder and prove that it can be written.
 
@@ -89,7 +110,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write a dictionary as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
@@ -122,6 +143,7 @@ class SaveVolumed(SaveImaged):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, print_log=False, allow_missing_keys=allow_missing_keys)
+        check_file_name(output_postfix, "setting 'output_postfix'")
         self.layout = FolderLayout(output_dir, postfix=output_postfix, extension=".nii.gz", makedirs=False)
         self.output_dtype = output_dtype
 

@@ -17,7 +17,7 @@ from typing import Any
 from monai.data import load_decathlon_datalist
 
 from scripts.core.errors import InputError, SettingError
-from scripts.core.files import write_json
+from scripts.core.files import check_file_name, write_json
 from scripts.core.processes import rank
 from scripts.data.case_names import Item, case_name, labels_by_case, names_of_its_label, nifti_files, pairing_name
 
@@ -211,7 +211,7 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
             for key, value in domain.items()
             if isinstance(value, list)
         }
-        datalists[name] = {
+        datalists[check_file_name(name, path)] = {
             "name": name,
             "modality": _modality(domain, name),
             "labels": content.get("labels", {}),

@@ -20,7 +20,7 @@ import numpy as np
 from pydicom.valuerep import DS
 
 from scripts.core.errors import InputError
-from scripts.core.files import atomic_path
+from scripts.core.files import atomic_path, check_file_name
 from scripts.data.dicom import Series, read_slices
 from scripts.inference.predictor import Predictor
 from scripts.inference.structure_codes import Concept, structure_code
@@ -92,7 +92,7 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
     slices = source_slices(series, source)
     _check_modality(source, str(slices[0].get("Modality", "")), predict.card["domains"][1])
     labels = predict(series.image, series.affine)
-    path = out / f"{slices[0].SeriesInstanceUID}_seg.dcm"
+    path = out / f"{check_file_name(str(slices[0].SeriesInstanceUID), source)}_seg.dcm"
     names = predict.label_names[1:]
     return write_segmentation(path, labels, slices, label_names=names, maker=Maker.of_bundle(bundle))
 

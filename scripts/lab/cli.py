@@ -148,12 +148,13 @@ def _phantom(options: argparse.Namespace) -> None:
 
 
 def _datalist(options: argparse.Namespace) -> None:
+    from scripts.core.files import check_file_name
     from scripts.data.datalists import datalists_of_domains, folder_datalist, write_datalist
 
     if options.dataset:
         datalists = datalists_of_domains(options.dataset)
     elif options.images and options.domain:
-        domain, share = options.domain, options.validation
+        domain, share = check_file_name(options.domain, "--domain"), options.validation
         datalists = {
             domain: folder_datalist(
                 options.images, options.labels, name=domain, modality=domain.upper(), validation_fraction=share

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.core.errors import InputError, SettingError
+from scripts.core.files import check_file_name
 from scripts.data.case_names import NIFTI_SUFFIXES, labels_by_case, natural_order, pairing_name
 from scripts.data.datalists import folder_datalist, training_share
 from scripts.data.dicom import FolderScan, read_slices, scan_folder
@@ -41,6 +42,7 @@ class PlainFolders:
                 expected="a name such as mr or ct",
                 remedy="add --domain mr",
             )
+        check_file_name(domain, "--domain")
         direct = source.iterdir() if source.is_dir() else ()
         volumes = [path for path in direct if path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")]
         series = _series_below(source)
