@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError, find_input_error
@@ -25,6 +26,11 @@ from scripts.core.weights import save_weights
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 TASK = "phantom_mr2ct"
+METHODS = sorted(
+    path.stem for path in (CONFIGS / "methods").glob("*.yaml") if "trainings" not in yaml.safe_load(path.read_text())
+)
+"""Methods that are one training; the others combine these."""
+
 FILE_VALUES = [205, 420, 500, 820]
 """MM-WHS's values of classes 1 to 4; 600 (right ventricle) counts as background."""
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from comparison_folders import request_for
-from conftest import CONFIGS, ROOT
+from conftest import CONFIGS, METHODS, ROOT
 from filelock import FileLock
 from monai.bundle import ConfigParser
 
@@ -27,7 +27,6 @@ from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, plan
 from scripts.lab.experiments.run_record import RunRecord, run_process
 
-METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))
 FIRST, SECOND = "1" * 40, "2" * 40
 
@@ -197,6 +196,15 @@ def test_a_second_training_starts_from_the_weights_of_the_first(wanted: Comparis
     assert second.needs == (translator.folder, first.folder)
     # The first training is planned even if nobody asked for it by name.
     assert plan(replace(wanted, methods=[two_trainings], seeds=[0])) == runs
+
+
+def test_a_training_may_have_several_overlays(wanted: ComparisonRequest) -> None:
+    first, second = plan(replace(wanted, methods=["recommended"], seeds=[0]))
+    assert (first.name, second.name) == ("unet+recommended_start", "recommended")
+    names = [Path(file).name for file in files_of(list(second.steps[0].command))]
+    assert names[-3:] == ["unet.yaml", "recommended_start.yaml", "self_train.yaml"]
+    assert second.needs == (first.folder,)
+    assert f"{first.folder}/models/model.pt" in second.steps[0].command
 
 
 def test_without_its_first_training_the_second_does_not_start(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BASES, CONFIGS, config_files
+from conftest import BASES, CONFIGS, METHODS, config_files
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
 
@@ -22,7 +22,7 @@ FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {CONFIGS / "comparison.yaml"})
 """All but the list of files that `compare` combines, which is no MONAI config."""
 
 TASKS = sorted((CONFIGS / "tasks").glob("*.yaml"))
-METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
+METHOD_FILES = [CONFIGS / "methods" / f"{method}.yaml" for method in METHODS]
 TRANSLATORS = sorted((CONFIGS / "translators").glob("*.yaml"))
 LOCATOR = ComponentLocator()
 
@@ -113,7 +113,7 @@ def test_every_base_config_has_its_run_id_and_shows_its_command() -> None:
 
 def test_every_overlay_fits_the_configs_it_is_for() -> None:
     offenders = [found for base in BASES for path in TASKS for found in refused_key(base, task=path.stem)]
-    offenders += [found for path in METHODS for found in refused_key("segmentation/train", path)]
+    offenders += [found for path in METHOD_FILES for found in refused_key("segmentation/train", path)]
     offenders += [found for path in TRANSLATORS for found in refused_key("synthesis/train", path)]
     networks, segmentation = (
         CONFIGS.glob("networks/*.yaml"),
@@ -171,7 +171,7 @@ def test_one_network_in_every_config_of_a_stage() -> None:
 
 def test_methods_train_on_source_labels_only_except_supervised() -> None:
     """The labelled list is the translated or the original source; the target's list goes where labels are dropped."""
-    for path in METHODS:
+    for path in METHOD_FILES:
         for task in ("phantom_mr2ct", "cmr_lge2bssfp"):
             parser = ConfigParser(combine(*config_files("segmentation", "train", path, task=task)))
             parser["dataset_dir"] = "data"
@@ -186,7 +186,7 @@ def test_methods_train_on_source_labels_only_except_supervised() -> None:
 
 
 def test_methods_name_a_translator_that_exists() -> None:
-    names = {path.stem: load(path)["translator"] for path in METHODS}
+    names = {path.stem: load(path)["translator"] for path in METHOD_FILES}
     assert {
         name: word for name, word in names.items() if word not in {"none", *(path.stem for path in TRANSLATORS)}
     } == {}

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.core.domains import IGNORED
 from scripts.losses.adversarial import ADVERSARIAL_KINDS, discriminator_loss, generator_loss
 from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_loss
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
@@ -180,6 +181,21 @@ def test_supervised_loss_by_hand() -> None:
     assert float(parts["cross_entropy"]) == pytest.approx(LN2)
     assert float(parts["dice"]) == pytest.approx(0.5, abs=1e-5)
     assert float(total) == pytest.approx(LN2 + 0.5, abs=1e-5)
+
+
+def test_ignored_pixels_leave_both_parts_of_the_supervised_loss() -> None:
+    # The four pixels of the test above, and two that are ignored: wrong with certainty, they would cost a lot.
+    label = torch.tensor([[0, 0, IGNORED], [1, 1, IGNORED]]).view(1, 1, 2, 3)
+    logits = torch.zeros(1, 2, 2, 3)
+    logits[:, 1, :, 2] = 100.0
+    logits.requires_grad_()
+    total, parts = supervised_loss(logits, label)
+    assert float(parts["cross_entropy"]) == pytest.approx(LN2)
+    assert float(parts["dice"]) == pytest.approx(0.5, abs=1e-5)
+    total.backward()
+    assert logits.grad is not None
+    assert (logits.grad[..., 2] == 0).all()
+    assert (logits.grad[..., :2] != 0).all()
 
 
 def test_supervised_loss_of_a_perfect_prediction_and_of_bf16() -> None:

@@ -15,6 +15,7 @@ from conftest import (
     CONFIGS,
     CT_AFFINE,
     FILE_VALUES,
+    METHODS,
     MR_AFFINE,
     SMALL,
     config_files,
@@ -230,7 +231,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("method", sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml")))
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(method: str, data: Path, cache: Path, tmp_path: Path) -> None:
     overlay = CONFIGS / "methods" / f"{method}.yaml"
     merged = ConfigParser.load_config_files(config_files("segmentation", "train", overlay))

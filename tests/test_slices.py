@@ -77,6 +77,15 @@ def test_slices_stay_on_the_host_where_a_gpu_has_no_room(
     assert device_with_room(torch.device("cpu"), 10**9) == torch.device("cpu")
 
 
+def test_the_volume_of_a_voxel_is_that_of_the_grid_of_the_slices(tmp_path: Path) -> None:
+    # Voxels of 2 x 3 x 5 mm are 30 mm^3, 0.03 ml; whether they are read or come from the cache.
+    voxels = np.random.default_rng(0).random((4, 6, 2)).astype(np.float32)
+    items = [{"image": str(write_volume(tmp_path / "0.nii", voxels, np.diag([-2.0, 3.0, 5.0, 1.0])))}]
+    for _ in range(2):
+        made = SliceSet(items, loading("image"), cache_dir=str(tmp_path / "cache"))
+        assert made.voxel_ml == pytest.approx([0.03])
+
+
 def test_all_slices_are_held_in_order(tmp_path: Path) -> None:
     made = SliceSet(write_items(tmp_path, 3, 2), loading("image", "label"))
     assert made.images.shape == (5, 1, 4, 6)

@@ -144,8 +144,11 @@ def _agree(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> None:
+def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> nn.Module:
     """Load a plain state dict strictly.
+
+    Returns:
+        The same network, so that a config can build on one that is loaded.
 
     Raises:
         InputError: no file, no state dict, another task's, or a network of another size.
@@ -161,6 +164,7 @@ def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None =
         raise network_mismatch(
             file, f"other parameters ({first[0].strip()})", "those of this config's network_def"
         ) from error
+    return network
 
 
 def read_state(path: Path) -> dict[str, Any]:

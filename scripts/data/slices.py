@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import PersistentDataset
+from monai.data import MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Transform
 from monai.utils import convert_to_tensor
@@ -71,6 +71,7 @@ class SliceSet:
         sizes: (N, 2) height and width of each slice.
         content: hash of images and labels.
         case_of: (N,) index into ``data``.
+        voxel_ml: volume of a voxel of each case on the grid of the slices.
 
     Raises:
         InputError: no case is given, or a domain of blank slices only.
@@ -126,6 +127,7 @@ class SliceSet:
         self.images = together.to(device)
         self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
         self.sizes = sizes[self.case_of]
+        self.voxel_ml = [float(case["voxel_ml"]) for case in cases]
         self.labels: torch.Tensor | None = None
         if all("label" in case for case in cases):
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
@@ -152,6 +154,13 @@ class SliceSet:
             drawn = torch.rand(room.shape, generator=generator) * 2 - 1
             place = ((BORDER_STRETCH * drawn).clamp(-1, 1) + 1) / 2
         return Windows(first + (place * room).long(), self.window_size)
+
+    def region(self, case: int) -> tuple[torch.Tensor, slice, slice]:
+        """Where a case lies in ``images``: the indices of its slices, its rows and its columns in their frame."""
+        chosen = (self.case_of == case).nonzero()[:, 0]
+        height, width = self.sizes[chosen[0]].tolist()
+        top, left = (self.images.shape[2] - height) // 2, (self.images.shape[3] - width) // 2
+        return chosen, slice(top, top + height), slice(left, left + width)
 
     def middle(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images and labels of the middle windows of the chosen slices, each (B, 1, h, w)."""
@@ -327,13 +336,20 @@ class _VolumeCache(PersistentDataset):
 
     def _cachecheck(self, item_transformed: Item) -> Any:
         if self.cache_dir is None:
-            return self._pre_transform(dict(item_transformed))
+            return self._loaded(item_transformed)
         path = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
         if path.is_file():
             return torch.load(path, weights_only=True)
-        case = convert_to_tensor(self._pre_transform(dict(item_transformed)), convert_numeric=False, track_meta=False)
+        case = self._loaded(item_transformed)
         save_tensors(path, case)
         return case
+
+    def _loaded(self, item: Item) -> dict[str, Any]:
+        """The transformed volumes as plain tensors, and the volume of a voxel."""
+        case = self._pre_transform(dict(item))
+        spacing_mm = MetaTensor(case["image"]).pixdim
+        plain: dict[str, Any] = convert_to_tensor(case, convert_numeric=False, track_meta=False)
+        return plain | {"voxel_ml": spacing_mm.prod() / 1000}
 
 
 def _as_slices(volume: torch.Tensor, slice_axis: int) -> torch.Tensor:
@@ -356,6 +372,6 @@ def _content_hash(item: Item) -> bytes:
 
 
 def _settings_hash(transforms: Any) -> bytes:
-    code = "".join(inspect.getsource(module) for module in (resampling, sections, volumes))
+    code = "".join(inspect.getsource(part) for part in (resampling, sections, volumes, _VolumeCache))
     versions = [version(package) for package in ("monai", "nibabel", "scipy", "torch")]
     return b"-" + pickle_hashing([code, versions, transforms])[:24]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scripts.core.processes import mean_over_processes, num_processes
 
-__all__ = ["BatchNormOverProcesses", "synchronised", "unsynchronised"]
+__all__ = ["BatchNormOverProcesses", "running_statistics", "synchronised", "unsynchronised"]
 
 
 class BatchNormOverProcesses(nn.SyncBatchNorm):
@@ -53,6 +56,21 @@ def synchronised(network: nn.Module) -> nn.Module:
 def unsynchronised(network: nn.Module) -> nn.Module:
     """Take :func:`synchronised` back: for what one process does alone."""
     return _exchange(network, BatchNormOverProcesses, nn.BatchNorm2d)
+
+
+@contextmanager
+def running_statistics(module: nn.Module, *, update: bool) -> Iterator[None]:
+    """Whether batch-norm layers take this pass into their running statistics; they use batch statistics anyway."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    if not update:
+        for layer in layers:
+            layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 def _exchange(network: nn.Module, old: type[_BatchNorm], new: type[_BatchNorm]) -> nn.Module:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from scripts.core.errors import SettingError, check_choice
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
+from scripts.engines.batch_norm import running_statistics
 from scripts.engines.schedules import linear_ramp
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.disagreement import disagreement_weights, predictor_similarity
@@ -113,11 +112,11 @@ class DualAlignmentTrainer(AdversarialTrainer):
 
         # S step: source and target pass separately, so that each is normalised by its own statistics.
         with frozen(d1, d2), self.autocast():
-            with _running_statistics(segmenter, update=not aligned or ramp < 1):
+            with running_statistics(segmenter, update=not aligned or ramp < 1):
                 source = self.source_pass(image)
             loss, parts = self.supervision(source, label)
             if aligned:
-                with _running_statistics(segmenter, update=ramp >= 1):
+                with running_statistics(segmenter, update=ramp >= 1):
                     target = self.target_pass(self.prepare(batchdata, "target_image")[0])
                 adversarial, adversarial_parts = self.alignment(target, ramp)
                 loss, parts = loss + adversarial, parts | adversarial_parts
@@ -246,18 +245,3 @@ def _check_needs_no_second(setting: str, weight: float) -> None:
             expected="two predictors to compare",
             remedy="give --predictors 2 as well",
         )
-
-
-@contextmanager
-def _running_statistics(module: nn.Module, *, update: bool) -> Iterator[None]:
-    """Whether batch-norm layers take this pass into their running statistics; they use batch statistics anyway."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    if not update:
-        for layer in layers:
-            layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum

@@ -10,6 +10,7 @@ from monai.networks import one_hot
 from torch import Tensor
 from torch.nn import functional as F
 
+from scripts.core.domains import IGNORED
 from scripts.core.processes import sum_over_processes
 from scripts.losses.adversarial import discriminator_loss, generator_loss
 
@@ -47,7 +48,8 @@ def supervised_loss(logits: Tensor, label: Tensor, *, over_processes: bool = Tru
 
     Args:
         logits: (B, K + 1, H, W), class 0 is the background.
-        label: class ids 0..K, (B, 1, H, W), integer or whole floats.
+        label: class ids 0..K or ``IGNORED``, (B, 1, H, W), integer or whole floats. Ignored pixels leave both parts;
+            at least one pixel must stay.
         over_processes: whether the Dice is that of all processes' slices, which all must then ask for together; False
             for what one process measures alone.
 
@@ -56,7 +58,7 @@ def supervised_loss(logits: Tensor, label: Tensor, *, over_processes: bool = Tru
     """
     logits = logits.float()
     parts = {
-        "cross_entropy": F.cross_entropy(logits, label[:, 0].long()),
+        "cross_entropy": F.cross_entropy(logits, label[:, 0].long(), ignore_index=IGNORED),
         "dice": _foreground_dice_loss(logits, label, over_processes),
     }
     return parts["cross_entropy"] + parts["dice"], parts
@@ -128,8 +130,9 @@ def _foreground_dice_loss(logits: Tensor, label: Tensor, over_processes: bool) -
 
     A Dice of a whole batch is no mean of its parts' Dices, so the sums it is made of are added over processes first.
     """
-    probability = logits.softmax(1)[:, 1:]
-    truth = one_hot(label, num_classes=logits.shape[1])[:, 1:]
+    counted = (label != IGNORED).to(logits.dtype)  # (B, 1, H, W)
+    probability = logits.softmax(1)[:, 1:] * counted
+    truth = one_hot(label.masked_fill(label == IGNORED, 0), num_classes=logits.shape[1])[:, 1:]  # (B, K, H, W)
     sums = torch.stack(compute_tp_fp_fn(probability, truth, [0, 2, 3], 1, False))
     hits, false_alarms, misses = (sum_over_processes(sums) if over_processes else sums).unbind()
     dice = (2 * hits + _SMOOTH) / (2 * (hits + 0.5 * false_alarms + 0.5 * misses) + _SMOOTH)

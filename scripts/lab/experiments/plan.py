@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.core.weights import card_file, read_card
@@ -101,17 +102,17 @@ def plan(request: ComparisonRequest) -> list[PlannedRun]:
     """
     task = named_file("tasks", request.task)
     planner = _Planner(request, task, size_files(request.size, task_settings(task)))
-    overlays: dict[str, list[Path]] = {}
+    trainings: dict[str, _Training] = {}
     for method in request.methods:
-        overlays |= _trainings(method)
-    translators = {name: str(_merged([BASE, *files])["translator"]) for name, files in overlays.items()}
+        trainings |= _trainings(method)
+    translators = {name: str(_merged([BASE, *one.overlays])["translator"]) for name, one in trainings.items()}
     used = [name for name in dict.fromkeys(translators.values()) if name != "none"]
     return [
         run
         for seed in request.seeds
         for run in (
             *(planner.translator_run(name, seed) for name in used),
-            *(planner.method_run(name, files, translators[name], seed) for name, files in overlays.items()),
+            *(planner.method_run(name, one, translators[name], seed) for name, one in trainings.items()),
         )
     ]
 
@@ -162,17 +163,31 @@ def has_labels(datalist: Path) -> bool:
         return True
 
 
-def _trainings(method: str) -> dict[str, list[Path]]:
-    """The overlays of each training of a method, in order, by the name of its run.
+@dataclass(frozen=True)
+class _Training:
+    """One training of a method: its overlays in order, and the name of the training whose weights it starts from."""
 
-    Most methods are one training with one overlay. A file with the key ``trainings`` lists several: each adds its
-    overlay to those before it and starts from the weights of the training before it.
+    overlays: Sequence[Path]
+    previous: str | None = None
+
+
+def _trainings(method: str) -> dict[str, _Training]:
+    """The trainings of a method, in order, by the name of their runs.
+
+    Most methods are one training with one overlay. A file with the key ``trainings`` lists several, each as an overlay
+    or a list of overlays: each adds its own to those before it and starts from the weights of the training before it.
     """
     file = named_file("methods", method)
-    listed = [str(entry) for entry in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("trainings", ())]
-    overlays = [named_file("methods", entry) for entry in listed] or [file]
-    names = ["+".join(overlay.stem for overlay in overlays[:count]) for count in range(1, len(overlays))]
-    return {name: overlays[:count] for count, name in enumerate([*names, file.stem], start=1)}
+    listed = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("trainings") or [str(file)]
+    trainings: dict[str, _Training] = {}
+    overlays: list[Path] = []
+    previous = None
+    for index, entry in enumerate(listed, start=1):
+        overlays = [*overlays, *(named_file("methods", str(one)) for one in ensure_tuple(entry))]
+        name = file.stem if index == len(listed) else "+".join(overlay.stem for overlay in overlays)
+        trainings[name] = _Training(overlays, previous)
+        previous = name
+    return trainings
 
 
 @dataclass(frozen=True)
@@ -202,18 +217,18 @@ class _Planner:
         steps.append(Step("translation", _bundle("inference", inference, folder, *translate)))
         return PlannedRun("translator", name, seed, folder, steps, name, settings=trained)
 
-    def method_run(self, name: str, overlays: Sequence[Path], translator: str, seed: int) -> PlannedRun:
+    def method_run(self, name: str, one: _Training, translator: str, seed: int) -> PlannedRun:
         folder = self._folder("methods", name, seed)
         files = [self.task, *self._files("both"), *self._files("segmentation_network")]
-        training = [BASE, *files, *self._files("segmentation_training"), *overlays]
+        training = [BASE, *files, *self._files("segmentation_training"), *one.overlays]
         options = [*self._data_options(), *self._training_options(seed)]
         options += [word for key, value in self.request.settings.items() for word in (f"--{key}", value)]
         needs = []
         if translator != "none":
             needs.append(self._folder("translators", translator, seed))
             options += ["--labelled_datalist", str(needs[0] / "translated" / "datalist.json")]
-        if len(overlays) > 1:
-            needs.append(self._folder("methods", "+".join(overlay.stem for overlay in overlays[:-1]), seed))
+        if one.previous is not None:
+            needs.append(self._folder("methods", one.previous, seed))
             options += ["--initial_weights", str(needs[-1] / "models" / "model.pt")]
         typed = {key: _typed(value) for key, value in self.request.settings.items()}
         trained = _merged(training, {"seed": seed, **typed})

@@ -1,0 +1,175 @@
+"""Pseudo-labels: what a network makes of unlabelled volumes, cleaned in 3D so that the network may learn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from monai.inferers import Inferer
+from monai.transforms import KeepLargestConnectedComponent
+from torch import Tensor, nn
+
+from scripts.core.domains import IGNORED
+from scripts.core.errors import InputError
+from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
+
+__all__ = ["PseudoLabels", "SelfTrainingBatches", "StructureCount", "cleaned_labels"]
+
+
+@dataclass(frozen=True)
+class StructureCount:
+    """How much of one structure in one case became a pseudo-label.
+
+    Attributes:
+        case: index of the case.
+        structure: class id, 1..K.
+        predicted: voxels that the network gave to the structure.
+        kept: voxels that the pseudo-label gives to it; the others are ignored.
+    """
+
+    case: int
+    structure: int
+    predicted: int
+    kept: int
+
+
+class PseudoLabels:
+    """Pseudo-labels of the target's training slices, renewed in rounds.
+
+    Each round segments whole volumes: the inferer averages its views, the network is the moving average of the one that
+    learns. No label of the target is read.
+
+    Args:
+        slices: the target's training slices; every slice of a case follows the one below it.
+        inferer: from a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
+        slice_axis: the axis of a volume that the inferer slices along.
+        min_confidence: as for :func:`cleaned_labels`.
+
+    Attributes:
+        labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; everything is ignored before the first round.
+        rounds: how many rounds there were.
+        counts: what the last round kept.
+    """
+
+    def __init__(
+        self, *, slices: SliceSet, inferer: Inferer, slice_axis: int = 2, min_confidence: float | Sequence[float] = 0.7
+    ) -> None:
+        self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
+        self.min_confidence = min_confidence
+        self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
+        self.rounds = 0
+        self.counts: list[StructureCount] = []
+
+    @torch.inference_mode()
+    def renew(self, network: nn.Module) -> None:
+        """Label every volume anew.
+
+        Args:
+            network: gives logits of slices; it is left in the mode it was in.
+        """
+        is_training = network.training
+        device = next(network.parameters()).device
+        network.eval()
+        self.counts = []
+        for case in self.slices.case_of.unique().tolist():
+            chosen, rows, columns = self.slices.region(case)
+            stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
+            volume = stack.movedim(0, self.slice_axis)[None, None]
+            probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
+            labels = cleaned_labels(probabilities, self.min_confidence)
+            framed = torch.zeros_like(self.labels[chosen])  # around the volume there is background
+            framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
+            self.labels[chosen] = framed
+            self.counts += _counts(case, probabilities, labels)
+        network.train(is_training)
+        self.rounds += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"labels": self.labels, "rounds": self.rounds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the pseudo-labels that ``state`` holds.
+
+        Raises:
+            InputError: they are of other slices.
+        """
+        if state["labels"].shape != self.labels.shape:
+            raise InputError(
+                file="the checkpoint to resume from",
+                found=f"pseudo-labels of shape {tuple(state['labels'].shape)}",
+                expected=f"{tuple(self.labels.shape)}, the shape of the target's slices",
+                remedy="give the data that the run was started with, or start a new one without --resume",
+            )
+        self.labels, self.rounds = state["labels"].to(self.labels.device), state["rounds"]
+
+
+class SelfTrainingBatches(UnpairedSliceBatches):
+    """Labelled slices beside target slices with pseudo-labels: also ``target_label``, moved as ``target_image`` is.
+
+    Args:
+        pseudo_labels: of the target's slices.
+        target_augmentation: applied to the target's images after the augmentation of both domains: what the student
+            sees is harder than what the pseudo-labels were made from.
+        arguments: see :class:`UnpairedSliceBatches`; ``target`` is not among them.
+    """
+
+    def __init__(self, *, pseudo_labels: PseudoLabels, target_augmentation: Any, **arguments: Any) -> None:
+        super().__init__(target=pseudo_labels.slices, **arguments)
+        self.pseudo_labels, self.target_augmentation = pseudo_labels, target_augmentation
+
+    def _share(self, index: int, share: int) -> dict[str, Tensor]:
+        generator = iteration_generator(self.seed, index, share=share)
+        batch = self._augmented_source(self._draw(self.source, generator), generator)
+        slices = self.pseudo_labels.slices
+        chosen = self._draw(slices, generator)
+        image, label = self._window(slices, chosen, generator, self.pseudo_labels.labels)
+        image, _ = self.target_augmentation(image, None, generator)
+        return batch | {"target_image": image, "target_label": cast(Tensor, label)}
+
+
+def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float]) -> Tensor:
+    """The most probable class of each voxel where it can be trusted, and ``IGNORED`` elsewhere.
+
+    Trusted is what belongs to the largest connected component of its structure and reaches the confidence of its class.
+    A component that is removed is ignored, not background: it may be the other half of a structure.
+
+    Args:
+        probabilities: of each class, (K + 1, H, W, D); class 0 is the background.
+        min_confidence: the least probability of the winning class; one for all classes, or K + 1 of them, the
+            background's first.
+
+    Returns:
+        (H, W, D), uint8.
+
+    Raises:
+        InputError: another number of confidences than classes.
+    """
+    classes = len(probabilities)
+    confidence, winner = probabilities.max(0)  # (H, W, D)
+    keep_largest = KeepLargestConnectedComponent(applied_labels=range(1, classes), independent=True, is_onehot=False)
+    largest = torch.as_tensor(keep_largest(winner[None].clone()))[0]  # it works in place
+    trusted = (largest == winner) & (confidence >= _thresholds(min_confidence, classes).to(confidence)[winner])
+    return torch.where(trusted, winner, IGNORED).to(torch.uint8)
+
+
+def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor:
+    given = [min_confidence] * classes if isinstance(min_confidence, int | float) else list(min_confidence)
+    if len(given) != classes:
+        raise InputError(
+            file="setting 'min_confidence'",
+            found=f"{len(given)} confidences",
+            expected=f"one number, or {classes}: the background's, then one for each structure",
+            remedy="correct the setting",
+        )
+    return torch.tensor(given)
+
+
+def _counts(case: int, probabilities: Tensor, labels: Tensor) -> list[StructureCount]:
+    winner = probabilities.argmax(0)
+    return [
+        StructureCount(case, structure, int((winner == structure).sum()), int((labels == structure).sum()))
+        for structure in range(1, len(probabilities))
+    ]

@@ -1,0 +1,122 @@
+"""Rounds of pseudo-labels during self-training: when they are renewed, and what a person can look at."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from torch import nn
+
+from scripts.core.domains import IGNORED
+from scripts.core.files import atomic_path
+from scripts.core.processes import rank
+from scripts.data.pseudo_labels import PseudoLabels
+from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
+
+__all__ = ["PseudoLabelRounds", "rounds_due"]
+
+
+class PseudoLabelRounds:
+    """Renew pseudo-labels at the start of a training and at even distances; write a table and a picture of each round.
+
+    Args:
+        pseudo_labels: what the training learns from.
+        network: the moving average that makes them.
+        rounds: number of rounds, the one at the start included.
+        log: CSV file: for each round and structure, the share of its predicted voxels that was kept, and the least, the
+            median and the greatest predicted volume of the cases in ml.
+        folder: where ``pseudo_labels_<round>.png`` goes.
+        label_names: of the classes 1..K.
+        count: slices in a picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        pseudo_labels: PseudoLabels,
+        network: nn.Module,
+        rounds: int,
+        log: str,
+        folder: str,
+        label_names: Sequence[str],
+        count: int = 4,
+    ) -> None:
+        self.pseudo_labels, self.network, self.rounds = pseudo_labels, network, rounds
+        self.log, self.folder = Path(log), Path(folder)
+        self.label_names, self.count = list(label_names), count
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.renew_if_due)
+
+    def renew_if_due(self, engine: Engine) -> None:
+        """Begin a round, unless a resumed run has brought its pseudo-labels along."""
+        if self.pseudo_labels.rounds >= rounds_due(engine.state.epoch, engine.state.max_epochs, self.rounds):
+            return
+        self.pseudo_labels.renew(self.network)
+        if rank() == 0:
+            self.write_table()
+            self.draw()
+
+    def write_table(self) -> None:
+        """Replace this round's rows; rows of a run that was killed after them are dropped."""
+        earlier: list[dict[str, Any]] = []
+        if self.log.exists() and self.pseudo_labels.rounds > 1:
+            with self.log.open(newline="", encoding="utf-8") as file:
+                earlier = [row for row in csv.DictReader(file) if int(row["round"]) < self.pseudo_labels.rounds]
+        rows = [*earlier, *(self._row(index, name) for index, name in enumerate(self.label_names, start=1))]
+        with atomic_path(self.log) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def draw(self) -> None:
+        """Show slices with the most labelled voxels of evenly spread cases: pseudo-labels, and what is ignored."""
+        labels, images = self.pseudo_labels.labels.cpu().numpy()[:, 0], self.pseudo_labels.slices.images.cpu().numpy()
+        is_labelled = (labels > 0) & (labels != IGNORED)  # (N, H, W)
+        case_of = self.pseudo_labels.slices.case_of.numpy()
+        cases = np.unique(np.linspace(0, case_of.max(), self.count).round().astype(int))
+        rows = []
+        for case in cases:
+            own = np.flatnonzero(case_of == case)
+            index = own[is_labelled[own].sum((1, 2)).argmax()]
+            plain = Panel(image=images[index, 0], limits=NORMALISED)
+            label = np.where(is_labelled[index], labels[index], 0)
+            ignored = (labels[index] == IGNORED).astype(np.float32)
+            rows.append(
+                [
+                    plain,
+                    Panel(image=images[index, 0], limits=NORMALISED, labels=label, style="area"),
+                    Panel(image=ignored, heat=True),
+                ]
+            )
+        slice_montage(
+            rows,
+            self.folder / f"pseudo_labels_{self.pseudo_labels.rounds:02d}.png",
+            column_titles=("image", "pseudo-label", "ignored"),
+            label_names=self.label_names,
+            title=f"round {self.pseudo_labels.rounds}",
+        )
+
+    def _row(self, structure: int, name: str) -> dict[str, Any]:
+        counts = [count for count in self.pseudo_labels.counts if count.structure == structure]
+        predicted = sum(count.predicted for count in counts)
+        volumes_ml = [count.predicted * self.pseudo_labels.slices.voxel_ml[count.case] for count in counts]
+        return {
+            "round": self.pseudo_labels.rounds,
+            "structure": name,
+            "kept_share": f"{sum(count.kept for count in counts) / max(predicted, 1):.4f}",
+            "least_ml": f"{min(volumes_ml):.2f}",
+            "median_ml": f"{median(volumes_ml):.2f}",
+            "greatest_ml": f"{max(volumes_ml):.2f}",
+        }
+
+
+def rounds_due(epoch: int, epochs: int, rounds: int) -> int:
+    """How many rounds should have begun in ``epoch``, counted from 1; they are spread evenly over ``epochs``."""
+    return (epoch - 1) * rounds // epochs + 1

@@ -1,0 +1,218 @@
+"""Pseudo-labels: what is kept, what is ignored, when they are renewed, and how batches carry them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import refused
+from ignite.engine import Engine
+from torch import Tensor, nn
+
+from scripts.core.domains import IGNORED
+from scripts.data.augmentation import BatchAugmentation
+from scripts.data.pseudo_labels import PseudoLabels, SelfTrainingBatches, cleaned_labels
+from scripts.data.slices import SliceSet
+from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
+from scripts.inference.inferers import SliceWiseInferer
+
+K = 2
+"""Structures of these tests: 1 where an image is bright, 2 where it is dark, background where it is 0."""
+
+
+class ByBrightness(nn.Module):
+    """Logits of three classes for each pixel: 0, ``gain`` times the image, and ``-gain`` times the image."""
+
+    def __init__(self, gain: float = 10.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(image), self.gain * image, -self.gain * image], 1)
+
+
+def slice_set(*volumes: Tensor) -> SliceSet:
+    """A set without files: the volumes, (D, H, W) each, are its cases."""
+    made = SliceSet.__new__(SliceSet)
+    made.images = torch.cat(volumes)[:, None]
+    made.labels = None
+    made.case_of = torch.cat([torch.full((len(volume),), case) for case, volume in enumerate(volumes)])
+    made.voxel_ml = [0.5 * (case + 1) for case in range(len(volumes))]
+    made.content = "volumes"
+    made.sizes = torch.tensor([volumes[0].shape[1:]]).expand(len(made.images), 2)
+    made.window_size = tuple(volumes[0].shape[1:])
+    return made
+
+
+def bright_and_dark() -> Tensor:
+    """(3, 4, 6): a bright column of 2 x 2 pixels through all slices; a dark pixel, and a bright one, apart from it."""
+    volume = torch.zeros(3, 4, 6)
+    volume[:, :2, :2] = 1.0  # 12 voxels
+    volume[1, 3, 3] = -1.0
+    volume[2, 3, 5] = 1.0
+    return volume
+
+
+def pseudo_labels(*volumes: Tensor, min_confidence: float = 0.7) -> PseudoLabels:
+    inferer = SliceWiseInferer(window_size=(4, 6), slice_axis=2, softmax=True, precision="float32")
+    return PseudoLabels(slices=slice_set(*volumes), inferer=inferer, min_confidence=min_confidence)
+
+
+def of_winners(winners: Tensor, confidence: Tensor) -> Tensor:
+    """Probabilities of three classes in which ``winners`` win with that confidence; the others share the rest."""
+    rest = ((1 - confidence) / 2)[None].expand(K + 1, *winners.shape).clone()
+    return rest.scatter(0, winners[None], confidence[None])
+
+
+def test_the_smaller_component_and_unsure_voxels_are_ignored() -> None:
+    # One row of seven voxels: structure 1 in pieces of 2 and 1, structure 2 whole, one voxel of it unsure.
+    winners = torch.tensor([1, 1, 0, 1, 0, 2, 2]).view(1, 7, 1)
+    confidence = torch.tensor([0.9, 0.9, 0.9, 0.9, 0.6, 0.9, 0.6]).view(1, 7, 1)
+    labels = cleaned_labels(of_winners(winners, confidence), 0.7)
+    assert labels.dtype == torch.uint8
+    assert labels.flatten().tolist() == [1, 1, 0, IGNORED, IGNORED, 2, IGNORED]
+
+
+def test_each_class_may_have_its_own_confidence() -> None:
+    winners = torch.tensor([0, 1, 2]).view(1, 3, 1)
+    probabilities = of_winners(winners, torch.full((1, 3, 1), 0.6))
+    assert cleaned_labels(probabilities, [0.5, 0.7, 0.6]).flatten().tolist() == [0, IGNORED, 2]
+    assert refused(cleaned_labels, probabilities, [0.5, 0.7]).found == "2 confidences"
+
+
+def test_components_are_those_of_the_volume_not_of_a_slice() -> None:
+    # Two separate pixels in slice 1 that slice 0 joins: one component in 3D, two in the slice.
+    winners = torch.zeros(1, 3, 2, dtype=torch.int64)
+    winners[0, :, 0] = 1
+    winners[0, [0, 2], 1] = 1
+    labels = cleaned_labels(of_winners(winners, torch.full(winners.shape, 0.9)), 0.7)
+    assert torch.equal(labels.long(), winners)
+
+
+def test_a_round_labels_every_volume_and_counts_what_it_kept() -> None:
+    made = pseudo_labels(bright_and_dark(), -bright_and_dark())
+    assert (made.labels == IGNORED).all()
+    network = ByBrightness().train()
+    made.renew(network)
+    assert network.training
+    first, second = made.labels[:3, 0], made.labels[3:, 0]
+    assert (first[:, :2, :2] == 1).all()
+    assert first[1, 3, 3] == 2
+    assert first[2, 3, 5] == IGNORED
+    # At brightness 0 all three classes have probability 1/3.
+    assert (first[0, 2:] == IGNORED).all()
+    assert (second[:, :2, :2] == 2).all()
+    counts = [(count.case, count.structure, count.predicted, count.kept) for count in made.counts]
+    assert counts == [(0, 1, 13, 12), (0, 2, 1, 1), (1, 1, 1, 1), (1, 2, 13, 12)]
+
+
+def test_a_volume_is_labelled_without_the_frame_around_it() -> None:
+    made = pseudo_labels(bright_and_dark() + 0.01)
+    framed = torch.full((3, 1, 6, 8), -1.0)  # the frame's background is as dark as structure 2
+    framed[:, :, 1:5, 1:7] = made.slices.images
+    other = pseudo_labels(framed[:, 0])
+    other.slices.sizes = torch.tensor([[4, 6]]).expand(3, 2)
+    made.renew(ByBrightness(gain=500.0))
+    other.renew(ByBrightness(gain=500.0))
+    assert torch.equal(other.labels[:, :, 1:5, 1:7], made.labels)
+    assert (other.labels.sum((0, 1)) == torch.nn.functional.pad(made.labels.sum((0, 1)), (1, 1, 1, 1))).all()
+    assert other.counts == made.counts
+
+
+def test_a_checkpoint_brings_pseudo_labels_back_and_those_of_other_slices_are_refused() -> None:
+    made, other = pseudo_labels(bright_and_dark()), pseudo_labels(bright_and_dark())
+    made.renew(ByBrightness())
+    other.load_state_dict(made.state_dict())
+    assert torch.equal(other.labels, made.labels)
+    assert other.rounds == 1
+    assert "(3, 1, 4, 6)" in refused(pseudo_labels(bright_and_dark()[:2]).load_state_dict, made.state_dict()).found
+
+
+def test_batches_move_a_pseudo_label_with_its_image_and_change_the_image_alone() -> None:
+    made = pseudo_labels(*(bright_and_dark() + 0.1 for _ in range(2)))
+    made.renew(ByBrightness(gain=100.0))
+    source = slice_set(bright_and_dark())
+    source.labels = torch.ones(3, 1, 4, 6, dtype=torch.uint8)
+    batches = SelfTrainingBatches(
+        source=source,
+        pseudo_labels=made,
+        batch_size=8,
+        augmentation=BatchAugmentation(flip_axes=(0,)),
+        target_augmentation=BatchAugmentation(brightness=0.05),
+    )
+    batch = batches.batch(3)
+    assert {key: value.shape for key, value in batch.items()} == dict.fromkeys(
+        ("image", "label", "target_image", "target_label"), torch.Size([8, 1, 4, 6])
+    )
+    trusted = batch["target_label"] != IGNORED
+    # Whatever was flipped, bright stays structure 1 and dark structure 2, though every brightness has changed.
+    assert (batch["target_image"][trusted & (batch["target_label"] == 1)] > 0).all()
+    assert (batch["target_image"][trusted & (batch["target_label"] == 2)] < 0).all()
+    assert not torch.isin(batch["target_image"], made.slices.images).any()
+    again = batches.batch(3)
+    assert all(torch.equal(batch[key], again[key]) for key in batch)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rounds", "due"),
+    [(10, 4, [1, 1, 1, 2, 2, 3, 3, 3, 4, 4]), (3, 3, [1, 2, 3]), (4, 1, [1, 1, 1, 1]), (2, 4, [1, 3])],
+)
+def test_rounds_are_spread_evenly(epochs: int, rounds: int, due: list[int]) -> None:
+    assert [rounds_due(epoch, epochs, rounds) for epoch in range(1, epochs + 1)] == due
+
+
+def rounds_of(made: PseudoLabels, network: nn.Module, folder: Path) -> PseudoLabelRounds:
+    return PseudoLabelRounds(
+        pseudo_labels=made,
+        network=network,
+        rounds=2,
+        log=str(folder / "pseudo_labels.csv"),
+        folder=str(folder),
+        label_names=["bright", "dark"],
+    )
+
+
+def epoch(number: int) -> Engine:
+    engine = Engine(lambda engine, batch: None)
+    engine.state = SimpleNamespace(epoch=number, max_epochs=4)  # type: ignore[assignment]
+    return engine
+
+
+def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_path: Path) -> None:
+    made = pseudo_labels(bright_and_dark(), -bright_and_dark())
+    handler = rounds_of(made, ByBrightness(), tmp_path)
+    for number in range(1, 5):
+        handler.renew_if_due(epoch(number))
+    rows = list(csv.DictReader((tmp_path / "pseudo_labels.csv").open()))
+    assert [(row["round"], row["structure"]) for row in rows] == [
+        (str(number), name) for number in (1, 2) for name in ("bright", "dark")
+    ]
+    # Bright: 13 voxels of 0.5 ml in case 0, one of 1 ml in case 1; 13 of the 14 are kept.
+    assert rows[0] == {
+        "round": "1",
+        "structure": "bright",
+        "kept_share": f"{13 / 14:.4f}",
+        "least_ml": "1.00",
+        "median_ml": "3.75",
+        "greatest_ml": "6.50",
+    }
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["pseudo_labels_01.png", "pseudo_labels_02.png"]
+
+
+def test_a_resumed_run_keeps_its_round_and_drops_rows_of_later_ones(tmp_path: Path) -> None:
+    made, resumed = pseudo_labels(bright_and_dark()), pseudo_labels(bright_and_dark())
+    handler = rounds_of(made, ByBrightness(), tmp_path)
+    handler.renew_if_due(epoch(1))
+    state = made.state_dict() | {"labels": made.labels.clone()}
+    handler.renew_if_due(epoch(3))  # then the run is killed, and its checkpoint is from before
+    resumed.load_state_dict(state)
+    continued = rounds_of(resumed, ByBrightness(gain=0.0), tmp_path)
+    continued.renew_if_due(epoch(2))
+    assert torch.equal(resumed.labels, state["labels"]), "the round goes on"
+    continued.renew_if_due(epoch(3))
+    rows = list(csv.DictReader((tmp_path / "pseudo_labels.csv").open()))
+    assert [row["round"] for row in rows] == ["1", "1", "2", "2"]
+    assert rows[2]["kept_share"] == "0.0000", "of the new second round, which trusts nothing"
