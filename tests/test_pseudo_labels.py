@@ -57,7 +57,7 @@ def bright_and_dark() -> Tensor:
 
 
 def pseudo_labels(*volumes: Tensor, min_confidence: float = 0.7) -> PseudoLabels:
-    inferer = SliceWiseInferer(window_size=(4, 6), slice_axis=2, softmax=True, precision="float32")
+    inferer = SliceWiseInferer(window_size=None, slice_axis=2, softmax=True, precision="float32")
     return PseudoLabels(slices=slice_set(*volumes), inferer=inferer, min_confidence=min_confidence)
 
 

@@ -30,7 +30,7 @@ class SliceWiseInferer(Inferer):
     rescaled slice goes the same way.
 
     Args:
-        window_size: height and width of the slices that the network was trained on.
+        window_size: height and width of the slices that the network was trained on; None for whole slices in one pass.
         overlap: share of a window that the next one overlaps, where a slice needs more than one.
         blending: ``gaussian`` gives the middle of a window more weight than its border, ``constant`` does not.
         slice_axis: the spatial axis to slice along, 0, 1 or 2.
@@ -50,7 +50,7 @@ class SliceWiseInferer(Inferer):
     def __init__(
         self,
         *,
-        window_size: Sequence[int],
+        window_size: Sequence[int] | None,
         overlap: float = 0.5,
         blending: str = "gaussian",
         slice_axis: int = 2,
@@ -72,7 +72,8 @@ class SliceWiseInferer(Inferer):
                 expected="a share from 0 up to, but not including, 1",
                 remedy="give 0.5, or 0.25 for fewer windows",
             )
-        self.window_size, self.overlap, self.blending = tuple(window_size), overlap, blending
+        self.window_size = None if window_size is None else tuple(window_size)
+        self.overlap, self.blending = overlap, blending
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
         self.style_seed = style_seed
         self.flip_axes, self.scales, self.with_mask, self.precision = (
@@ -138,6 +139,8 @@ class SliceWiseInferer(Inferer):
         return output.flip(axes) if axes else output
 
     def _windowed(self, slices: torch.Tensor, forward: Forward) -> torch.Tensor:
+        if self.window_size is None:
+            return forward(slices)
         (height, width), (rows, columns) = self.window_size, slices.shape[2:]
         if rows > height or columns > width:
             return sliding_window_inference(
