@@ -25,7 +25,8 @@ def named_modules(item: Any) -> Iterator[str]:
 def reached_modules(root: Path, names: Iterable[str]) -> list[Path]:
     """Files of all modules that some names reach by imports, packages' ``__init__.py`` included.
 
-    Imports inside functions count; so do strings that are the name of a module, for ``importlib``.
+    Imports inside functions count, those for type checkers do not. Strings that are the name of a module count too, for
+    ``importlib``.
 
     Args:
         root: folder of the package ``scripts``.
@@ -58,10 +59,18 @@ def _module_file(root: Path, name: str) -> Path | None:
 
 
 def _imports(text: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(text)):
+    for node in _executed(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and DOTTED_NAME.fullmatch(node.value):
             yield node.value
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under ``if TYPE_CHECKING``."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from _executed(child)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from scripts.core.domains import SOURCE, TARGET
 from scripts.core.processes import rank
 from scripts.data.slices import UnpairedSliceBatches
 from scripts.evaluation.figures import Translation, loss_curves, segmentation_panel, translation_panel
-from scripts.networks.segmenter import Segmenter
-from scripts.networks.translator import Translator
+
+if TYPE_CHECKING:  # so that a packed bundle contains the network of its own stage alone
+    from scripts.networks.segmenter import Segmenter
+    from scripts.networks.translator import Translator
 
 __all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
 
