@@ -248,13 +248,13 @@ def test_weights_need_no_card_but_a_warning_says_so(weights: Path, caplog: pytes
     weights.with_suffix(".json").unlink()
     load_weights(str(weights), network, CARD)
     assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
-    assert caplog.messages == [f"{weights}: no card beside it (model.json); its task is not checked"]
+    assert caplog.messages == [f"{weights}: no metadata beside it (model.json); its task is not checked"]
 
 
 def test_weights_beside_the_card_of_others_get_a_sentence(weights: Path) -> None:
     """Another task's weights may have the same sizes: only the card knows, if it is the card of these weights."""
     torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, weights)
-    with pytest.raises(InputError, match=r"model\.pt: other weights than those its card, model\.json, was written"):
+    with pytest.raises(InputError, match=r"model\.pt: other weights than its metadata, model\.json, describe"):
         load_weights(str(weights), nn.Linear(2, 1), CARD)
 
 

@@ -237,7 +237,7 @@ def test_weights_that_have_gone_are_missed(served: Served, models: Path) -> None
     ("files", "found"),
     [
         (["model.pt", "model.json"], "weights made with dataset_name: abdomen. Expected dataset_name: phantom"),
-        (["model.pt"], "other weights than those its card, model.json, was written for"),
+        (["model.pt"], "other weights than its metadata, model.json, describe"),
     ],
 )
 def test_weights_of_another_task_are_refused(

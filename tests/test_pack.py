@@ -386,7 +386,7 @@ def test_the_grid_comes_from_the_weights_metadata_too(workshop: Path, tmp_path: 
 @pytest.mark.parametrize("card", ["[1]", "[]", "{"])
 def test_a_card_that_is_no_card(workshop: Path, tmp_path: Path, weights: Path, card: str) -> None:
     weights.with_name("model.json").write_text(card)
-    with pytest.raises(InputError, match=r"model\.json: no JSON object\. Expected a card\. Fix: take the card"):
+    with pytest.raises(InputError, match=r"model\.json: no JSON object\. Expected metadata of weights\. Fix: copy"):
         pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
 
 

@@ -118,7 +118,7 @@ def test_a_server_does_not_train_on_weights_that_do_not_fit(kind: str, start: Pa
         card = json.loads(start.with_suffix(".json").read_text())
         start.with_suffix(".json").write_text(json.dumps(card | {"dataset_name": "abdomen"}))
     elif kind == "another task, its card left behind":
-        found = "other weights than those its card, model.json, was written for"
+        found = "other weights than its metadata, model.json, describe"
         shutil.copy(write_weights("abdomen_ct2mr", tmp_path / "abdomen", seed=1), start)
     else:
         found = "other parameters"

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files: they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ GRID_TOLERANCE_MM = 1e-2
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not.
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it otherwise.
 
-    The temporary name keeps every suffix (``.nii.gz``), because writers choose the format by it.
+    The temporary name keeps every suffix (``.nii.gz``), because writers choose the format by the suffix.
 
     Raises:
         InputError: the folder cannot be written, or the device is full.
@@ -55,7 +55,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:
-    """Add whole lines to a log; readers of it skip a last line without an end.
+    """Append whole lines to a log; its readers skip an incomplete last line.
 
     Raises:
         InputError: the file cannot be written, or the device is full.
@@ -88,7 +88,7 @@ def check_file_name(name: str, source: object) -> str:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """Make a folder and prove that it can be written.
+    """Create a folder and verify that it can be written.
 
     Raises:
         InputError: it cannot be made or written.
@@ -114,7 +114,7 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
 
 
 def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
-    """``torch.save``, atomically; through memory, as torch's file writer hides a full disk in a RuntimeError."""
+    """``torch.save``, atomically; in memory first, because torch's file writer reports a full disk as RuntimeError."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic_path(path) as temporary:

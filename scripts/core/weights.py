@@ -1,4 +1,4 @@
-"""The card beside weights: a JSON file that says what they are good for, and of which weights it speaks."""
+"""Weights and their metadata: a JSON file beside them that names the task, and identifies the weights it describes."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 WEIGHTS_SHA256 = "weights_sha256"
-"""The key of a card that ties it to its weights: :func:`digest_of` their state dict."""
+"""Key of the metadata for :func:`digest_of` the state dict."""
 
 logger = logging.getLogger(__name__)
 
 
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
-    """Write a plain state dict, and beside it its card with the digest of these very weights.
+    """Write a plain state dict, and its metadata with the digest of these weights beside it.
 
-    An earlier card goes first: whoever reads in between finds weights without a card, not with that of others.
+    Earlier metadata are removed first, so that no reader finds new weights with the metadata of others.
     """
     described = {**card, WEIGHTS_SHA256: digest_of(state)}
     card_file(path).unlink(missing_ok=True)
@@ -49,15 +49,15 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: Mapping[st
 
 
 def card_file(weights: Path) -> Path:
-    """Where the card of weights lies."""
+    """The metadata file of some weights."""
     return weights.with_suffix(".json")
 
 
 def read_card(weights: Path) -> dict[str, Any]:
-    """The card beside weights, empty if there is none.
+    """The metadata of some weights; empty if there are none.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: the file is no JSON object.
     """
     file = card_file(weights)
     try:
@@ -67,15 +67,15 @@ def read_card(weights: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         card = None
     if not isinstance(card, dict):
-        remedy = "take the card that was written beside the weights, or remove it to load them unchecked"
-        raise InputError(file=file, found="no JSON object", expected="a card", remedy=remedy)
+        remedy = "copy the file that was written with the weights, or remove it to load them unchecked"
+        raise InputError(file=file, found="no JSON object", expected="metadata of weights", remedy=remedy)
     return card
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values: the same however often a state dict was loaded and saved again.
+    """SHA-256 of names, types, shapes and values, which loading and saving again do not change.
 
-    Only tensors count: a file that holds more is refused by the network it is loaded into.
+    Only tensors count: the network refuses a state dict with other entries.
     """
     digest = hashlib.sha256()
     tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -86,37 +86,37 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> None:
-    """Refuse weights of another task, or beside the card of others; without a card, say that nothing can be checked.
+    """Refuse weights of another task or with the metadata of others; warn if there are no metadata.
 
     Args:
         path: the weights' file.
-        state: what it holds.
-        expected: this config's card.
+        state: its content.
+        expected: metadata that this config expects.
 
     Raises:
-        InputError: the card is damaged, is of other weights, or names another setting.
+        InputError: the metadata are damaged, describe other weights, or name another setting.
     """
     card = read_card(path)
     if not card_file(path).exists():
-        logger.warning("%s: no card beside it (%s); its task is not checked", path, card_file(path).name)
+        logger.warning("%s: no metadata beside it (%s); its task is not checked", path, card_file(path).name)
         return
     check_card(card, expected, path)
     digest = card.get(WEIGHTS_SHA256)
     if digest is not None and digest != digest_of(state):
         raise InputError(
             file=path,
-            found=f"other weights than those its card, {card_file(path).name}, was written for",
-            expected="weights and card of one training",
-            remedy="copy both files together, or remove the card to load the weights unchecked",
+            found=f"other weights than its metadata, {card_file(path).name}, describe",
+            expected="weights and metadata of one training",
+            remedy="copy both files together, or remove the metadata to load the weights unchecked",
         )
 
 
 def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Compare the card of weights with the expected one, at any depth; keys missing on either side are ignored.
+    """Compare metadata of weights with the expected ones, at any depth; keys missing on either side are ignored.
 
     Args:
-        found: the card that came with the weights.
-        expected: this config's card.
+        found: metadata that came with the weights.
+        expected: metadata that this config expects.
         path: the weights, for the message.
 
     Raises:
@@ -199,7 +199,7 @@ def network_mismatch(path: Path, found: str, expected: str) -> InputError:
 
 
 def selection_of_weights(weights: Path) -> dict[str, Any] | None:
-    """What the card beside some weights says of how they were chosen; None if it does not say, or there is no card."""
+    """How some weights were selected, from their metadata; None if unknown."""
     try:
         card = json.loads(card_file(weights).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -208,15 +208,15 @@ def selection_of_weights(weights: Path) -> dict[str, Any] | None:
 
 
 def selection_of_card(card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a card says of how the weights were chosen; None if it does not say."""
+    """How weights were selected, from their metadata; None if unknown."""
     selection = card.get("selection")
     return selection if isinstance(selection, dict) else None
 
 
 def selection_sentence(selection: Mapping[str, Any] | None) -> str:
-    """How the weights were chosen, for people to read beside every number."""
+    """How the weights were selected, as a sentence to print with every number."""
     if selection is None:
-        return "weights: selection unknown, their card does not name it"
+        return "weights: selection unknown, their metadata do not name it"
     rule, epoch = selection.get("rule"), selection.get("epoch")
     if rule == "last":
         return f"weights: the last (epoch {epoch}); nothing was selected"

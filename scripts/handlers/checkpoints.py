@@ -1,4 +1,4 @@
-"""Nothing lost: the checkpoint a killed run continues from, and the weights a finished run leaves."""
+"""Checkpoints for resuming, final weights, and checks of weights that a run or a server loads."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ __all__ = [
 
 
 class WeightsChooser(Protocol):
-    """Chooses at the end what is kept: :class:`scripts.handlers.snapshots.Snapshots`."""
+    """Selects the weights that are kept at the end: :class:`scripts.handlers.snapshots.Snapshots`."""
 
     choice: dict[str, Any]
 
     def choose(self, engine: Engine, last: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], int]:
-        """The state dict to keep and the iteration it is of; afterwards ``choice`` says how it was chosen."""
+        """Return the state dict to keep and its iteration; ``choice`` then describes the selection."""
         ...
 
 
@@ -55,19 +55,19 @@ logger = logging.getLogger(__name__)
 
 
 class ResumePoint:
-    """Save everything a run needs to continue, every few epochs, and continue from it.
+    """Save and load everything that a run needs to continue, every few epochs.
 
-    Losses tell of the weights before a step, so a new checkpoint is *unproven* until the iteration after it had finite
-    losses, or the run ended with finite weights; only then does it take the earlier one's place.
+    Losses describe the weights before a step. A new checkpoint is therefore *unproven* until the next iteration has
+    finite losses, or the run ends with finite weights; only then does it replace the earlier one.
 
     Args:
-        path: the checkpoint file; there is one, replaced as a whole. An unproven one lies beside it for a moment.
+        path: the checkpoint file, replaced atomically. An unproven checkpoint lies beside it for one iteration.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``: networks, averages, optimisers,
             schedules, batches, trainer.
         interval: epochs between two saves.
-        resume: continue from the file if there is one; otherwise start anew.
-        card: what the run trains, compared on resuming.
-        settings: what else decides the result, compared on resuming: rates and weights are part of no network.
+        resume: continue from the file if it exists; otherwise start a new run.
+        card: metadata of the weights, compared on resuming.
+        settings: everything else that decides the result, such as learning rates, compared on resuming.
 
     Raises:
         InputError: on resuming, a checkpoint of another task, of other settings or of networks of another size.
@@ -89,10 +89,10 @@ class ResumePoint:
         self.is_pending = False  # whether there is one: no step asks the disk
 
     def attach(self, engine: Engine) -> None:
-        """Load now if a run is to be resumed, and save from now on.
+        """Load now if the run resumes, and register the saving.
 
-        A new run sets the checkpoint of an earlier one aside, under the name ``earlier_...``: killed before its own
-        first one, it would otherwise be continued as the earlier run.
+        A new run renames the checkpoint of an earlier one to ``earlier_...``. Otherwise a run that was killed before
+        its first checkpoint would resume as the earlier run.
         """
         if rank() == 0:
             self.unproven.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ class ResumePoint:
         engine.add_event_handler(Events.COMPLETED, self.prove)
 
     def _is_there_for_all(self) -> bool:
-        """Whether there is a checkpoint; processes on several machines must see the same."""
+        """Whether the checkpoint exists; processes on several machines must agree."""
         seen = all_gather(self.path.exists())
         if any(seen) and not all(seen):
             raise InputError(
@@ -118,7 +118,7 @@ class ResumePoint:
         return all(seen)
 
     def save_unproven(self, engine: Engine) -> None:
-        """Write a checkpoint beside the one that counts, on the first process."""
+        """Write an unproven checkpoint beside the valid one, on rank 0."""
         if rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
             check_finite_weights(states, engine.state.iteration)
@@ -127,17 +127,17 @@ class ResumePoint:
             self.is_pending = True
 
     def prove(self, engine: Engine) -> None:
-        """Let an unproven checkpoint count: the iteration just done, which started from it, had finite losses."""
+        """Make the unproven checkpoint valid: the iteration that started from it had finite losses."""
         if self.is_pending:
             check_finite_losses(engine.state.output, engine.state.iteration)
             self.unproven.replace(self.path)
             self.is_pending = False
 
     def load(self) -> None:
-        """Put every object back into the state it was saved in."""
+        """Restore the saved state of every object."""
         states = read_state(self.path)
         check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
-        # Both through JSON: a setting given in Python may be a path or a device.
+        # Both through JSON, because settings given in Python may be paths or devices.
         now = json.loads(json.dumps(self.settings, default=str))
         _check_settings(json.loads(states.pop("settings", "{}")), now, self.path)
         if set(states) != set(self.save_dict):
@@ -156,16 +156,16 @@ class ResumePoint:
 
 
 class FinalWeights:
-    """At the end, write the averaged network to ``model.pt`` (a plain state dict) and its card to ``model.json``.
+    """At the end, write the averaged network to ``model.pt`` (a plain state dict) and its metadata to ``model.json``.
 
     Args:
         path: the weights file.
         average: the moving average of the trained network.
-        card: what the weights are good for.
-        batches: gives all slices of the domain the network will meet; its batch-norm statistics are re-estimated on
-            them. None to keep the statistics of training.
-        chooser: puts other weights in the place of the last ones; None for the last. The card then says which, and how
-            they were chosen, and so does a printed line.
+        card: metadata of the weights.
+        batches: returns all slices of the domain that the network is used on, to re-estimate its batch-norm statistics;
+            None to keep the statistics of training.
+        chooser: selects other weights than the last; None for the last. The selection is printed and recorded in the
+            metadata.
     """
 
     def __init__(
@@ -181,13 +181,13 @@ class FinalWeights:
         self.chooser = chooser
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, after proving that the folder can be written: not when the training is over."""
+        """Register with a trainer, after verifying that the folder can be written, not hours later."""
         if rank() == 0:
             make_folder(self.path.parent)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def write(self, engine: Engine) -> None:
-        """Re-estimate, choose, then write, on the first process alone."""
+        """Re-estimate statistics, select and write, on rank 0."""
         if rank() > 0:
             return
         network = self.average.module
@@ -204,9 +204,9 @@ class FinalWeights:
 
 
 def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[torch.Tensor]] | None) -> None:
-    """Estimate a network's batch-norm statistics anew on all slices of ``batches``; not at all if it is None.
+    """Re-estimate a network's batch-norm statistics on all slices of ``batches``, unless that is None.
 
-    One process does it alone: the network's norms no longer ask the others afterwards.
+    This runs on one process: the norms are no longer synchronised afterwards.
     """
     unsynchronised(network)
     if batches is not None:
@@ -218,16 +218,16 @@ class WeightsLoader:
     """Load weights into a network before an evaluator starts, after checking that they belong to this task.
 
     Args:
-        path: a plain state dict; its card, if there is one, lies beside it with the suffix ``.json``.
-        network: what to load into.
-        card: this config's card.
+        path: a plain state dict; its metadata, if any, lie beside it with the suffix ``.json``.
+        network: the network to load into.
+        card: metadata that this config expects.
     """
 
     def __init__(self, *, path: str, network: nn.Module, card: Mapping[str, Any]) -> None:
         self.path, self.network, self.card = path, network, dict(card)
 
     def attach(self, engine: Engine) -> None:
-        """Load now: nothing else should run with weights that do not fit."""
+        """Load now, before anything runs with weights that do not fit."""
         load_weights(self.path, self.network, self.card)
 
 
@@ -243,8 +243,8 @@ class ServedWeightsd(MapTransform):
     Args:
         keys: keys of the images; they stay as they are.
         folder: where the server looks for weights.
-        network: one of the kind the server builds; it is given the weights, so that every key and size is compared.
-        card: this config's card.
+        network: built as the server builds it; loading the weights into it compares every key and shape.
+        card: metadata that this config expects.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class ServedWeightsd(MapTransform):
         self.folder, self.network, self.card = Path(folder), network, dict(card)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check what the request names; the data stay as they are.
+        """Check the weights that the request names and return the data unchanged.
 
         Raises:
             InputError: as :func:`load_weights`.
@@ -269,13 +269,13 @@ class ServedWeightsd(MapTransform):
 def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, card: Mapping[str, Any]) -> None:
     """Refuse to train on weights of another task or of another network.
 
-    A server adds MONAI's ``CheckpointLoader`` to a training, which takes of a file whatever fits, and at the end writes
-    the result over it.
+    A server adds MONAI's ``CheckpointLoader`` to a training. It loads whatever fits, and the training replaces the file
+    at its end.
 
     Args:
-        handlers: of the trainer.
-        network: what is trained; it is given the weights, as the loader would.
-        card: this config's card.
+        handlers: handlers of the trainer.
+        network: the trained network; the weights are loaded into it.
+        card: metadata that this config expects.
 
     Raises:
         InputError: as :func:`load_weights`.

@@ -1,4 +1,4 @@
-"""The log of losses, the watch over them, and the progress bar."""
+"""Logging of losses, checks for non-finite values, and the progress bar."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = [
 
 
 class LossLog:
-    """Write every iteration's losses to a CSV file and stop the run at the first that is not finite.
+    """Write every iteration's losses to a CSV file and stop the run at the first loss that is not finite.
 
-    Losses stay on the device until ``interval`` iterations are gathered (or an epoch ends), so that no step waits
-    for them. Attach it before any handler that saves a checkpoint: a bad iteration is then found before it is saved.
+    Losses stay on the device for ``interval`` iterations (or until an epoch ends), so that no step synchronises. Attach
+    it before any handler that saves a checkpoint, so that a failed iteration is never saved.
 
     Args:
         path: the CSV file: ``iteration`` and one column per loss.
-        interval: iterations between two looks.
+        interval: iterations between two transfers from the device.
         keys: outputs to log; by default all that are single numbers.
 
     Raises:
@@ -53,7 +53,7 @@ class LossLog:
         engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.flush)
 
     def start(self, engine: Engine) -> None:
-        """Keep the rows up to the iteration a run resumes from; begin anew otherwise."""
+        """Keep the rows up to the iteration a run resumes from; a new run starts an empty file."""
         self.pending = []
         if rank() > 0:
             return
@@ -65,7 +65,7 @@ class LossLog:
             temporary.write_text("".join(kept))
 
     def gather(self, engine: Engine) -> None:
-        """Keep this iteration's losses."""
+        """Keep this iteration's losses on the device."""
         output = engine.state.output[0]
         if not self.keys:
             self.keys = [key for key, value in output.items() if value.ndim == 0]
@@ -75,7 +75,7 @@ class LossLog:
             self.flush(engine)
 
     def flush(self, engine: Engine) -> None:
-        """Write what was gathered, after checking it."""
+        """Check and write the pending losses."""
         if not self.pending:
             return
         iterations, losses = zip(*self.pending, strict=True)
@@ -103,7 +103,7 @@ def _not_finite(name: str, iteration: int, value: float) -> NotFiniteError:
 
 
 def check_finite_losses(output: Sequence[Mapping[str, torch.Tensor]], iteration: int) -> None:
-    """Look at the single numbers among an iteration's outputs.
+    """Check the scalars among an iteration's outputs.
 
     Raises:
         NotFiniteError: naming the first that is NaN or infinite.
@@ -112,7 +112,7 @@ def check_finite_losses(output: Sequence[Mapping[str, torch.Tensor]], iteration:
 
 
 def check_finite_weights(state: Mapping[str, Any], iteration: int) -> None:
-    """Look at every tensor of a state, nested ones too.
+    """Check every tensor of a state, nested ones too.
 
     Raises:
         NotFiniteError: naming the first tensor with a value that is NaN or infinite.
@@ -131,12 +131,12 @@ def _check_finite(losses: Mapping[str, float], iteration: int) -> None:
 
 
 def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    """The single numbers among an iteration's outputs, as TensorBoard takes them."""
+    """The scalars among an iteration's outputs, as TensorBoard takes them."""
     return {key: float(value) for key, value in output[0].items() if value.ndim == 0}
 
 
 class TrainingProgress:
-    """A bar over the whole run with the time left and the latest loss, on the first process alone.
+    """A progress bar over the whole run with the time left and the latest loss, on rank 0.
 
     Args:
         description: shown before the bar.
@@ -154,7 +154,7 @@ class TrainingProgress:
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self.close)
 
     def open(self, engine: Engine) -> None:
-        """Draw the bar at the iteration the run starts from."""
+        """Start the bar at the run's first iteration."""
         total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 0)
         self.bar = tqdm(
             total=total,
@@ -171,7 +171,7 @@ class TrainingProgress:
         self.bar.update()
 
     def close(self, engine: Engine, error: BaseException | None = None) -> None:
-        """Leave the bar as it stands; an exception that ended the run is passed on."""
+        """Close the bar and re-raise an exception that ended the run."""
         self.bar.close()
         if error is not None:
             raise error
