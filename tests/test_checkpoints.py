@@ -313,7 +313,7 @@ def test_what_is_no_state_dict_gets_a_sentence(weights: Path, kind: str, match: 
 
 def test_a_damaged_card_gets_a_sentence(weights: Path) -> None:
     weights.with_suffix(".json").write_text("{")
-    with pytest.raises(InputError, match=r"model\.json: found"):
+    with pytest.raises(InputError, match=r"model\.json: no JSON object"):
         load_weights(str(weights), nn.Linear(2, 1), CARD)
 
 

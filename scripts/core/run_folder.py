@@ -107,14 +107,13 @@ def provenance() -> dict[str, Any]:
 
     The commit is None for code that git does not track, such as a packed bundle's.
     """
+    cpu = f"{platform.machine()} CPU, {os.cpu_count()} cores"
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
         "processes": num_processes(),
         "commit": _git("rev-parse", "HEAD") if tracked else None,
         "uncommitted_changes": tracked and bool(_git("status", "--porcelain", "--untracked-files=no")),
