@@ -12,11 +12,11 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.core.errors import InputError
-from scripts.core.files import SaveVolumed
+from scripts.core.files import AtomicSaveImaged
 from scripts.data.geometry import check_affine, check_resampled_size
 from scripts.data.nifti import personal_text, read_nifti
 from scripts.data.resampling import ResampleVolumed
-from scripts.data.volumes import LoadVolumed
+from scripts.data.volumes import CheckedLoadImaged
 
 VOXELS = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 AFFINE = np.array([[0.0, 1.5, 0, 10], [-2.0, 0, 0, 20], [0, 0, 3.0, 30], [0, 0, 0, 1]])
@@ -57,8 +57,8 @@ def test_other_units_of_length_become_mm_and_outputs_keep_them(unit: str, tmp_pa
 
 def saved_copy(path: Path, out: Path) -> nib.Nifti1Image:
     """The file as loaded for inference and written as a prediction."""
-    loaded = LoadVolumed("pred", label_key="")({"pred": str(path)})
-    SaveVolumed("pred", output_dir=str(out), output_postfix="seg", output_dtype=np.int16)(loaded)
+    loaded = CheckedLoadImaged("pred", label_key="")({"pred": str(path)})
+    AtomicSaveImaged("pred", output_dir=str(out), output_postfix="seg", output_dtype=np.int16)(loaded)
     return nib.load(out / f"{path.name.split('.')[0]}_seg.nii.gz")
 
 
@@ -75,10 +75,10 @@ def test_outputs_keep_the_codes_of_their_input(codes: tuple[int, int], tmp_path:
 
 
 def test_an_output_that_is_not_on_its_inputs_grid_is_never_written(tmp_path: Path) -> None:
-    loaded = LoadVolumed("pred", label_key="")({"pred": str(written(tmp_path / "a.nii", image_of()))})
+    loaded = CheckedLoadImaged("pred", label_key="")({"pred": str(written(tmp_path / "a.nii", image_of()))})
     loaded["pred"].affine[0, 3] += 1.0
     with pytest.raises(RuntimeError, match=r"a.nii: its output would not lie on its grid"):
-        SaveVolumed("pred", output_dir=str(tmp_path / "out"), output_postfix="seg")(loaded)
+        AtomicSaveImaged("pred", output_dir=str(tmp_path / "out"), output_postfix="seg")(loaded)
     assert not list((tmp_path / "out").glob("*"))
 
 
@@ -98,7 +98,7 @@ def test_an_sform_counts_where_the_spacing_disagrees(change: str, tmp_path: Path
     np.testing.assert_array_equal(volume.affine, affine)
     assert len(volume.notes) == 1
     assert volume.notes[0].startswith("pixdim says")
-    np.testing.assert_array_equal(np.asarray(LoadVolumed("image")({"image": str(path)})["image"].affine), affine)
+    np.testing.assert_array_equal(np.asarray(CheckedLoadImaged("image")({"image": str(path)})["image"].affine), affine)
     np.testing.assert_array_equal(saved_copy(path, tmp_path / "out").affine, affine)
 
 
@@ -120,7 +120,7 @@ def test_an_affine_that_places_nothing_is_refused(affine: np.ndarray, match: str
         image.header[name] = affine[axis]
     path = written(tmp_path / "a.nii.gz", image)
     with pytest.raises(InputError, match=f"a.nii.gz: .*{match}"):
-        LoadVolumed("image")({"image": str(path)})
+        CheckedLoadImaged("image")({"image": str(path)})
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])
@@ -136,7 +136,7 @@ def test_the_content_tells_the_format(byte_order: str, kind: type, name: str, is
     volume = read_nifti(path)
     np.testing.assert_array_equal(volume.voxels, VOXELS)
     np.testing.assert_allclose(volume.affine, AFFINE)
-    np.testing.assert_array_equal(np.asarray(LoadVolumed("image")({"image": str(path)})["image"][0]), VOXELS)
+    np.testing.assert_array_equal(np.asarray(CheckedLoadImaged("image")({"image": str(path)})["image"][0]), VOXELS)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_rounding_errors_of_a_scaled_label_map_are_no_other_values(tmp_path: Pat
     image = nib.Nifti1Image((VOXELS % 4).astype(np.float64) * (1 + 1e-7), AFFINE)
     nib.save(image, tmp_path / "label.nii")
     assert not np.array_equal(read_nifti(tmp_path / "label.nii").voxels, VOXELS % 4)
-    label = LoadVolumed("label")({"label": str(tmp_path / "label.nii")})["label"]
+    label = CheckedLoadImaged("label")({"label": str(tmp_path / "label.nii")})["label"]
     np.testing.assert_array_equal(np.asarray(label[0]), VOXELS % 4)
 
 

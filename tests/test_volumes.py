@@ -16,29 +16,29 @@ from monai.transforms import Compose
 from scripts.core.errors import InputError, find_input_error
 from scripts.data.geometry import AFFINE_TOLERANCE_MM
 from scripts.data.nifti import QFORM_TOLERANCE_MM, qform_gap_mm
-from scripts.data.volumes import KeepBodyd, LabelsToClassesd, LoadVolumed
+from scripts.data.volumes import CheckedLoadImaged, KeepBodyd, LabelsToClassesd
 
 RAMP = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 
 
 def load(**paths: Path) -> dict[str, MetaTensor]:
-    return LoadVolumed(keys=list(paths))({key: str(path) for key, path in paths.items()})
+    return CheckedLoadImaged(keys=list(paths))({key: str(path) for key, path in paths.items()})
 
 
 def test_an_axis_of_one_time_point_is_no_fourth_dimension(tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).normal(size=(5, 6, 7, 1)).astype(np.float32)
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     path = write_volume(tmp_path / "image.nii.gz", voxels, affine)
-    image = LoadVolumed(keys="image")({"image": str(path)})["image"]
-    assert image.shape == (1, 5, 6, 7)
-    np.testing.assert_array_equal(np.asarray(image[0]), voxels[..., 0])
+    image = CheckedLoadImaged(keys="image")({"image": str(path)})["image"]
+    assert image.shape == (5, 6, 7)
+    np.testing.assert_array_equal(np.asarray(image), voxels[..., 0])
     np.testing.assert_array_equal(np.asarray(image.affine), affine)
 
 
-def test_a_volume_comes_channel_first_with_its_affine(tmp_path: Path) -> None:
+def test_a_volume_comes_with_its_affine(tmp_path: Path) -> None:
     image = load(image=write_volume(tmp_path / "a.nii.gz", RAMP, MR_AFFINE))["image"]
-    assert image.shape == (1, 4, 5, 6)
-    np.testing.assert_array_equal(np.asarray(image[0]), RAMP)
+    assert image.shape == (4, 5, 6)
+    np.testing.assert_array_equal(np.asarray(image), RAMP)
     np.testing.assert_allclose(np.asarray(image.affine), MR_AFFINE)
     assert image.meta["filename_or_obj"] == str(tmp_path / "a.nii.gz")
 
@@ -59,7 +59,7 @@ def test_grids_agree_within_a_thousandth_of_a_millimetre(
     image = write_volume(tmp_path / "a.nii.gz", RAMP, affine)
     label = write_volume(tmp_path / "b.nii", np.zeros_like(RAMP), moved)
     if is_one_grid:
-        assert load(image=image, label=label)["label"].shape == (1, 4, 5, 6)
+        assert load(image=image, label=label)["label"].shape == (4, 5, 6)
     else:
         with pytest.raises(InputError, match=r"b.nii: an affine that differs by up to 0.00\d+ mm\. Expected .*a.nii"):
             load(image=image, label=label)
@@ -90,9 +90,9 @@ def test_a_ct_without_air_and_fat_has_another_unit(values: list[float], found: s
 
 def test_a_missing_key_may_be_allowed(tmp_path: Path) -> None:
     path = str(write_volume(tmp_path / "a.nii.gz", RAMP))
-    assert sorted(LoadVolumed(["image", "label"], allow_missing_keys=True)({"image": path})) == ["image"]
+    assert sorted(CheckedLoadImaged(["image", "label"], allow_missing_keys=True)({"image": path})) == ["image"]
     with pytest.raises(KeyError):
-        LoadVolumed(["image", "label"])({"image": path})
+        CheckedLoadImaged(["image", "label"])({"image": path})
 
 
 def write_damaged(path: Path, kind: str) -> Path:
@@ -173,7 +173,7 @@ def test_a_label_on_another_grid_gets_a_sentence(
 def test_the_error_survives_the_composition(tmp_path: Path) -> None:
     path = write_damaged(tmp_path / "bad.nii", "NaN")
     with pytest.raises(RuntimeError, match="applying transform") as caught:
-        Compose([LoadVolumed("image")])({"image": str(path)})
+        Compose([CheckedLoadImaged("image")])({"image": str(path)})
     assert str(find_input_error(caught.value)).startswith(f"{path}: NaN")
 
 

@@ -18,12 +18,12 @@ from conftest import CT_AFFINE, ROOT, listed_files, run_command
 from monai.data import MetaTensor
 
 from scripts.core.errors import InputError
-from scripts.core.files import SaveVolumed, atomic_path, check_file_name, make_folder, save_tensors, write_json
+from scripts.core.files import AtomicSaveImaged, atomic_path, check_file_name, make_folder, save_tensors, write_json
 from scripts.data.datalists import datalists_of_domains
 
 
-def saver(folder: Path) -> SaveVolumed:
-    return SaveVolumed("pred", output_dir=str(folder), output_postfix="seg", output_dtype=np.int16)
+def saver(folder: Path) -> AtomicSaveImaged:
+    return AtomicSaveImaged("pred", output_dir=str(folder), output_postfix="seg", output_dtype=np.int16)
 
 
 def prediction(seed: int = 0) -> dict[str, MetaTensor]:
@@ -124,7 +124,7 @@ def test_a_volume_is_saved_with_affine_and_type(tmp_path: Path) -> None:
 def test_channels_become_the_last_axis(tmp_path: Path) -> None:
     one = prediction()["pred"]
     both = {"pred": MetaTensor(torch.cat([one, one + 1]), meta=one.meta)}
-    SaveVolumed("pred", output_dir=str(tmp_path), output_postfix="two")(both)
+    AtomicSaveImaged("pred", output_dir=str(tmp_path), output_postfix="two")(both)
     file = nib.load(tmp_path / "case_two.nii.gz")
     assert (file.shape, file.get_data_dtype()) == ((12, 10, 8, 2), np.float32)
     np.testing.assert_array_equal(np.asarray(file.dataobj)[..., 1], np.asarray(one[0]) + 1)

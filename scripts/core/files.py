@@ -22,7 +22,15 @@ from monai.transforms import SaveImaged
 
 from scripts.core.errors import InputError
 
-__all__ = ["SaveVolumed", "append_text", "atomic_path", "check_file_name", "make_folder", "save_tensors", "write_json"]
+__all__ = [
+    "AtomicSaveImaged",
+    "append_text",
+    "atomic_path",
+    "check_file_name",
+    "make_folder",
+    "save_tensors",
+    "write_json",
+]
 
 
 GRID_TOLERANCE_MM = 1e-2
@@ -121,7 +129,7 @@ def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-class SaveVolumed(SaveImaged):
+class AtomicSaveImaged(SaveImaged):
     """Write volumes as ``<case>_<output_postfix>.nii.gz`` on the grid of their input, each whole or not at all.
 
     It is a ``SaveImaged``, so that servers which save predictions themselves know it and leave it out. The parent takes

@@ -21,9 +21,9 @@ from scripts.data.nifti import NiftiReader
 from scripts.data.sections import body_mask
 
 __all__ = [
+    "CheckedLoadImaged",
     "KeepBodyd",
     "LabelsToClassesd",
-    "LoadVolumed",
     "RequireRanged",
     "check_cases",
     "check_values",
@@ -37,8 +37,11 @@ CT_FAT_HU = -50.0
 """Every CT in HU shows something below this, if not air then fat; one that does not has another unit."""
 
 
-class LoadVolumed(LoadImaged):
-    """MONAI's ``LoadImaged`` for 3D NIfTI volumes, channel first, that refuses what cannot be segmented.
+class CheckedLoadImaged(LoadImaged):
+    """MONAI's ``LoadImaged`` for 3D NIfTI volumes that refuses what cannot be segmented.
+
+    The channel is added by a transform of its own, so that MONAI Deploy, which brings volumes in memory, can leave the
+    loading out. It recognises it by ``LoadImage`` in the name.
 
     A label among the keys must lie on the image's grid: same shape, same affine. Its values are rounded where a scale
     in the header made 1.0000001 of a 1.
@@ -49,9 +52,7 @@ class LoadVolumed(LoadImaged):
     """
 
     def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
-        super().__init__(
-            keys, reader=NiftiReader, ensure_channel_first=True, image_only=True, allow_missing_keys=allow_missing_keys
-        )
+        super().__init__(keys, reader=NiftiReader, image_only=True, allow_missing_keys=allow_missing_keys)
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
@@ -65,7 +66,7 @@ class LoadVolumed(LoadImaged):
         images = [key for key in paths if key != self.label_key]
         if self.label_key in paths and images:
             image, label = loaded[images[0]], loaded[self.label_key]
-            grids = (image.shape[1:], image.affine, label.shape[1:], label.affine)
+            grids = (image.shape, image.affine, label.shape, label.affine)
             check_same_grid(*grids, paths[images[0]], paths[self.label_key])
         return loaded
 

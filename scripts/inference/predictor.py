@@ -12,11 +12,11 @@ from monai.data import MetaTensor
 from numpy.typing import ArrayLike
 
 from scripts.core.errors import InputError
-from scripts.core.files import SaveVolumed
+from scripts.core.files import AtomicSaveImaged
 from scripts.core.settings import Settings
 from scripts.core.weights import load_weights
 from scripts.data.geometry import check_affine, check_shape
-from scripts.data.volumes import LoadVolumed, check_values
+from scripts.data.volumes import CheckedLoadImaged, check_values
 
 __all__ = ["Predictor"]
 
@@ -45,7 +45,7 @@ class Predictor:
         parser = ConfigParser(given.merged)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         kinds = [type(transform) for transform in self.preprocessing.transforms]
-        self.loaded = kinds.index(LoadVolumed) + 1  # where an array, which needs no loading, comes in
+        self.loaded = kinds.index(CheckedLoadImaged) + 1  # where an array, which needs no loading, comes in
         self.postprocessing = parser.get_parsed_content("postprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.device = torch.device(parser.get_parsed_content("device"))
@@ -75,14 +75,14 @@ class Predictor:
         check_shape(voxels.shape, "the array")
         check_affine(affine, "the affine of the array")
         grid = torch.as_tensor(np.asarray(affine, np.float64))
-        image = MetaTensor(torch.from_numpy(voxels)[None], affine=grid, meta={"original_affine": grid})
+        image = MetaTensor(torch.from_numpy(voxels), affine=grid, meta={"original_affine": grid})
         check_values(image, "the array", is_label=False)
         item = self.preprocessing({"image": image}, start=self.loaded)
         slices = item["image"][None].to(self.device)
         item["pred"] = self.inferer(slices, self.network)[0]
         dtype: Any = np.float32
         for transform in self.postprocessing.transforms:
-            if isinstance(transform, SaveVolumed):
+            if isinstance(transform, AtomicSaveImaged):
                 dtype = transform.output_dtype
             else:
                 item = transform(item)
