@@ -31,7 +31,7 @@ def filtered(compose: Compose) -> Compose:
 
 
 def test_a_volume_in_memory_is_segmented_as_its_file_is(data: Path, tmp_path: Path) -> None:
-    write_weights(TASK, tmp_path / "models")
+    write_weights(TASK, tmp_path / "models", seed=4)  # random weights that give two classes
     run_config("inference", "segmentation", "inference", bundle_root=tmp_path, dataset_dir=data / "ct.json")
     parser = ConfigParser()
     parser.read_config(config_files("segmentation", "inference"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd
 
 from scripts.core.errors import InputError
 from scripts.core.files import AtomicSaveImaged
@@ -57,7 +58,8 @@ def test_other_units_of_length_become_mm_and_outputs_keep_them(unit: str, tmp_pa
 
 def saved_copy(path: Path, out: Path) -> nib.Nifti1Image:
     """The file as loaded for inference and written as a prediction."""
-    loaded = CheckedLoadImaged("pred", label_key="")({"pred": str(path)})
+    loading = Compose([CheckedLoadImaged("pred", label_key=""), EnsureChannelFirstd("pred")])
+    loaded = loading({"pred": str(path)})
     AtomicSaveImaged("pred", output_dir=str(out), output_postfix="seg", output_dtype=np.int16)(loaded)
     return nib.load(out / f"{path.name.split('.')[0]}_seg.nii.gz")
 
@@ -136,7 +138,7 @@ def test_the_content_tells_the_format(byte_order: str, kind: type, name: str, is
     volume = read_nifti(path)
     np.testing.assert_array_equal(volume.voxels, VOXELS)
     np.testing.assert_allclose(volume.affine, AFFINE)
-    np.testing.assert_array_equal(np.asarray(CheckedLoadImaged("image")({"image": str(path)})["image"][0]), VOXELS)
+    np.testing.assert_array_equal(np.asarray(CheckedLoadImaged("image")({"image": str(path)})["image"]), VOXELS)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_rounding_errors_of_a_scaled_label_map_are_no_other_values(tmp_path: Pat
     nib.save(image, tmp_path / "label.nii")
     assert not np.array_equal(read_nifti(tmp_path / "label.nii").voxels, VOXELS % 4)
     label = CheckedLoadImaged("label")({"label": str(tmp_path / "label.nii")})["label"]
-    np.testing.assert_array_equal(np.asarray(label[0]), VOXELS % 4)
+    np.testing.assert_array_equal(np.asarray(label), VOXELS % 4)
 
 
 def test_free_text_is_told_by_its_field_alone(tmp_path: Path) -> None:

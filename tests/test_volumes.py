@@ -236,4 +236,4 @@ def test_big_endian_and_scaled_files_are_read(tmp_path: Path) -> None:
     file.header.set_slope_inter(2, -1024)
     nib.save(file, tmp_path / "a.nii")
     image = load(image=tmp_path / "a.nii")["image"]
-    np.testing.assert_allclose(np.asarray(image[0]), nib.load(tmp_path / "a.nii").get_fdata())
+    np.testing.assert_allclose(np.asarray(image), nib.load(tmp_path / "a.nii").get_fdata())
