@@ -289,7 +289,7 @@ def test_a_resampled_label_has_no_class_in_between(task: str, stage: str, side: 
     affine = np.diag([-1.9, 2.1, 4.0, 1.0])
     item = {"image": str(write_volume(tmp_path / "i.nii.gz", image.astype(np.float32), affine))}
     item["label"] = str(write_volume(tmp_path / "l.nii.gz", body.astype(np.int16) * highest, affine))
-    parser = parser_of(task, stage, slice_size=[32, 32], spacing_mm=[1.3, 1.1, 3.1])
+    parser = parser_of(task, stage, slice_size=[32, 32], spacing_mm=[1.3, 1.1, 3.1], labels_are_class_ids=False)
     made = parser.get_parsed_content(f"train#{side}")(item)["label"]
     highest_class = len(TASKS[task]["label_names"])
     assert {highest_class} <= set(made.unique().tolist()) <= {0, highest_class}  # a section may hold the body alone
