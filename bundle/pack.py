@@ -15,6 +15,7 @@ from bundle.reach import named_modules, reached_modules
 from bundle.weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
 from scripts.core.errors import SettingError
 from scripts.core.files import atomic_path, make_folder
+from scripts.networks.translators import TRANSLATORS
 
 __all__ = ["BUNDLES", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
 
@@ -123,6 +124,9 @@ def _modules(root: Path, name: str, configs: Mapping[str, Any]) -> list[Path]:
     """Files of ``scripts`` that the configs, ``Predictor`` and the programs for packed bundles reach."""
     names = [*ENTRY_POINTS[name], *named_modules(dict(configs))]
     names += named_modules([Path(__file__).with_name(file).read_text(encoding="utf-8") for file in PROGRAMS[name]])
+    translator = configs["inference"].get("translator")
+    if translator is not None:
+        names.append(f"scripts.networks.{TRANSLATORS[translator]}")
     return reached_modules(root, names)
 
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scripts.data.augmentation import BatchAugmentation
-from scripts.data.random_networks import LAYERS, WIDTH, through_random_networks
+from scripts.data.augmentation import LAYERS, WIDTH, BatchAugmentation, through_random_networks
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -1,16 +1,22 @@
-"""The translators by name: what a config's key ``translator`` chooses between."""
+"""The translators by name: the choices of the config key ``translator``."""
+
+from importlib import import_module
 
 from scripts.core.domains import SOURCE, TARGET
-from scripts.core.errors import check_choice
-from scripts.networks.cyclegan_generator import CycleGanGenerator
-from scripts.networks.starganv2_generator import StarGanV2Generator
-from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from scripts.core.errors import SettingError, check_choice
 from scripts.networks.translator import Translator
 
 __all__ = ["TRANSLATORS", "build_translator"]
 
-TRANSLATORS = {"style": StyleTransferGenerator, "cyclegan": CycleGanGenerator, "starganv2": StarGanV2Generator}
-"""Each has a file of its name in ``configs/translators``, with the losses that train it."""
+TRANSLATORS = {
+    "style": "style_transfer_generator.StyleTransferGenerator",
+    "cyclegan": "cyclegan_generator.CycleGanGenerator",
+    "starganv2": "starganv2_generator.StarGanV2Generator",
+}
+"""Module and class of each in this package; a packed bundle contains only its own.
+
+Each has a file of its name in ``configs/translators``, with the losses that train it.
+"""
 
 
 def build_translator(
@@ -26,9 +32,20 @@ def build_translator(
         to_domain: the domain ``forward`` renders them in.
 
     Raises:
-        InputError: another word for the translator.
+        InputError: another name, or a translator that this bundle was not packed with.
     """
     check_choice("translator", translator, list(TRANSLATORS))
-    return TRANSLATORS[translator](
+    module, name = TRANSLATORS[translator].split(".")
+    try:
+        generator = getattr(import_module(f"scripts.networks.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            setting="translator",
+            found=f"{translator!r}, which is not part of this bundle",
+            expected="the translator that the bundle was packed with",
+            remedy="pack a bundle with weights of this translator",
+        ) from error
+    network: Translator = generator(
         channels=channels, num_blocks=num_blocks, from_domain=from_domain, to_domain=to_domain
     )
+    return network
