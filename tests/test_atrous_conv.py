@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.networks import atrous_conv
-from scripts.networks.atrous_conv import SLOW_DILATION, AtrousConv2d
+from scripts.networks.atrous_conv import SLOW_DILATION, AtrousConv2d, sum_of_taps
 
 
 def gradients(layer: AtrousConv2d, x: Tensor, result: Tensor) -> list[Tensor]:
@@ -23,7 +24,7 @@ def test_taps_sum_to_the_convolution_with_its_gradients(dilation: int, size: tup
     layer = AtrousConv2d(3, 4, dilation=dilation).double()
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     expected = F.conv2d(x, layer.weight, padding=dilation, dilation=dilation)
-    found = atrous_conv._sum_of_taps(x, layer.weight, dilation)
+    found = sum_of_taps(x, layer.weight, dilation)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(layer, x, found), gradients(layer, x, expected))
 
@@ -35,7 +36,7 @@ def test_one_tap_by_hand() -> None:
     weight[0, 0, 0, 2] = 5.0
     x = torch.zeros(1, 1, 8, 8)
     x[0, 0, 0, 6] = 1.0
-    found = atrous_conv._sum_of_taps(x, weight, 6)
+    found = sum_of_taps(x, weight, 6)
     assert found.nonzero().tolist() == [[0, 0, 6, 0]]
     assert found[0, 0, 6, 0] == 5.0
 
@@ -55,12 +56,17 @@ def test_bf16_agrees_with_float32_to_its_rounding(dilation: int) -> None:
 
 
 def test_only_bf16_on_a_cpu_takes_the_taps(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-    monkeypatch.setattr(atrous_conv, "_sum_of_taps", lambda x, weight, dilation: taken.append(dilation))
+    kernel_sizes, conv2d = [], F.conv2d
+
+    def noted(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        kernel_sizes.append(weight.shape[-1])
+        return conv2d(x, weight, *rest)
+
+    monkeypatch.setattr(F, "conv2d", noted)
     for dtype in (torch.float32, torch.bfloat16):
         for dilation in (SLOW_DILATION - 1, SLOW_DILATION):
             AtrousConv2d(2, 2, dilation=dilation).to(dtype)(torch.zeros(1, 2, 8, 8, dtype=dtype))
-    assert taken == [SLOW_DILATION]
+    assert kernel_sizes == [3, 3, 3, 1]
 
 
 def test_names_and_scripting_are_those_of_a_convolution() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.data import augmentation
 from scripts.data.augmentation import CURVE_PIECES, BatchAugmentation, Windows
 
 
@@ -17,15 +16,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def batch(count: int = 3, height: int = 8, width: int = 8, seed: int = 1) -> torch.Tensor:
-    return torch.rand(count, 1, height, width, generator=generator(seed)) * 2 - 1
+    values = np.random.default_rng(seed).random((count, 1, height, width), dtype=np.float32)
+    return torch.from_numpy(values) * 2 - 1
 
 
 @pytest.fixture
 def _extreme(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every uniform draw gives its upper end."""
-    monkeypatch.setattr(
-        augmentation, "_uniform", lambda count, half_width, generator: torch.full((count,), float(half_width))
-    )
+    monkeypatch.setattr(torch, "rand", lambda *shape, generator: torch.ones(shape))
 
 
 def test_all_off_is_the_identity() -> None:
@@ -147,8 +145,9 @@ ALL = BatchAugmentation(
 
 
 def test_an_intensity_curve_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = torch.tensor([[0.5, 0.25, 0.25, 0.0]])
-    monkeypatch.setattr(augmentation, "_random_shares", lambda count, parts, generator: shares)
+    # Exponential draws -log(1 - u) of 0.5, 0.25, 0.25 and 0 are already normalised.
+    draws = torch.tensor([[0.5, 0.25, 0.25, 0.0]])
+    monkeypatch.setattr(torch, "rand", lambda *shape, generator: 1 - torch.exp(-draws))
     # On the scale from 0 to 1 the knots 0, 1/4, 1/2, 3/4, 1 go to 0, 0.5, 0.75, 1, 1; 1/8 lies half-way up the first.
     image = torch.tensor([0.0, 0.125, 0.25, 0.5, 0.75, 1.0]).view(1, 1, 1, 6) * 2 - 1
     changed, _ = BatchAugmentation(intensity_curve=1.0)(image, None, generator())
@@ -161,7 +160,8 @@ def test_an_intensity_curve_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_intensity_curves_equal_numpys_interpolation() -> None:
     image, strength = batch(5), 0.7
-    shares = augmentation._random_shares(5, CURVE_PIECES, generator(3))
+    draws = -torch.log1p(-torch.rand(5, CURVE_PIECES, generator=generator(3)))
+    shares = draws / draws.sum(1, keepdim=True)
     changed, _ = BatchAugmentation(intensity_curve=strength)(image, None, generator(3))
     for sample, result, share in zip(image, changed, shares.numpy(), strict=True):
         rises = (1 - strength) / CURVE_PIECES + strength * share
@@ -173,7 +173,10 @@ def test_intensity_curves_equal_numpys_interpolation() -> None:
 def test_structures_have_curves_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     # One sample, background and two structures. Class k's curve rises on its k-th piece alone: it maps everything up
     # to knot k / 4 to 0 and everything from knot (k + 1) / 4 on to 1.
-    monkeypatch.setattr(augmentation, "_random_shares", lambda count, parts, generator: torch.eye(count, parts))
+    # Of one dimension is only the draw that selects samples: 0 selects.
+    monkeypatch.setattr(
+        torch, "rand", lambda *shape, generator: 1 - torch.exp(-torch.eye(*shape)) if len(shape) > 1 else torch.zeros(1)
+    )
     image = torch.tensor([0.125, 0.375, 0.625, 0.875]).repeat(3, 1).view(1, 1, 3, 4) * 2 - 1
     label = torch.arange(3, dtype=torch.uint8).view(1, 1, 3, 1).expand(1, 1, 3, 4)
     augment = BatchAugmentation(intensity_curve=1.0, structure_curves=1.0, num_structures=2)

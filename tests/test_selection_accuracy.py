@@ -10,7 +10,6 @@ import pytest
 from comparison_folders import known_results, write_comparison
 from conftest import CONFIGS, refused, run_config
 
-from scripts.lab.experiments import selection_accuracy
 from scripts.lab.experiments.selection_accuracy import ScoredRun, find_runs, measure_selection, rule_accuracies
 from scripts.lab.experiments.selection_page import accuracy_table, write_selection_page
 from scripts.selection.scores import PARTS, SCORES
@@ -89,7 +88,7 @@ def test_runs_of_a_comparison_have_its_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_snapshots_are_judged_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshots_are_evaluated_once(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "methods" / "d1_d2_seed0"
     method = CONFIGS / "methods" / "d1_d2.yaml"
     places = {"bundle_root": run, "dataset_dir": data}
@@ -106,7 +105,8 @@ def test_snapshots_are_judged_once(data: Path, tmp_path: Path, monkeypatch: pyte
     assert mine["structures"] == theirs["structures"]
     assert mine["selection"] == {"rule": "snapshot", "epoch": 2, "reads_target_labels": False}
     assert mine["oracle"].startswith("measured with target labels")
-    monkeypatch.setattr(selection_accuracy, "_evaluate", None)  # nothing is left to evaluate
+    written = {path: path.stat().st_mtime_ns for path in (run / "oracle").iterdir()}
     assert measure_selection(tmp_path)[0] == runs
+    assert {path: path.stat().st_mtime_ns for path in (run / "oracle").iterdir()} == written, "evaluated once"
     (run / "models" / "snapshots" / "epoch_002.pt").unlink()
     assert refused(measure_selection, tmp_path).found == "no such snapshot"

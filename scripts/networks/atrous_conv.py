@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["AtrousConv2d"]
+__all__ = ["AtrousConv2d", "sum_of_taps"]
 
 SLOW_DILATION = 6
 """From here on oneDNN's bf16 kernels for matrix units step aside, and a tenth of their speed is left."""
@@ -32,10 +32,20 @@ class AtrousConv2d(nn.Conv2d):
             return self._conv_forward(x, self.weight, self.bias)
         if x.dtype != torch.bfloat16 or x.device.type != "cpu" or self.dilation[0] < SLOW_DILATION:
             return super().forward(x)
-        return _sum_of_taps(x, self.weight, self.dilation[0])
+        return sum_of_taps(x, self.weight, self.dilation[0])
 
 
-def _sum_of_taps(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def sum_of_taps(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """A dilated 3 x 3 convolution with zero padding as nine shifted 1 x 1 convolutions.
+
+    Args:
+        x: (B, in_channels, H, W).
+        weight: (out_channels, in_channels, 3, 3).
+        dilation: pixels between two taps.
+
+    Returns:
+        (B, out_channels, H, W).
+    """
     out_channels, in_channels = weight.shape[:2]
     height, width = x.shape[2:]
     kernels = weight.permute(2, 3, 0, 1).reshape(9 * out_channels, in_channels, 1, 1)
