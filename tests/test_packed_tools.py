@@ -168,6 +168,47 @@ def test_the_federated_client_evaluates_and_counts_but_does_not_train(
     assert "Federated training is not supported" in " ".join(page.split())
 
 
+DEPLOY = """
+import sys
+from pathlib import Path
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from scripts.inference.predictor import Predictor
+
+box = Path.cwd()
+parser = ConfigParser()
+parser.read_config(str(box / "configs" / "inference.json"))
+parser.read_meta(str(box / "configs" / "metadata.json"))
+for name in ("preprocessing", "postprocessing"):
+    compose = parser.get_parsed_content(name)
+    kept = [t for t in compose.transforms if not any(word in type(t).__name__ for word in ("LoadImage", "SaveImage"))]
+    assert len(kept) < len(compose.transforms), name
+    assert isinstance(kept[0], MapTransform), type(kept[0])
+    compose.transforms = tuple(kept)
+network = parser.get_parsed_content("network_def").eval()
+network.load_state_dict(torch.load(box / "models" / "model.pt", weights_only=True))
+
+volume = nib.load(sys.argv[1])
+voxels, affine = np.asarray(volume.dataobj).astype(np.float32), volume.affine
+(key,) = parser["_meta_"]["network_data_format"]["inputs"]
+meta = {"original_channel_dim": "no_channel", "affine": affine, "original_affine": affine}
+inputs = parser.get_parsed_content("preprocessing")({key: MetaTensor(torch.from_numpy(voxels), meta=meta)})
+with torch.no_grad():
+    output = parser.get_parsed_content("inferer")(inputs=inputs[key][None], network=network)
+found = parser.get_parsed_content("postprocessing")({"pred": output[0], **inputs})["pred"]
+assert np.array_equal(np.asarray(found)[0], Predictor(box, device="cpu")(voxels, affine))
+"""
+
+
+def test_monai_deploys_standard_operator_can_run_the_bundle(boxes: dict[str, Path], data: Path) -> None:
+    """What ``MonaiBundleInferenceOperator`` does: it drops loading and saving by class name and passes arrays."""
+    run_python(DEPLOY, data / "ct_0_image.nii.gz", box=boxes["segmentation"])
+
+
 def test_tiny_networks_are_those_of_the_weights(boxes: dict[str, Path]) -> None:
     """The packed configs build what was trained, not the base config's full size."""
     config = (boxes["synthesis"] / "configs" / "inference.json").read_text()
