@@ -82,7 +82,7 @@ OTHER_OPTIONS = {
         "set",
         "no_check",
     },
-    "bundle": {"task", "weights", "weights_url", "zip", "bundle", "source", "out"},
+    "bundle": {"task", "weights", "weights_url", "zip", "bundle", "source", "out", "evaluation"},
     "others": {"conf", "app", "studies", "host", "port", "logdir", "backend"},  # MONAI Label's, TensorBoard's, MLflow's
     "monai-deploy": {"input", "output", "model", "models", "config", "platform", "tag"},
     "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen

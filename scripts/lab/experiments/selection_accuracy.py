@@ -36,6 +36,7 @@ OWN_VALUES = {
     "run_folder",
     "network_def",
     "network",
+    "tracked_run",
     "volume_size",
     "run",
 }
