@@ -1,4 +1,4 @@
-"""A tiny data set of two domains, networks to match, and two ways to run a config: here, and as a user would."""
+"""Fixtures: a tiny data set of two domains, tiny networks, and functions that run configs here or as a command."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "network_def#atrous_rates": [1, 2],
     },
 }
-"""Settings of tiny networks, for every config of a stage."""
+"""Settings of tiny networks for every config of a stage."""
 
 SMALL_TRAINING: dict[str, dict[str, Any]] = {
     "synthesis": {"discriminator_channels": 4, "pool_size": 6},
@@ -67,7 +67,7 @@ SMALL_TRAINING: dict[str, dict[str, Any]] = {
         "val_interval": 0,
     },
 }
-"""More of them, for the training configs."""
+"""Further settings for training configs."""
 
 SHORT: dict[str, Any] = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, "panel_interval": 0}
 
@@ -82,7 +82,7 @@ class Finished:
 
     @property
     def errors(self) -> list[str]:
-        """The lines of standard error that report an input error."""
+        """Lines of standard error that report an input error."""
         return [line for line in self.stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
 
 
@@ -180,7 +180,7 @@ def config_files(stage: str, config: str, *overlays: Path | str, task: str = TAS
 def write_weights(
     task: str, folder: Path, *, stage: str = "segmentation", seed: int | None = None, **settings: Any
 ) -> Path:
-    """Random weights of a tiny network with their card: for tests of the road, not of the answer."""
+    """Random weights of a tiny network with their metadata, for tests that do not depend on the result."""
     folder.mkdir()
     parser = ConfigParser()
     parser.read_config(config_files(stage, "train", task=task))
@@ -205,7 +205,7 @@ def run_config(run_id: str, stage: str, config: str, *overlays: Path | str, **se
 
 
 def bundle_command(run_id: str, stage: str, config: str, *overlays: Path | str, **settings: Any) -> list[str]:
-    """The same as a command line."""
+    """The command line equivalent of ``run_config``."""
     command = [sys.executable, "-m", "monai.bundle", "run", run_id]
     command += ["--config_file", str(config_files(stage, config, *overlays))]
     for key, value in small_settings(stage, config, **settings).items():
@@ -214,13 +214,13 @@ def bundle_command(run_id: str, stage: str, config: str, *overlays: Path | str, 
 
 
 def torchrun(command: list[str], *options: str, processes: int = 2) -> list[str]:
-    """A command of Python's as several processes run it."""
+    """A Python command started with torchrun."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1"]
     return [*launcher, f"--nproc_per_node={processes}", *options, *command[1:]]
 
 
 def run_command(command: list[str], timeout_s: float = 300, **environment: str) -> Finished:
-    """Run a command in the project's folder to its end."""
+    """Run a command in the project's folder."""
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -234,12 +234,12 @@ def run_command(command: list[str], timeout_s: float = 300, **environment: str) 
 
 
 def command_environment(**more: str) -> dict[str, str]:
-    """The environment of a command: one thread, and no key of a config given twice."""
+    """Environment of a command: one thread; duplicate config keys are errors."""
     return os.environ | {"OMP_NUM_THREADS": "1", "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1"} | more
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Command lines of the living processes that name a folder or something in it."""
+    """Command lines of running processes that name a folder."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it ended meanwhile
@@ -255,7 +255,7 @@ BASES = {
     "segmentation/inference": "inference",
     "segmentation/evaluate": "evaluating",
 }
-"""Every base config, and the run id of its work."""
+"""Every base config and its run id."""
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The packing room: the rule of what goes into a bundle, the task's values in it, and everything it refuses."""
+"""Packing: what goes into a bundle, the task's values in it, and what is rejected."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ OVERLAY = "# on top of train.yaml\nslice_size: [64, 64]\ndevice: cuda\n"
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Path:
-    """A workshop in small: both slices, two tasks, code with its caches."""
-    root = tmp_path / "workshop"
+def project(tmp_path: Path) -> Path:
+    """A project in small: both slices, two tasks, code with its caches."""
+    root = tmp_path / "project"
     files = {
         "LICENSE": "licence",
         "configs/logging.conf": "[loggers]",
@@ -99,7 +99,7 @@ def workshop(tmp_path: Path) -> Path:
         files[f"configs/{name}/train.yaml"] = files[f"configs/{name}/inference.yaml"] = BASE
         files[f"configs/{name}/multi_gpu_train.yaml"] = OVERLAY
         files[f"docs/{name}/README.md"] = f"# {name}"
-        files[f"docs/{name}/figures/road.png"] = "picture"
+        files[f"docs/{name}/figures/pipeline.png"] = "picture"
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
@@ -108,7 +108,7 @@ def workshop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Weights of the workshop's network for task toy: Linear(2 -> 3 structures + background)."""
+    """Weights of the project's network for task toy: Linear(2 -> 3 structures + background)."""
     path = tmp_path / "run" / "models" / "model.pt"
     path.parent.mkdir(parents=True)
     torch.save(torch.nn.Linear(2, 4).state_dict(), path)
@@ -127,8 +127,8 @@ def config_of(folder: Path, role: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_a_bundle_is_what_the_rule_says(workshop: Path, tmp_path: Path, weights: Path, name: str) -> None:
-    packed = pack_bundle(name, task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+def test_a_bundle_is_what_the_rule_says(project: Path, tmp_path: Path, weights: Path, name: str) -> None:
+    packed = pack_bundle(name, task="toy", out=tmp_path / "dist", weights=weights, root=project)
     assert packed.folder == tmp_path / "dist" / f"glua_toy_{name}"
     assert files_of(packed.folder) == {
         "LICENSE",
@@ -138,7 +138,7 @@ def test_a_bundle_is_what_the_rule_says(workshop: Path, tmp_path: Path, weights:
         "configs/inference.json",
         "configs/multi_gpu_train.json",
         "docs/README.md",
-        "docs/figures/road.png",
+        "docs/figures/pipeline.png",
         "models/model.pt",
         "models/model.json",
         "scripts/__init__.py",
@@ -151,25 +151,25 @@ def test_a_bundle_is_what_the_rule_says(workshop: Path, tmp_path: Path, weights:
     assert [path.name for path in (tmp_path / "dist").iterdir()] == [packed.folder.name], "nothing else is left"
 
 
-def test_configs_are_json_with_the_tasks_values(workshop: Path, tmp_path: Path) -> None:
-    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=workshop).folder
+def test_configs_are_json_with_the_tasks_values(project: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=project).folder
     assert config_of(folder, "train") == config_of(folder, "inference") == PACKED
     # An overlay for the command line gets the keys that it has and no others.
     assert config_of(folder, "multi_gpu_train") == {"slice_size": [32, 48], "device": "cuda"}
     for same in ["LICENSE", "configs/logging.conf", "scripts/data/slices.py"]:
-        assert (folder / same).read_bytes() == (workshop / same).read_bytes()
+        assert (folder / same).read_bytes() == (project / same).read_bytes()
 
 
-def test_an_evaluation_that_changes_inference_is_packed_as_one_file(workshop: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_changes_inference_is_packed_as_one_file(project: Path, tmp_path: Path) -> None:
     overlay = 'network_def#bias: false\nevaluating: ["$print(1)"]\n'
-    (workshop / "configs" / "segmentation" / "evaluate.yaml").write_text(overlay)
-    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=workshop).folder
+    (project / "configs" / "segmentation" / "evaluate.yaml").write_text(overlay)
+    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=project).folder
     network = {**PACKED["network_def"], "bias": False}
     assert config_of(folder, "evaluate") == {**PACKED, "network_def": network, "evaluating": ["$print(1)"]}
 
 
-def test_labels_and_sizes_reach_the_metadata(workshop: Path, tmp_path: Path) -> None:
-    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=workshop).folder
+def test_labels_and_sizes_reach_the_metadata(project: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("segmentation", task="toy", out=tmp_path, root=project).folder
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     pred = metadata["network_data_format"]["outputs"]["pred"]
     assert pred["channel_def"] == {"0": "background", "1": "left", "2": "right", "3": "top"}
@@ -178,25 +178,25 @@ def test_labels_and_sizes_reach_the_metadata(workshop: Path, tmp_path: Path) -> 
     assert metadata["description"].endswith("Packed for the task toy: ct to mr, structures left, right, top.")
 
 
-def test_synthesis_has_no_labels(workshop: Path, tmp_path: Path) -> None:
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+def test_synthesis_has_no_labels(project: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=project).folder
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 1
     assert metadata["description"].endswith("Packed for the task toy: ct to mr.")
 
 
-def test_packing_again_keeps_what_it_did_not_write(workshop: Path, tmp_path: Path) -> None:
+def test_packing_again_keeps_what_it_did_not_write(project: Path, tmp_path: Path) -> None:
     """Pack without weights, train in the packed folder, pack again: nothing of the training is lost."""
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=project).folder
     work = ["models/model.pt", "models/resume/checkpoint.pt", "logs/losses.csv", "pictures/a.png", "notes.txt"]
     work += ["configs/mine.yaml", "scripts/data/mine.py"]
     for file in work:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(f"mine: {file}")
-    (workshop / "LICENSE").write_text("another licence")
-    (workshop / "scripts" / "inference" / "predictor.py").write_text("")
-    (workshop / "docs" / "synthesis" / "figures" / "road.png").unlink()
-    pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+    (project / "LICENSE").write_text("another licence")
+    (project / "scripts" / "inference" / "predictor.py").write_text("")
+    (project / "docs" / "synthesis" / "figures" / "pipeline.png").unlink()
+    pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
     assert {file: (folder / file).read_text() for file in work} == {file: f"mine: {file}" for file in work}
     assert (folder / "LICENSE").read_text() == "another licence"
     # What packing wrote and the bundle no longer needs goes, with folders that are empty then.
@@ -205,31 +205,31 @@ def test_packing_again_keeps_what_it_did_not_write(workshop: Path, tmp_path: Pat
 
 
 def test_weights_of_the_last_pack_are_outdated_but_trained_ones_are_not_replaced(
-    workshop: Path, tmp_path: Path, weights: Path
+    project: Path, tmp_path: Path, weights: Path
 ) -> None:
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path, weights=weights, root=workshop).folder
-    assert not pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).has_weights
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, weights=weights, root=project).folder
+    assert not pack_bundle("synthesis", task="toy", out=tmp_path, root=project).has_weights
     assert not (folder / "models" / "model.pt").exists()
     assert (folder / "models").is_dir()
     (folder / "models" / "model.pt").write_text("trained here")
     with pytest.raises(InputError, match=r"1 file\(s\) that packing did not write .*: models/model\.pt"):
-        pack_bundle("synthesis", task="toy", out=tmp_path, weights=weights, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path, weights=weights, root=project)
     assert (folder / "models" / "model.pt").read_text() == "trained here"
 
 
-def test_a_packed_file_that_was_edited_is_not_replaced_by_another(workshop: Path, tmp_path: Path) -> None:
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+def test_a_packed_file_that_was_edited_is_not_replaced_by_another(project: Path, tmp_path: Path) -> None:
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=project).folder
     (folder / "docs" / "README.md").write_text("edited")
     with pytest.raises(InputError, match=r"were changed since: docs/README\.md"):
-        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
     assert (folder / "docs" / "README.md").read_text() == "edited"
 
 
-def test_a_killed_pack_does_not_block_the_next(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_pack_does_not_block_the_next(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill between two replaced files leaves old and new ones, and a folder to build in."""
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=project).folder
     for file in ["LICENSE", "configs/logging.conf"]:
-        (workshop / file).write_text("second")
+        (project / file).write_text("second")
     replace, count = os.replace, iter(range(100))
 
     def killed(source: Path, target: Path) -> None:
@@ -239,40 +239,40 @@ def test_a_killed_pack_does_not_block_the_next(workshop: Path, tmp_path: Path, m
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
     monkeypatch.undo()
     (tmp_path / ".glua_toy_synthesis.building" / "half").mkdir(parents=True)
     for file in ["LICENSE", "configs/logging.conf"]:
-        (workshop / file).write_text("third")
-    pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+        (project / file).write_text("third")
+    pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
     assert (folder / "LICENSE").read_text() == (folder / "configs" / "logging.conf").read_text() == "third"
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_two_processes_do_not_pack_one_bundle(workshop: Path, tmp_path: Path) -> None:
+def test_two_processes_do_not_pack_one_bundle(project: Path, tmp_path: Path) -> None:
     with FileLock(tmp_path / ".glua_toy_synthesis.lock"), pytest.raises(InputError, match="another process is packing"):
-        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
 
 
-def test_links_of_the_workshop_become_files(workshop: Path, tmp_path: Path) -> None:
-    (workshop / "docs" / "synthesis" / "link.png").symlink_to(workshop / "LICENSE")
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop).folder
+def test_links_of_the_workshop_become_files(project: Path, tmp_path: Path) -> None:
+    (project / "docs" / "synthesis" / "link.png").symlink_to(project / "LICENSE")
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=project).folder
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
     assert (folder / "docs" / "link.png").read_text() == "licence"
 
 
-def test_the_archive_is_the_folder_and_always_the_same(workshop: Path, tmp_path: Path) -> None:
-    first = pack_bundle("synthesis", task="toy", out=tmp_path / "a", archive=True, root=workshop)
-    for path in workshop.rglob("*.py"):
+def test_the_archive_is_the_folder_and_always_the_same(project: Path, tmp_path: Path) -> None:
+    first = pack_bundle("synthesis", task="toy", out=tmp_path / "a", archive=True, root=project)
+    for path in project.rglob("*.py"):
         shutil.copy(path, path.with_suffix(".new"))
         path.with_suffix(".new").rename(path)
-    second = pack_bundle("synthesis", task="toy", out=tmp_path / "b", archive=True, root=workshop)
+    second = pack_bundle("synthesis", task="toy", out=tmp_path / "b", archive=True, root=project)
     assert first.archive is not None
     assert second.archive is not None
     assert first.archive.name == "glua_toy_synthesis.zip"
     assert first.archive.read_bytes() == second.archive.read_bytes()
     (first.folder / "mine.txt").write_text("not packed")
-    pack_bundle("synthesis", task="toy", out=tmp_path / "a", archive=True, root=workshop)
+    pack_bundle("synthesis", task="toy", out=tmp_path / "a", archive=True, root=project)
     assert first.archive.read_bytes() == second.archive.read_bytes()
     (first.folder / "mine.txt").unlink()
     with zipfile.ZipFile(first.archive) as archive:
@@ -280,29 +280,29 @@ def test_the_archive_is_the_folder_and_always_the_same(workshop: Path, tmp_path:
         assert archive.read("glua_toy_synthesis/LICENSE") == b"licence"
 
 
-def test_a_key_that_a_config_lacks(workshop: Path, tmp_path: Path) -> None:
-    with (workshop / "configs" / "tasks" / "toy.yaml").open("a") as file:
+def test_a_key_that_a_config_lacks(project: Path, tmp_path: Path) -> None:
+    with (project / "configs" / "tasks" / "toy.yaml").open("a") as file:
         file.write("slise_axis: 2\n")
     with pytest.raises(InputError, match=r"toy\.yaml: the key 'slise_axis', which inference\.yaml does not define"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=project)
     assert not (tmp_path / "dist").exists(), "nothing half-written"
 
 
 @pytest.mark.parametrize("task", ["nope", "../synthesis/train", "", "toy.yaml"])
-def test_an_unknown_task(workshop: Path, tmp_path: Path, task: str) -> None:
+def test_an_unknown_task(project: Path, tmp_path: Path, task: str) -> None:
     with pytest.raises(InputError, match=r"no such task\. Expected one of other, toy\."):
-        pack_bundle("synthesis", task=task, out=tmp_path, root=workshop)
+        pack_bundle("synthesis", task=task, out=tmp_path, root=project)
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [", "no YAML"), ("- 1\n", "no mapping"), ("", "no mapping")])
-def test_a_task_file_that_is_no_mapping(workshop: Path, tmp_path: Path, text: str, message: str) -> None:
-    (workshop / "configs" / "tasks" / "toy.yaml").write_text(text)
+def test_a_task_file_that_is_no_mapping(project: Path, tmp_path: Path, text: str, message: str) -> None:
+    (project / "configs" / "tasks" / "toy.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
-        pack_bundle("synthesis", task="toy", out=tmp_path, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_what_is_not_ours_is_not_replaced(workshop: Path, tmp_path: Path, kind: str) -> None:
+def test_what_is_not_ours_is_not_replaced(project: Path, tmp_path: Path, kind: str) -> None:
     foreign = tmp_path / "dist" / "glua_toy_synthesis"
     foreign.parent.mkdir()
     if kind == "file":
@@ -312,12 +312,12 @@ def test_what_is_not_ours_is_not_replaced(workshop: Path, tmp_path: Path, kind: 
     else:
         foreign.symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match="something that is no packed bundle"):
-        pack_bundle("synthesis", task="toy", out=foreign.parent, root=workshop)
+        pack_bundle("synthesis", task="toy", out=foreign.parent, root=project)
     assert list(foreign.parent.iterdir()) == [foreign]
 
 
-def test_no_space_left(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    earlier = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop).folder
+def test_no_space_left(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=project).folder
     before = files_of(earlier)
 
     def full(*_: object) -> None:
@@ -325,15 +325,15 @@ def test_no_space_left(workshop: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(pack.shutil, "copyfile", full)
     with pytest.raises(InputError, match="No space left on device"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", root=project)
     assert list((tmp_path / "dist").iterdir()) == [earlier]
     assert files_of(earlier) == before
 
 
-def test_a_place_that_cannot_be_written(workshop: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(project: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a folder that cannot be written"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "file" / "dist", root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path / "file" / "dist", root=project)
 
 
 @pytest.mark.parametrize(
@@ -343,57 +343,57 @@ def test_a_place_that_cannot_be_written(workshop: Path, tmp_path: Path) -> None:
         ('{"domains": ["mr", "ct"]}', r"weights made with domains: .*Expected domains: \['ct', 'mr'\]"),
     ],
 )
-def test_weights_of_another_task(workshop: Path, tmp_path: Path, weights: Path, card: str, message: str) -> None:
-    with (workshop / "configs" / "synthesis" / "inference.yaml").open("a") as file:
+def test_weights_of_another_task(project: Path, tmp_path: Path, weights: Path, card: str, message: str) -> None:
+    with (project / "configs" / "synthesis" / "inference.yaml").open("a") as file:
         file.write('card: {domains: ["@source_domain", "@target_domain"]}\n')
     weights.with_name("model.json").write_text(card)
     with pytest.raises(InputError, match=message):
-        pack_bundle("synthesis", task="other", out=tmp_path / "dist", weights=weights, root=workshop)
+        pack_bundle("synthesis", task="other", out=tmp_path / "dist", weights=weights, root=project)
     assert list((tmp_path / "dist").iterdir()) == []
 
 
-def test_network_settings_come_from_the_weights_metadata(workshop: Path, tmp_path: Path, weights: Path) -> None:
+def test_network_settings_come_from_the_weights_metadata(project: Path, tmp_path: Path, weights: Path) -> None:
     torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
     weights.with_name("model.json").write_text('{"network": {"width": 5, "rate": 1e-05, "mode": "off"}}')
     for config in ["train", "inference"]:
         text = BASE.replace("in_features: 2", 'in_features: "@width"') + "width: 2\nrate: 1\nmode: x\n"
-        (workshop / "configs" / "synthesis" / f"{config}.yaml").write_text(text)
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
+        (project / "configs" / "synthesis" / f"{config}.yaml").write_text(text)
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
     for config in ["train", "inference"]:
         packed = config_of(folder, config)
         assert (packed["width"], packed["rate"], packed["mode"]) == (5, 1e-05, "off")
 
 
-def test_a_whole_network_comes_from_the_weights_metadata(workshop: Path, tmp_path: Path, weights: Path) -> None:
+def test_a_whole_network_comes_from_the_weights_metadata(project: Path, tmp_path: Path, weights: Path) -> None:
     """Arguments that refer to other settings go on referring to them; others take the trained value."""
     torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
     trained = {"_target_": "torch.nn.Linear", "in_features": 5, "out_features": 4, "bias": True}
     weights.with_name("model.json").write_text(json.dumps({"network": {"network_def": trained}}))
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
     expected = {**trained, "out_features": "$len(@label_names) + 1"}
     assert config_of(folder, "train")["network_def"] == config_of(folder, "inference")["network_def"] == expected
 
 
-def test_the_grid_comes_from_the_weights_metadata_too(workshop: Path, tmp_path: Path, weights: Path) -> None:
+def test_the_grid_comes_from_the_weights_metadata_too(project: Path, tmp_path: Path, weights: Path) -> None:
     # Trained at a smaller size than the task's: the bundle has to do the same.
     weights.with_name("model.json").write_text('{"grid": {"slice_size": [16, 24]}}')
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop).folder
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
     assert config_of(folder, "train")["slice_size"] == config_of(folder, "inference")["slice_size"] == [16, 24]
     ports = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]
     assert ports["inputs"]["image"]["spatial_shape"] == [16, 24] == ports["outputs"]["pred"]["spatial_shape"]
 
 
 @pytest.mark.parametrize("card", ["[1]", "[]", "{"])
-def test_a_card_that_is_no_card(workshop: Path, tmp_path: Path, weights: Path, card: str) -> None:
+def test_a_card_that_is_no_card(project: Path, tmp_path: Path, weights: Path, card: str) -> None:
     weights.with_name("model.json").write_text(card)
     with pytest.raises(InputError, match=r"model\.json: no JSON object\. Expected metadata of weights\. Fix: copy"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project)
 
 
-def test_weights_of_another_size(workshop: Path, tmp_path: Path, weights: Path) -> None:
+def test_weights_of_another_size(project: Path, tmp_path: Path, weights: Path) -> None:
     torch.save(torch.nn.Linear(2, 7).state_dict(), weights)
     with pytest.raises(InputError, match=r"model\.pt: other parameters \(size mismatch for weight"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project)
     assert list((tmp_path / "dist").iterdir()) == []
 
 
@@ -413,24 +413,22 @@ class Harmful:
         (torch.zeros(2), "Tensor"),
     ],
 )
-def test_weights_that_are_no_state_dict(workshop: Path, tmp_path: Path, content: object, message: str) -> None:
+def test_weights_that_are_no_state_dict(project: Path, tmp_path: Path, content: object, message: str) -> None:
     weights = tmp_path / "weights.pt"
     if isinstance(content, bytes):
         weights.write_bytes(content)
     elif content is not None:
         torch.save(content, weights)
     with pytest.raises(InputError, match=message):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=workshop)
+        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project)
     assert list((tmp_path / "dist").iterdir()) == []
 
 
 def test_the_command_line_packs_and_tells(
-    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights: Path
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights: Path
 ) -> None:
     monkeypatch.setattr("sys.excepthook", sys.excepthook)
-    monkeypatch.setattr(
-        "bundle.__main__.pack_bundle", lambda name, **chosen: pack_bundle(name, **chosen, root=workshop)
-    )
+    monkeypatch.setattr("bundle.__main__.pack_bundle", lambda name, **chosen: pack_bundle(name, **chosen, root=project))
     main(["pack", "segmentation", "--task", "toy", "--out", str(tmp_path)])
     said = capsys.readouterr().out
     assert f"Packed {tmp_path / 'glua_toy_segmentation'}" in said

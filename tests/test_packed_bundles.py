@@ -33,16 +33,16 @@ SHORT = ["--max_epochs", "1", "--iterations_per_epoch", "2", "--batch_size", "2"
 
 
 @dataclass(frozen=True)
-class Road:
-    """What the road leaves: data, one folder per run, one packed bundle with weights per name."""
+class Pipeline:
+    """Results of the pipeline: data, one folder per run, one packed bundle with weights per name."""
 
     data: Path
     runs: dict[str, Path]
-    boxes: dict[str, Path]
+    bundles: dict[str, Path]
 
 
 def start_in_root(*command: str, pythonpath: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a Python command in ``/``, with nothing of the workshop on its path."""
+    """Run a Python command in ``/``, with nothing of the project on its path."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV_", "COVERAGE"))
     }
@@ -56,8 +56,8 @@ def start_in_root(*command: str, pythonpath: Path | None = None) -> subprocess.C
     return done
 
 
-def run_bundle(box: Path, run_id: str, config: str, *settings: str) -> None:
-    start_in_root("-m", "monai.bundle", "run", run_id, "--config_file", str(box / "configs" / config), *settings)
+def run_bundle(bundle: Path, run_id: str, config: str, *settings: str) -> None:
+    start_in_root("-m", "monai.bundle", "run", run_id, "--config_file", str(bundle / "configs" / config), *settings)
 
 
 def write_volume(path: Path, seed: int, *, is_ct: bool) -> dict[str, str]:
@@ -92,11 +92,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def road(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Road:
-    """Pack, train two iterations in the box, pack with the weights; synthesis first, segmentation on what it wrote."""
-    work = tmp_path_factory.mktemp("road")
+def pipeline(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Pack, train two iterations, pack with the weights; first synthesis, then segmentation on its output."""
+    work = tmp_path_factory.mktemp("pipeline")
     runs = {name: work / "runs" / name for name in BUNDLES}
-    boxes = {}
+    bundles = {}
     for name in BUNDLES:
         empty = pack_bundle(name, task=TASK, out=work / "empty").folder
         settings = ["--bundle_root", str(runs[name]), "--dataset_dir", str(data), *SHORT, *SMALL[name]]
@@ -104,19 +104,19 @@ def road(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Road:
             settings += ["--labelled_datalist", str(runs["synthesis"] / "translated" / "datalist.json")]
         run_bundle(empty, "training", "train.json", *settings)
         weights = runs[name] / "models" / "model.pt"
-        boxes[name] = pack_bundle(name, task=TASK, out=work / "dist", weights=weights).folder
+        bundles[name] = pack_bundle(name, task=TASK, out=work / "dist", weights=weights).folder
         if name == "synthesis":
             places = _places(data, runs[name] / "translated")
-            run_bundle(boxes[name], "inference", "inference.json", "--bundle_root", str(boxes[name]), *places)
-    return Road(data, runs, boxes)
+            run_bundle(bundles[name], "inference", "inference.json", "--bundle_root", str(bundles[name]), *places)
+    return Pipeline(data, runs, bundles)
 
 
 def _places(data: Path, output: Path) -> list[str]:
     return ["--dataset_dir", str(data), "--output_dir", str(output), "--device", "cpu"]
 
 
-def test_synthesis_renders_every_labelled_volume_on_its_own_grid(road: Road) -> None:
-    folder = road.runs["synthesis"] / "translated"
+def test_synthesis_renders_every_labelled_volume_on_its_own_grid(pipeline: Pipeline) -> None:
+    folder = pipeline.runs["synthesis"] / "translated"
     listed = json.loads((folder / "datalist.json").read_text())
     assert [len(listed[section]) for section in ["training", "validation"]] == [2, 1]
     for entry in [*listed["training"], *listed["validation"]]:
@@ -125,10 +125,10 @@ def test_synthesis_renders_every_labelled_volume_on_its_own_grid(road: Road) -> 
         np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
 
 
-def test_segmentation_writes_label_maps_on_the_volumes_own_grid(road: Road, tmp_path: Path) -> None:
-    box = road.boxes["segmentation"]
-    volume = road.data / "ct_2_image.nii.gz"
-    run_bundle(box, "inference", "inference.json", "--bundle_root", str(box), *_places(volume, tmp_path))
+def test_segmentation_writes_label_maps_on_the_volumes_own_grid(pipeline: Pipeline, tmp_path: Path) -> None:
+    bundle = pipeline.bundles["segmentation"]
+    volume = pipeline.data / "ct_2_image.nii.gz"
+    run_bundle(bundle, "inference", "inference.json", "--bundle_root", str(bundle), *_places(volume, tmp_path))
     (written,) = tmp_path.glob("*_seg.nii.gz")
     prediction = nib.load(written)
     assert prediction.shape == SHAPE
@@ -136,25 +136,25 @@ def test_segmentation_writes_label_maps_on_the_volumes_own_grid(road: Road, tmp_
     assert set(np.unique(np.asarray(prediction.dataobj))) <= set(range(5))
 
 
-def test_segmentation_is_evaluated(road: Road, tmp_path: Path) -> None:
-    box = road.boxes["segmentation"]
-    run_bundle(box, "evaluating", "evaluate.json", "--bundle_root", str(box), *_places(road.data, tmp_path))
+def test_segmentation_is_evaluated(pipeline: Pipeline, tmp_path: Path) -> None:
+    bundle = pipeline.bundles["segmentation"]
+    run_bundle(bundle, "evaluating", "evaluate.json", "--bundle_root", str(bundle), *_places(pipeline.data, tmp_path))
     assert (tmp_path / "metrics.csv").is_file()
     assert (tmp_path / "summary.json").is_file()
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_the_zoos_checks_pass(road: Road, tmp_path: Path, name: str) -> None:
-    box = road.boxes[name]
-    meta, config = str(box / "configs" / "metadata.json"), str(box / "configs" / "inference.json")
+def test_the_zoos_checks_pass(pipeline: Pipeline, tmp_path: Path, name: str) -> None:
+    bundle = pipeline.bundles[name]
+    meta, config = str(bundle / "configs" / "metadata.json"), str(bundle / "configs" / "inference.json")
     schema = str(ROOT / "tests" / "meta_schema.json")
     start_in_root("-m", "monai.bundle", "verify_metadata", "--meta_file", meta, "--filepath", schema)
     network = ["--net_id", "network_def", "--meta_file", meta, "--config_file", config]
     # These two never put the bundle on Python's path.
-    start_in_root("-m", "monai.bundle", "verify_net_in_out", *network, "--device", "cpu", pythonpath=box)
+    start_in_root("-m", "monai.bundle", "verify_net_in_out", *network, "--device", "cpu", pythonpath=bundle)
     exported = tmp_path / "model.ts"
-    weights = ["--filepath", str(exported), "--ckpt_file", str(box / "models" / "model.pt")]
-    start_in_root("-m", "monai.bundle", "ckpt_export", *network, *weights, pythonpath=box)
+    weights = ["--filepath", str(exported), "--ckpt_file", str(bundle / "models" / "model.pt")]
+    start_in_root("-m", "monai.bundle", "ckpt_export", *network, *weights, pythonpath=bundle)
     assert exported.stat().st_size > 0
 
 
@@ -163,35 +163,35 @@ import sys, torch
 from pathlib import Path
 from monai.bundle import ConfigParser
 
-for box in map(Path, sys.argv[1:]):
-    sys.path.insert(0, str(box))
+for bundle in map(Path, sys.argv[1:]):
+    sys.path.insert(0, str(bundle))
     for module in [name for name in sys.modules if name == "scripts" or name.startswith("scripts.")]:
         del sys.modules[module]
     parser = ConfigParser()
-    parser.read_config(str(box / "configs" / "inference.json"))
-    parser["bundle_root"] = str(box)
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser["bundle_root"] = str(bundle)
     parser["device"] = "cpu"
     network = parser.get_parsed_content("network_def")
-    network.load_state_dict(torch.load(box / "models" / "model.pt", weights_only=True))
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
     for part in ["preprocessing", "postprocessing", "inferer"]:
         parser.get_parsed_content(part)
     loaded = [Path(module.__file__) for name, module in sys.modules.items() if name.startswith("scripts")]
-    assert loaded and all(file.is_relative_to(box) for file in loaded), loaded
-    sys.path.remove(str(box))
-    print("loaded", box.name)
+    assert loaded and all(file.is_relative_to(bundle) for file in loaded), loaded
+    sys.path.remove(str(bundle))
+    print("loaded", bundle.name)
 """
 
 
-def test_both_load_in_one_process_each_with_its_own_code(road: Road) -> None:
-    done = start_in_root("-c", LOAD_AS_MONAI_LABEL_DOES, *map(str, road.boxes.values()))
+def test_both_load_in_one_process_each_with_its_own_code(pipeline: Pipeline) -> None:
+    done = start_in_root("-c", LOAD_AS_MONAI_LABEL_DOES, *map(str, pipeline.bundles.values()))
     assert [line for line in done.stdout.splitlines() if line.startswith("loaded")] == [
-        f"loaded {box.name}" for box in road.boxes.values()
+        f"loaded {bundle.name}" for bundle in pipeline.bundles.values()
     ]
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_nothing_in_a_box_points_outside_it(tmp_path: Path, name: str) -> None:
-    box = pack_bundle(name, task=TASK, out=tmp_path).folder
-    assert not [path for path in box.rglob("*") if path.is_symlink() or path.name in {"__pycache__", "tests"}]
-    texts = [path.read_text() for path in box.rglob("*") if path.suffix in {".py", ".yaml", ".json", ".conf", ".md"}]
+def test_nothing_in_a_bundle_points_outside_it(tmp_path: Path, name: str) -> None:
+    bundle = pack_bundle(name, task=TASK, out=tmp_path).folder
+    assert not [path for path in bundle.rglob("*") if path.is_symlink() or path.name in {"__pycache__", "tests"}]
+    texts = [path.read_text() for path in bundle.rglob("*") if path.suffix in {".py", ".yaml", ".json", ".conf", ".md"}]
     assert not [text for text in texts if str(ROOT) in text]

@@ -1,4 +1,4 @@
-"""The judge of the scores: rule_accuracies by hand, and snapshots evaluated once, as users evaluate."""
+"""Accuracy of the selection scores: computed by hand, and from snapshots that are evaluated once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_accuracies_by_hand(tmp_path: Path) -> None:
     # One run in the score's order, one against it: rank correlations 1 and -1.
     runs = [scored("a", [1, 2, 3, 4], [50, 60, 70, 80]), scored("b", [1, 2, 3, 4], [80, 70, 60, 30])]
     found = {rule.name: rule for rule in rule_accuracies(runs)}
-    assert set(found) == {"density", "last", "random"}, "a score that no run has is not judged"
+    assert set(found) == {"density", "last", "random"}, "a score that no run has is not rated"
     density = found["density"]
     assert density.correlations == pytest.approx([1, -1])
     # Ranks of the Dice over all: 2, 3.5, 5.5, 7.5 and 7.5, 5.5, 3.5, 1; the score's: 1.5, 3.5, 5.5, 7.5 twice.

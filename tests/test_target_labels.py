@@ -1,6 +1,6 @@
-"""No label of the target reaches a training: both stages give the same weights whatever the target's labels say.
+"""Training does not read target labels: both stages give the same weights whatever the labels are.
 
-The choice among snapshots is held to the same in ``test_selection.py``.
+Selection among snapshots has the same test in ``test_selection.py``.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def test_both_stages_train_the_same(labels: str, stage: str, trained: Callable[.
 @pytest.mark.parametrize(
     ("method", "part"), [("glua", "d2"), ("glua_self_training", "self_training"), ("dast", "self_training")]
 )
-def test_the_target_had_a_say(method: str, part: str, trained: Callable[..., Path]) -> None:
-    # Else its labels would have had no road into the weights.
+def test_the_target_influences_the_weights(method: str, part: str, trained: Callable[..., Path]) -> None:
+    # Otherwise its labels could not have influenced the weights.
     rows = list(csv.DictReader((trained("as they are", method) / "logs" / "losses.csv").open()))
     assert float(rows[-1][part]) > 0
 
@@ -77,7 +77,7 @@ def test_a_translator_depends_on_no_label_at_all(trained: Callable[..., Path]) -
 
 @pytest.mark.parametrize("method", ["glua", "dast"])
 def test_labels_of_the_labelled_domain_do_matter(method: str, trained: Callable[..., Path]) -> None:
-    # Else the comparisons above would compare nothing.
+    # Otherwise the comparisons above would prove nothing.
     honest, other = (trained(labels, method) / "models" / "model.pt" for labels in ("as they are", "all scrambled"))
     with pytest.raises(AssertionError):
         assert_same_weights(honest, other)

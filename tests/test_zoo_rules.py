@@ -22,7 +22,7 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 | ``check_properties`` of each workflow finds nothing | ``test_the_workflow_has_every_property`` |
 | training and inference run from the bundle's folder alone | ``test_packed_bundles.test_segmentation_is_evaluated`` |
 | training runs under ``torchrun`` | ``test_multi_gpu.test_two_processes_train_as_one_with_twice_the_batch`` |
-| no personal paths | ``test_packed_bundles.test_nothing_in_a_box_points_outside_it`` |
+| no personal paths | ``test_packed_bundles.test_nothing_in_a_bundle_points_outside_it`` |
 | ``docs/README.md`` with the zoo's headings and figures | ``test_the_card_has_the_zoos_headings`` |
 | its commands run | ``test_the_cards_commands`` |
 | the name says task and job | ``test_the_name`` |
