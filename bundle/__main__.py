@@ -21,14 +21,14 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Pack a bundle, export its network or segment a DICOM series with it, and tell where the result lies.
+    """Pack a bundle, export its network or segment a DICOM series with it, and print where the result is.
 
     Args:
         arguments: the command line without the program's name; ``sys.argv`` when None.
 
     Raises:
-        InputError: an unknown task, a task key that a config lacks, weights that do not fit, a folder not ours, an
-            engine whose package is missing, or no single DICOM series.
+        InputError: an unknown task, a task key that a config lacks, weights that do not fit, a folder that is no packed
+            bundle, a missing package, or DICOM files that are not one series.
     """
     show_input_errors_as_sentences()
     chosen = _command_line().parse_args(arguments)
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bundle", description="Pack a MONAI bundle that runs from anywhere, and use what was packed."
+        prog="python -m bundle",
+        description="Pack a MONAI bundle, export its network, or segment a DICOM series with it.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     pack = commands.add_parser("pack", help="write glua_<task>_<bundle>/ with one task's values")
@@ -55,7 +56,7 @@ def _command_line() -> argparse.ArgumentParser:
     export.add_argument("bundle", choices=BUNDLES, help="which of the two bundles")
     export.add_argument("--task", required=True, help="name of a file in configs/tasks, without .yaml")
     export.add_argument("--weights", type=Path, required=True, help="models/model.pt of a run")
-    export.add_argument("--engine", choices=list(ENGINES), required=True, help="what shall run it")
+    export.add_argument("--engine", choices=list(ENGINES), required=True, help="which engine will run it")
     export.add_argument("--out", type=Path, help="the file; beside the weights when left out")
     export.set_defaults(run=_export)
     dicom = commands.add_parser("dicom", help="segment a DICOM series and write a DICOM Segmentation")
@@ -77,7 +78,7 @@ def _pack(chosen: argparse.Namespace) -> None:
         evaluation=chosen.evaluation,
         archive=chosen.zip,
     )
-    _tell(packed)
+    _report(packed)
 
 
 def _export(chosen: argparse.Namespace) -> None:
@@ -91,7 +92,7 @@ def _dicom(chosen: argparse.Namespace) -> None:
     print(f"Wrote {segment_series(chosen.bundle, files, source=chosen.source, out=chosen.out, **settings)}")
 
 
-def _tell(packed: PackedBundle) -> None:
+def _report(packed: PackedBundle) -> None:
     print(f"Packed {packed.folder}")
     if packed.archive is not None:
         print(f"Packed {packed.archive}")
@@ -99,8 +100,8 @@ def _tell(packed: PackedBundle) -> None:
         print("Its weights are too large for the Model Zoo's repository; pack with --weights_url URL for it.")
     if not packed.has_weights:
         print(
-            "It carries no weights: it can be trained as it is, but MONAI Label ignores it, and inference stops, "
-            "until models/model.pt is there (pack again with --weights FILE)."
+            "It contains no weights: it can be trained, but MONAI Label ignores it, and inference stops, until "
+            "models/model.pt exists (pack again with --weights FILE)."
         )
 
 

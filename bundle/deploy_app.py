@@ -1,8 +1,8 @@
 """A MONAI Deploy application that segments a DICOM series with a packed bundle and writes a DICOM Segmentation.
 
-Started with the SDK's own options: ``python deploy_app.py --input STUDY --output FOLDER --model BUNDLE``. The SDK loads
-the study and selects the series; what happens to it is the bundle's own code, as in ``python -m bundle dicom``. It
-needs nothing of this project but this file: the bundle brings the rest.
+Start it with the SDK's options: ``python deploy_app.py --input STUDY --output FOLDER --model BUNDLE``. The SDK loads
+the study and selects the series; the bundle's own code segments it, as in ``python -m bundle dicom``. Of this project it
+needs only this file and the bundle.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ __all__ = ["SegmentSeriesOperator", "SegmentationApp"]
 logger = logging.getLogger(__name__)
 
 RULES_FILE = "selection_rules.json"
-"""The SDK's selection rules, beside this file, where a study has several series; without it there may be one alone."""
+"""The SDK's selection rules, beside this file, for studies with several series; without it a study has to have one."""
 
 
 class SegmentationApp(Application):
-    """The SDK's loader and selector, and the bundle behind them."""
+    """The SDK's loader and selector, followed by the bundle."""
 
     def compose(self) -> None:
-        """Join the operators: study -> its series -> the one to segment -> file."""
+        """Connect the operators: study -> series -> selected series -> file."""
         context: AppContext = init_app_context(self.argv)
         bundle = _bundle_in(Path(context.model_path).absolute())
-        sys.path.insert(0, str(bundle))  # a bundle brings its own code
+        sys.path.insert(0, str(bundle))  # the bundle's own code
         importlib.import_module("scripts.core.errors").show_input_errors_as_sentences()
         rules = Path(__file__).with_name(RULES_FILE)
-        # The loader would end with an error of its own where it finds nothing; the operator has a sentence for that.
+        # must_load: the loader would raise its own error for an empty study; the operator has a clearer one.
         loader = DICOMDataLoaderOperator(
             self, CountCondition(self, 1), input_folder=Path(context.input_path), must_load=False, name="loader"
         )
@@ -54,12 +54,12 @@ class SegmentSeriesOperator(Operator):
     """Segment the selected series and write a DICOM Segmentation.
 
     Named input:
-        study_selected_series_list: what the selector chose, one series in all.
+        study_selected_series_list: the selected series, exactly one.
 
     Args:
         fragment: the application.
         args: conditions.
-        bundle: folder of a packed segmentation bundle with weights, which is on the path for imports.
+        bundle: folder of a packed segmentation bundle with weights, from which Python imports.
         source: the study's folder, for messages.
         out: folder to write into.
         kwargs: the operator's name.
@@ -74,7 +74,7 @@ class SegmentSeriesOperator(Operator):
         spec.input("study_selected_series_list")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Read the series' files anew, with every check of its geometry, segment and write."""
+        """Read the series' files again, with all checks of their geometry, segment and write."""
         chosen = op_input.receive("study_selected_series_list") or []
         series = [one.series for study in chosen for one in study.selected_series]
         if len(series) != 1:
@@ -95,7 +95,7 @@ class SegmentSeriesOperator(Operator):
 
 
 def _bundle_in(models: Path) -> Path:
-    """The bundle that is meant: the folder itself, or, as in a packaged application, the one folder in it."""
+    """The bundle: the folder itself or, in a packaged application, the only folder in it."""
     inside = [folder for folder in models.glob("*/") if (folder / "configs").is_dir()]
     return models if (models / "configs").is_dir() or len(inside) != 1 else inside[0]
 

@@ -1,4 +1,4 @@
-"""The network of one task's weights as one file for another engine: TorchScript, ONNX or OpenVINO."""
+"""Export of a network with its weights to TorchScript, ONNX or OpenVINO."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from scripts.networks.translator import Translator
 __all__ = ["TOLERANCE", "export_network"]
 
 TOLERANCE = 1e-3
-"""How far an engine's float32 output may lie from PyTorch's, as a share of the largest output."""
+"""Largest difference of an engine's float32 output from PyTorch's, as a share of the largest output."""
 
 HISTORY = ("iterations", "selection")
-"""What the weights' own card alone can say: how long they were trained, and how they were chosen."""
+"""Metadata that only the weights themselves have: how long they were trained, and how they were selected."""
 
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -35,10 +35,10 @@ DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 def export_network(
     name: str, *, task: str, weights: Path, engine: str, out: Path | None = None, root: Path = ROOT
 ) -> Path:
-    """Write the network with its weights, as it is packed, for an engine; only if that engine computes the same.
+    """Write the packed network with its weights for an engine, if that engine reproduces PyTorch's output.
 
-    The network takes any batch size and any slice size, and carries the card of its weights. The local mask of the
-    segmenter is inside.
+    The exported network accepts any batch and slice size, and contains the metadata of its weights. The segmenter
+    includes its local mask.
 
     Args:
         name: ``synthesis`` or ``segmentation``.
@@ -46,31 +46,31 @@ def export_network(
         weights: plain state dict of the bundle's ``network_def``.
         engine: one of ``scripts.inference.exported_network.ENGINES``.
         out: the file; beside the weights under their name, with the engine's suffix, when None.
-        root: the workshop to take configs from.
+        root: the repository to take configs from.
 
     Returns:
         The file.
 
     Raises:
-        InputError: what packing refuses, a package that is missing, a suffix that is not the engine's, or outputs that
-            differ by more than ``TOLERANCE``.
+        InputError: anything that packing refuses, a missing package, a suffix of another engine, or outputs that differ
+            by more than ``TOLERANCE``.
     """
     check_choice("engine", engine, list(ENGINES))
     target = path_for_engine(weights, engine) if out is None else Path(out)
     _check_suffix(target, engine)
     with TemporaryDirectory() as work:
-        box = pack_bundle(name, task=task, out=Path(work), weights=weights, root=root).folder
+        folder = pack_bundle(name, task=task, out=Path(work), weights=weights, root=root).folder
         parser = ConfigParser()
-        parser.read_config(str(box / "configs" / "inference.json"))
-        parser.read_meta(str(box / "configs" / "metadata.json"))
+        parser.read_config(str(folder / "configs" / "inference.json"))
+        parser.read_meta(str(folder / "configs" / "metadata.json"))
         history = {key: value for key, value in read_card(weights).items() if key in HISTORY}
         card = {**parser.get_parsed_content("card"), "task": task, **history}
         network = parser.get_parsed_content("network_def").eval()
         _check_slices_suffice(network, weights)
         load_weights(str(weights), network)
-        made = box / "models" / f"model{ENGINES[engine]}"
+        made = folder / "models" / f"model{ENGINES[engine]}"
         size = parser.get_parsed_content("slice_size")
-        _WRITERS[engine](made, box=box, network=network, card=card, size=size)
+        _WRITERS[engine](made, folder=folder, network=network, card=card, size=size)
         _check_agreement(made, network, engine, size)
         _put_in_place(made, target)
     return target
@@ -87,7 +87,7 @@ def _check_suffix(target: Path, engine: str) -> None:
 
 
 def _check_slices_suffice(network: nn.Module, weights: Path) -> None:
-    """Refuse a translator that draws a style for each volume: the exported network would have one for all."""
+    """Refuse a translator that draws a style for each volume: the export would use one style for all."""
     if isinstance(network, Translator) and network.volume_arguments(torch.zeros(1, 1, 1, 1), 0):
         raise InputError(
             file=weights,
@@ -97,21 +97,21 @@ def _check_slices_suffice(network: nn.Module, weights: Path) -> None:
         )
 
 
-def _torchscript(made: Path, *, box: Path, card: Mapping[str, Any], **_: Any) -> None:
-    """MONAI's own export: metadata and config go into the file, where MONAI Deploy looks for them."""
+def _torchscript(made: Path, *, folder: Path, card: Mapping[str, Any], **_: Any) -> None:
+    """MONAI's export, which stores metadata and config in the file, where MONAI Deploy reads them."""
     ckpt_export(
         net_id="network_def",
         filepath=str(made),
-        ckpt_file=str(box / "models" / "model.pt"),
-        meta_file=str(box / "configs" / "metadata.json"),
-        config_file=str(box / "configs" / "inference.json"),
+        ckpt_file=str(folder / "models" / "model.pt"),
+        meta_file=str(folder / "configs" / "metadata.json"),
+        config_file=str(folder / "configs" / "inference.json"),
         **{f"_meta_#{CARD}": dict(card)},
     )
 
 
 def _onnx(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: list[int], **_: Any) -> None:
     onnx = import_engine("onnx", "onnx")
-    # Traced: PyTorch's other exporter, by torch.export, needs a package more and takes twenty times as long.
+    # Traced: the exporter based on torch.export needs another package and takes twenty times as long.
     model = convert_to_onnx(
         network,
         [_noise(2, size)],
@@ -139,7 +139,7 @@ _WRITERS: dict[str, Callable[..., None]] = {"torchscript": _torchscript, "onnx":
 
 
 def _check_agreement(made: Path, network: nn.Module, engine: str, size: list[int]) -> None:
-    """Compare with PyTorch on noise, at the task's slice size and at another, in batches of different sizes."""
+    """Compare with PyTorch on noise, for two slice sizes and two batch sizes."""
     exported = ExportedNetwork(engine=engine, path=made, precision="float32")
     for images in [_noise(2, size), _noise(1, [side + 32 for side in size])]:
         with torch.inference_mode():
@@ -159,7 +159,7 @@ def _noise(batch: int, size: list[int]) -> torch.Tensor:
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Move the export to its place; OpenVINO's values first, so that a description never lies beside older ones."""
+    """Move the export to its place; OpenVINO's values first, so that no description lies beside older values."""
     values = made.with_suffix(VALUES)
     if values.is_file():
         with atomic_path(target.with_suffix(VALUES)) as temporary:

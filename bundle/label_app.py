@@ -1,8 +1,8 @@
-"""A MONAI Label app that serves packed bundles offline and answers bad input with a sentence.
+"""A MONAI Label app that serves packed bundles offline and reports bad input clearly.
 
-Copied as ``main.py`` into a folder with the bundles in its ``model/``, it takes the place of MONAI Label's own app
-``monaibundle``, which asks the model zoo at every start, leaves bundles without weights out silently, and answers what
-a bundle refuses with "Internal Server Error". It needs nothing of this project but this file: the bundles bring theirs.
+Copy it as ``main.py`` into a folder with the bundles in its ``model/``. It replaces MONAI Label's app ``monaibundle``,
+which contacts the model zoo at every start, silently ignores bundles without weights, and reports input errors of a
+bundle as "Internal Server Error". Of this project it needs only this file and the bundles.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["BundleApp"]
 logger = logging.getLogger(__name__)
 
 NOT_FOUND, NOT_USABLE = 404, 422
-"""HTTP's words for what is not there, and for what is there and cannot be used."""
+"""HTTP status codes for missing and for invalid input."""
 
 KILLED = (
-    "error: the training process was ended from outside before it finished, often for want of memory; the weights of "
-    "before are in use still: free memory or lower batch_size in configs/train.json, and start the training again."
+    "error: the training process was killed before it finished, often because memory ran out. The earlier weights are "
+    "still in use. Fix: free memory or lower batch_size in configs/train.json, and start the training again."
 )
 WATCHER = f"import sys; sys.stdin.read() or print({KILLED!r}, flush=True)"
-"""A program that speaks if its standard input ends without a word: a killed process says nothing itself."""
+"""A program that reports if its standard input closes without data: a killed process cannot report itself."""
 
 
 class BundleApp(MONAILabelApp):
@@ -50,8 +50,8 @@ class BundleApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         folder = Path(app_dir) / "model"
         named = [name.strip() for name in conf.get("models", "").split(",") if name.strip()]
-        found = sorted(box.name for box in folder.iterdir() if (box / "configs").is_dir())
-        self.boxes = {name: folder / name for name in named or found}
+        found = sorted(place.name for place in folder.iterdir() if (place / "configs").is_dir())
+        self.bundles = {name: folder / name for name in named or found}
         _make_torchvision_importable()
         super().__init__(
             app_dir=app_dir,
@@ -63,41 +63,43 @@ class BundleApp(MONAILabelApp):
         )
 
     def init_infers(self) -> dict[str, Any]:
-        """A model per bundle that has its weights; the log says why one is left out."""
+        """A model for each bundle with weights; the log says why others are left out."""
         from monailabel.tasks.infer.bundle import BundleInferTask
 
         infers = {}
-        for name in self.boxes:
+        for name in self.bundles:
             reason = self._why_not(name)
             if reason is None:
-                infers[name] = BundleInferTask(str(self.boxes[name]), self.conf, load_strict=True)
+                infers[name] = BundleInferTask(str(self.bundles[name]), self.conf, load_strict=True)
             else:
                 logger.error("Model %s is left out. %s", name, reason)
         return infers
 
     def init_trainers(self) -> dict[str, Any]:
-        """A trainer per bundle."""
+        """A trainer for each bundle."""
         from monailabel.tasks.train.bundle import BundleTrainTask
 
-        tasks = {name: BundleTrainTask(str(box), self.conf) for name, box in self.boxes.items() if box.is_dir()}
+        tasks = {
+            name: BundleTrainTask(str(folder), self.conf) for name, folder in self.bundles.items() if folder.is_dir()
+        }
         return {name: task for name, task in tasks.items() if task.is_valid()}
 
     def init_strategies(self) -> dict[str, Any]:
-        """Which volume to correct next: MONAI Label's two that need no model."""
+        """MONAI Label's two strategies for the next volume that need no model."""
         return {"first": First(), "random": Random()}
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
         """Segment a volume.
 
         Raises:
-            HTTPException: 404 for a model or a volume that is not there, 422 for what the bundle refuses; each with
-                the sentence as its detail.
+            HTTPException: 404 for a missing model or volume, 422 for input that the bundle refuses; the detail is the
+                bundle's message.
         """
         name, image = request.get("model", ""), request.get("image")
         if name not in self._infers:
             if (reason := self._why_not(name)) is not None:
                 raise HTTPException(NOT_FOUND, detail=reason)
-            self._infers |= self.init_infers()  # the weights were put there since the start
+            self._infers |= self.init_infers()  # the weights were copied there after the start
         if isinstance(image, str) and not Path(image).exists() and not self.datastore().get_image_uri(image):
             raise HTTPException(NOT_FOUND, detail=f"{image}: no such volume on this server; upload it first.")
         try:
@@ -108,11 +110,11 @@ class BundleApp(MONAILabelApp):
             raise refusal from error
 
     def train(self, request: dict[str, Any]) -> Any:
-        """Train a bundle on from its weights: in a process of its own, whose last lines are the task's ``details``.
+        """Continue training from a bundle's weights, in a separate process; its last lines are the task's ``details``.
 
         Raises:
             HTTPException: in the server's own process (``run_sync``), as :meth:`infer`.
-            SystemExit: in a process of its own, with the sentence.
+            SystemExit: in a separate process, with the message.
         """
         try:
             if (reason := self._why_not(request.get("model", ""))) is not None:
@@ -129,12 +131,12 @@ class BundleApp(MONAILabelApp):
 
     def _why_not(self, name: str) -> str | None:
         """Why a bundle cannot be served, or None."""
-        box = self.boxes.get(name)
-        if box is None:
-            return f"{name}: no such model on this server; it has {', '.join(self.boxes) or 'none'}."
-        if not (box / "configs" / "inference.json").is_file():
-            return f"{box}: no bundle. Expected a packed one. Fix: copy its folder there."
-        weights = [box / "models" / "model.pt", box / "models" / "model.ts"]
+        folder = self.bundles.get(name)
+        if folder is None:
+            return f"{name}: no such model on this server; it has {', '.join(self.bundles) or 'none'}."
+        if not (folder / "configs" / "inference.json").is_file():
+            return f"{folder}: no bundle. Expected a packed one. Fix: copy its folder there."
+        weights = [folder / "models" / "model.pt", folder / "models" / "model.ts"]
         if not any(file.is_file() for file in weights):
             remedy = "pack the bundle with --weights, or copy model.pt and model.json there"
             return f"{weights[0]}: no such file. Expected the weights of a finished training. Fix: {remedy}."
@@ -142,10 +144,10 @@ class BundleApp(MONAILabelApp):
 
 
 def _make_torchvision_importable() -> None:
-    """Declare what torchvision's compiled part would, where that does not load.
+    """Declare the operators of torchvision's compiled library if it cannot be loaded.
 
-    MONAI Label imports torchvision for pictures of 2D slides. PyPI's build is for CUDA: beside a CPU build of torch its
-    import ends at the first operator that it describes and does not have.
+    MONAI Label imports torchvision for 2D slides. PyPI's build is for CUDA: with a CPU build of torch, its import fails
+    at the first operator that is missing.
     """
     try:
         importlib.import_module("torchvision")
@@ -156,9 +158,9 @@ def _make_torchvision_importable() -> None:
 
 
 def _refusal(error: Exception) -> HTTPException | None:
-    """The HTTP answer with the bundle's own sentence, or None where the error is no refusal of a bundle."""
+    """The HTTP error with the bundle's message; None if the error is not an input error."""
     cause: BaseException | None = error
-    # By its name: each bundle has a class of its own, loaded anew with every request.
+    # By name: each bundle has its own class, which is imported again for every request.
     while cause is not None and type(cause).__name__ != "InputError":
         cause = cause.__cause__ or cause.__context__
     if cause is None:
@@ -169,7 +171,7 @@ def _refusal(error: Exception) -> HTTPException | None:
 
 @contextmanager
 def _watched() -> Iterator[None]:
-    """While this runs, a second process waits to say that the first was killed."""
+    """Run a second process that reports if this one is killed."""
     watcher = subprocess.Popen([sys.executable, "-c", WATCHER], stdin=subprocess.PIPE, text=True)
     try:
         yield

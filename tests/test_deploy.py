@@ -291,7 +291,7 @@ def test_a_killed_training_is_reported_and_leaves_the_weights(served: Served, mo
     os.kill(process, signal.SIGKILL)
     ended = server.finished_training()
     assert ended["status"] == "ERROR"
-    assert any("was ended from outside before it finished" in line for line in ended["details"]), ended["details"]
+    assert any("was killed before it finished" in line for line in ended["details"]), ended["details"]
     assert digest(models / "model.pt") == before
     assert_it_serves(served)
 

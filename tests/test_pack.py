@@ -432,7 +432,7 @@ def test_the_command_line_packs_and_tells(
     main(["pack", "segmentation", "--task", "toy", "--out", str(tmp_path)])
     said = capsys.readouterr().out
     assert f"Packed {tmp_path / 'glua_toy_segmentation'}" in said
-    assert re.search("no weights.*MONAI Label ignores it.*until models/model.pt is there", said)
+    assert re.search("no weights.*MONAI Label ignores it.*until models/model.pt exists", said)
     main(["pack", "segmentation", "--task", "toy", "--out", str(tmp_path), "--zip", "--weights", str(weights)])
     said = capsys.readouterr().out
     assert "glua_toy_segmentation.zip" in said
