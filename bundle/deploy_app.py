@@ -1,8 +1,8 @@
 """A MONAI Deploy application that segments a DICOM series with a packed bundle and writes a DICOM Segmentation.
 
 Start it with the SDK's options: ``python deploy_app.py --input STUDY --output FOLDER --model BUNDLE``. The SDK loads
-the study and selects the series; the bundle's own code segments it, as in ``python -m bundle dicom``. Of this project it
-needs only this file and the bundle.
+the study and selects the series; the bundle's own code segments it, as in ``python -m bundle dicom``. Of this project
+it needs only this file and the bundle.
 """
 
 from __future__ import annotations
