@@ -240,7 +240,9 @@ def test_a_finished_run_keeps_its_commands_and_commit(one: ComparisonRequest, pr
     assert record_of(one, "methods/none_seed0").content == before
     step = record_of(one, "methods/augment_seed0").content["steps"]["training"]
     assert (step["commits"], step["uncommitted_changes"]) == ([SECOND], True)
-    assert step["command"].startswith("python -m monai.bundle run training")
+    assert step["command"].startswith(
+        "python -m monai.bundle run training --config_file \"['configs/segmentation/train.yaml',"
+    )
 
 
 def test_a_training_that_continued_with_other_code_names_both_commits(

@@ -167,7 +167,8 @@ def test_a_target_without_labels_is_shown_without_truth(comparison: Path, tmp_pa
     assert drawn == {"losses", "translations", "segmentations"}
     page = (folder / "report.html").read_text()
     assert "The first and the last held-out case of the target." in page
-    assert "highlight" not in page.split("</style>")[1]
+    assert "have no labels: nothing was measured" in page
+    assert "Dice" not in page.split("</style>")[1].split("Not drawn")[0]
 
 
 def test_the_gaps_bars_are_of_the_seeds_that_all_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,8 @@ def _charts(
 
 def _main_section(summaries: Sequence[MethodSummary], table: Table) -> Section:
     """The share of the gap that the reference closes, or what it gains over the lower bound, and the main table."""
+    if any(s.method.done for s in summaries) and not any(s.counted for s in summaries):
+        return Section(text=["The target's held-out cases have no labels: nothing was measured."], tables=[table])
     known = {summary.name: summary for summary in summaries}
     reference, lower = known.get(REFERENCE), known.get(LOWER)
     if reference and (mean := reference.gap_closed.percent.mean) is not None:

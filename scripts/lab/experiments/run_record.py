@@ -59,7 +59,7 @@ class RunRecord:
     def register(self, run: PlannedRun) -> None:
         """Store what the run is and its planned steps; steps that were started keep their commands."""
         planned: dict[str, Any] = {
-            step.name: {"command": _line(step), "commits": [], "seconds": None} for step in run.steps
+            step.name: {"command": _line(step.command), "commits": [], "seconds": None} for step in run.steps
         }
         started = {name: step for name, step in self.content["steps"].items() if step["commits"]}
         head = {"kind": run.kind, "name": run.name, "seed": run.seed, "translator": run.translator}
@@ -98,7 +98,7 @@ class RunRecord:
     def _start(self, step: Step) -> None:
         before, now = self.content["steps"][step.name], provenance()
         entry = {
-            "command": _line(step),
+            "command": _line(step.command),
             "commits": [*dict.fromkeys([*before["commits"], now["commit"] or "unknown"])],
             "uncommitted_changes": before.get("uncommitted_changes", False) or now["uncommitted_changes"],
             "seconds": None,
@@ -121,7 +121,7 @@ def run_process(
     """
     make_folder(log.parent)
     if not quiet:
-        print(f"   {shlex.join(['python', *command])}", flush=True)
+        print(f"   {_line(command)}", flush=True)
     with log.open("wb") as stream:
         child = subprocess.Popen(
             [sys.executable, *command],
@@ -147,5 +147,7 @@ def _reason(code: int, last_line: str) -> str:
     return f"{last_line} (exit code {code})" if last_line else f"exit code {code}"
 
 
-def _line(step: Step) -> str:
-    return shlex.join(["python", *step.command])
+def _line(command: Sequence[str]) -> str:
+    """A command as it can be typed; lists of files, which contain single quotes, stand in double quotes."""
+    words = [f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in command]
+    return " ".join(["python", *words])

@@ -29,8 +29,13 @@ DASH = "–"
 
 
 def comparison_tables(comparison: Comparison, summaries: Sequence[MethodSummary]) -> list[Table]:
-    """The main table, and one each for Dice, distance and gap closed by structure."""
+    """The main table without empty columns, and one each for Dice, distance and gap closed by structure.
+
+    Without any evaluated run there is only the main table.
+    """
     names = comparison.label_names
+    if not any(summary.counted for summary in summaries):
+        return [_main_table(summaries)]
 
     def by_structure(title: str, rows: Sequence[Sequence[str]], note: str = "") -> Table:
         return Table(title=f"{title} by structure", heads=["method", *names], rows=rows, note=note, is_wide=True)
@@ -133,7 +138,15 @@ def _main_table(summaries: Sequence[MethodSummary]) -> Table:
         f"methods. With n cases the smallest possible p is 2^(1-n){f': {smallest}' if smallest else ''}. Commit: of "
         "the code that the row's runs ran on, with a plus if it had uncommitted changes."
     )
-    return Table(title="Methods", heads=heads, rows=[_main_row(s) for s in summaries], note=note, is_wide=True)
+    rows = [_main_row(summary) for summary in summaries]
+    used = [column for column in range(len(heads)) if column == 0 or any(row[column] != DASH for row in rows)]
+    return Table(
+        title="Methods",
+        heads=[heads[column] for column in used],
+        rows=[[row[column] for column in used] for row in rows],
+        note=note if any(summary.counted for summary in summaries) else "",
+        is_wide=True,
+    )
 
 
 def _main_row(summary: MethodSummary) -> list[str]:
