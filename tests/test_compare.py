@@ -275,14 +275,29 @@ def test_a_failed_run_is_named_and_continued(wanted: ComparisonRequest, processe
     assert record_of(wanted, "methods/none_seed0").error is None
 
 
+@pytest.mark.parametrize("code", [-signal.SIGTERM, 128 + signal.SIGTERM], ids=["signal", "exit code"])
 def test_a_run_that_a_signal_ended_is_missing(
-    one: ComparisonRequest, processes: Processes, capfd: pytest.CaptureFixture[str]
+    code: int, one: ComparisonRequest, processes: Processes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    processes.broken, processes.end = "run training", (-signal.SIGTERM, "")
+    processes.broken, processes.end = "run training", (code, "")
     assert not run_comparison(one)
     record = record_of(one, "methods/none_seed0")
     assert (record.status, record.error) == ("missing", "interrupted by signal 15")
     assert "none, seed 0: training: interrupted by signal 15" in capfd.readouterr().err
+
+
+def test_an_interruption_starts_no_further_run(wanted: ComparisonRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def interrupted(self: RunRecord, run: PlannedRun, **_: object) -> None:
+        started.append(run.title)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunRecord, "execute", interrupted)
+    wanted = replace(wanted, methods=["none", "augment", "supervised"], seeds=[0])
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(wanted)
+    assert started == ["none, seed 0"]
 
 
 def test_without_its_translator_a_method_fails_with_a_sentence(wanted: ComparisonRequest, processes: Processes) -> None:

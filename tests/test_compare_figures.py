@@ -146,6 +146,16 @@ def test_the_judgement_of_snapshots_is_shown_where_it_was_made(comparison: Path,
     assert "![plots/selection.png](plots/selection.png)" in table
 
 
+def test_the_page_begins_with_the_recommended_method(tmp_path: Path) -> None:
+    # its 63 % between 30 and 80 %: two thirds of the gap
+    results = known_results()
+    results["recommended"] = results.pop("better")
+    main(["report", str(write_comparison(tmp_path, results))])
+    page = (tmp_path / "report.html").read_text()
+    assert '<p class="highlight">66 %</p>' in page
+    assert "is closed by recommended." in page
+
+
 def test_a_target_without_labels_is_shown_without_truth(comparison: Path, tmp_path: Path) -> None:
     """Neither numbers nor errors; translations, segmentations and losses as ever."""
     folder = tmp_path / "unlabelled"

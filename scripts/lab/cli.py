@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,55 +14,64 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse and run one command; an input error ends it with a sentence and exit code 1."""
+    """Parse and run one command; an input error ends it with one sentence and exit code 1, Ctrl-C with 130."""
     show_input_errors_as_sentences()
     options = _parser().parse_args(arguments)
-    options.run(options)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", required=True)
 
-    phantom = commands.add_parser("phantom", help="write the built-in cardiac MR/CT data set, with its datalists")
-    phantom.add_argument("--out", type=Path, required=True, help="folder to write into")
+    phantom = commands.add_parser("phantom", help="generate the built-in cardiac MR/CT data set, with its datalists")
+    phantom.add_argument("--out", type=Path, required=True, help="output folder")
     phantom.add_argument("--cases", type=int, default=10, help="volumes per domain")
-    phantom.add_argument("--validation", type=float, default=0.2, help="share of the cases held out")
+    phantom.add_argument("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
     phantom.add_argument("--seed", type=int, default=0)
     phantom.set_defaults(run=_phantom)
 
     datalist = commands.add_parser(
-        "datalist", help="turn a dataset.json with domains, or a plain folder, into datalists"
+        "datalist", help="write datalists for a folder of volumes, or for a dataset.json with domains"
     )
-    datalist.add_argument("--dataset", help="a dataset.json whose lists stand under domains.<name>")
-    datalist.add_argument("--images", help="folder of NIfTI images, of one domain")
+    datalist.add_argument("--dataset", help="a dataset.json with its lists under domains.<name>")
+    datalist.add_argument("--images", help="folder of NIfTI images of one domain")
     datalist.add_argument(
-        "--labels", help="folder of their label maps (may be the same); leave out for an unlabelled domain"
+        "--labels", help="folder of their label maps (may be the same folder); omit it for an unlabelled domain"
     )
-    datalist.add_argument("--domain", help="name of the domain in --images, such as mr or ct")
-    datalist.add_argument("--validation", type=float, default=0.2, help="share of the cases in --images held out")
-    datalist.add_argument("--out", type=Path, required=True, help="folder for <domain>.json")
+    datalist.add_argument("--domain", help="name of the domain, such as mr or ct")
+    datalist.add_argument("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
+    datalist.add_argument("--out", type=Path, required=True, help="output folder for <domain>.json")
     datalist.set_defaults(run=_datalist)
 
     _add_prepare(commands)
-    check = commands.add_parser("check", help="look whether data are right before anything trains on them")
-    check.add_argument("where", nargs="+", help="datalists, a dataset.json with domains, or a folder of volumes")
-    check.add_argument("--task", help="a task file, for names and values of the structures")
-    check.add_argument("--out", type=Path, default=Path("runs/check"), help="folder for check.html and check.json")
-    check.add_argument("--workers", type=int, help="processes; as many as pay by default")
+    check = commands.add_parser("check", help="find errors in data before training")
+    check.add_argument("where", nargs="+", help="datalists, a dataset.json with domains, or folders of volumes")
+    check.add_argument("--task", help="a task file: names and values of the structures")
+    check.add_argument(
+        "--out", type=Path, default=Path("runs/check"), help="output folder for check.html and check.json"
+    )
+    check.add_argument("--workers", type=int, help="number of processes")
     check.set_defaults(run=_check)
 
-    demo = commands.add_parser("demo", help="do the main job on built-in data and write report.html")
+    demo = commands.add_parser("demo", help="train, adapt and evaluate on a generated phantom, and write report.html")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
+    demo.add_argument(
+        "--methods", default="none,glua", help="files of configs/methods; the last is compared with the first"
+    )
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--resume", action="store_true", help="continue a demo that was interrupted")
+    demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     demo.set_defaults(run=_demo)
 
     _add_compare(commands)
 
-    bench = commands.add_parser("bench", help="time each part against its plain form and print the ratios")
+    bench = commands.add_parser("bench", help="compare the speed of each part with a plain implementation")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
-    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, only to test the command")
     bench.set_defaults(run=_bench)
     return parser
 
@@ -106,29 +116,34 @@ def _numbers(text: str) -> list[int]:
 def _setting(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     if not key or not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
 
 
 def _add_prepare(commands: Any) -> None:
     prepare = commands.add_parser(
-        "prepare", help="turn a public download, or your own folders, into NIfTI and datalists"
+        "prepare", help="convert a public data set, or your own folders, to NIfTI and datalists"
     )
     prepare.add_argument("dataset", help="mmwhs, btcv, chaos, mscmr, sifa, or folder for your own volumes")
-    prepare.add_argument("--source", type=Path, required=True, help="folder of the unpacked download; it is only read")
     prepare.add_argument(
-        "--out", type=Path, required=True, help="folder for volumes, datalists, prepare.json and check/check.html"
+        "--source", type=Path, required=True, help="folder of the unpacked download; it is not changed"
     )
-    prepare.add_argument("--protocol", help="clean (the default), disjoint, sifa, dar, or a YAML file of your own")
-    prepare.add_argument("--domain", help="prepare this domain alone; for folder: its name, such as mr")
-    prepare.add_argument("--labels", type=Path, help="for folder: where the label maps are")
-    prepare.add_argument("--map", help="for folder: 63:1,126:2 (value in the files : value written), or a YAML file")
-    prepare.add_argument("--validation", type=float, default=0.2, help="for folder: share of the cases held out")
     prepare.add_argument(
-        "--trust", choices=["image"], help="take the image's header for a label whose own differs, if shapes agree"
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder for volumes, datalists, prepare.json and check/check.html",
     )
-    prepare.add_argument("--workers", type=int, help="cases at once; one per core if left out")
-    prepare.add_argument("--no_check", action="store_true", help="leave out the check of the volumes and its page")
+    prepare.add_argument("--protocol", help="clean (the default), disjoint, sifa, dar, or your own YAML file")
+    prepare.add_argument("--domain", help="prepare only this domain; for folder: its name, such as mr")
+    prepare.add_argument("--labels", type=Path, help="for folder: folder of the label maps")
+    prepare.add_argument("--map", help="for folder: old:new label values, such as 63:1,126:2, or a YAML file")
+    prepare.add_argument("--validation", type=float, default=0.2, help="for folder: fraction of the cases to hold out")
+    prepare.add_argument(
+        "--trust", choices=["image"], help="use the image's header for a label with another one, if the shapes agree"
+    )
+    prepare.add_argument("--workers", type=int, help="number of parallel cases; one per core by default")
+    prepare.add_argument("--no_check", action="store_true", help="do not check the volumes")
     prepare.set_defaults(run=_prepare)
 
 
@@ -195,7 +210,7 @@ def _run_check(where: list[str], out: Path, task: str | None, workers: int | Non
 def _demo(options: argparse.Namespace) -> None:
     from scripts.lab.experiments.demo import run_demo
 
-    run_demo(options.out, seed=options.seed, resume=options.resume)
+    run_demo(options.out, methods=options.methods.split(","), seed=options.seed, resume=options.resume)
 
 
 def _compare(options: argparse.Namespace) -> None:

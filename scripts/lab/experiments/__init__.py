@@ -1,1 +1,1 @@
-"""The ablation comparison: methods, seeds and translators under one protocol, from commands to tables and figures."""
+"""Compare methods over seeds: plan, execution, results, tables, figures and the demo."""

@@ -42,8 +42,13 @@ def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
         _register(run)
     _provide_data(request)
     for wave in _waves(runs):
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(partial(_execute, runs, jobs), wave))
+        execute = partial(_execute, runs, jobs)
+        if jobs == 1:  # in this thread, so that an interruption starts no further run
+            for run in wave:
+                execute(run)
+        else:
+            with ThreadPoolExecutor(jobs) as pool:
+                list(pool.map(execute, wave))
     unfinished = {run.title: RunRecord(run.folder) for run in runs if RunRecord(run.folder).status != "done"}
     for title, record in unfinished.items():
         advice = "Repeat the command to continue it; if its settings have changed, delete the folder first"

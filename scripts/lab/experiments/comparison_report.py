@@ -14,7 +14,7 @@ from scripts.lab.experiments.charts import dice_chart, gap_chart, loss_chart, st
 from scripts.lab.experiments.mask_statistics import mask_numbers, mask_table
 from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods
 from scripts.lab.experiments.pictures import mask_picture, segmentation_picture, translation_picture
-from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, read_comparison
+from scripts.lab.experiments.results import LOWER, RECOMMENDED, REFERENCE, UPPER, Comparison, read_comparison
 from scripts.lab.experiments.tables import (
     comparison_tables,
     run_commands,
@@ -122,18 +122,19 @@ def _charts(
 
 
 def _main_section(summaries: Sequence[MethodSummary], table: Table) -> Section:
-    """The share of the gap that the reference closes, or what it gains over the lower bound, and the main table."""
+    """The main table, and the share of the gap that one method closes, or what it gains over the lower bound."""
     if any(s.method.done for s in summaries) and not any(s.counted for s in summaries):
         return Section(text=["The target's held-out cases have no labels: nothing was measured."], tables=[table])
-    known = {summary.name: summary for summary in summaries}
-    reference, lower = known.get(REFERENCE), known.get(LOWER)
-    if reference and (mean := reference.gap_closed.percent.mean) is not None:
-        closed = reference.gap_closed.percent
+    known = {summary.name: summary for summary in summaries if summary.dice.mean is not None}
+    name, lower = RECOMMENDED if RECOMMENDED in known else REFERENCE, known.get(LOWER)
+    method = known.get(name)
+    if method and (mean := method.gap_closed.percent.mean) is not None:
+        closed = method.gap_closed.percent
         spread = "" if closed.sd is None else f" (± {closed.sd:.0f} over {len(closed.values)} seeds)"
-        text = f"of the gap in mean Dice between {LOWER} and {UPPER} is closed by {REFERENCE}{spread}."
+        text = f"of the gap in mean Dice between {LOWER} and {UPPER} is closed by {name}{spread}."
         return Section(highlight=f"{mean:.0f} %", text=[text], tables=[table])
-    if reference and lower and (after := reference.dice.mean) is not None and (before := lower.dice.mean) is not None:
-        text = f"of mean Dice gained by {REFERENCE} over {LOWER} ({before:.1f} % to {after:.1f} %)."
+    if method and lower and (after := method.dice.mean) is not None and (before := lower.dice.mean) is not None:
+        text = f"of mean Dice gained by {name} over {LOWER} ({before:.1f} % to {after:.1f} %)."
         return Section(highlight=f"{after - before:+.1f} points", text=[text], tables=[table])
     return Section(tables=[table])
 

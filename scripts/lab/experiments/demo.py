@@ -1,7 +1,8 @@
-"""``python -m scripts demo``: a comparison of two methods on a small generated phantom."""
+"""``python -m scripts demo``: a comparison of a few methods on a small generated phantom."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.core.files import write_json
@@ -15,14 +16,15 @@ from scripts.lab.page import Table
 
 __all__ = ["run_demo"]
 
-METHODS = {"none": "no adaptation", "glua": "GLUA"}
+TITLES = {"none": "no adaptation", "glua": "GLUA"}
 
 
-def run_demo(out: Path, *, seed: int = 0, resume: bool = False) -> None:
+def run_demo(out: Path, *, methods: Sequence[str] = ("none", "glua"), seed: int = 0, resume: bool = False) -> None:
     """Generate the phantom, train, evaluate and report.
 
     Args:
         out: output folder: data, runs, ``report.html``, ``summary.json``.
+        methods: files of ``configs/methods``; the gain is that of the last one over the first one.
         seed: seed of the phantom and of every training.
         resume: continue a demo that was interrupted; otherwise it starts again.
 
@@ -34,10 +36,11 @@ def run_demo(out: Path, *, seed: int = 0, resume: bool = False) -> None:
             record.unlink()
         for datalist in (out / "data").glob("*.json"):
             datalist.unlink()
-    if not run_comparison(ComparisonRequest("phantom_mr2ct", list(METHODS), [seed], out, "demo")):
+    if not run_comparison(ComparisonRequest("phantom_mr2ct", methods, [seed], out, "demo")):
         raise SystemExit(1)
     comparison = read_comparison(out)
-    runs = {method.name: run for method in comparison.methods for run in method.runs if run.seed == seed}
+    done = {method.name: run for method in comparison.methods for run in method.done if run.seed == seed}
+    runs = {method: done[method] for method in methods}
     _write_summary(comparison, runs, seed)
     page = write_comparison_report(out)
     seconds = sum(sum(run.seconds.values()) for run in comparison.runs)
@@ -46,31 +49,32 @@ def run_demo(out: Path, *, seed: int = 0, resume: bool = False) -> None:
     )
 
 
-def _write_summary(comparison: Comparison, runs: dict[str, RunResult], seed: int) -> None:
+def _write_summary(comparison: Comparison, runs: Mapping[str, RunResult], seed: int) -> None:
     methods = {
         name: {
-            "title": title,
-            "mean": runs[name].summary["mean_over_structures"],
-            "structures": runs[name].summary["structures"],
+            "title": TITLES.get(name, name),
+            "mean": run.summary["mean_over_structures"],
+            "structures": run.summary["structures"],
         }
-        for name, title in METHODS.items()
+        for name, run in runs.items()
     }
+    dice = [method["mean"]["dice_percent"] for method in methods.values()]
     content = {
         "methods": methods,
         "folders": {run.name: str(run.folder.relative_to(comparison.folder)) for run in comparison.runs},
-        "gain_in_mean_dice": methods["glua"]["mean"]["dice_percent"] - methods["none"]["mean"]["dice_percent"],
+        "gain_in_mean_dice": dice[-1] - dice[0],
         "seconds": {f"{run.name}: {step}": s for run in comparison.runs for step, s in run.seconds.items()},
         "seed": seed,
     }
     write_json(comparison.folder / "summary.json", content | provenance())
 
 
-def _closing_table(comparison: Comparison, runs: dict[str, RunResult]) -> Table:
+def _closing_table(comparison: Comparison, runs: Mapping[str, RunResult]) -> Table:
     names = comparison.label_names
     rows = []
-    for name, title in METHODS.items():
-        summary = runs[name].summary
+    for name, run in runs.items():
+        summary = run.summary
         values = [(s["dice_percent"]["mean"], s["asd_mm"]["mean"]) for s in map(summary["structures"].get, names)]
         values.append((summary["mean_over_structures"]["dice_percent"], summary["mean_over_structures"]["asd_mm"]))
-        rows.append([title, *(f"{dice:.1f} ({asd:.1f})" for dice, asd in values)])
+        rows.append([TITLES.get(name, name), *(f"{dice:.1f} ({asd:.1f})" for dice, asd in values)])
     return Table(heads=["Dice % (ASD mm), MR -> CT", *names, "mean"], rows=rows)

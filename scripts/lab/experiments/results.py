@@ -16,10 +16,10 @@ import yaml
 from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.run_record import RunRecord, Status
 
-__all__ = ["LOWER", "REFERENCE", "UPPER", "Comparison", "MethodResult", "RunResult", "read_comparison"]
+__all__ = ["LOWER", "RECOMMENDED", "REFERENCE", "UPPER", "Comparison", "MethodResult", "RunResult", "read_comparison"]
 
-LOWER, UPPER, REFERENCE = "none", "supervised", "glua"
-"""The lower and the upper bound, and the method that the others are tested against."""
+LOWER, UPPER, REFERENCE, RECOMMENDED = "none", "supervised", "glua", "recommended"
+"""The lower and the upper bound, the method that the others are tested against, and the one for users."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,9 @@ class RunRecord:
             log = self.folder / "logs" / f"{step.name.replace(' ', '_')}.log"
             code, last_line = run_process(command, log, environment=environment, quiet=quiet)
             if code:
-                return self.fail(run, step.name, _reason(code, last_line), signal=-code if code < 0 else None)
+                signal = -code if code < 0 else code - 128 if code > 128 else None  # as Popen and as shells say it
+                error = f"interrupted by signal {signal}" if signal else _reason(code, last_line)
+                return self.fail(run, step.name, error, signal=signal)
             entry = self.content["steps"][step.name] | {"seconds": round(time.perf_counter() - start, 1)}
             self._write({"steps": self.content["steps"] | {step.name: entry}})
 
@@ -142,8 +144,6 @@ def run_process(
 
 
 def _reason(code: int, last_line: str) -> str:
-    if code < 0:
-        return f"interrupted by signal {-code}"
     return f"{last_line} (exit code {code})" if last_line else f"exit code {code}"
 
 

@@ -34,7 +34,6 @@ OWN_VALUES = {
     "device",
     "card",
     "run_folder",
-    "network_def",
     "network",
     "tracked_run",
     "volume_size",
