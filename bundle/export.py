@@ -17,8 +17,15 @@ from torch import nn
 from bundle.pack import ROOT, pack_bundle
 from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.core.files import atomic_path
-from scripts.core.weights import load_weights, read_card
-from scripts.inference.exported_network import CARD, ENGINES, VALUES, ExportedNetwork, import_engine, path_for_engine
+from scripts.core.weights import load_weights, read_metadata
+from scripts.inference.exported_network import (
+    ENGINES,
+    METADATA_KEY,
+    VALUES,
+    ExportedNetwork,
+    import_engine,
+    path_for_engine,
+)
 from scripts.networks.translator import Translator
 
 __all__ = ["TOLERANCE", "export_network"]
@@ -63,7 +70,7 @@ def export_network(
         parser = ConfigParser()
         parser.read_config(str(folder / "configs" / "inference.json"))
         parser.read_meta(str(folder / "configs" / "metadata.json"))
-        history = {key: value for key, value in read_card(weights).items() if key in HISTORY}
+        history = {key: value for key, value in read_metadata(weights).items() if key in HISTORY}
         card = {**parser.get_parsed_content("card"), "task": task, **history}
         network = parser.get_parsed_content("network_def").eval()
         _check_slices_suffice(network, weights)
@@ -105,7 +112,7 @@ def _torchscript(made: Path, *, folder: Path, card: Mapping[str, Any], **_: Any)
         ckpt_file=str(folder / "models" / "model.pt"),
         meta_file=str(folder / "configs" / "metadata.json"),
         config_file=str(folder / "configs" / "inference.json"),
-        **{f"_meta_#{CARD}": dict(card)},
+        **{f"_meta_#{METADATA_KEY}": dict(card)},
     )
 
 
@@ -121,7 +128,7 @@ def _onnx(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: list
         use_trace=True,
         dynamo=False,
     )
-    onnx.helper.set_model_props(model, {CARD: json.dumps(card)})
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
     onnx.checker.check_model(model)
     onnx.save(model, str(made))
 
@@ -131,7 +138,7 @@ def _openvino(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: 
     through = made.with_suffix(ENGINES["onnx"])
     _onnx(through, network=network, card=card, size=size)
     model = openvino.convert_model(str(through))
-    model.set_rt_info(json.dumps(card), [CARD])
+    model.set_rt_info(json.dumps(card), [METADATA_KEY])
     openvino.save_model(model, str(made), compress_to_fp16=False)
 
 

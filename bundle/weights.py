@@ -13,7 +13,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
-from scripts.core.weights import card_file, load_weights, read_card
+from scripts.core.weights import load_weights, metadata_file, read_metadata
 
 __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "write_large_files"]
 
@@ -30,8 +30,8 @@ def read_settings(weights: Path) -> dict[str, Any]:
     Raises:
         InputError: the metadata are no JSON object.
     """
-    card = read_card(weights)
-    return {**card.get("grid", {}), **card.get("network", {})}
+    metadata = read_metadata(weights)
+    return {**metadata.get("grid", {}), **metadata.get("network", {})}
 
 
 def copy_weights(weights: Path, task: str, folder: Path) -> None:
@@ -53,8 +53,8 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     card = parser.get_parsed_content("card") if "card" in parser else {}
     load_weights(str(weights), parser.get_parsed_content("network_def"), {**card, "task": task})
     shutil.copyfile(weights, folder / "models" / "model.pt")
-    if card_file(weights).is_file():
-        shutil.copyfile(card_file(weights), folder / "models" / "model.json")
+    if metadata_file(weights).is_file():
+        shutil.copyfile(metadata_file(weights), folder / "models" / "model.json")
 
 
 def read_metrics(summary: Path) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scripts.core.descriptions import describe_component, describe_transform, records_arguments
 from scripts.core.errors import InputError
 from scripts.core.settings import Settings, current_settings, deciding_settings, is_bundle_command, run_bundle
-from scripts.core.weights import check_card
+from scripts.core.weights import check_metadata
 
 BASE: dict[str, Any] = {
     "rate": 0.1,
@@ -169,10 +169,10 @@ def test_a_transform_is_described_by_its_class_and_arguments() -> None:
         "b_max": 1.0,
         "clip": True,
     }
-    check_card({"ct": found}, {"ct": found}, Path("model.pt"))
+    check_metadata({"ct": found}, {"ct": found}, Path("model.pt"))
     other = describe_transform(Compose([ScaleIntensityRanged(keys="image", a_min=0, a_max=500)]))
     with pytest.raises(InputError, match=r"weights made with ct|weights made with transforms"):
-        check_card({"ct": found}, {"ct": other}, Path("model.pt"))
+        check_metadata({"ct": found}, {"ct": other}, Path("model.pt"))
 
 
 @records_arguments

@@ -17,16 +17,16 @@ from scripts.core.files import save_tensors, write_json
 
 __all__ = [
     "WEIGHTS_SHA256",
-    "card_file",
-    "check_card",
+    "check_metadata",
     "check_weights",
     "digest_of",
     "load_weights",
+    "metadata_file",
     "network_mismatch",
-    "read_card",
+    "read_metadata",
     "read_state",
     "save_weights",
-    "selection_of_card",
+    "selection_in_metadata",
     "selection_of_weights",
     "selection_sentence",
 ]
@@ -43,23 +43,23 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: Mapping[st
     Earlier metadata are removed first, so that no reader finds new weights with the metadata of others.
     """
     described = {**card, WEIGHTS_SHA256: digest_of(state)}
-    card_file(path).unlink(missing_ok=True)
+    metadata_file(path).unlink(missing_ok=True)
     save_tensors(path, state)
-    write_json(card_file(path), described)
+    write_json(metadata_file(path), described)
 
 
-def card_file(weights: Path) -> Path:
+def metadata_file(weights: Path) -> Path:
     """The metadata file of some weights."""
     return weights.with_suffix(".json")
 
 
-def read_card(weights: Path) -> dict[str, Any]:
+def read_metadata(weights: Path) -> dict[str, Any]:
     """The metadata of some weights; empty if there are none.
 
     Raises:
         InputError: the file is no JSON object.
     """
-    file = card_file(weights)
+    file = metadata_file(weights)
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -96,22 +96,22 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
     Raises:
         InputError: the metadata are damaged, describe other weights, or name another setting.
     """
-    card = read_card(path)
-    if not card_file(path).exists():
-        logger.warning("%s: no metadata beside it (%s); its task is not checked", path, card_file(path).name)
+    card = read_metadata(path)
+    if not metadata_file(path).exists():
+        logger.warning("%s: no metadata beside it (%s); its task is not checked", path, metadata_file(path).name)
         return
-    check_card(card, expected, path)
+    check_metadata(card, expected, path)
     digest = card.get(WEIGHTS_SHA256)
     if digest is not None and digest != digest_of(state):
         raise InputError(
             file=path,
-            found=f"other weights than its metadata, {card_file(path).name}, describe",
+            found=f"other weights than its metadata, {metadata_file(path).name}, describe",
             expected="weights and metadata of one training",
             remedy="copy both files together, or remove the metadata to load the weights unchecked",
         )
 
 
-def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     """Compare metadata of weights with the expected ones, at any depth; keys missing on either side are ignored.
 
     Args:
@@ -125,7 +125,7 @@ def check_card(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path
     for key, value in expected.items():
         known = found.get(key)
         if isinstance(value, Mapping) and isinstance(known, Mapping):
-            check_card(known, value, path)
+            check_metadata(known, value, path)
         elif key in found and not _agree(known, value):
             raise InputError(
                 file=path,
@@ -201,15 +201,15 @@ def network_mismatch(path: Path, found: str, expected: str) -> InputError:
 def selection_of_weights(weights: Path) -> dict[str, Any] | None:
     """How some weights were selected, from their metadata; None if unknown."""
     try:
-        card = json.loads(card_file(weights).read_text(encoding="utf-8"))
+        card = json.loads(metadata_file(weights).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return selection_of_card(card) if isinstance(card, dict) else None
+    return selection_in_metadata(card) if isinstance(card, dict) else None
 
 
-def selection_of_card(card: Mapping[str, Any]) -> dict[str, Any] | None:
+def selection_in_metadata(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     """How weights were selected, from their metadata; None if unknown."""
-    selection = card.get("selection")
+    selection = metadata.get("selection")
     return selection if isinstance(selection, dict) else None
 
 

@@ -16,7 +16,7 @@ from monai.transforms import LoadImage, Orientation
 
 from scripts.core.processes import rank
 from scripts.core.run_folder import provenance
-from scripts.core.weights import selection_of_card, selection_of_weights, selection_sentence
+from scripts.core.weights import selection_in_metadata, selection_of_weights, selection_sentence
 from scripts.data.case_names import case_name
 from scripts.evaluation.figures import case_figure
 from scripts.evaluation.metrics import StructureResult, evaluate_case
@@ -105,7 +105,7 @@ class EvaluationReport:
 
     def _selection(self) -> dict[str, Any] | None:
         if self.exported is not None:
-            return selection_of_card(self.exported.card)
+            return selection_in_metadata(self.exported.card)
         return selection_of_weights(Path(self.weights)) if self.weights else None
 
     def _draw(self, name: str, written: Sequence[str], path: Path, title: str) -> None:

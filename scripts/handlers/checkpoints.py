@@ -20,7 +20,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import all_gather, rank
 from scripts.core.weights import (
-    check_card,
+    check_metadata,
     load_weights,
     network_mismatch,
     read_state,
@@ -136,7 +136,7 @@ class ResumePoint:
     def load(self) -> None:
         """Restore the saved state of every object."""
         states = read_state(self.path)
-        check_card(json.loads(states.pop("card", "{}")), self.card, self.path)
+        check_metadata(json.loads(states.pop("card", "{}")), self.card, self.path)
         # Both through JSON, because settings given in Python may be paths or devices.
         now = json.loads(json.dumps(self.settings, default=str))
         _check_settings(json.loads(states.pop("settings", "{}")), now, self.path)

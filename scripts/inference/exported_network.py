@@ -13,11 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from scripts.core.errors import InputError, SettingError, check_choice
-from scripts.core.weights import check_card
+from scripts.core.weights import check_metadata
 from scripts.engines.precision import autocast, bf16_is_fast
 from scripts.networks.plain_tensor import as_plain_tensor
 
-__all__ = ["CARD", "ENGINES", "VALUES", "ExportedNetwork", "files_of_engine", "import_engine", "path_for_engine"]
+__all__ = [
+    "ENGINES",
+    "METADATA_KEY",
+    "VALUES",
+    "ExportedNetwork",
+    "files_of_engine",
+    "import_engine",
+    "path_for_engine",
+]
 
 ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 """Engines beside ``pytorch``, and the suffix of their files."""
@@ -25,8 +33,8 @@ ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 VALUES = ".bin"
 """Suffix of the file beside OpenVINO's, which holds the weights' values."""
 
-CARD = "card"
-"""Where an exported file keeps the card of its weights, as JSON: see ``python -m bundle export``."""
+METADATA_KEY = "weights_metadata"
+"""Where an exported file stores the metadata of its weights, as JSON; see ``python -m bundle export``."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +45,7 @@ class ExportedNetwork(nn.Module):
     """The network of a file that ``python -m bundle export`` wrote: slices in, the network's own output out.
 
     The local mask is part of what was exported. Any batch size and any slice size will do that the PyTorch network
-    takes. The card in the file is compared with this config's, as that of weights is.
+    takes. The metadata in the file are compared with those that this config expects, as for weights.
 
     Args:
         engine: one of ``ENGINES``: ``torchscript`` runs in PyTorch, ``onnx`` in ONNX Runtime, ``openvino`` in OpenVINO.
@@ -45,10 +53,10 @@ class ExportedNetwork(nn.Module):
         device: where TorchScript runs; ONNX Runtime follows it to CUDA where its package can, OpenVINO runs on the CPU.
         precision: ``auto``, ``bf16`` or ``float32``, as for :class:`SliceWiseInferer`, whose autocast only PyTorch and
             TorchScript see. ONNX Runtime computes in float32, so ``bf16`` is refused for it.
-        card: this config's card.
+        card: metadata that this config expects.
 
     Attributes:
-        card: the card in the file.
+        card: the metadata in the file.
 
     Raises:
         InputError: another engine, a package that is missing, no such file or one that the engine cannot read, a file
@@ -75,8 +83,8 @@ class ExportedNetwork(nn.Module):
         self.engine = engine
         self.runner, self.card = load(file, torch.device(device), precision)
         if card and not self.card:
-            logger.warning("%s: no card in it; its task is not checked", file)
-        check_card(self.card, card or {}, file)
+            logger.warning("%s: no metadata in it; its task is not checked", file)
+        check_metadata(self.card, card or {}, file)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) float32 to the network's output, (B, K, H, W), on the same device."""
@@ -131,12 +139,12 @@ def import_engine(package: str, engine: str) -> Any:
 
 
 def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
-    """TorchScript as MONAI's ``ckpt_export`` writes it: the card stands in the metadata."""
+    """TorchScript as MONAI's ``ckpt_export`` writes it, with the weights' metadata in the bundle's metadata."""
     extra = {"metadata.json": ""}
     module = _read(lambda: torch.jit.load(str(file), map_location=device, _extra_files=extra), file, "torchscript")
     # Batch norm goes into the convolutions; an autocast of the caller still holds.
     frozen = torch.jit.freeze(module.eval().to(memory_format=torch.channels_last))
-    return frozen, _card(json.loads(extra["metadata.json"] or "{}").get(CARD))
+    return frozen, _metadata(json.loads(extra["metadata.json"] or "{}").get(METADATA_KEY))
 
 
 def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
@@ -159,7 +167,7 @@ def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dic
         (output,) = session.run(None, {name: image.cpu().contiguous().numpy()})
         return torch.from_numpy(output).to(image.device)
 
-    return run, _card(session.get_modelmeta().custom_metadata_map.get(CARD))
+    return run, _metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
 
 
 def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
@@ -178,7 +186,7 @@ def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner,
         output = compiled(image.cpu().contiguous().numpy())[0]
         return torch.from_numpy(output.copy()).to(image.device)  # the engine writes into its own next time
 
-    return run, _card(model.get_rt_info([CARD]).astype(str) if model.has_rt_info([CARD]) else None)
+    return run, _metadata(model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None)
 
 
 def _read(load: Callable[[], Any], file: Path, engine: str) -> Any:
@@ -193,5 +201,5 @@ def _read(load: Callable[[], Any], file: Path, engine: str) -> Any:
         ) from error
 
 
-def _card(text: Any) -> dict[str, Any]:
+def _metadata(text: Any) -> dict[str, Any]:
     return dict(json.loads(text)) if isinstance(text, str) else dict(text or {})

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
-from scripts.core.weights import card_file, read_card
+from scripts.core.weights import metadata_file, read_metadata
 
 __all__ = ["ComparisonRequest", "PlannedRun", "Step", "has_labels", "named_file", "plan", "size_files", "task_settings"]
 
@@ -272,11 +272,11 @@ class _Planner:
 
 
 def _trained_domains(weights: Path) -> list[str]:
-    card = card_file(weights)
+    card = metadata_file(weights)
     if not card.is_file():
         remedy = "run the other direction first, with a method that uses this translator and the same seeds"
         raise InputError(file=card, found="no such file", expected="the card of a trained translator", remedy=remedy)
-    return list(read_card(weights)["domains"])
+    return list(read_metadata(weights)["domains"])
 
 
 def _network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
