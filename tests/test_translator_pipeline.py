@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 LOSSES = {
     "style": {"reconstruction", "cycle", "content", "adversarial"},
+    "demodulated": {"reconstruction", "cycle", "content", "adversarial"},
     "cyclegan": {"cycle", "adversarial", "identity"},
     "starganv2": {"cycle", "adversarial", "style", "diversity"},
 }
@@ -64,7 +65,7 @@ def test_it_trains_on_its_own_losses_and_says_what_it_is(name: str, run_of: Call
     assert list((run / "pictures").glob("translation_*.png"))
 
 
-@pytest.mark.parametrize("name", ["cyclegan", "starganv2"])
+@pytest.mark.parametrize("name", ["demodulated", "cyclegan", "starganv2"])
 def test_it_translates_a_volume_twice_to_the_same(
     name: str, run_of: Callable[[str], Path], data: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import NoMapping
+from scripts.networks.by_domain import join_domains, split_by_domain
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.translator import Translator
@@ -81,17 +82,14 @@ class _ByDomain(nn.Module):
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.source = SOURCE  # TorchScript knows no names of modules
         self.of_domain = nn.ModuleList(modules)
 
     def forward(self, x: Tensor, domain: Tensor) -> Tensor:
-        """(B, ...) in, (B, ...) out, in the same order: the host waits to know how many samples each domain has."""
-        order = torch.argsort(domain, stable=True)
-        num_source = int((domain == self.source).sum())
-        sizes = [num_source, domain.shape[0] - num_source]
-        x_parts, domain_parts = x[order].split(sizes), domain[order].split(sizes)
+        """(B, ...) in, (B, ...) out, in the same order."""
+        parts, order = split_by_domain(x, domain)
+        domains, _ = split_by_domain(domain, domain)
         outputs: list[Tensor] = []
         for index, module in enumerate(self.of_domain):
-            if sizes[index] > 0:
-                outputs.append(module(x_parts[index], domain_parts[index]))
-        return torch.cat(outputs)[order.argsort()]
+            if parts[index].shape[0] > 0:
+                outputs.append(module(parts[index], domains[index]))
+        return join_domains(outputs, order)

@@ -10,12 +10,13 @@ __all__ = ["TRANSLATORS", "build_translator"]
 
 TRANSLATORS = {
     "style": "style_transfer_generator.StyleTransferGenerator",
+    "demodulated": "demodulated_generator.DemodulatedGenerator",
     "cyclegan": "cyclegan_generator.CycleGanGenerator",
     "starganv2": "starganv2_generator.StarGanV2Generator",
 }
 """Module and class of each in this package; a packed bundle contains only its own.
 
-Each has a file of its name in ``configs/translators``, with the losses that train it.
+Each has a file of its name in ``configs/translators``, with its losses.
 """
 
 
@@ -28,8 +29,8 @@ def build_translator(
         translator: a key of ``TRANSLATORS``.
         channels: width at full resolution.
         num_blocks: residual blocks in an encoder, and again in a decoder.
-        from_domain: the domain ``forward`` takes its images from.
-        to_domain: the domain ``forward`` renders them in.
+        from_domain: domain of the input of ``forward``.
+        to_domain: domain of the output of ``forward``.
 
     Raises:
         InputError: another name, or a translator that this bundle was not packed with.

@@ -1,0 +1,155 @@
+"""Demodulated convolutions and the translator made of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from scripts.core.domains import SOURCE, TARGET
+from scripts.engines.averaging import averaged_model
+from scripts.engines.image_pool import ImagePool
+from scripts.engines.style_transfer_trainer import StyleTransferTrainer
+from scripts.networks.by_domain import join_domains, split_by_domain
+from scripts.networks.demodulated_conv import DemodulatedConv, DemodulatedUpsampleConv, demodulate
+from scripts.networks.demodulated_generator import DemodulatedGenerator
+from scripts.networks.domain_discriminator import DomainDiscriminator
+from scripts.networks.style_transfer_generator import StyleTransferGenerator
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_demodulation_by_hand() -> None:
+    # Two output channels, two input channels, 1 x 1 pixels; the second input channel counts twice.
+    weight = torch.tensor([[3.0, 2.0], [0.0, 5.0]])[:, :, None, None]
+    result = demodulate(weight, torch.tensor([1.0, 2.0]))[:, :, 0, 0]
+    # (3, 2 * 2) has norm 5; (0, 2 * 5) has norm 10.
+    torch.testing.assert_close(result, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+
+
+def test_a_common_factor_of_scales_or_weights_cancels() -> None:
+    weight, scale = torch.randn(3, 4, 3, 3), torch.rand(4) + 0.5
+    expected = demodulate(weight, scale)
+    torch.testing.assert_close(demodulate(7 * weight, scale), expected)
+    torch.testing.assert_close(demodulate(weight, 0.1 * scale), expected)
+
+
+def test_noise_of_unit_variance_keeps_it() -> None:
+    x = torch.randn(1, 8, 64, 64)
+    y = F.conv2d(x, demodulate(torch.randn(6, 8, 3, 3), torch.rand(8) + 0.1))
+    # 3,844 output pixels, which neighbours correlate: the variance is estimated within a few per cent.
+    torch.testing.assert_close(y.var(dim=[0, 2, 3]), torch.ones(6), rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_modulated_weights_equal_modulated_features(stride: int) -> None:
+    layer = DemodulatedConv(3, 5, 3, code_channels=4, stride=stride, gain=math.sqrt(2)).double()
+    x, code = torch.randn(2, 3, 8, 6, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    # Independent form: scale the input, convolve with the plain weight, divide by the expected deviation.
+    style = layer.style.weight @ code
+    scale, bias = 1 + style[:3], style[3:]
+    deviation = torch.stack([((kernel * scale[:, None, None]) ** 2).sum().sqrt() for kernel in layer.weight])
+    features = F.conv2d(x * scale[:, None, None], layer.weight, stride=stride, padding=1)
+    expected = math.sqrt(2) * features / deviation[:, None, None] + bias[:, None, None]
+    torch.testing.assert_close(layer(x, code), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_upsampling_equals_nearest_then_five_by_five() -> None:
+    layer, x, code = DemodulatedUpsampleConv(3, 2, code_channels=4), torch.randn(2, 3, 5, 4), torch.randn(4)
+    weight, bias = layer.weight_and_bias(code)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=2)
+    torch.testing.assert_close(layer(x, code), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 0, 1, 0], [1, 1], [0]])
+def test_a_batch_split_by_domain_is_joined_in_its_order(labels: list[int]) -> None:
+    x, domain = torch.arange(len(labels)) + 10, torch.tensor(labels)
+    parts, order = split_by_domain(x, domain)
+    assert [part.tolist() for part in parts] == [
+        [10 + place for place, label in enumerate(labels) if label == d] for d in (SOURCE, TARGET)
+    ]
+    assert torch.equal(join_domains(parts, order), x)
+
+
+def test_a_distant_spike_changes_no_grey_value_unlike_with_adain() -> None:
+    """AdaIN's statistics carry one bright voxel everywhere: that is what droplets exploit."""
+    image = torch.rand(1, 1, 96, 96) - 1
+    spiked = image.clone()
+    spiked[..., :2, :2] = 1.0
+    far = (slice(None), slice(None), slice(64, None), slice(64, None))
+    changes = {}
+    for build in (DemodulatedGenerator, StyleTransferGenerator):
+        network = build(channels=4, num_blocks=1).eval()
+        with torch.no_grad():
+            changes[build] = (network(spiked) - network(image))[far].abs().max().item()
+    assert changes[DemodulatedGenerator] == 0
+    assert changes[StyleTransferGenerator] > 1e-3
+
+
+def test_content_cannot_shrink_to_meet_the_content_loss() -> None:
+    network, image, domain = (
+        DemodulatedGenerator(channels=4, num_blocks=1),
+        torch.rand(2, 1, 16, 16),
+        torch.zeros(2).long(),
+    )
+    content = network.encode(image, domain)
+    with torch.no_grad():
+        for parameter in network.encoder.parameters():
+            if parameter.ndim == 4:
+                parameter.mul_(0.01)
+    torch.testing.assert_close(network.encode(image, domain), content, rtol=1e-3, atol=1e-4)
+
+
+def test_both_domains_reach_every_parameter_and_one_domain_its_own_code() -> None:
+    network, image = DemodulatedGenerator(channels=4, num_blocks=1), torch.rand(2, 1, 16, 16)
+    domain = torch.tensor([SOURCE, TARGET])
+    network.decode(network.encode(image, domain), domain.flip(0)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
+    network.zero_grad()
+    same = torch.full((2,), TARGET)
+    network.decode(network.encode(image, same), same).square().sum().backward()
+    assert not network.codes.grad[SOURCE].any()
+    assert network.codes.grad[TARGET].any()
+
+
+def disks(inside: float, *, count: int = 4, size: int = 32) -> Tensor:
+    """(count, 1, size, size): disks of one brightness on a background of -1, at different places."""
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    centres = [(10 + 3 * index, 20 - 2 * index) for index in range(count)]
+    masks = torch.stack([(rows - y) ** 2 + (columns - x) ** 2 < 49 for y, x in centres])
+    return torch.where(masks[:, None], inside, -1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [StyleTransferGenerator, DemodulatedGenerator])
+def test_the_trainer_halves_its_cycle_loss(build: type) -> None:
+    iterations = 60
+    generator, discriminator = build(channels=8, num_blocks=1), DomainDiscriminator(channels=4)
+    cycle: list[float] = []
+    trainer = StyleTransferTrainer(
+        generator=generator,
+        discriminator=discriminator,
+        generator_optimizer=Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.99)),
+        discriminator_optimizer=Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.99)),
+        image_pool=ImagePool(size=0),
+        average=averaged_model(generator, 0.9),
+        device="cpu",
+        max_epochs=1,
+        epoch_length=iterations,
+        train_data_loader=[{"image": disks(0.8), "target_image": disks(-0.2)}] * iterations,
+        precision="float32",
+    )
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: cycle.append(float(engine.state.output[0]["cycle"]))
+    )
+    trainer.run()
+    early, late = sum(cycle[:5]) / 5, sum(cycle[-5:]) / 5
+    assert late < 0.5 * early, f"cycle loss {early:.3f} at the start, {late:.3f} at the end"
