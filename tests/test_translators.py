@@ -121,7 +121,7 @@ def test_torchscript_is_equal_and_survives_saving(name: str, tmp_path: Path) -> 
         torch.testing.assert_close(scripted.encode(image, domain), translator.encode(image, domain))
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ["cyclegan", "starganv2"])
 def test_bf16_channels_last_is_close_to_float32(name: str) -> None:
     translator, image = build(name).eval(), images(2, size=32)
     with torch.no_grad():

@@ -12,7 +12,7 @@ __all__ = ["DemodulatedConv", "DemodulatedUpsampleConv", "demodulate"]
 def demodulate(weight: Tensor, scale: Tensor, eps: float = 1e-8) -> Tensor:
     """Scale a kernel's input channels, then give each output channel's kernel the mean 0 and the Euclidean norm 1.
 
-    ``w'_oik = s_i w_oik``, ``w''_oik = w'_oik - mean_ik w'_oik``, divided by ``sqrt(sum_ik w''_oik^2 + eps)``. On inputs
+    ``w'_oik = s_i w_oik``, ``w''_oik = w'_oik - mean_ik w'_oik``, over ``sqrt(sum_ik w''_oik^2 + eps)``. On inputs
     that are uncorrelated and of unit variance the outputs have unit variance: the expected statistics are normalised,
     not those of an image. Centring is not part of StyleGAN 2. It keeps out the positive mean that a ReLU gives to its
     outputs, which otherwise grows from layer to layer; training starts faster with it.
