@@ -196,8 +196,12 @@ def test_slices_of_a_volume_agree_and_volumes_of_a_batch_do_not() -> None:
     network, one = build("starganv2").eval(), images(1)[..., None]
     volumes = torch.stack([one[0].expand(-1, -1, -1, 5), -one[0].expand(-1, -1, -1, 5)])
     with torch.no_grad():
-        result = SliceWiseInferer(window_size=None, slice_batch_size=2, precision="float32", style_seed=3)(volumes, network)
-        again = SliceWiseInferer(window_size=None, slice_batch_size=4, precision="float32", style_seed=3)(volumes, network)
+        result = SliceWiseInferer(window_size=None, slice_batch_size=2, precision="float32", style_seed=3)(
+            volumes, network
+        )
+        again = SliceWiseInferer(window_size=None, slice_batch_size=4, precision="float32", style_seed=3)(
+            volumes, network
+        )
         expected = network(one[..., 0], **network.volume_arguments(volumes[0], seed=3))
     torch.testing.assert_close(result[0].as_tensor(), expected[0, ..., None].expand(1, 16, 16, 5), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result, again, rtol=1e-4, atol=1e-5)
@@ -207,8 +211,9 @@ def test_slices_of_a_volume_agree_and_volumes_of_a_batch_do_not() -> None:
 
 def test_the_papers_translator_needs_no_style_for_a_volume() -> None:
     network, volume = build("style").eval(), images(1, size=32)[..., None].expand(-1, -1, -1, -1, 3)
-    plain, asked = (SliceWiseInferer(window_size=None, precision="float32", style_seed=seed)(volume, network)
-        for seed in (None, 0))
+    plain, asked = (
+        SliceWiseInferer(window_size=None, precision="float32", style_seed=seed)(volume, network) for seed in (None, 0)
+    )
     assert torch.equal(plain, asked)
 
 
