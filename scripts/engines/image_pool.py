@@ -1,4 +1,4 @@
-"""The history of translated images that the domain discriminator learns from."""
+"""Pool of earlier translations for training the domain discriminator."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["ImagePool"]
 
 
 class ImagePool:
-    """Return a new image or, half of the time, an earlier one, so that D does not forget old mistakes of G.
+    """Replace half of the new images by earlier ones, so that D does not forget earlier outputs of G.
 
     Several processes keep the same pool of all their images.
 
     Args:
-        size: images kept; 0 hands every new image through.
-        seed: seed of the choices; each query's draw depends on the iteration alone.
+        size: number of images kept; 0 returns every new image.
+        seed: seed of the choices; a draw depends on the seed and the iteration only.
 
     Source: Shrivastava et al., Learning from simulated and unsupervised images through adversarial training, 2017.
     """
@@ -31,9 +31,8 @@ class ImagePool:
         """Exchange some of the new images for kept ones.
 
         Args:
-            images: (B, 1, H, W), detached: as many that pretend to be of the one domain as of the other, one after
-                the other.
-            domains: (B,) the domain each image pretends to be of.
+            images: (B, 1, H, W), detached; the first half rendered in one domain, the second half in the other.
+            domains: (B,) the domain each image was rendered in.
             iteration: seeds the choice.
 
         Returns:

@@ -27,34 +27,33 @@ class StyleTransferTrainer(AdversarialTrainer):
     """Train G and D on unpaired slices of both domains (paper, section 3.2, stage one).
 
     Each image goes through G once: content, reconstruction, translation, the translation's content and the cycle
-    serve all four losses, two encoder and three decoder passes instead of the eleven that the terms would take one by
-    one. A reconstruction, cycle or content loss of weight 0 is left out, with the passes that it alone needs.
+    serve all four losses: two encoder and three decoder passes instead of eleven for the terms one by one. A
+    reconstruction, cycle or content loss of weight 0 is omitted, with the passes that only it needs.
 
-    G may be another translator than the paper's, which has one style per domain: the style of each translation is what
-    G hands out, and further losses come from the config.
+    G may be any :class:`Translator`. It provides the style of each translation, and the config may add further losses.
 
     Args:
         generator: G.
         discriminator: D, one output map per domain.
         generator_optimizer: optimiser of G.
         discriminator_optimizer: optimiser of D.
-        image_pool: history of translations shown to D.
-        average: the moving average of G's weights, which is what is kept.
+        image_pool: earlier translations shown to D.
+        average: moving average of G's weights; these are the weights that are saved.
         reconstruction_weight: lambda of L_rec_im, 20 in the paper.
         cycle_weight: lambda of L_cyc, 20 in the paper.
         content_weight: lambda of L_rec_c, 1 in the paper.
         adversarial_weight: lambda of L_adv, 1 in the paper.
-        adversarial_kind: ``lsgan`` (default, the related code's), ``bce`` or ``hinge``.
-        extra_losses: further parts of G's loss by name.
-        seed: seed of the styles that G draws; each iteration's draw depends on the iteration alone.
+        adversarial_kind: ``lsgan`` (default, as in the related code), ``bce`` or ``hinge``.
+        extra_losses: further terms of G's loss by name.
+        seed: seed of the styles that G draws; a draw depends on the seed and the iteration only.
         arguments: see :class:`AdversarialTrainer`.
 
     Raises:
-        InputError: another word for the kind.
+        InputError: an unknown kind.
 
     The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content`` (each where its weight
-    is not 0), ``adversarial``, the extra losses by their names, ``discriminator``, ``content_std`` (a content that
-    shrinks meets the content loss for free: watch it).
+    is not 0), ``adversarial``, the extra losses by their names, ``discriminator``, ``content_std`` (watch it: a
+    content that shrinks lowers the content loss for free).
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class StyleTransferTrainer(AdversarialTrainer):
         domain = torch.tensor([SOURCE, TARGET], device=image.device).repeat_interleave(len(source))
         other = domain.flip(0)
 
-        # G step: every x_i as itself, as x_ij in the other domain, and back again.
+        # G step: reconstruct every x_i, translate it to x_ij, and back.
         random = iteration_generator(self.seed, engine.state.iteration, stream=2)
         with frozen(self.discriminator), self.autocast():
             style = drawn_style(self.generator, other, random)
@@ -137,13 +136,13 @@ class StyleTransferTrainer(AdversarialTrainer):
     def translate(
         self, image: torch.Tensor, domain: torch.Tensor, other: torch.Tensor, style: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """The passes of G that the losses share: x_ij; and c, x_ii, x_iji, the content of x_ij by name, where needed.
+        """The shared passes of G: x_ij, and by name c and, where needed, x_ii, x_iji and the content of x_ij.
 
         Args:
             image: x, (B, C, H, W) in [-1, 1].
             domain: int64 labels i, (B,).
             other: int64 labels j, (B,).
-            style: of domain j, what G's ``decode`` takes.
+            style: of domain j, input of G's ``decode``.
         """
         weights, generator = self.loss_arguments, self.generator
         own, content = generator.own_style(image, domain), generator.encode(image, domain)

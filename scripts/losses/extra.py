@@ -1,4 +1,4 @@
-"""Further parts of a translator's loss, which a config adds by name (``extra_losses``).
+"""Optional terms of a translator's loss, added by a config under ``extra_losses``.
 
 Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017; Choi et al.,
 StarGAN v2: diverse image synthesis for multiple domains, 2020.
@@ -22,16 +22,16 @@ __all__ = ["ExtraLoss", "Identity", "StyleDiversity", "StyleReconstruction", "Tr
 
 @dataclass(frozen=True, kw_only=True)
 class Translated:
-    """A batch and its translation, as an iteration has them.
+    """A batch and its translation within one iteration.
 
     Attributes:
         image: x_i, (B, C, H, W) in [-1, 1].
         domain: int64 labels i, (B,).
         other: int64 labels j of the domains translated to, (B,).
-        content: of the images, as ``encode`` gave it.
-        style: of the translations, as :func:`drawn_style` gave it.
+        content: of the images, output of ``encode``.
+        style: of the translations, output of :func:`drawn_style`.
         translation: x_ij, the contents rendered in ``style``, (B, C, H, W) in [-1, 1].
-        random: generator on the CPU, of this iteration.
+        random: random generator of this iteration, on the CPU.
     """
 
     image: Tensor
@@ -44,22 +44,22 @@ class Translated:
 
 
 def drawn_style(generator: Translator, domain: Tensor, random: torch.Generator) -> Tensor:
-    """The style of each sample, as one process with the samples of all would draw it.
+    """A style for each sample, the same as a single process with the whole batch would draw.
 
     Args:
-        generator: draws for all processes' samples; each process keeps its own.
-        domain: int64 domain labels, (B,), as many samples of the one domain as of the other, one after the other.
+        generator: draws styles for the samples of all processes; each process keeps its share.
+        domain: int64 domain labels, (B,), the first half of one domain, the second half of the other.
         random: generator on the CPU, in the same state on every process.
     """
     return local_shard(generator.new_style(all_gather_batch(domain, 2), random), 2)
 
 
 class ExtraLoss(ABC):
-    """A part of the generator's loss.
+    """A term of the generator's loss.
 
     Args:
-        weight: factor of the part in the total; below 0 for what is to grow.
-        schedule: factor of the weight at an iteration, counted from 0; None for 1.
+        weight: weight of the term; negative to maximise it.
+        schedule: factor of the weight at each iteration, counted from 0; None for 1.
     """
 
     def __init__(self, *, weight: float, schedule: Callable[[int], float] | None = None) -> None:
@@ -71,24 +71,24 @@ class ExtraLoss(ABC):
 
     @abstractmethod
     def __call__(self, generator: Translator, batch: Translated) -> Tensor:
-        """The part, unweighted, a float32 scalar."""
+        """The unweighted term, a float32 scalar."""
 
 
 class Identity(ExtraLoss):
-    """What is of a domain already should stay as it is on the way into it: mean |G_ji(x_i) - x_i|.
+    """CycleGAN's identity loss: translating an image into its own domain should not change it, mean |G_ji(x_i) - x_i|.
 
-    CycleGAN's identity loss: without it, two generators may agree on inverted grey values.
+    Without it, the two generators may agree on inverted grey values.
     """
 
     def __call__(self, generator: Translator, batch: Translated) -> Tensor:
-        """See :class:`ExtraLoss`; one encoder and one decoder pass of its own."""
+        """See :class:`ExtraLoss`. Costs one more encoder and decoder pass."""
         content = generator.encode(batch.image, batch.other)
         same = generator.decode(content, generator.own_style(batch.image, batch.domain))
         return F.l1_loss(same.float(), batch.image.float())
 
 
 class StyleReconstruction(ExtraLoss):
-    """StarGAN v2's: the style of a translation should be the one that it was rendered in, mean |E(x_ij) - s_j|."""
+    """StarGAN v2's style reconstruction: a translation should keep the style it was given, mean |E(x_ij) - s_j|."""
 
     def __call__(self, generator: Translator, batch: Translated) -> Tensor:
         """See :class:`ExtraLoss`; gradients reach the style encoder, the translation and the style."""
@@ -97,10 +97,10 @@ class StyleReconstruction(ExtraLoss):
 
 
 class StyleDiversity(ExtraLoss):
-    """StarGAN v2's: how far another style would have led, mean |x_ij - x'_ij|; of negative weight."""
+    """StarGAN v2's style diversity: distance between translations in two styles, mean |x_ij - x'_ij|; weight < 0."""
 
     def __call__(self, generator: Translator, batch: Translated) -> Tensor:
-        """See :class:`ExtraLoss`; gradients reach the first translation alone."""
+        """See :class:`ExtraLoss`; only the first translation has a gradient."""
         with torch.no_grad():
             another = generator.decode(batch.content, drawn_style(generator, batch.other, batch.random))
         return F.l1_loss(batch.translation.float(), another.float())

@@ -25,15 +25,15 @@ def generator_translation_loss(
     adversarial_weight: float,
     kind: str,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the generator minimises for a batch of images x of domain i, translated to domain j (section 3.2).
+    """Generator loss of a batch of images x of domain i, translated to domain j (section 3.2).
 
     * ``reconstruction``: L_rec_im = |GD(GE(x, i), i) - x|.
     * ``cycle``: L_cyc = |GD(GE(x_ij, j), i) - x| with the translation x_ij = GD(GE(x, i), j). The paper prints the
-      labels i, i, j, i, by which x_ij would never appear; its text has this order.
+      labels i, i, j, i, so that x_ij would never appear; this order follows its text.
     * ``content``: L_rec_c = |GE(x_ij, j) - c| with c = GE(x, i), gradients through both.
-    * ``adversarial``: L_adv, D(x_ij | j) called real.
+    * ``adversarial``: L_adv, D(x_ij | j) against the label real.
 
-    Each is a mean over all values. Of the first three, one of weight 0 is left out, and need not be given.
+    Each is a mean over all values. Any of the first three with weight 0 is omitted and its input may be None.
 
     Args:
         image: x, (B, C, H, W) in [-1, 1].
@@ -69,7 +69,7 @@ def generator_translation_loss(
 def domain_discriminator_loss(
     *, real_logits: Tensor, fake_logits: Tensor, kind: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What D minimises: real images x_j under label j against translations x_ij under label j (section 3.2).
+    """Discriminator loss: real images x_j against translations x_ij, both under label j (section 3.2).
 
     Args:
         real_logits: raw logits D(x_j | j), any shape.
@@ -77,7 +77,7 @@ def domain_discriminator_loss(
         kind: one of ``ADVERSARIAL_KINDS``.
 
     Returns:
-        The loss, and the same by its name ``discriminator``.
+        The loss, and the same under the name ``discriminator``.
     """
     total = discriminator_loss(real_logits, fake_logits, kind)
     return total, {"discriminator": total}

@@ -1,4 +1,4 @@
-"""Adaptive instance normalisation and the mappings from a style to its scales and shifts (section 3.1)."""
+"""Adaptive instance normalisation (AdaIN) and the mappings from a style to its parameters (section 3.1)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ __all__ = ["CodeMapping", "InstanceNorm", "NoMapping", "StyleMapping", "adaptive
 def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
     """Adaptive instance normalisation, ``(x - mean) / std * (1 + scale) + shift`` per sample and channel (section 3.1).
 
-    Written as means followed by one affine map, because ``F.instance_norm`` gives up the channels_last layout. The
-    arithmetic is float32 whatever the input; style comes in as arguments, so that one batch can mix domains and the
-    network can be scripted. Under eager autograd the gradient is the closed form, which takes less time and memory.
+    Written as means followed by one affine map, because ``F.instance_norm`` leaves the channels_last layout.
+    Arithmetic is float32 for any input dtype. The style is an argument, so a batch can mix domains and the network can
+    be scripted. Eager autograd uses the closed-form gradient, which takes less time and memory.
 
     Args:
         x: features, (B, C, H, W), any floating dtype.
-        scale: (B, C) or (1, C); 0 leaves the normalised features as they are.
+        scale: (B, C) or (1, C); 0 leaves the normalised features unchanged.
         shift: (B, C) or (1, C).
         eps: added to the (biased) variance.
 
@@ -36,7 +36,7 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float =
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation in the arithmetic of :func:`adaptive_instance_norm`, for the discriminators.
+    """Instance normalisation computed by :func:`adaptive_instance_norm`, for the discriminators.
 
     Args:
         num_features: channels C.
@@ -58,14 +58,14 @@ class InstanceNorm(nn.Module):
 
 
 class StyleMapping(nn.Module):
-    """The MLP that turns a domain label into the AdaIN parameters of a whole encoder or decoder (section 3.1).
+    """MLP from a domain label to the AdaIN parameters of a whole encoder or decoder (section 3.1).
 
-    One-hot domain -> ``hidden_channels`` -> ``hidden_channels`` -> two numbers per normalised feature, ReLU between.
+    One-hot domain -> ``hidden_channels`` -> ``hidden_channels`` -> two numbers per normalised feature; ReLU in between.
 
     Args:
-        num_features: channels of each AdaIN layer, in the order in which the layers run.
+        num_features: channels of each AdaIN layer, in execution order.
         hidden_channels: width of the two hidden layers.
-        num_domains: how many domains there are.
+        num_domains: number of domains.
     """
 
     def __init__(self, *, num_features: Sequence[int], hidden_channels: int = 64, num_domains: int = 2) -> None:
@@ -88,11 +88,11 @@ class StyleMapping(nn.Module):
 
 
 class CodeMapping(nn.Module):
-    """A linear layer from a style's code to the AdaIN parameters of a whole encoder or decoder.
+    """Linear layer from a style code to the AdaIN parameters of a whole encoder or decoder.
 
     Args:
-        num_features: channels of each AdaIN layer, in the order in which the layers run.
-        code_channels: numbers in a code.
+        num_features: channels of each AdaIN layer, in execution order.
+        code_channels: length of a style code.
 
     Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
     """
@@ -112,10 +112,10 @@ class CodeMapping(nn.Module):
 
 
 class NoMapping(nn.Module):
-    """Scale and shift 0 whatever the style: AdaIN is then plain instance normalisation.
+    """Scale and shift 0 for every style: AdaIN becomes plain instance normalisation.
 
     Args:
-        num_features: channels of each AdaIN layer, in the order in which the layers run.
+        num_features: channels of each AdaIN layer, in execution order.
     """
 
     def __init__(self, *, num_features: Sequence[int]) -> None:
@@ -126,7 +126,7 @@ class NoMapping(nn.Module):
         """One ``(scale, shift)`` pair of zeros per AdaIN layer, each (1, C of that layer).
 
         Args:
-            style: tells the device, nothing else.
+            style: used for its device only.
         """
         styles: list[tuple[Tensor, Tensor]] = []
         for features in self.num_features:
@@ -144,10 +144,10 @@ def _split(parameters: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
 
 
 class _AdaptiveInstanceNorm(torch.autograd.Function):
-    """:func:`_normalise` with its closed-form gradient, which keeps one feature tensor for the backward pass.
+    """:func:`_normalise` with its closed-form gradient; one feature tensor is kept for the backward pass.
 
-    On a CPU it works sample by sample and in place: float32 copies of a whole batch leave the cache, and their page
-    faults cost more than the arithmetic.
+    On a CPU it works in place, sample by sample: float32 copies of a whole batch do not fit the cache, and page faults
+    cost more than the arithmetic.
     """
 
     @staticmethod
@@ -167,7 +167,7 @@ class _AdaptiveInstanceNorm(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean, inverse_std = context.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative will be asked for, which what is written in place has not
+        if torch.is_grad_enabled():  # for second derivatives: in-place operations have none
             wanted = context.needs_input_grad[:3]
             inputs = [tensor for tensor, is_wanted in zip((x, scale, shift), wanted, strict=True) if is_wanted]
             normalised = _normalise(x, scale, shift, context.eps)
@@ -190,7 +190,7 @@ class _AdaptiveInstanceNorm(torch.autograd.Function):
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors' samples one after the other on a CPU, all at once elsewhere, where launches are what costs."""
+    """Single samples on a CPU; the whole batch elsewhere, where kernel launches dominate."""
     size = 1 if tensors[0].device.type == "cpu" else len(tensors[0])
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 

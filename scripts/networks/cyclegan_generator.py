@@ -16,19 +16,19 @@ __all__ = ["CycleGanGenerator"]
 
 
 class CycleGanGenerator(Translator):
-    """Two autoencoders that share nothing: an image's domain chooses its encoder, the domain to render in the decoder.
+    """Two independent generators: the domain of an image selects the encoder, the domain to render selects the decoder.
 
-    The encoder of domain i and the decoder of the other domain are the generator of that direction. Encoder and decoder
-    of one domain belong to different generators: together they are no network of CycleGAN's, and train with no loss.
-    Layers are :class:`StyleTransferGenerator`'s with plain instance normalisation, so that the two differ in the
-    method alone; the original has transposed convolutions, and all its residual blocks in a row.
+    The encoder of one domain and the decoder of the other form a generator. Encoder and decoder of one domain belong to
+    different generators and share no loss. Layers are those of :class:`StyleTransferGenerator` with plain instance
+    normalisation, so that the two differ in the method only. The original has transposed convolutions and all its
+    residual blocks in one stack.
 
     Args:
         in_channels: channels of an image.
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks in each encoder, and again in each decoder; the original has 9 in all.
-        from_domain: the domain ``forward`` takes its images from.
-        to_domain: the domain ``forward`` renders them in.
+        from_domain: domain of the input of ``forward``.
+        to_domain: domain of the output of ``forward``.
 
     Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017.
     """
@@ -78,7 +78,7 @@ class CycleGanGenerator(Translator):
 
 
 class _ByDomain(nn.Module):
-    """One module for each domain; a sample goes through its own."""
+    """One module per domain; each sample goes through that of its domain."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()

@@ -49,8 +49,8 @@ class DemodulatedGenerator(Translator):
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks in the encoder, and again in the decoder.
         style_channels: hidden width of the encoder's MLP, and length of a style code of the decoder.
-        from_domain: the domain ``forward`` takes its images from.
-        to_domain: the domain ``forward`` renders them in.
+        from_domain: domain of the input of ``forward``.
+        to_domain: domain of the output of ``forward``.
 
     Source: Karras et al., Analyzing and improving the image quality of StyleGAN, 2020.
     """

@@ -17,16 +17,16 @@ NUM_DOMAINS = 2
 class DomainDiscriminator(nn.Module):
     """The paper's Markovian discriminator D(x | d), with one map of logits per domain (section 3.1).
 
-    Five 4 x 4 convolutions of padding 1, strides 2, 2, 2, 1, 1, LeakyReLU 0.2 between, normalisation in the second to
-    the fourth. Each logit sees 70 x 70 pixels. The smallest image is 32 x 32 (2 x 2 logits).
+    Five 4 x 4 convolutions of padding 1, strides 2, 2, 2, 1, 1, LeakyReLU 0.2 in between, normalisation after the
+    second to the fourth. A logit's receptive field is 70 x 70 pixels. The smallest image is 32 x 32 (2 x 2 logits).
 
     Args:
         in_channels: channels of an image.
         channels: width of the first layer; doubled by each of the next three.
-        norm: "instance" (not affine, the related code's), "none", or "spectral" (every weight of spectral norm 1).
+        norm: "instance" (not affine, as in the related code), "none", or "spectral" (weights of spectral norm 1).
 
     Raises:
-        InputError: for another ``norm``.
+        InputError: an unknown ``norm``.
 
     Source: github.com/Kaiseem/AD-GAN, models/discriminator.py; Isola et al., Image-to-image translation with
     conditional adversarial networks, 2017.
@@ -54,16 +54,16 @@ class DomainDiscriminator(nn.Module):
             image: (B, in_channels, H, W) in [-1, 1].
 
         Returns:
-            (B, 2, H / 8 - 2, W / 8 - 2); channel d judges the patch as an image of domain d.
+            (B, 2, H / 8 - 2, W / 8 - 2); channel d is the logit for domain d.
         """
         return self.layers(as_plain_tensor(image))
 
 
 def logits_of_domain(logits: Tensor, domain: Tensor) -> Tensor:
-    """D(x | d): the map of logits of each sample's own domain label.
+    """D(x | d): the logit map of each sample's domain label.
 
     Args:
-        logits: (B, 2, h, w), of :class:`DomainDiscriminator`.
+        logits: (B, 2, h, w), output of :class:`DomainDiscriminator`.
         domain: int64 domain labels, (B,).
 
     Returns:

@@ -1,4 +1,4 @@
-"""The layers of a generator, in an encoder and a decoder that some mapping styles (section 3.1)."""
+"""Encoder and decoder of a generator, with AdaIN parameters from a mapping module (section 3.1)."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from scripts.networks.upsample import FoldedUpsampleConv
 __all__ = ["ContentEncoder", "ImageDecoder", "MakeMapping", "initialise_generator"]
 
 MakeMapping = Callable[[Sequence[int]], nn.Module]
-"""From the channels of each normalisation, in their order, to a module that gives one ``(scale, shift)`` for each."""
+"""From the channels of each normalisation, in execution order, to a module that returns ``(scale, shift)`` for each."""
 
 
 class ContentEncoder(nn.Module):
@@ -22,7 +22,7 @@ class ContentEncoder(nn.Module):
         in_channels: channels of an image.
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks.
-        mapping: makes the module whose output styles the norms.
+        mapping: builds the module that returns the AdaIN parameters.
     """
 
     def __init__(self, *, in_channels: int, channels: int, num_blocks: int, mapping: MakeMapping) -> None:
@@ -39,7 +39,7 @@ class ContentEncoder(nn.Module):
 
         Args:
             image: (B, in_channels, H, W) in [-1, 1].
-            style: what the mapping takes, its first axis B.
+            style: input of the mapping, first axis B.
         """
         styles = self.mapping(style)
         x = F.relu(adaptive_instance_norm(self.stem(image), styles[0][0], styles[0][1]))
@@ -57,7 +57,7 @@ class ImageDecoder(nn.Module):
         out_channels: channels of an image.
         channels: width at full resolution.
         num_blocks: residual blocks.
-        mapping: makes the module whose output styles the norms.
+        mapping: builds the module that returns the AdaIN parameters.
     """
 
     def __init__(self, *, out_channels: int, channels: int, num_blocks: int, mapping: MakeMapping) -> None:
@@ -74,7 +74,7 @@ class ImageDecoder(nn.Module):
 
         Args:
             content: (B, 4 * channels, H / 4, W / 4).
-            style: what the mapping takes, its first axis B.
+            style: input of the mapping, first axis B.
         """
         styles = self.mapping(style)
         x = content
@@ -97,7 +97,7 @@ class _ResidualBlock(nn.Module):
 
 
 class _ReflectConvolution(nn.Conv2d):
-    """A convolution of odd kernel and stride 1 that pads by reflection in the dtype of its input."""
+    """A convolution of odd kernel size and stride 1 with reflection padding in the dtype of its input."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = False) -> None:
         super().__init__(
@@ -107,7 +107,7 @@ class _ReflectConvolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self._conv_forward(x, self.weight, self.bias)
-        # CPU autocast would widen the features to float32, only for the convolution to narrow them again.
+        # CPU autocast would pad in float32, and the convolution would convert back to bf16.
         with torch.autocast(x.device.type, enabled=False):
             margin = self.kernel_size[0] // 2
             padded = F.pad(x, [margin, margin, margin, margin], mode="reflect")
@@ -115,7 +115,7 @@ class _ReflectConvolution(nn.Conv2d):
 
 
 def initialise_generator(module: nn.Module) -> None:
-    """Kaiming's normal weights and no bias, for ``nn.Module.apply``."""
+    """Kaiming normal weights and zero biases, for ``nn.Module.apply``."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.kaiming_normal_(module.weight)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""A convolution of spectral norm 1 that TorchScript can compile, as torch's own spectral normalisation cannot be."""
+"""A convolution of spectral norm 1 that TorchScript can compile, unlike torch's own spectral normalisation."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ __all__ = ["SpectralConv2d"]
 class SpectralConv2d(nn.Conv2d):
     """A 2D convolution whose weight, as an (out, in * k * k) matrix, is divided by its largest singular value.
 
-    The singular value is followed by one power iteration for each training forward pass; evaluation leaves it alone.
+    Each forward pass in training mode updates the singular vector by one power iteration; evaluation does not.
     The arguments are those of ``nn.Conv2d``.
 
     Source: Miyato et al., Spectral normalization for generative adversarial networks, 2018.

@@ -21,23 +21,23 @@ NUM_DOMAINS = 2
 
 
 class StarGanV2Generator(Translator):
-    """A content encoder with plain instance normalisation, a decoder with AdaIN, and two sources of style codes.
+    """Content encoder with plain instance normalisation, decoder with AdaIN, and two sources of style codes.
 
-    A *mapping network* turns noise into a code of a domain: a new style. A *style encoder* finds the code of an image:
-    its own style. A whole volume is translated with one new style, drawn by a seed and the volume's voxels, so that its
-    slices agree: the original's latent-guided synthesis with an image for a volume.
+    A *mapping network* turns noise into a code of a domain: a new style. A *style encoder* computes the code of an
+    image: its own style. A volume is translated with one new style, drawn from a seed and its voxels, so its slices are
+    consistent. This is the original's latent-guided synthesis with a volume as the image.
 
-    Layers of encoder and decoder are :class:`StyleTransferGenerator`'s, so that the two differ in the method alone.
+    Encoder and decoder have the layers of :class:`StyleTransferGenerator`, so that the two differ in the method only.
 
     Args:
         in_channels: channels of an image.
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks in the encoder, and again in the decoder.
-        noise_channels: numbers of noise, 16 as in the original.
-        code_channels: numbers in a style's code, 64 as in the original.
+        noise_channels: length of the noise vector, 16 as in the original.
+        code_channels: length of a style code, 64 as in the original.
         mapping_channels: width of the mapping network; 512 in the original.
-        from_domain: the domain ``forward`` takes its images from.
-        to_domain: the domain ``forward`` renders them in.
+        from_domain: domain of the input of ``forward``.
+        to_domain: domain of the output of ``forward``.
 
     Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
     """
@@ -71,11 +71,11 @@ class StarGanV2Generator(Translator):
 
     @torch.jit.export
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """The content of an image, whatever its domain: (B, 4 * channels, H / 4, W / 4).
+        """The content of an image, independent of its domain label: (B, 4 * channels, H / 4, W / 4).
 
         Args:
             image: (B, in_channels, H, W) in [-1, 1].
-            domain: int64 domain labels, (B,); of no effect.
+            domain: int64 domain labels, (B,); ignored.
         """
         return self.encoder(as_plain_tensor(image), domain)
 
@@ -91,7 +91,7 @@ class StarGanV2Generator(Translator):
 
     @torch.jit.export
     def own_style(self, image: Tensor, domain: Tensor) -> Tensor:
-        """The style encoder: the codes of images as images of these domains, (B, code_channels).
+        """The style encoder: the codes of images in the given domains, (B, code_channels).
 
         Args:
             image: (B, in_channels, H, W) in [-1, 1].
@@ -101,7 +101,7 @@ class StarGanV2Generator(Translator):
 
     @torch.jit.export
     def map_noise(self, noise: Tensor, domain: Tensor) -> Tensor:
-        """The mapping network: the codes that noise stands for in these domains, (B, code_channels).
+        """The mapping network: the codes of noise in the given domains, (B, code_channels).
 
         Args:
             noise: (B, noise_channels), of mean 0 and standard deviation 1.
@@ -110,7 +110,7 @@ class StarGanV2Generator(Translator):
         return self.mapping_network(noise, domain)
 
     def new_style(self, domain: Tensor, random: Optional[torch.Generator] = None) -> Tensor:
-        """A code for each sample, drawn in its domain, (B, code_channels).
+        """A random code in the domain of each sample, (B, code_channels).
 
         Args:
             domain: int64 domain labels, (B,).
@@ -120,11 +120,11 @@ class StarGanV2Generator(Translator):
         return self.map_noise(noise.to(domain.device, non_blocking=True), domain)
 
     def volume_arguments(self, volume: Tensor, seed: int) -> Dict[str, Any]:
-        """One style for all slices of a volume; the same for equal voxels and seeds, whatever the file is called.
+        """One style for all slices of a volume. It depends on the voxels and the seed only.
 
         Args:
             volume: (in_channels, H, W, D) in [-1, 1].
-            seed: another seed, another style.
+            seed: seed of the style.
         """
         checksum = zlib.crc32(as_plain_tensor(volume).float().cpu().contiguous().numpy().tobytes(), seed)
         domain = torch.tensor([self.to_domain], device=volume.device)
@@ -135,7 +135,7 @@ class StarGanV2Generator(Translator):
 
         Args:
             image: (B, in_channels, H, W) in [-1, 1].
-            style: codes, (B, code_channels) or one for all; by default that of the noise's mean, 0.
+            style: codes, (B, code_channels) or one for all; by default the code of zero noise.
         """
         domain = torch.full((image.shape[0],), self.from_domain, dtype=torch.int64, device=image.device)
         content = self.encode(image, domain)
@@ -146,7 +146,7 @@ class StarGanV2Generator(Translator):
 
 
 class _MappingNetwork(nn.Module):
-    """Two layers for both domains and two for each; the original has four and four."""
+    """Two shared layers and two per domain; the original has four and four."""
 
     def __init__(self, noise_channels: int, channels: int, code_channels: int) -> None:
         super().__init__()
@@ -166,9 +166,9 @@ class _MappingNetwork(nn.Module):
 
 
 class _StyleEncoder(nn.Module):
-    """Four convolutions of stride 2, the mean over the pixels, and a linear layer for each domain.
+    """Four convolutions of stride 2, global average pooling, and a linear layer per domain.
 
-    No normalisation: it would remove what a style is made of. The original has residual blocks down to 4 x 4 pixels.
+    No normalisation: it would remove the style. The original has residual blocks down to 4 x 4 pixels.
     """
 
     def __init__(self, in_channels: int, channels: int, code_channels: int) -> None:
@@ -186,5 +186,5 @@ class _StyleEncoder(nn.Module):
 
 
 def _of_domain(codes: Tensor, domain: Tensor) -> Tensor:
-    """(B, NUM_DOMAINS, C) to (B, C), each sample's own domain."""
+    """(B, NUM_DOMAINS, C) to (B, C): the code of each sample's domain."""
     return codes[torch.arange(codes.shape[0], device=codes.device), domain]

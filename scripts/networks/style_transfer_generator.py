@@ -18,9 +18,10 @@ class StyleTransferGenerator(Translator):
     """The paper's G = (GE, GD): image and domain to content, content and any domain to image (section 3.1).
 
     Encoder: 7 x 7 convolution, two of stride 2, ``num_blocks`` residual blocks; decoder: as many blocks, two
-    up-samplings, 7 x 7 convolution, tanh. AdaIN in every normalisation of both, each with an MLP of its own. The layers
-    are those of the authors' related code, but for the up-sampling (nearest + 5 x 5 in place of a transposed
-    convolution, which leaves a checkerboard) and for the convolutions' biases before AdaIN, which it would remove.
+    up-samplings, 7 x 7 convolution, tanh. AdaIN in every normalisation, with one MLP for the encoder and one for the
+    decoder. Layers follow the authors' related code, with two exceptions: up-sampling is nearest neighbour + 5 x 5
+    convolution, because a transposed convolution leaves a checkerboard, and convolutions before AdaIN have no bias,
+    because AdaIN would remove it.
 
     Height and width must be multiples of 4 and at least 8.
 
@@ -29,8 +30,8 @@ class StyleTransferGenerator(Translator):
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks in the encoder, and again in the decoder.
         style_channels: hidden width of the two MLPs.
-        from_domain: the domain ``forward`` takes its images from.
-        to_domain: the domain ``forward`` renders them in.
+        from_domain: domain of the input of ``forward``.
+        to_domain: domain of the output of ``forward``.
 
     Source: github.com/Kaiseem/AD-GAN, models/generator.py.
     """
@@ -58,7 +59,7 @@ class StyleTransferGenerator(Translator):
 
     @torch.jit.export
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """GE(x, d): the content of an image, which should not depend on the domain.
+        """GE(x, d): the content of an image, ideally independent of the domain.
 
         Args:
             image: (B, in_channels, H, W) in [-1, 1].

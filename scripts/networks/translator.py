@@ -1,4 +1,4 @@
-"""What stage 1's trainer, its pictures and its inference ask of a generator, whichever it is (section 3.1)."""
+"""Interface of a generator, used by stage 1's trainer, sample pictures and inference (section 3.1)."""
 
 from typing import Any, Dict, Optional
 
@@ -13,12 +13,12 @@ __all__ = ["Translator"]
 class Translator(nn.Module):
     """A generator in two halves: image to content, content and a style to image.
 
-    What a style is, each translator decides. Here it is the domain label, one style for a whole domain, as in the
-    paper; one that knows many styles per domain overrides the three methods that hand them out.
+    A subclass defines what a style is. Here it is the domain label: one style per domain, as in the paper. A translator
+    with many styles per domain overrides ``own_style``, ``new_style`` and ``volume_arguments``.
 
     Args:
-        from_domain: the domain ``forward`` takes its images from.
-        to_domain: the domain ``forward`` renders them in.
+        from_domain: domain of the input of ``forward``.
+        to_domain: domain of the output of ``forward``.
     """
 
     def __init__(self, *, from_domain: int = SOURCE, to_domain: int = TARGET) -> None:
@@ -39,8 +39,8 @@ class Translator(nn.Module):
         """A content rendered in a style, (B, in_channels, H, W) in [-1, 1].
 
         Args:
-            content: what ``encode`` gave.
-            style: one for each sample, its first axis B.
+            content: output of ``encode``.
+            style: one per sample, first axis B.
         """
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class Translator(nn.Module):
         return domain
 
     def new_style(self, domain: Tensor, random: Optional[torch.Generator] = None) -> Tensor:
-        """A style of each domain named, drawn where there are several.
+        """A style of each given domain, drawn at random where a domain has several.
 
         Args:
             domain: int64 domain labels, (B,).
@@ -63,11 +63,11 @@ class Translator(nn.Module):
         return domain
 
     def volume_arguments(self, volume: Tensor, seed: int) -> Dict[str, Any]:
-        """What ``forward`` takes besides the slices of one volume, so that they agree.
+        """Further arguments of ``forward``, shared by all slices of a volume.
 
         Args:
             volume: (in_channels, H, W, D) in [-1, 1].
-            seed: another seed, another style, where styles are drawn.
+            seed: seed of a style that is drawn.
         """
         return {}
 
