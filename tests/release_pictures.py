@@ -26,9 +26,9 @@ from scipy import ndimage
 
 from scripts.lab.check.command import run_check
 from scripts.lab.phantom.generate import make_case, write_phantom
-from scripts.lab.prepare.case import FindOptions
 from scripts.lab.prepare.rules import read_rules
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.run import Preparation, prepare
+from scripts.lab.prepare.source_case import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 BTCV_VALUES = np.array([0, 6, 2, 3, 1], np.uint8)
@@ -63,7 +63,7 @@ def write_mmwhs(root: Path) -> None:
 def write_sifa(root: Path) -> None:
     """Coronal crops of the phantom as records of three slices, and volumes with both axes of a slice flipped."""
     write_mmwhs(root.parent / "hearts")
-    prepare(Order("mmwhs", root.parent / "hearts", root.parent / "crops", "sifa"))
+    prepare(Preparation("mmwhs", root.parent / "hearts", root.parent / "crops", "sifa"))
     domains = read_rules("sifa", None).domains
     for domain in ("ct", "mr"):
         for number in (1001, 1002, 1003, 1004):
@@ -179,12 +179,12 @@ def write_folder(root: Path) -> None:
 def prepare_release(name: str, source: Path, out: Path) -> None:
     """A release as it is; of anyone's folders, each domain with its labels."""
     if name != "folder":
-        prepare(Order(name, source, out))
+        prepare(Preparation(name, source, out))
         return
     for domain in ("ct", "mr"):
-        find = FindOptions(domain=domain, labels=source / domain / "labels", validation=0.5)
+        find = SearchOptions(domain=domain, labels=source / domain / "labels", validation=0.5)
         label_map = "205:205,420:420,500:500,550:550,600:600,820:820,850:850"
-        prepare(Order(name, source / domain / "images", out, label_map=label_map, find=find))
+        prepare(Preparation(name, source / domain / "images", out, label_map=label_map, find=find))
 
 
 PAGES = {

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from scripts.lab.bench import surface_distance
+from scripts.lab.bench.benchmark import run_bench
 from scripts.lab.bench.cyclegan import CycleGanStep
 from scripts.lab.bench.dual_alignment import dual_alignment_steps
-from scripts.lab.bench.report import run_bench
 from scripts.lab.bench.style_transfer import style_transfer_steps
 from scripts.lab.bench.timing import Ratio, Timings, round_robin
 from scripts.lab.cli import main
@@ -66,7 +66,7 @@ def test_the_quick_run_returns_and_writes_every_key(tmp_path: Path, capsys: pyte
 
 def test_the_command_runs_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Path | None, bool]] = []
-    monkeypatch.setattr("scripts.lab.bench.report.run_bench", lambda out, *, quick: calls.append((out, quick)))
+    monkeypatch.setattr("scripts.lab.bench.benchmark.run_bench", lambda out, *, quick: calls.append((out, quick)))
     main(["bench", "--out", str(tmp_path / "bench.json"), "--quick"])
     main(["bench"])
     assert calls == [(tmp_path / "bench.json", True), (None, False)]

@@ -20,7 +20,8 @@ from bodies import body_case
 from conftest import write_volume
 from scipy import ndimage
 
-from scripts.lab.check.cases import Case, Finding, find_cases
+from scripts.lab.check.case_search import find_cases
+from scripts.lab.check.cases import Finding, MeasuredCase
 from scripts.lab.check.command import TaskLabels, check_cases, judge_cases
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.measure import measure_case
@@ -36,15 +37,17 @@ class Set:
     """The clean set: its folder and its measured cases."""
 
     folder: Path
-    cases: list[Case]
+    cases: list[MeasuredCase]
 
-    def judged(self, *changed: Case) -> list[Finding]:
+    def judged(self, *changed: MeasuredCase) -> list[Finding]:
         """Findings when cases stand in for those of the same domain and name, or are added."""
         new = {(case.domain, case.name): case for case in changed}
         kept = [case for case in self.cases if (case.domain, case.name) not in new]
         return judge_cases([*kept, *changed], LABELS)
 
-    def damaged(self, number: int, change: Callable[[np.ndarray, np.ndarray, np.ndarray], Any], out: Path) -> Case:
+    def damaged(
+        self, number: int, change: Callable[[np.ndarray, np.ndarray, np.ndarray], Any], out: Path
+    ) -> MeasuredCase:
         """Case ``number``, measured after ``change(image, label, affine)`` gave others for them."""
         files = self.cases[number].files
         image, label = nib.load(files.image), nib.load(str(files.label))
@@ -108,8 +111,45 @@ def test_damage_is_found_in_its_case_alone(
 ) -> None:
     case = clean.damaged(number, change, tmp_path)
     findings = clean.judged(case)
-    assert kinds(findings) == {("error", kind, (case.name,))}
+    # Four cases of a domain are too few for a comparison to give an error.
+    severity = "error" if kind in ("interpolated label", "label mirrored against its image") else "warning"
+    assert kinds(findings) == {(severity, kind, (case.name,))}
     assert np.any([re.search(found, finding.found) for finding in findings])
+
+
+def grown(clean: Set) -> list[MeasuredCase]:
+    """Four people in place of each case, who differ by millimetres, as if measured; without images, to be quick."""
+    rng = np.random.default_rng(0)
+    people = []
+    for case in clean.cases:
+        for number in range(4):
+            other = copy(case)
+            other.files = replace(case.files, name=f"{case.name}_{number}")
+            other.spectrum, other.detail, other.image_digest, other.label_digest = None, None, "", ""
+            other.structures = {
+                value: replace(one, centre_mm=tuple(np.add(one.centre_mm, rng.normal(0, 2, 3)).tolist()))
+                for value, one in case.structures.items()
+            }
+            people.append(other)
+    return people
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (flip_both(1), "mirrored volume"),
+        (swap_kidneys, "swapped labels"),
+        (lambda i, lab, a: (i, np.roll(lab, 1, 0), a), "label off its image"),
+        (stretch(1.6), "wrong slice spacing"),
+    ],
+)
+def test_among_sixteen_cases_of_a_domain_a_comparison_gives_an_error(
+    clean: Set, tmp_path: Path, change: Any, kind: str
+) -> None:
+    people = grown(clean)
+    assert judge_cases(people, LABELS) == []
+    damaged = clean.damaged(1, change, tmp_path)
+    assert kinds(judge_cases([*people[1:], damaged], LABELS)) == {("error", kind, (damaged.name,))}
 
 
 def scale(factors: tuple[float, float, float]) -> Callable[..., Any]:
@@ -140,7 +180,7 @@ def test_a_slice_spacing_of_1_everywhere_is_found(clean: Set, tmp_path: Path) ->
     assert any("medians of liver" in finding.found and "1000 to 2600" in finding.found for finding in findings)
 
 
-def sized(case: Case, volumes_ml: dict[float, float]) -> Case:
+def sized(case: MeasuredCase, volumes_ml: dict[float, float]) -> MeasuredCase:
     """The case with other volumes of its structures."""
     changed = {v: replace(one, volume_ml=volumes_ml.get(v, one.volume_ml)) for v, one in case.structures.items()}
     other = copy(case)
@@ -177,18 +217,18 @@ def test_an_upside_down_ct_is_found_without_labels(clean: Set, tmp_path: Path) -
     case = clean.damaged(2, flip_both(1), tmp_path)
     files = [*(one.files for one in clean.cases if one.domain == "ct" and one.name != case.name), *more, case.files]
     _, findings = check_cases([replace(one, label=None) for one in files], LABELS)
-    assert kinds(findings) == {("error", "mirrored volume", (case.name,))}
+    assert kinds(findings) == {("warning", "mirrored volume", (case.name,))}
     assert "anterior/posterior" in findings[0].found
 
 
-def replace_label(case: Case) -> Case:
+def replace_label(case: MeasuredCase) -> MeasuredCase:
     """A case as if it had no label."""
     return measure_case(replace(case.files, label=None), {})
 
 
 def test_a_wrong_spacing_is_found_without_labels(clean: Set, tmp_path: Path) -> None:
     case = replace_label(clean.damaged(6, stretch(1.6), tmp_path))
-    assert kinds(clean.judged(case)) == {("error", "wrong slice spacing", (case.name,))}
+    assert kinds(clean.judged(case)) == {("warning", "wrong slice spacing", (case.name,))}
 
 
 def test_a_domain_that_is_all_upside_down_stands_against_the_other(clean: Set, tmp_path: Path) -> None:
@@ -197,7 +237,7 @@ def test_a_domain_that_is_all_upside_down_stands_against_the_other(clean: Set, t
         (tmp_path / str(number)).mkdir()
         turned.append(clean.damaged(number, flip_both(1), tmp_path / str(number)))
     findings = clean.judged(*turned)
-    assert kinds(findings) == {("error", "mirrored volume", ())}
+    assert kinds(findings) == {("warning", "mirrored volume", ())}
     assert set(findings[0].domain.split(", ")) == {"ct", "mr"}
     assert "anterior/posterior" in findings[0].found
 
@@ -207,7 +247,7 @@ def test_labels_that_are_all_shifted_are_one_finding(clean: Set, tmp_path: Path)
     for number in range(4):
         (tmp_path / str(number)).mkdir()
         moved.append(clean.damaged(number, lambda i, lab, a: (i, np.roll(lab, 1, 2), a), tmp_path / str(number)))
-    assert kinds(clean.judged(*moved)) == {("error", "label off its image", ())}
+    assert kinds(clean.judged(*moved)) == {("warning", "label off its image", ())}
 
 
 @pytest.mark.parametrize(

@@ -178,26 +178,26 @@ def people(number: int) -> list[dict[int, tuple[float, float, float]]]:
     ],
 )
 def test_a_layout_is_explained(layout: dict[int, tuple[float, float, float]], kind: str, what: tuple[int, ...]) -> None:
-    verdict = explain_layout(layout, reference_of(people(5)))
-    assert (verdict.kind, verdict.what) == (kind, what)
-    assert verdict.remaining < 0.6
-    assert verdict.deviation > (0 if kind == "as it is" else 1.8)
+    explanation = explain_layout(layout, reference_of(people(5)))
+    assert (explanation.kind, explanation.what) == (kind, what)
+    assert explanation.remaining < 0.6
+    assert explanation.deviation > (0 if kind == "as it is" else 1.8)
 
 
 def test_organs_at_nearly_one_depth_still_tell_front_from_back() -> None:
     """Kidneys 20 mm behind the liver are enough: half of what others show, turned round."""
     shallow = {v: (x, -0.5 * y, z) for v, (x, y, z) in ABDOMEN.items()}
-    verdict = explain_layout(shallow, reference_of(people(5)))
-    assert (verdict.kind, verdict.what) == ("flipped", (1,))
-    assert verdict.deviation >= LIMITS.layout_deviation
-    assert verdict.remaining <= LIMITS.layout_left * verdict.deviation
-    assert ("as it is", ()) not in verdict.rivals
+    explanation = explain_layout(shallow, reference_of(people(5)))
+    assert (explanation.kind, explanation.what) == ("flipped", (1,))
+    assert explanation.deviation >= LIMITS.layout_deviation
+    assert explanation.remaining <= LIMITS.layout_left * explanation.deviation
+    assert ("as it is", ()) not in explanation.rivals
 
 
 def test_one_swapped_pair_alone_may_as_well_be_a_mirrored_volume() -> None:
     kidneys = [{v: layout[v] for v in (2, 3)} for layout in people(5)]
-    verdict = explain_layout({2: ABDOMEN[3], 3: ABDOMEN[2]}, reference_of(kidneys))
-    assert {(verdict.kind, verdict.what), *verdict.rivals} >= {("swapped", (2, 3)), ("flipped", (0,))}
+    explanation = explain_layout({2: ABDOMEN[3], 3: ABDOMEN[2]}, reference_of(kidneys))
+    assert {(explanation.kind, explanation.what), *explanation.rivals} >= {("swapped", (2, 3)), ("flipped", (0,))}
 
 
 def test_layouts_without_a_common_structure_tell_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What the check says of one case by itself, or of a few by their numbers alone: units, grids, origins, people."""
+"""Checks of one case, or of a few by their numbers alone: units, grids, origins, volumes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from bodies import body_case
 from conftest import CONFIGS, write_volume
 
+from scripts.lab.check import measure
 from scripts.lab.check.across import find_wrong_spacing
-from scripts.lab.check.cases import Case, CaseFiles, Finding, Structure, find_cases
+from scripts.lab.check.case_search import find_cases
+from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase, Structure
 from scripts.lab.check.command import TaskLabels, judge_cases, read_task
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.measure import measure_case
@@ -22,8 +24,8 @@ from scripts.lab.check.sizes import find_wrong_sizes
 HEART = {1.0: "myocardium", 2.0: "left ventricle", 3.0: "right ventricle"}
 
 
-def files_of(name: str = "a", domain: str = "mr", modality: str = "MR", *, has_unit: bool = True) -> CaseFiles:
-    return CaseFiles(
+def files_of(name: str = "a", domain: str = "mr", modality: str = "MR", *, has_unit: bool = True) -> ListedCase:
+    return ListedCase(
         domain=domain,
         section="training",
         name=name,
@@ -34,11 +36,11 @@ def files_of(name: str = "a", domain: str = "mr", modality: str = "MR", *, has_u
     )
 
 
-def case_of(low: float, high: float, modality: str, *, has_unit: bool = True) -> Case:
+def case_of(low: float, high: float, modality: str, *, has_unit: bool = True) -> MeasuredCase:
     """A case of which the percentiles 0.5 and 99.5 are known."""
     percentiles = {"0.5": low, "50.0": (low + high) / 2, "99.5": high}
     files = files_of(modality=modality, has_unit=has_unit)
-    return Case(files=files, shape=(60, 60, 9), spacing_mm=(1.25, 1.25, 8.0), percentiles=percentiles)
+    return MeasuredCase(files=files, shape=(60, 60, 9), spacing_mm=(1.25, 1.25, 8.0), percentiles=percentiles)
 
 
 def kinds(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -150,11 +152,11 @@ def test_origins_mean_nothing(tmp_path: Path) -> None:
     assert judge_case(there, names, None) == judge_case(here, names, None) == []
 
 
-def hearts(domain: str, volumes_ml: tuple[float, float, float], spacing_mm: float) -> list[Case]:
+def hearts(domain: str, volumes_ml: tuple[float, float, float], spacing_mm: float) -> list[MeasuredCase]:
     """Five hearts of one size more or less: a structure's spread grows with the cube root of its volume."""
     cases = []
     for number, factor in enumerate((0.8, 0.9, 1.0, 1.1, 1.25)):
-        case = Case(files=files_of(f"heart_{number}", domain), shape=(192, 192, 9))
+        case = MeasuredCase(files=files_of(f"heart_{number}", domain), shape=(192, 192, 9))
         case.spacing_mm, case.image_digest = (1.25, 1.25, spacing_mm), f"{domain} {number}"
         for value, volume_ml in zip(HEART, volumes_ml, strict=True):
             spread = 3.0 * np.cbrt(volume_ml * factor)
@@ -189,3 +191,12 @@ def test_a_label_that_lacks_a_class_or_has_a_further_one_is_found() -> None:
     assert "label value(s) 4" in findings[0].found
     assert "only 0, 1, 2, 3" in findings[0].expected
     assert "no right ventricle" in findings[1].found
+
+
+def test_any_failure_of_one_case_is_a_finding_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(measure, "_measure", failing)
+    (finding,) = measure_case(files_of(), {}).findings
+    assert (finding.severity, finding.kind, finding.found) == ("error", "unusable file", "MemoryError: no room")

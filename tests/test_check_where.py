@@ -13,7 +13,7 @@ from bodies import body_case
 from conftest import run_command
 
 from scripts.core.errors import InputError
-from scripts.lab.check.cases import find_cases, find_lone_labels
+from scripts.lab.check.case_search import find_cases, find_files_left_out
 from scripts.lab.check.command import TaskLabels, check_cases, read_task
 from scripts.lab.cli import main
 
@@ -57,7 +57,7 @@ def test_the_page_may_lie_in_the_folder_that_was_checked(few: Path) -> None:
 def test_labels_of_a_folder_that_no_image_is_named_after_are_listed(few: Path, tmp_path: Path) -> None:
     for old, new in (("ct_00_label", "liver_00_label"), ("ct_01_label", "ct_01_mask")):
         (few / f"{old}.nii.gz").rename(few / f"{new}.nii.gz")
-    (finding,) = find_lone_labels([str(few)])
+    (finding,) = find_files_left_out([str(few)])
     assert (finding.severity, finding.kind, finding.domain) == ("warning", "label without image", "few")
     assert finding.found.startswith("1 label map(s) ")
     assert finding.found.endswith("looked at: liver_00_label.nii.gz")
@@ -83,7 +83,7 @@ def test_junk_of_macos_is_left_out_of_folders_and_found_in_lists(few: Path) -> N
     for name in ("ct_00_image", "ct_00_label"):
         (few / f"._{name}.nii.gz").write_bytes(b"Mac OS X")
     assert [case.name for case in find_cases([str(few)])] == ["ct_00_image", "ct_01_image"]
-    assert find_lone_labels([str(few)]) == []
+    assert find_files_left_out([str(few)]) == []
     (few / "ct.json").write_text(json.dumps({"training": [{"image": "._ct_00_image.nii.gz"}]}))
     (case,) = check_cases(find_cases([str(few / "ct.json")]))[0]
     assert [(finding.severity, finding.kind) for finding in case.findings] == [("error", "unusable file")]

@@ -205,7 +205,7 @@ def test_a_folder_without_labels_makes_an_unlabelled_list(tmp_path: Path) -> Non
 
 def test_an_image_without_its_label_gets_a_sentence(tmp_path: Path) -> None:
     folder = str(touch(tmp_path / "both", "a_image.nii.gz", "b_image.nii.gz", "a_label.nii.gz"))
-    with pytest.raises(InputError, match=r"b_image\.nii\.gz: no label for case 'b'"):
+    with pytest.raises(InputError, match=r"both: no label for b_image\.nii\.gz\. Expected one label"):
         folder_datalist(folder, folder, name="a", modality="A", validation_fraction=0.0)
 
 

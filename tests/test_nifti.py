@@ -76,6 +76,22 @@ def test_outputs_keep_the_codes_of_their_input(codes: tuple[int, int], tmp_path:
     np.testing.assert_array_equal(np.asarray(saved.dataobj), VOXELS)
 
 
+def test_outputs_of_files_in_capitals_are_named_after_the_case(tmp_path: Path) -> None:
+    path = written(tmp_path / "A.nii", image_of()).rename(tmp_path / "A.NII")
+    saved_copy(path, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["A_seg.nii.gz"]
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(32767, np.int16), (40000, np.int32), (70000, np.int32)])
+def test_values_that_do_not_fit_get_a_wider_type(highest: int, dtype: type, tmp_path: Path) -> None:
+    """In 16 bits 40000 would be written as -25536."""
+    voxels = np.zeros((4, 5, 6), np.int32)
+    voxels[0, 0, 0] = highest
+    saved = saved_copy(written(tmp_path / "a.nii", image_of(voxels)), tmp_path / "out")
+    assert saved.get_data_dtype() == dtype
+    assert np.asarray(saved.dataobj).max() == highest
+
+
 def test_an_output_that_is_not_on_its_inputs_grid_is_never_written(tmp_path: Path) -> None:
     loaded = CheckedLoadImaged("pred", label_key="")({"pred": str(written(tmp_path / "a.nii", image_of()))})
     loaded["pred"].affine[0, 3] += 1.0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.data.case_names import pair_volumes
-from scripts.data.datalists import all_sections
+from scripts.data.case_names import match_labels, pair_volumes
+from scripts.data.datalists import all_sections, find_volumes, folder_datalist, read_datalist
 
 
 def paired(folder: Path, *names: str) -> list[tuple[str, str | None]]:
@@ -32,6 +32,11 @@ def paired(folder: Path, *names: str) -> list[tuple[str, str | None]]:
         ("imagesTr/case_0000.nii.gz", "labelsTr/case.nii.gz"),  # nnU-Net's channel
         ("images/case7.nii.gz", "labels/case7.nii.gz"),
         ("image_7.nii.gz", "masks/7.nii.gz"),
+        ("volume-12.nii", "segmentation-12.nii"),
+        ("p1.nii.gz", "p1_masks.nii.gz"),
+        ("p1.nii.gz", "p1_gt.NII.GZ"),
+        ("patient 01 CT.nii.gz", "patient 01 seg.nii.gz"),
+        ("Müller_01.nii", "Müller_01_ground_truth.nii"),
     ],
 )
 def test_a_label_is_known_by_its_name_or_its_folder(tmp_path: Path, image: str, label: str) -> None:
@@ -46,6 +51,79 @@ def test_images_are_in_natural_order_and_may_lack_a_label(tmp_path: Path) -> Non
 def test_the_label_beside_its_image_comes_before_one_elsewhere(tmp_path: Path) -> None:
     found = paired(tmp_path, "ct/1_image.nii", "ct/1_label.nii", "mr/1_image.nii", "mr/1_label.nii")
     assert sorted(found) == [("ct/1_image.nii", "ct/1_label.nii"), ("mr/1_image.nii", "mr/1_label.nii")]
+
+
+def test_a_label_serves_one_image_alone(tmp_path: Path) -> None:
+    """Names that fall together when words are cut out, and equal names in folders for training and test."""
+    found = paired(tmp_path, "s11-img.nii", "s1-img-1.nii", "s1-label-1.nii")
+    assert sorted(found) == [("s1-img-1.nii", "s1-label-1.nii"), ("s11-img.nii", None)]
+    found = paired(tmp_path, "imagesTr/1.nii", "imagesTs/1.nii", "labelsTr/1.nii")
+    assert sorted(found) == [("imagesTr/1.nii", "labelsTr/1.nii"), ("imagesTs/1.nii", None)]
+    found = paired(tmp_path, "one/1.nii", "two/1.nii", "masks/1.nii")
+    assert sorted(found) == [("one/1.nii", None), ("two/1.nii", None)]
+    found = paired(tmp_path, "p1_ct.nii", "p1_t1.nii", "p1_seg.nii")
+    assert sorted(found) == [("p1_ct.nii", None), ("p1_t1.nii", None)]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "match"),
+    [
+        (["s1-img-1", "s11-img"], ["s1-label-1"], r"no label for s11-img.nii\. Expected one label per image"),
+        (["c1", "c1_img"], ["c1_seg"], r"two images for case 'c1', c1.nii and c1_img.nii"),
+        (["c1"], ["c1_seg", "c1_mask"], r"two labels for case 'c1', c1_seg.nii and c1_mask.nii"),
+        (["p1_t1", "p1_t2"], ["p1_seg"], r"no label for p1_t1.nii, p1_t2.nii; labels of no image: p1_seg.nii"),
+        ([f"c{n}" for n in range(10)], ["x"], r"no label for c0.nii, .*, c7.nii and 2 more; labels of no image: x.nii"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused_by_name(images: list[str], labels: list[str], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        match_labels([Path(f"{name}.nii") for name in images], [Path(f"{name}.nii") for name in labels])
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_suffixes_count_in_capitals_and_what_is_left_out_is_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "a.NII.GZ", "b.Nii", "b_gt.nii", "c.hdr", "c.img", ".hidden.nii", "predictions/a_seg.nii.gz")
+    assert [Path(item["image"]).name for item in find_volumes(str(tmp_path))] == ["a.NII.GZ", "b.Nii"]
+    assert f"{tmp_path}: left out: b_gt.nii, c.hdr, c.img." in caplog.text
+    caplog.clear()
+    listed = folder_datalist(str(tmp_path), None, name="ct", modality="CT", validation_fraction=0)
+    assert len(listed["training"]) == 2
+    assert "left out: b_gt.nii, c.hdr, c.img." in caplog.text
+
+
+def test_a_folder_of_folders_is_searched_and_links_end(tmp_path: Path) -> None:
+    touch(tmp_path, "CT scans/patient 01/patient 01 CT.nii.gz", "CT scans/patient 02/patient 02 CT.nii.gz")
+    touch(tmp_path, "labels/patient 02 seg.nii.gz", "labels/patient 01 seg.nii.gz")
+    (tmp_path / "CT scans" / "patient 01" / "up").symlink_to(tmp_path / "CT scans")
+    listed = folder_datalist(
+        str(tmp_path / "CT scans"), str(tmp_path / "labels"), name="ct", modality="CT", validation_fraction=0
+    )
+    pairs = [(Path(entry["image"]).name, Path(entry["label"]).name) for entry in listed["training"]]
+    assert pairs == [(f"patient 0{n} CT.nii.gz", f"patient 0{n} seg.nii.gz") for n in (1, 2)]
+
+
+def test_a_name_that_is_not_utf8_is_refused_at_once(tmp_path: Path) -> None:
+    """Its bytes cannot stand in a datalist: after hours of work, writing one would fail."""
+    with open(bytes(tmp_path) + b"/M\xfcller.nii", "wb"):
+        pass
+    with pytest.raises(InputError, match=r"M.udcfcller.nii'?: a name that is not UTF-8"):
+        find_volumes(str(tmp_path))
+
+
+def test_a_label_of_null_is_no_label(tmp_path: Path) -> None:
+    touch(tmp_path, "1.nii")
+    (tmp_path / "ct.json").write_text('{"training": [{"image": "1.nii", "label": null}]}')
+    assert read_datalist(str(tmp_path / "ct.json"), "training") == [{"image": str(tmp_path / "1.nii")}]
+    with pytest.raises(InputError, match=r"ct.json: no label for .*1.nii"):
+        read_datalist(str(tmp_path / "ct.json"), "training", needs_label=True)
 
 
 def test_junk_and_other_files_are_no_volumes(tmp_path: Path) -> None:

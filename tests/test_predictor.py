@@ -120,3 +120,7 @@ def test_what_is_refused(boxes: dict[str, Path], tmp_path: Path) -> None:
     predict = Predictor(boxes["segmentation"], device="cpu")
     assert refused(predict, np.zeros((4, 4)), np.eye(4)).found == "2 dimensions (4, 4)"
     assert refused(predict, np.zeros((4, 4, 4)), np.eye(4)).found == "one value everywhere (0)"
+    volume = np.arange(64.0).reshape(4, 4, 4)
+    assert refused(predict, volume, np.diag([1, np.nan, 1, 1])).found == "NaN or infinite values in the affine"
+    assert refused(predict, volume, np.diag([1, 0, 1, 1])).found == "voxels of 1 x 0 x 1 mm"
+    assert refused(predict, volume, np.eye(3)).found == "an affine of shape (3, 3)"

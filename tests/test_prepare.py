@@ -18,8 +18,8 @@ from releases import CT_AFFINE, save, sections, write_btcv, write_chaos_mr, writ
 from scripts.core.errors import InputError
 from scripts.lab.cli import main
 from scripts.lab.prepare import run as run_module
-from scripts.lab.prepare.case import FindOptions
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.run import Preparation, prepare
+from scripts.lab.prepare.source_case import SearchOptions
 
 CASES = [1, 2, 3]
 
@@ -30,7 +30,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(source: Path, out: Path, workers: int = 1, protocol: str | None = None) -> dict:
-    return prepare(Order("btcv", source, out, protocol, find=FindOptions(), workers=workers))
+    return prepare(Preparation("btcv", source, out, protocol, find=SearchOptions(), workers=workers))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -64,6 +64,21 @@ def test_a_second_call_makes_nothing(source: Path, tmp_path: Path, monkeypatch: 
     assert run(source, out)["kept_from_before"] == 3
     assert names == []
     assert (digests(out), times(out)) == (before, when)
+
+
+def test_any_failure_of_one_case_is_its_own(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library raises: the case is named, and the others are prepared."""
+    original = run_module.prepare_case
+
+    def failing(out: Path, case, rules, key: str) -> dict:
+        if case.number == 2:
+            raise MemoryError("no room")
+        return original(out, case, rules, key)
+
+    monkeypatch.setattr(run_module, "prepare_case", failing)
+    with pytest.raises(InputError, match=r"img0002.nii.gz: an error while it was prepared \(MemoryError: no room"):
+        run(source, tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("ct_*.json"))) == 2
 
 
 def change_source(source: Path, out: Path) -> None:
@@ -192,7 +207,7 @@ def test_two_data_sets_share_a_folder(source: Path, tmp_path: Path) -> None:
     """BTCV's CT and CHAOS's MR are one task's two domains."""
     run(source, tmp_path / "out")
     mr = write_chaos_mr(tmp_path / "chaos", 2)
-    prepare(Order("chaos", mr, tmp_path / "out", find=FindOptions(domain="mr")))
+    prepare(Preparation("chaos", mr, tmp_path / "out", find=SearchOptions(domain="mr")))
     assert set(json.loads((tmp_path / "out" / "prepare.json").read_text())) == {"btcv", "chaos"}
     assert sections(tmp_path / "out", "ct") == {"training": ["ct_0002", "ct_0003"], "test": ["ct_0001"]}
     assert sections(tmp_path / "out", "mr") == {"training": ["mr_02"]}
@@ -202,7 +217,7 @@ def test_a_domain_of_another_data_set_is_not_overwritten(source: Path, tmp_path:
     run(source, tmp_path / "out")
     hearts = write_mmwhs(tmp_path / "hearts", ct=[1001], mr=[])
     with pytest.raises(InputError, match=r"ct.json: a datalist of 'btcv'\. Expected none, or"):
-        prepare(Order("mmwhs", hearts, tmp_path / "out"))
+        prepare(Preparation("mmwhs", hearts, tmp_path / "out"))
     (tmp_path / "out" / "ct.json").write_text('{"training": []}')
     with pytest.raises(InputError, match="a datalist of something else"):
         run(source, tmp_path / "out")
@@ -254,7 +269,7 @@ def test_the_command_says_what_it_did(source: Path, tmp_path: Path, capsys: pyte
     )
     shown = capsys.readouterr()
     assert "ct.json: 2 training, 1 validation, 1 test" in shown.out
-    assert "it peeks: CT slices from two below the first" in shown.out
+    assert "it uses target labels: CT slices from two below the first" in shown.out
     assert "configs/tasks/abdomen_scaled_ct2mr.yaml" in shown.out
     assert "btcv: 100%" in shown.err  # progress
 
@@ -300,7 +315,7 @@ def test_the_exit_code_of_a_bad_tree(tmp_path: Path) -> None:
         (["btcv", "--domain", "mr"], "--domain: 'mr'. Expected one of ct"),
         (
             ["mscmr", "--protocol", "dar"],
-            r"protocol 'dar': nothing about 'mscmr'\. Expected .*: clean, disjoint\. Fix: give --protocol clean",
+            r"protocol 'dar': no rules for 'mscmr'\. Expected .*: clean, disjoint\. Fix: give --protocol clean",
         ),
     ],
 )

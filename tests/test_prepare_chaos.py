@@ -13,13 +13,13 @@ from skimage.io import imread, imsave
 
 from scripts.core.errors import InputError
 from scripts.data.case_names import natural_order
-from scripts.lab.prepare.case import FindOptions
-from scripts.lab.prepare.report import print_report
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.outputs import print_report
+from scripts.lab.prepare.run import Preparation, prepare
+from scripts.lab.prepare.source_case import SearchOptions
 
 
 def chaos(source: Path, out: Path, **find: object) -> dict:
-    return prepare(Order("chaos", source, out, find=FindOptions(**find), workers=1))
+    return prepare(Preparation("chaos", source, out, find=SearchOptions(**find), workers=1))
 
 
 def test_chaos_ct_has_its_masks_at_the_right_slices(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_series_that_are_missing_are_named(tmp_path: Path, capsys: pytest.Captur
     report = chaos(source, tmp_path / "out")
     assert report["missing_series"] == {"mr_t1_in": [3], "mr_t1_out": [2, 3]}
     print_report(tmp_path / "out", report)
-    assert "mr_t1_out: no volume of 2, 3, of whom other series are there" in capsys.readouterr().out
+    assert "mr_t1_out: no volume of 2, 3, though other series of these people are there" in capsys.readouterr().out
     assert chaos(source, tmp_path / "other", domain="mr")["missing_series"] == {}
     whole = chaos(write_chaos_mr(tmp_path / "whole", 1), tmp_path / "third")
     assert whole["missing_series"] == {}

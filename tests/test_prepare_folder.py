@@ -13,8 +13,8 @@ from dicom_files import stack
 from releases import CT_AFFINE, MR_AFFINE, assert_is_truth, save, sections, true_image, true_label, world_of
 
 from scripts.core.errors import InputError
-from scripts.lab.prepare.case import FindOptions
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.run import Preparation, prepare
+from scripts.lab.prepare.source_case import SearchOptions
 
 SHAPE = (22, 19, 11)
 VALUES = [7, 9]
@@ -30,7 +30,7 @@ def write_images(folder: Path, count: int = 3) -> Path:
 
 def run(source: Path, out: Path, label_map: str | None = None, **find: object) -> dict:
     given = {"domain": "mr", **find}
-    return prepare(Order("folder", source, out, label_map=label_map, find=FindOptions(**given), workers=1))
+    return prepare(Preparation("folder", source, out, label_map=label_map, find=SearchOptions(**given), workers=1))
 
 
 def test_images_labels_and_a_map(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_dicom_series_with_labels_drawn_on_their_conversion(tmp_path: Path) -> N
 def test_a_series_without_its_label(tmp_path: Path) -> None:
     flipped = write_series(tmp_path / "dicom", "p1", 0)
     save(tmp_path / "labels" / "p2.nii.gz", true_label(world_of(SHAPE, flipped), VALUES), flipped)
-    with pytest.raises(InputError, match="p1: no label for case 'p1' in"):
+    with pytest.raises(InputError, match=r"dicom: no label for p1; labels of no image: p2\.nii\.gz"):
         run(tmp_path / "dicom", tmp_path / "out", labels=tmp_path / "labels")
 
 
@@ -107,7 +107,7 @@ def test_one_kind_of_image_at_a_time(tmp_path: Path) -> None:
 def test_two_images_with_one_id(tmp_path: Path) -> None:
     source = write_images(tmp_path, 1)
     nib.save(nib.load(source / "images" / "case0.nii.gz"), source / "images" / "case0.nii")
-    with pytest.raises(InputError, match=r"the id 'case0', which .* has too\. Expected one volume per id"):
+    with pytest.raises(InputError, match=r"images: two images for case 'case0', case0.nii and case0.nii.gz"):
         run(source / "images", tmp_path / "out")
 
 
@@ -143,7 +143,7 @@ def test_hearts_that_count_otherwise_are_mapped(tmp_path: Path) -> None:
     """1 right ventricle, 2 myocardium, 3 left ventricle there; 1 myocardium, 2 left, 3 right ventricle here."""
     source = write_acdc_order(tmp_path / "in")
     with pytest.raises(InputError, match=r"other files \(subject1_DE.nii.gz, .*patient1_C0.nii.gz"):
-        prepare(Order("mscmr", source, tmp_path / "out"))
+        prepare(Preparation("mscmr", source, tmp_path / "out"))
     run(source, tmp_path / "out", "1:3,2:1,3:2", labels=source, domain="lge", validation=0.0)
     assert_is_truth(tmp_path / "out", "lge", "subject1_de", 1, [3, 1, 2])
 
@@ -163,7 +163,7 @@ def test_cases_that_were_numbered_from_0_keep_their_names(tmp_path: Path) -> Non
         save(tmp_path / "in" / f"image_{number}.nii.gz", true_image(world, number), CT_AFFINE)
         save(tmp_path / "in" / f"label_{number}.nii.gz", true_label(world, [6, 2, 3, 1]), CT_AFFINE)
     with pytest.raises(InputError, match=r"other files \(image_0.nii.gz, .*img0001.nii.gz and label0001"):
-        prepare(Order("btcv", tmp_path / "in", tmp_path / "out"))
+        prepare(Preparation("btcv", tmp_path / "in", tmp_path / "out"))
     mapping = "6:1,2:2,3:3,1:4"
     run(tmp_path / "in", tmp_path / "out", mapping, labels=tmp_path / "in", domain="ct", validation=0.0)
     assert sections(tmp_path / "out", "ct") == {"training": ["0", "2", "10"]}
@@ -191,9 +191,7 @@ def test_labels_that_lie_where_outputs_go_are_not_overwritten(tmp_path: Path) ->
     for index in range(2):
         (tmp_path / "mr" / f"case{index}_seg.nii.gz").rename(tmp_path / "mr" / f"case{index}_label.nii.gz")
     before = state(tmp_path)
-    with pytest.raises(
-        InputError, match=r"that .*mr would be written into the source .*mr\. Expected an output folder"
-    ):
+    with pytest.raises(InputError, match=r"mr would be written into the source .*mr\. Expected an output folder"):
         run(source / "images", tmp_path, "7:1,9:2", labels=tmp_path / "mr", validation=0.5)
     assert state(tmp_path) == before
 
@@ -234,7 +232,9 @@ def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
     plan = pydicom.dcmread(tmp_path / "in" / "a" / "1" / "plan")
     plan.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
     plan.save_as(tmp_path / "in" / "a" / "1" / "plan")
-    report = prepare(Order("folder", tmp_path / "in", tmp_path / "out", find=FindOptions(domain="ct", validation=0.0)))
+    report = prepare(
+        Preparation("folder", tmp_path / "in", tmp_path / "out", find=SearchOptions(domain="ct", validation=0.0))
+    )
     assert report["domains"]["ct"]["sections"] == {"training": ["a_1", "b"]}
     notes = report["domains"]["ct"]["notes"]["a_1"]
     assert notes[0].endswith(f"one series with the slices of {tmp_path / 'in' / 'a' / '2'}")

@@ -26,13 +26,13 @@ from releases import (
 
 from scripts.core.errors import InputError
 from scripts.data.datalists import read_datalist
-from scripts.lab.prepare.case import FindOptions
-from scripts.lab.prepare.nifti import read_pair
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.nifti_pairs import read_pair
+from scripts.lab.prepare.run import Preparation, prepare
+from scripts.lab.prepare.source_case import SearchOptions
 
 
 def run(dataset: str, source: Path, out: Path, protocol: str | None = None, **find: object) -> dict:
-    return prepare(Order(dataset, source, out, protocol, find=FindOptions(**find), workers=1))
+    return prepare(Preparation(dataset, source, out, protocol, find=SearchOptions(**find), workers=1))
 
 
 def test_mmwhs_keeps_its_seven_values_and_both_frames(tmp_path: Path) -> None:
@@ -328,11 +328,11 @@ def test_a_label_without_its_image(tmp_path: Path) -> None:
         run("mmwhs", source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("dataset", ["mmwhs", "mscmr", "chaos", "sifa", "folder"])
+@pytest.mark.parametrize("dataset", ["mmwhs", "mscmr", "chaos", "sifa"])
 def test_a_tree_that_is_another_data_set(dataset: str, tmp_path: Path) -> None:
     source = write_btcv(tmp_path / "in", [1])
     with pytest.raises(InputError, match=r"other files \(RawData/Training/img/img0001.nii.gz, .*\. Expected"):
-        run(dataset, source, tmp_path / "out", domain={"folder": "ct"}.get(dataset))
+        run(dataset, source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -357,21 +357,48 @@ def test_a_header_with_a_scale_is_applied(tmp_path: Path) -> None:
     assert written.get_data_dtype() == np.float32
 
 
-def test_an_image_that_needs_no_change_is_copied_byte_by_byte(tmp_path: Path) -> None:
-    source = write_btcv(tmp_path / "in", [2, 3])
-    path = source / "RawData" / "Training" / "img" / "img0002.nii.gz"
+def placed(path: Path, **fields: object) -> nib.Nifti1Image:
+    """The image of a file with both forms set and a unit, as a preparation writes it."""
     image = nib.load(path)
     image.set_qform(CT_AFFINE, code=1)
     image.set_sform(CT_AFFINE, code=1)
     image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    for name, value in fields.items():
+        image.header[name] = value
+    return image
+
+
+def test_an_image_that_needs_no_change_is_copied_without_packing_it_anew(tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [2, 3])
+    path = source / "RawData" / "Training" / "img" / "img0002.nii.gz"
+    content = placed(path).to_bytes()
+    with gzip.GzipFile("Doe_Jane.nii", "wb", 9, path.open("wb"), mtime=7) as file:
+        file.write(content)
+    assert b"Doe_Jane" in path.read_bytes()
     run("btcv", source, tmp_path / "out")
     written = [tmp_path / "out" / "ct" / f"ct_000{number}_image.nii.gz" for number in (2, 3)]
-    assert written[0].read_bytes() == path.read_bytes()
+    # The packed voxels are the same; the name and the time of the file that was packed are gone.
+    assert written[0].read_bytes()[10:] == path.read_bytes()[10 + len(b"Doe_Jane.nii\0") :]
+    assert written[0].read_bytes()[:10] == bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, *path.read_bytes()[8:10]])
+    assert gzip.decompress(written[0].read_bytes()) == content
     # The other has an sform alone and is written anew, with both.
-    assert written[1].read_bytes() != path.with_name("img0003.nii.gz").read_bytes()
+    assert written[1].read_bytes()[10:] != path.with_name("img0003.nii.gz").read_bytes()[10:]
     assert_is_truth(tmp_path / "out", "ct", "ct_0002", 2, [1, 2, 3, 4, 0, 0, 0, 0])
     assert_is_truth(tmp_path / "out", "ct", "ct_0003", 3, [1, 2, 3, 4, 0, 0, 0, 0])
+
+
+def test_text_that_may_name_a_patient_is_left_out_and_said(tmp_path: Path) -> None:
+    source = write_btcv(tmp_path / "in", [2])
+    path = source / "RawData" / "Training" / "img" / "img0002.nii.gz"
+    image = placed(path, descrip=b"Doe^Jane", db_name=b"Doe")
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Doe^Jane 1950"))
+    nib.save(image, path)
+    report = run("btcv", source, tmp_path / "out")
+    said = "img0002.nii.gz: descrip, db_name, 1 extension(s) of the header left out, as free text can hold names"
+    assert said in report["domains"]["ct"]["notes"]["ct_0002"]
+    written = gzip.decompress((tmp_path / "out" / "ct" / "ct_0002_image.nii.gz").read_bytes())
+    assert b"Doe" not in written
+    assert not any(b"Doe" in file.read_bytes() for file in (tmp_path / "out").rglob("*.json"))
 
 
 def test_mmwhs_test_cases_without_labels_are_left_out(tmp_path: Path) -> None:

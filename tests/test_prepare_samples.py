@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT
 
 from scripts.data.dicom import read_series
-from scripts.lab.prepare.case import FindOptions
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.sifa import read_slice
+from scripts.lab.prepare.source_case import SearchOptions
 
 FORMATS = ROOT.parent / "shared" / "data" / "formats"
 pytestmark = pytest.mark.skipif(not FORMATS.is_dir(), reason="no samples of the public releases beside the checkout")
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not FORMATS.is_dir(), reason="no samples of the 
 def test_chaos_ct_case_3(tmp_path: Path) -> None:
     (tmp_path / "in" / "CT").mkdir(parents=True)
     (tmp_path / "in" / "CT" / "3").symlink_to(FORMATS / "chaos_ct_dicom")
-    prepare(Order("chaos", tmp_path / "in", tmp_path / "out"))
+    prepare(Preparation("chaos", tmp_path / "in", tmp_path / "out"))
     image = nib.load(tmp_path / "out" / "ct_liver" / "ct_liver_03_image.nii.gz")
     label = np.asarray(nib.load(tmp_path / "out" / "ct_liver" / "ct_liver_03_label.nii.gz").dataobj)
     assert image.shape == (512, 512, 40)
@@ -55,7 +55,7 @@ def test_sifas_archive_shows_the_record_of_the_same_slice(tmp_path: Path) -> Non
         (tmp_path / "in" / name).symlink_to(FORMATS / "sifa" / name)
     (tmp_path / "in" / "test_mr").mkdir()
     (tmp_path / "in" / "test_mr" / "mr_1.npz").symlink_to(FORMATS / "sifa" / "image_01.npz")
-    report = prepare(Order("sifa", tmp_path / "in", tmp_path / "out"))
+    report = prepare(Preparation("sifa", tmp_path / "in", tmp_path / "out"))
     record = np.asarray(nib.load(tmp_path / "out" / "mr" / "mr_training_000_image.nii.gz").dataobj)[..., 0]
     archive = np.asarray(nib.load(tmp_path / "out" / "mr" / "mr_1_image.nii.gz").dataobj)[..., 1]
     assert np.array_equal(archive[::-1, ::-1], record)
@@ -70,12 +70,14 @@ def test_small_ct_and_mr_as_folders(tmp_path: Path) -> None:
         for kind, name in (("images", image), ("labels", label)):
             (tmp_path / domain / kind).mkdir(parents=True)
             (tmp_path / domain / kind / "case.nii.gz").symlink_to(FORMATS / "small_ct_mr" / f"{name}.nii.gz")
-        find = FindOptions(domain=domain, labels=tmp_path / domain / "labels", validation=0.0)
+        find = SearchOptions(domain=domain, labels=tmp_path / domain / "labels", validation=0.0)
         label_map = tmp_path / "map.yaml"
         values = np.unique(np.asarray(nib.load(tmp_path / domain / "labels" / "case.nii.gz").dataobj))
         pairs = {int(value): {5: 1, 2: 2, 3: 3, 1: 4}.get(int(value), 0) for value in values}
         label_map.write_text(str(pairs))
-        prepare(Order("folder", tmp_path / domain / "images", tmp_path / "out", label_map=str(label_map), find=find))
+        prepare(
+            Preparation("folder", tmp_path / domain / "images", tmp_path / "out", label_map=str(label_map), find=find)
+        )
         written = nib.load(tmp_path / "out" / domain / "case_image.nii.gz")
         assert nib.aff2axcodes(written.affine) == codes[domain]
         assert written.header.get_zooms() == pytest.approx((3, 3, 3))

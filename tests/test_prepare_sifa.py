@@ -11,8 +11,8 @@ import pytest
 from releases import sections, tfrecord
 
 from scripts.core.errors import InputError
-from scripts.lab.check.cases import find_cases
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.check.case_search import find_cases
+from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.sifa import read_slice
 from scripts.lab.prepare.tfrecord import masked_crc, parse_example, read_records
 
@@ -46,7 +46,7 @@ def write_release(root: Path) -> Path:
 
 
 def run(source: Path, out: Path, **settings: object) -> dict:
-    return prepare(Order("sifa", source, out, workers=1, **settings))
+    return prepare(Preparation("sifa", source, out, workers=1, **settings))
 
 
 def scaled(image: np.ndarray, domain: str) -> np.ndarray:
@@ -210,7 +210,7 @@ def test_the_datalist_says_that_neither_spacing_nor_unit_is_known(tmp_path: Path
 
 
 def test_it_cannot_be_made_clean(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"protocol 'clean': nothing about 'sifa'\. Expected .*: sifa\. Fix: give"):
+    with pytest.raises(InputError, match=r"protocol 'clean': no rules for 'sifa'\. Expected .*: sifa\. Fix: give"):
         run(write_release(tmp_path / "in"), tmp_path / "out", protocol="clean")
 
 
@@ -258,8 +258,8 @@ def hounsfield(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, r"slice3.tfrecords: \d+ bytes, 300 fewer than its record says: it was cut short"),
-        (cut_head, "3 bytes after the last record: it was cut short"),
+        (cut, r"slice3.tfrecords: \d+ bytes, 300 fewer than its record says: it is truncated"),
+        (cut_head, "3 bytes after the last record: it is truncated"),
         (other_kind, "a wrong checksum where a record should start"),
         (no_label, "Expected one example with data_vol and label_vol"),
         (short_data, "Expected one example with data_vol and label_vol"),

@@ -27,13 +27,13 @@ from releases import (
 )
 
 from scripts.core.errors import InputError
-from scripts.lab.check.cases import find_cases
+from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.command import check_cases
-from scripts.lab.prepare.case import Case, FindOptions
 from scripts.lab.prepare.crops import CropAroundLabeld
 from scripts.lab.prepare.protocol_file import build_steps
 from scripts.lab.prepare.rules import Rules, dataset_names, read_rules
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.run import Preparation, prepare
+from scripts.lab.prepare.source_case import SearchOptions, SourceCase
 
 PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocols").glob("*.yaml"))
 
@@ -123,7 +123,7 @@ def test_protocols_resample_labels_by_the_nearest_neighbour(pair: tuple[str, str
 
 def people(rules: Rules, domain: str, section: str) -> set[int]:
     """Ids of MS-CMRSeg's 45 patients that a section of a domain lists."""
-    cases = [Case(domain, f"{domain}_{number}", number, (), lambda: None) for number in range(1, 46)]
+    cases = [SourceCase(domain, f"{domain}_{number}", number, (), lambda: None) for number in range(1, 46)]
     return {case.number for case in cases if section in rules.of(domain).sections_of(case)}
 
 
@@ -143,11 +143,11 @@ def test_halves_of_the_people_train_in_source_and_target(tmp_path: Path) -> None
     assert people(rules, "bssfp", "training") == set(range(6, 19))
     assert people(rules, "lge", "training") == set(range(19, 31))
     source = write_mscmr(tmp_path / "in", {"C0": [1, 6, 19], "LGE": [6, 19, 31]}, {})
-    report = prepare(Order("mscmr", source, tmp_path / "out", "disjoint"))
+    report = prepare(Preparation("mscmr", source, tmp_path / "out", "disjoint"))
     assert sections(tmp_path / "out", "bssfp") == {"training": ["bssfp_06"], "validation": ["bssfp_01"]}
     assert sections(tmp_path / "out", "lge") == {"training": ["lge_19"], "test": ["lge_31"]}
     assert report["domains_left_out"] == ["t2"]
-    same = prepare(Order("mscmr", source, tmp_path / "same"))
+    same = prepare(Preparation("mscmr", source, tmp_path / "same"))
     assert "The same patients were imaged in all sequences" in same["limits"][0]
     assert "--protocol disjoint" in same["limits"][0]
 
@@ -181,7 +181,7 @@ def test_every_data_set_has_a_home_and_a_default_protocol() -> None:
 @pytest.mark.parametrize(("domain", "low", "high"), [("ct", -2.8, 3.2), ("mr", -1.8, 4.4)])
 def test_sifa_crops_around_the_labels_and_scales_z_scores(domain: str, low: float, high: float, tmp_path: Path) -> None:
     source = write_mmwhs(tmp_path / "in", ct=[1001], mr=[1001])
-    prepare(Order("mmwhs", source, tmp_path / "out", "sifa"))
+    prepare(Preparation("mmwhs", source, tmp_path / "out", "sifa"))
     image, affine = read(tmp_path / "out" / domain / f"{domain}_1001_image.nii.gz")
     label, _ = read(tmp_path / "out" / domain / f"{domain}_1001_label.nii.gz")
     assert image.shape[:2] == (256, 256)
@@ -221,7 +221,7 @@ def test_nothing_to_crop_around() -> None:
 
 
 def test_dar_keeps_two_slices_about_the_organs_and_windows_the_ct(tmp_path: Path) -> None:
-    prepare(Order("btcv", write_btcv(tmp_path / "in", [2]), tmp_path / "out", "dar"))
+    prepare(Preparation("btcv", write_btcv(tmp_path / "in", [2]), tmp_path / "out", "dar"))
     image, affine = read(tmp_path / "out" / "ct" / "ct_0002_image.nii.gz")
     label, _ = read(tmp_path / "out" / "ct" / "ct_0002_label.nii.gz")
     assert image.shape[:2] == (512, 512)
@@ -240,7 +240,7 @@ def test_dar_keeps_two_slices_about_the_organs_and_windows_the_ct(tmp_path: Path
 
 
 def test_dar_scales_mr_by_its_maximum(tmp_path: Path) -> None:
-    prepare(Order("chaos", write_chaos_mr(tmp_path / "in", 2), tmp_path / "out", "dar"))
+    prepare(Preparation("chaos", write_chaos_mr(tmp_path / "in", 2), tmp_path / "out", "dar"))
     image, affine = read(tmp_path / "out" / "mr" / "mr_02_image.nii.gz")
     assert image.shape[:2] == (512, 512)
     assert np.allclose(np.linalg.norm(affine[:3, :3], axis=0), (1, 1, 4))
@@ -248,7 +248,7 @@ def test_dar_scales_mr_by_its_maximum(tmp_path: Path) -> None:
 
 
 def test_sifa_resizes_abdominal_slices_and_tests_on_its_validation_list(tmp_path: Path) -> None:
-    report = prepare(Order("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", "sifa"))
+    report = prepare(Preparation("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", "sifa"))
     image, affine = read(tmp_path / "out" / "ct" / "ct_0002_image.nii.gz")
     assert image.shape == (256, 256, 15)
     assert np.linalg.norm(affine[:3, 2]) == pytest.approx(3.0)
@@ -260,16 +260,16 @@ def test_sifa_resizes_abdominal_slices_and_tests_on_its_validation_list(tmp_path
 def test_the_check_knows_that_the_published_lists_overlap(tmp_path: Path) -> None:
     """Validation is test there: a warning that names the protocol. The same in any other datalist is an error."""
     source, out = write_btcv(tmp_path / "in", [1]), tmp_path / "out"
-    prepare(Order("btcv", source, out, "dar"))
+    prepare(Preparation("btcv", source, out, "dar"))
     (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
     assert (finding.severity, finding.cases) == ("warning", ("ct_0001_image",))
-    assert "the same file in ct/validation and ct/test, as protocol 'dar' has it" in finding.found
+    assert "the same file in ct/validation and ct/test, which protocol 'dar' prescribes" in finding.found
     content = json.loads((out / "ct.json").read_text())
     assert content.pop("shared_sections") == "validation test"
     (out / "ct.json").write_text(json.dumps(content))
     (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
     assert finding.severity == "error"
-    prepare(Order("btcv", source, out, "clean"))
+    prepare(Preparation("btcv", source, out, "clean"))
     assert "shared_sections" not in json.loads((out / "ct.json").read_text())
 
 
@@ -278,7 +278,9 @@ def test_a_protocol_of_your_own(tmp_path: Path) -> None:
     content["protocol"] = "mine"
     content["datasets"]["btcv"]["domains"]["ct"]["splits"] = {"test": [2]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    report = prepare(Order("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", str(tmp_path / "mine.yaml")))
+    report = prepare(
+        Preparation("btcv", write_btcv(tmp_path / "in", [1, 2]), tmp_path / "out", str(tmp_path / "mine.yaml"))
+    )
     assert report["protocol"]["name"] == "mine"
     assert report["domains"]["ct"]["sections"] == {"training": ["ct_0001"], "test": ["ct_0002"]}
 
@@ -287,18 +289,18 @@ def test_a_protocol_of_your_own(tmp_path: Path) -> None:
 def test_a_protocol_prepares_the_domains_that_it_names_and_no_other(protocol: str, tmp_path: Path) -> None:
     """T1 in both phases and the CT, for which SIFA and DAR-UNet have no rules, stay unprepared."""
     source = write_chaos_ct(write_chaos_mr(write_chaos_mr(tmp_path / "in", 1), 2), 5)
-    report = prepare(Order("chaos", source, tmp_path / "out", protocol))
+    report = prepare(Preparation("chaos", source, tmp_path / "out", protocol))
     assert report["domains_left_out"] == ["mr_t1_in", "mr_t1_out", "ct_liver"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mr", "mr.json", "prepare.json"}
     assert report["domains"]["mr"]["sections"]["training"] == ["mr_02"]  # 1 is a test case
     with pytest.raises(InputError, match=rf"--domain: 'ct_liver'\. Expected one of mr, .* '{protocol}'"):
-        prepare(Order("chaos", source, tmp_path / "out", protocol, find=FindOptions(domain="ct_liver")))
+        prepare(Preparation("chaos", source, tmp_path / "out", protocol, find=SearchOptions(domain="ct_liver")))
 
 
 def test_a_tree_without_the_protocols_domains(tmp_path: Path) -> None:
     source = write_chaos_ct(tmp_path / "in", 5)
     with pytest.raises(InputError, match=r"Expected CHAOS: folders such as .*, of mr\."):
-        prepare(Order("chaos", source, tmp_path / "out", "sifa"))
+        prepare(Preparation("chaos", source, tmp_path / "out", "sifa"))
 
 
 @pytest.mark.parametrize("pair", known(), ids="-".join)
@@ -339,8 +341,8 @@ def ct(content: dict) -> dict:
             lambda c: ct(c).update(grid={"_target_": "Flipd"}),
             r"'btcv: ct: grid': .* Expected a list of MONAI transforms",
         ),
-        (lambda c: ct(c).update(grid=[{"_target_": "Flippd", "keys": "image"}]), "Flippd that cannot be made"),
-        (lambda c: ct(c).update(grid=[{"_target_": "Flipd", "kys": "image"}]), "Flipd that cannot be made .*kys"),
+        (lambda c: ct(c).update(grid=[{"_target_": "Flippd", "keys": "image"}]), "Flippd that cannot be built"),
+        (lambda c: ct(c).update(grid=[{"_target_": "Flipd", "kys": "image"}]), "Flipd that cannot be built .*kys"),
         (
             lambda c: c.pop("about"),
             r"under 'the file': no 'about'\. Expected the keys protocol, about, metric, datasets",
@@ -365,7 +367,7 @@ def ct(content: dict) -> dict:
 )
 def test_a_protocol_with_a_slip_gets_a_sentence(change: Callable[[dict], object], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        prepare(Order("btcv", write_btcv(tmp_path / "in", [1]), tmp_path / "out", own(change, tmp_path)))
+        prepare(Preparation("btcv", write_btcv(tmp_path / "in", [1]), tmp_path / "out", own(change, tmp_path)))
     assert caught.value.file.endswith("mine.yaml")
     assert not (tmp_path / "out").exists()
 
@@ -385,7 +387,7 @@ def test_an_empty_label_is_named_by_its_file_and_the_others_are_done(
         label = nib.load(path)
         save(path, np.zeros(label.shape, np.uint8), label.affine)
     with pytest.raises(InputError, match="2 of 4 cases that cannot be prepared, each named above"):
-        prepare(Order(dataset, source, tmp_path / "out", protocol, workers=1))
+        prepare(Preparation(dataset, source, tmp_path / "out", protocol, workers=1))
     shown = capsys.readouterr().err
     assert f"error: {empty}: no labelled voxel. Expected a label to crop around" in shown
     assert f"error: {other}: no labelled voxel" in shown

@@ -139,7 +139,7 @@ class AtomicSaveImaged(SaveImaged):
         keys: keys of volumes (C, H, W, D) with the name of the file they come from in their metadata.
         output_dir: folder to write into.
         output_postfix: what is put behind the case's name.
-        output_dtype: type of the voxels on disk.
+        output_dtype: type of the voxels on disk; int32 where it does not hold all values.
     """
 
     def __init__(
@@ -159,7 +159,11 @@ class AtomicSaveImaged(SaveImaged):
         """Write each key; several channels become the last axis of the file. Its metadata say where: ``saved_to``."""
         for key in self.key_iterator(data):
             volume = data[key]
-            path = self.layout.filename(subject=volume.meta["filename_or_obj"])
+            # The layout knows suffixes in lower case only.
+            source = re.sub(
+                r"\.nii(\.gz)?$", lambda match: match[0].lower(), volume.meta["filename_or_obj"], flags=re.I
+            )
+            path = self.layout.filename(subject=source)
             with atomic_path(path) as temporary:
                 nib.save(self._on_its_input_grid(volume), temporary)
             volume.meta["saved_to"] = [*volume.meta.get("saved_to", ()), str(path)]
@@ -167,7 +171,10 @@ class AtomicSaveImaged(SaveImaged):
 
     def _on_its_input_grid(self, volume: MetaTensor) -> nib.Nifti1Image:
         """The volume with the position fields of its input's header; without one, with an sform in mm."""
-        voxels = volume.detach().cpu().numpy().astype(self.output_dtype)  # (C, H, W, D)
+        values, dtype = volume.detach().cpu().numpy(), np.dtype(self.output_dtype)  # (C, H, W, D)
+        if dtype.kind in "iu" and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
+            dtype = np.dtype(np.int32)
+        voxels = values.astype(dtype)
         voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
         affine = np.asarray(volume.affine.detach().cpu(), np.float64)
         header = nib.Nifti1Header()
@@ -175,8 +182,8 @@ class AtomicSaveImaged(SaveImaged):
         header.set_sform(affine, code=1)
         if "position_header" in volume.meta:
             header = nib.Nifti1Header(np.asarray(volume.meta["position_header"], np.uint8).tobytes())
-        header.set_data_dtype(self.output_dtype)
-        if np.issubdtype(self.output_dtype, np.integer):
+        header.set_data_dtype(dtype)
+        if dtype.kind in "iu":
             header.set_intent("label")
         image = nib.Nifti1Image(voxels, None, header)
         position = image.header.get_best_affine()

@@ -1,58 +1,105 @@
-"""Which files are volumes, which of them are label maps, and what case they belong to: all by their names."""
+"""Which files are volumes, which of them are label maps, and which case they belong to: all by their names."""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 from scripts.core.errors import InputError
 
 __all__ = [
-    "NIFTI_SUFFIXES",
     "Item",
     "case_name",
-    "labels_by_case",
+    "is_nifti",
+    "log_left_out",
     "lone_labels",
-    "names_of_its_label",
+    "match_labels",
     "natural_order",
     "nifti_files",
     "pair_volumes",
     "pairing_name",
+    "visible_files",
 ]
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
+logger = logging.getLogger(__name__)
 
 Item = dict[str, str]
 """A case of a datalist: ``image`` and perhaps ``label``, as paths."""
 
+NIFTI_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+LABEL_WORDS = (
+    "labels?|labelmaps?|segs?|segmentations?|masks?|manual|gt|ground_?truth|annotations?|contours?|delineations?|rois?"
+)
+IMAGE_WORDS = "images?|imgs?|scans?|volumes?|vols?"
+NO_LETTER_BEFORE, NO_LETTER_BEHIND = r"(?<![^\W\d_])", r"(?![^\W\d_])"
+LABEL = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}){NO_LETTER_BEHIND}")
+ROLE = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}|{IMAGE_WORDS}){NO_LETTER_BEHIND}")
+ROLE_OF_FOLDER = re.compile(f"^({LABEL_WORDS}|{IMAGE_WORDS})")
+CHANNELS = {"0000", "ct", "cta", "mr", "mri", "pet", "t1", "t1w", "t2", "t2w", "flair", "dwi", "adc", "lge", "bssfp"}
+"""Parts of an image's name that its label's name may lack: nnU-Net's channel and modalities."""
+LISTED = 8
+"""Names in a message."""
+
 
 def case_name(path: str) -> str:
     """The name of a case in reports and outputs: the file's name without its suffix."""
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    return NIFTI_SUFFIX.sub("", Path(path).name)
 
 
 def natural_order(path: Path) -> list[int | str]:
     """Sorting key of a file by its name, numbers by their value: ``case2`` before ``case10``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a name is that of a NIfTI file, in capitals or not; hidden ones are macOS's junk."""
+    return bool(NIFTI_SUFFIX.search(path.name)) and not path.name.startswith(".")
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Files below a folder, by path, links followed; hidden files and folders are left out.
+
+    Raises:
+        InputError: a name that is not UTF-8, which no datalist or report could hold.
+    """
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        files += [Path(place) / name for name in names if not name.startswith(".")]
+    for file in files:
+        if any("\ud800" <= letter <= "\udfff" for letter in str(file)):
+            raise InputError(
+                file=ascii(str(file)),
+                found="a name that is not UTF-8",
+                expected="names that a datalist can hold",
+                remedy="rename it, for instance with convmv -f latin1 -t utf8 --notest",
+            )
+    return sorted(files)
 
 
 def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
-    """The NIfTI files of a folder in natural order, as absolute paths; hidden ones are left out.
+    """The NIfTI files of a folder in natural order, as absolute paths; those of its subfolders if it holds none itself.
 
     Args:
-        folder: where they lie, not deeper.
-        images_only: leave label maps out; their names tell them (``label``, ``seg``, ``mask``, ``manual``).
+        folder: where they lie.
+        images_only: leave label maps out, which their names tell (``label``, ``seg``, ``mask``, ``gt`` ...).
         labels_only: leave everything else out.
 
     Raises:
         InputError: there is none.
     """
-    files = sorted(folder.iterdir(), key=natural_order) if folder.is_dir() else []
     # Absolute, not resolved: a link keeps its own name, after which results are named.
-    files = [f.absolute() for f in files if _is_visible_nifti(f)]
+    found = [file.absolute() for file in visible_files(folder) if is_nifti(file)] if folder.is_dir() else []
+    files = [file for file in found if file.parent == folder.absolute()] or found
     if images_only or labels_only:
-        files = [f for f in files if _is_label(f) == labels_only]
+        files = [file for file in files if _is_label(file) == labels_only]
     if not files:
         raise InputError(
             file=folder,
@@ -60,59 +107,75 @@ def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = Fal
             expected="a folder with .nii or .nii.gz files",
             remedy="name the folder that holds the volumes",
         )
-    return files
+    return sorted(files, key=lambda file: (natural_order(file), str(file)))
 
 
 def pairing_name(path: Path) -> str:
-    """The case's name that an image and its label share: the file's, without ``image``, ``label`` and the like."""
-    return re.sub(r"[^a-z0-9]*(image|img|label|labels|seg|mask|manual)(?![a-z])[^a-z0-9]*", "", _stem(path))
+    """What the names of a case's image and label share: their parts without ``image``, ``label`` and the like."""
+    return "_".join(filter(None, re.split(r"[\W_]+", ROLE.sub(" ", case_name(str(path)).lower()))))
 
 
-def names_of_its_label(image: Path) -> list[str]:
-    """Case names that the label of an image may have: the image's own, and the same without nnU-Net's channel."""
-    name = pairing_name(image)
-    return [name, name.removesuffix("_0000")]
-
-
-def labels_by_case(folder: Path, labels_only: bool) -> dict[str, Path]:
-    """The label maps of a folder by the name of their case.
+def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[Path, Path]:
+    """The label of each image, by the case's name; a modality or nnU-Net's channel in the image's name may be missing.
 
     Args:
-        folder: where they lie.
-        labels_only: whether images lie there too.
+        images: one for each case.
+        labels: one for each image; None for images without labels, of which only the names are checked.
 
     Raises:
-        InputError: no file, or two of one case.
+        InputError: two images or two labels of one case, or an image without a label of its own.
     """
-    label_of: dict[str, Path] = {}
-    for file in nifti_files(folder, labels_only=labels_only):
-        other = label_of.setdefault(pairing_name(file), file)
+    for kind, files in (("images", images), ("labels", labels or ())):
+        _check_distinct(files, kind)
+    if labels is None:
+        return {}
+    pairs = _pair_uniquely(images, labels, [pairing_name, _name_without_channel])
+    missing = [image.name for image in images if image not in pairs]
+    if missing:
+        spare = [label.name for label in labels if label not in set(pairs.values())]
+        beside = f"; labels of no image: {_listed(spare)}" if spare else ""
+        raise InputError(
+            file=images[0].parent,
+            found=f"no label for {_listed(missing)}{beside}",
+            expected="one label per image, with the same case name",
+            remedy="rename or add the labels, or leave --labels out for an unlabelled domain",
+        )
+    return pairs
+
+
+def _check_distinct(files: Sequence[Path], kind: str) -> None:
+    """Refuse two files of one case.
+
+    Raises:
+        InputError: naming both.
+    """
+    seen: dict[str, Path] = {}
+    for file in files:
+        other = seen.setdefault(pairing_name(file), file)
         if other != file:
             raise InputError(
-                file=folder,
-                found=f"two labels for case '{pairing_name(file)}', {other.name} and {file.name}",
-                expected="one label per image",
-                remedy="move one of them elsewhere",
+                file=file.parent,
+                found=f"two {kind} for case '{pairing_name(file)}', {other.name} and {file.name}",
+                expected="one file of each kind per case",
+                remedy="move one of them elsewhere, or rename it",
             )
-    return label_of
 
 
 def pair_volumes(files: Iterable[Path]) -> list[Item]:
     """The images among NIfTI files, each with the label map of the same case where there is one, in natural order.
 
-    A label map is told by its name or its folder's (``label``, ``seg``, ``mask``).
+    Label maps are told by their names or their folders' (``label``, ``seg``, ``mask``). One beside its image comes
+    before one in the folder's counterpart (``imagesTr``, ``labelsTr``), and that before one elsewhere; none serves two
+    images.
     """
-    listed = [file.absolute() for file in files if _is_visible_nifti(file)]
-    is_label = {file: _is_label(file) or bool(re.match("label|seg|mask", file.parent.name.lower())) for file in listed}
-    beside = {(file.parent, pairing_name(file)): file for file in listed if is_label[file]}
-    label_of = {name: file for (_, name), file in beside.items()}
-    items = []
-    for image in sorted((file for file in listed if not is_label[file]), key=natural_order):
-        near = [beside[image.parent, name] for name in names_of_its_label(image) if (image.parent, name) in beside]
-        far = [label_of[name] for name in names_of_its_label(image) if name in label_of]
-        label = next(iter(near + far), None)
-        items.append({"image": str(image)} | ({"label": str(label)} if label else {}))
-    return items
+    listed = [file.absolute() for file in files if is_nifti(file)]
+    is_label = {file: _is_label(file) or bool(re.match(LABEL_WORDS, file.parent.name.lower())) for file in listed}
+    images = sorted((file for file in listed if not is_label[file]), key=natural_order)
+    names = (pairing_name, _name_without_channel)
+    places = (lambda folder: folder, _counterpart, lambda folder: None)
+    keys = [_key(place, name) for place in places for name in names]
+    pairs = _pair_uniquely(images, [file for file in listed if is_label[file]], keys)
+    return [{"image": str(image)} | ({"label": str(pairs[image])} if image in pairs else {}) for image in images]
 
 
 def lone_labels(files: Iterable[Path], items: Iterable[Item]) -> list[Path]:
@@ -123,16 +186,51 @@ def lone_labels(files: Iterable[Path], items: Iterable[Item]) -> list[Path]:
         items: what it gave.
     """
     used = {path for item in items for path in item.values()}
-    return sorted(file for file in files if _is_visible_nifti(file) and str(file.absolute()) not in used)
+    return sorted(file for file in files if is_nifti(file) and str(file.absolute()) not in used)
 
 
-def _is_visible_nifti(path: Path) -> bool:
-    return path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
+def log_left_out(folder: Path, taken: Iterable[Path]) -> None:
+    """List in the log the files that a command did not take; those of subfolders only if it took some there."""
+    kept = {file.absolute() for file in taken}
+    is_flat = all(file.parent == folder.absolute() for file in kept)
+    found = [file for file in visible_files(folder) if not is_flat or file.parent == folder]
+    names = [file.relative_to(folder).as_posix() for file in found if file.absolute() not in kept]
+    if names:
+        logger.warning("%s: left out: %s. Volumes are .nii or .nii.gz files.", folder, _listed(names))
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii").lower()
+def _pair_uniquely(
+    images: Iterable[Path], labels: Iterable[Path], keys: Sequence[Callable[[Path], Hashable]]
+) -> dict[Path, Path]:
+    """Image and label where a key belongs to one image and one label alone; each further key takes what is left."""
+    pairs: dict[Path, Path] = {}
+    left, spare = list(images), list(labels)
+    for key in keys:
+        of_key: dict[Hashable, tuple[list[Path], list[Path]]] = {}
+        for place, files in enumerate((left, spare)):
+            for file in files:
+                of_key.setdefault(key(file), ([], []))[place].append(file)
+        pairs |= {one[0]: other[0] for one, other in of_key.values() if len(one) == len(other) == 1}
+        used = set(pairs.values())
+        left, spare = [file for file in left if file not in pairs], [file for file in spare if file not in used]
+    return pairs
+
+
+def _key(place: Callable[[Path], Hashable], name: Callable[[Path], str]) -> Callable[[Path], Hashable]:
+    return lambda file: (place(file.parent), name(file))
+
+
+def _name_without_channel(path: Path) -> str:
+    return "_".join(part for part in pairing_name(path).split("_") if part not in CHANNELS)
+
+
+def _counterpart(folder: Path) -> tuple[Path, str]:
+    return folder.parent, ROLE_OF_FOLDER.sub("", folder.name.lower())
 
 
 def _is_label(path: Path) -> bool:
-    return bool(re.search(r"(^|[^a-z])(label|labels|seg|mask|manual)([^a-z]|$)", _stem(path)))
+    return bool(LABEL.search(case_name(str(path)).lower()))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -19,7 +19,7 @@ from monai.data import load_decathlon_datalist
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import check_file_name, write_json
 from scripts.core.processes import rank
-from scripts.data.case_names import Item, case_name, labels_by_case, names_of_its_label, nifti_files, pairing_name
+from scripts.data.case_names import Item, case_name, log_left_out, match_labels, nifti_files
 
 __all__ = [
     "Datalist",
@@ -37,7 +37,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 PREPARED = ("protocol", "has_spacing", "has_unit", "shared_sections")
-"""Keys that ``prepare`` adds to a datalist for data checks; see :mod:`scripts.lab.prepare.report`."""
+"""Keys that ``prepare`` adds to a datalist for data checks; see :mod:`scripts.lab.prepare.outputs`."""
 
 
 class Datalist(list[Item]):
@@ -116,7 +116,9 @@ def find_volumes(where: str) -> list[Item]:
         return _distinctly_named(items, path)
     if path.is_file():
         return [{"image": str(path.absolute())}]
-    return _distinctly_named([{"image": str(file)} for file in nifti_files(path, images_only=True)], path)
+    files = nifti_files(path, images_only=True)
+    log_left_out(path, files)
+    return _distinctly_named([{"image": str(file)} for file in files], path)
 
 
 def all_sections(path: str) -> dict[str, dict[str, Any]]:
@@ -149,31 +151,27 @@ def folder_datalist(
 ) -> dict[str, Any]:
     """A datalist of a folder of images and a folder of labels (which may be the same folder).
 
-    Image and label are paired by the case's name: the file name without its suffix, without the words
-    ``image``/``img`` and ``label``/``seg``/``mask``, and without nnU-Net's channel ``_0000``. The last cases in
-    natural order become the validation list.
+    Image and label are paired by the case's name, see :func:`scripts.data.case_names.match_labels`. The last cases in
+    natural order become the validation list. Files that were left out are listed in the log.
 
     Raises:
-        InputError: an empty folder, or an image without its label.
+        InputError: an empty folder, two files of one case, or an image without its label.
     """
-    label_of = labels_by_case(Path(labels), labels_only=images == labels) if labels else {}
-    entries = []
-    for image in nifti_files(Path(images), images_only=labels in (None, images)):
-        entry = {"image": str(image)}
-        if labels:
-            # nnU-Net puts the channel behind an image's name alone.
-            case = next((name for name in names_of_its_label(image) if name in label_of), None)
-            if case is None:
-                raise InputError(
-                    file=image,
-                    found=f"no label for case '{pairing_name(image)}' in {labels}",
-                    expected="one label per image, with the same case name",
-                    remedy="add the label, or leave --labels out for an unlabelled domain",
-                )
-            entry["label"] = str(label_of[case])
-        entries.append(entry)
+    files = _images_of(Path(images))
+    label_files = nifti_files(Path(labels), labels_only=images == labels) if labels else None
+    pairs = match_labels(files, label_files)
+    log_left_out(Path(images), [*files, *(label_files or ())])
+    entries = [{"image": str(image)} | ({"label": str(pairs[image])} if image in pairs else {}) for image in files]
     kept = training_share(len(entries), validation_fraction)
     return {"name": name, "modality": modality, "training": entries[:kept], "validation": entries[kept:]}
+
+
+def _images_of(folder: Path) -> list[Path]:
+    """The images of a folder; all of its volumes where each is called a label map."""
+    try:
+        return nifti_files(folder, images_only=True)
+    except InputError:
+        return nifti_files(folder)
 
 
 def training_share(cases: int, validation_fraction: float) -> int:
@@ -261,7 +259,9 @@ class TranslatedDatalist:
         translated: dict[str, Any] = {key: value for key, value in content.items() if not isinstance(value, list)}
         for section in (key for key, value in content.items() if isinstance(value, list) and value):
             entries = load_decathlon_datalist(str(self.datalist), is_segmentation=True, data_list_key=section)
-            labelled = [_existing_item(entry, self.datalist, needs_label=True) for entry in entries if "label" in entry]
+            labelled = [
+                _existing_item(entry, self.datalist, needs_label=True) for entry in entries if entry.get("label")
+            ]
             translated[section] = [self._translated(item) for item in labelled]
         path = self.folder / "datalist.json"
         if rank() == 0:
@@ -304,7 +304,7 @@ def _check_entries(entries: list[Any], listed: Path, section: str) -> None:
 def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> Item:
     item = {"image": str(entry["image"])}
     if needs_label:
-        if "label" not in entry:
+        if entry.get("label") is None:
             raise InputError(
                 file=listed,
                 found=f"no label for {item['image']}",

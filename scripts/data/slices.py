@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -29,11 +31,13 @@ from tqdm import tqdm
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import num_processes, rank
-from scripts.data import resampling, sections, volumes
+from scripts.data import nifti, resampling, sections, volumes
 from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_STREAM = 103
 """Of random numbers that no batch draws from."""
@@ -338,8 +342,8 @@ class _VolumeCache(PersistentDataset):
         if self.cache_dir is None:
             return self._loaded(item_transformed)
         path = self.cache_dir / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
-        if path.is_file():
-            return torch.load(path, weights_only=True)
+        if path.is_file() and (cached := _load_cached(path)) is not None:
+            return cached
         case = self._loaded(item_transformed)
         save_tensors(path, case)
         return case
@@ -350,6 +354,18 @@ class _VolumeCache(PersistentDataset):
         spacing_mm = MetaTensor(case["image"]).pixdim
         plain: dict[str, Any] = convert_to_tensor(case, convert_numeric=False, track_meta=False)
         return plain | {"voxel_ml": spacing_mm.prod() / 1000}
+
+
+def _load_cached(path: Path) -> Any:
+    """A volume from the cache; None, with a note in the log, if its file is damaged."""
+    try:
+        with ZipFile(path) as archive:  # torch writes zip archives, but does not verify their checksums
+            if archive.testzip() is None:
+                return torch.load(path, weights_only=True)
+    except Exception as error:  # whatever zipfile and torch stumble over
+        logger.debug("%s: %s", path, error)
+    logger.warning("%s: a damaged cache file; its volume is prepared again.", path)
+    return None
 
 
 def _as_slices(volume: torch.Tensor, slice_axis: int) -> torch.Tensor:
@@ -372,6 +388,6 @@ def _content_hash(item: Item) -> bytes:
 
 
 def _settings_hash(transforms: Any) -> bytes:
-    code = "".join(inspect.getsource(part) for part in (resampling, sections, volumes, _VolumeCache))
+    code = "".join(inspect.getsource(part) for part in (nifti, resampling, sections, volumes, _VolumeCache))
     versions = [version(package) for package in ("monai", "nibabel", "scipy", "torch")]
     return b"-" + pickle_hashing([code, versions, transforms])[:24]

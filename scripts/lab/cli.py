@@ -184,12 +184,14 @@ def _datalist(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from scripts.lab.prepare.case import FindOptions
-    from scripts.lab.prepare.report import print_report
-    from scripts.lab.prepare.run import Order, prepare
+    from scripts.lab.prepare.outputs import print_report
+    from scripts.lab.prepare.run import Preparation, prepare
+    from scripts.lab.prepare.source_case import SearchOptions
 
-    find = FindOptions(options.domain, options.labels, options.validation, options.trust == "image")
-    order = Order(options.dataset, options.source, options.out, options.protocol, options.map, find, options.workers)
+    find = SearchOptions(options.domain, options.labels, options.validation, options.trust == "image")
+    order = Preparation(
+        options.dataset, options.source, options.out, options.protocol, options.map, find, options.workers
+    )
     print_report(options.out, prepare(order))
     if not options.no_check:
         _run_check([str(options.out)], options.out / "check", None, options.workers)
@@ -251,6 +253,6 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from scripts.lab.bench.report import run_bench
+    from scripts.lab.bench.benchmark import run_bench
 
     run_bench(options.out, quick=options.quick)

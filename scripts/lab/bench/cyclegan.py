@@ -1,4 +1,4 @@
-"""A step of CycleGAN, the baseline of image translation, as its paper and its authors' code have it."""
+"""A training step of CycleGAN, the baseline of image translation, after its paper and its authors' code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random volumes as the trainings hold them, to measure what drawing a batch costs."""
+"""Random volumes in the form that trainings hold, to measure the cost of drawing a batch."""
 
 from __future__ import annotations
 

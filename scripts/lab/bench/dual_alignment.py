@@ -1,4 +1,4 @@
-"""Stage 2's step against the same networks in eager float32."""
+"""Stage 2's training step against the same networks in eager float32."""
 
 from __future__ import annotations
 

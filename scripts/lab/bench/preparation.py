@@ -1,4 +1,4 @@
-"""Preparing a data set: DICOM series against SimpleITK's reader, and a case against unpacking its files alone."""
+"""Preparation of data: DICOM series against SimpleITK's reader, cases against decompression of their files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pydicom.uid import CTImageStorage
 from scripts.core.processes import available_cores
 from scripts.data.dicom import read_series
 from scripts.lab.bench.timing import Measurement, Ratio, round_robin
-from scripts.lab.prepare.nifti import write_nifti
-from scripts.lab.prepare.run import Order, prepare
+from scripts.lab.prepare.nifti_pairs import write_nifti
+from scripts.lab.prepare.run import Preparation, prepare
 
 __all__ = ["measure_preparation", "write_series"]
 
@@ -117,7 +117,7 @@ def _preparing(folder: Path) -> Callable[[], object]:
 
     def call() -> None:
         out = folder / f"out{next(number)}"
-        prepare(Order("btcv", folder / "btcv", out))
+        prepare(Preparation("btcv", folder / "btcv", out))
         shutil.rmtree(out)
 
     return call

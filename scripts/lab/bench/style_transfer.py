@@ -1,4 +1,4 @@
-"""Stage 1's step against its plain form and against CycleGAN's."""
+"""Stage 1's training step against a plain implementation and against CycleGAN's."""
 
 from __future__ import annotations
 

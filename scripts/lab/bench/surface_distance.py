@@ -1,4 +1,4 @@
-"""Surface distances against medpy's and MONAI's, on the same masks and with the same values."""
+"""Surface distances against medpy's and MONAI's on the same masks, with equal values."""
 
 from __future__ import annotations
 

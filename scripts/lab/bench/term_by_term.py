@@ -1,4 +1,4 @@
-"""Stage 1's step in its plain form: every loss term with passes of its own, eager, float32."""
+"""A plain implementation of stage 1's step: separate passes for every loss term, eager, float32."""
 
 from __future__ import annotations
 

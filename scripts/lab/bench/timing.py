@@ -1,4 +1,4 @@
-"""Variants of one job timed in turn, and what a section of the benchmark hands back."""
+"""Timing of variants of one job in turn, and the results of a benchmark section."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Ratio:
     """One line of the benchmark's table.
 
     Attributes:
-        name: what is compared with what.
-        value: how many times as fast the project is; for a share, the share.
-        target: what is to be reached, None where it is for information.
-        is_share: a share of the time, which should lie below its target.
+        name: the two things compared.
+        value: speed-up; for a share, the share.
+        target: to reach; None for information only.
+        is_share: a share of the time, which should be below its target.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Ratio:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
+        """Whether the target is met; None without a target."""
         if self.target is None:
             return None
         return self.value < self.target if self.is_share else self.value >= self.target
@@ -51,7 +51,7 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """What :func:`round_robin` found: wall-clock seconds and peak memory in MiB by variant."""
+    """Wall-clock seconds and peak memory in MiB by variant."""
 
     seconds: dict[str, float]
     peak_memory_mib: dict[str, float]
@@ -72,7 +72,7 @@ class Measurement:
     Attributes:
         size: the size at which it was measured.
         timings: seconds and memory of each variant.
-        ratios: what is read from them.
+        ratios: derived from them.
         notes: other findings, such as why a variant is missing.
     """
 
@@ -82,13 +82,13 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The section as JSON has it."""
+        """The section for the JSON file."""
         ratios = [asdict(ratio) | {"reached": ratio.reached} for ratio in self.ratios]
         return {"size": self.size, **asdict(self.timings), "ratios": ratios, "notes": list(self.notes)}
 
 
 def round_robin(variants: Variants, *, rounds: int, device: torch.device) -> Timings:
-    """Time each variant once per round, one after the other, so that what else the machine does hits all alike.
+    """Time each variant once per round, so that other load on the machine affects all alike.
 
     A first round warms up; the peak memory is taken in it. It is the device's, or on a CPU the whole process's.
 
@@ -113,12 +113,12 @@ def round_robin(variants: Variants, *, rounds: int, device: torch.device) -> Tim
 
 
 def channels_last(network: Network) -> Network:
-    """The network, its weights moved to the memory layout in which the trainings and the inference hold them."""
+    """The network with its weights in the memory layout of training and inference."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def convolution_peak(device: torch.device, *, rounds: int = 5) -> dict[str, float]:
-    """GFLOP/s of a 3 x 3 convolution of 256 channels in float32 and in bf16: what bounds any gain from bf16."""
+    """GFLOP/s of a 3 x 3 convolution of 256 channels in float32 and in bf16, which bounds any gain from bf16."""
     batch, channels, size = 8, 256, 32
     convolution = channels_last(nn.Conv2d(channels, channels, 3, padding=1).to(device))
     image = torch.rand(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)

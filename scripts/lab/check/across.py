@@ -1,4 +1,4 @@
-"""What only the others can tell of a case's geometry: labels off their images, and wrong slice spacings."""
+"""Comparisons between cases: labels shifted against their images, and wrong slice spacings."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from itertools import combinations
 
 import numpy as np
 
-from scripts.lab.check.cases import Case, Finding, by_domain, others_of
+from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, others_of
 from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.proportions import Stretch, middle_proportions, proportions_of, stretch_of
 
 __all__ = ["find_shifted_labels", "find_wrong_spacing"]
 
 
-def find_shifted_labels(cases: Sequence[Case]) -> list[Finding]:
-    """Labels that explain their image better one or two voxels away, and domains in which all do.
+def find_shifted_labels(cases: Sequence[MeasuredCase]) -> list[Finding]:
+    """Labels that explain their image better one or two voxels away, and domains in which all labels do.
 
-    A case is judged by how much moving its label adds, compared with what it adds in the others of its domain.
+    The gain of moving a label is compared with the gains in the other cases of the domain.
     """
     findings = []
     for domain, group in by_domain(cases, lambda case: case.alignment).items():
+        if len(group) < LIMITS.cases_for_errors and _typical_fit(group) < LIMITS.explains_well:
+            continue
         gains = {id(case): _gain(case) for case in group}
         typical = np.median([_shift(case) for case in group], axis=0)
         is_common = len(group) >= LIMITS.least_cases and np.abs(typical).max() >= LIMITS.shift_voxel
@@ -29,7 +31,7 @@ def find_shifted_labels(cases: Sequence[Case]) -> list[Finding]:
             continue
         for case in group:
             others = [gains[id(other)] for other in others_of(group, case)]
-            usual = float(np.percentile(others, 90)) if others else 0.0
+            usual = float(np.percentile(others, 95, method="higher")) if others else 0.0
             shift, fit = _shift(case), case.alignment
             is_inside = np.abs(shift).max() < 2 and fit is not None and fit.best_explained >= LIMITS.least_explained
             is_clear = gains[id(case)] >= max(LIMITS.shift_gain, LIMITS.shift_gain_others * usual)
@@ -38,16 +40,20 @@ def find_shifted_labels(cases: Sequence[Case]) -> list[Finding]:
     return findings
 
 
-def _shift(case: Case) -> np.ndarray:
+def _typical_fit(group: Sequence[MeasuredCase]) -> float:
+    return float(np.median([case.alignment.best_explained for case in group if case.alignment]))
+
+
+def _shift(case: MeasuredCase) -> np.ndarray:
     return np.array(case.alignment.shift_voxel if case.alignment else (0.0, 0.0, 0.0))
 
 
-def _gain(case: Case) -> float:
+def _gain(case: MeasuredCase) -> float:
     fit = case.alignment
     return 0.0 if fit is None or fit.best_explained <= 0 else 1 - fit.explained / fit.best_explained
 
 
-def _is_consistent(group: Sequence[Case], typical: np.ndarray) -> bool:
+def _is_consistent(group: Sequence[MeasuredCase], typical: np.ndarray) -> bool:
     """Whether three quarters of the cases are shifted alike along the axis that stands out."""
     axis = int(np.abs(typical).argmax())
     return float(np.mean([abs(_shift(case)[axis] - typical[axis]) < 0.5 for case in group])) >= 0.75
@@ -55,19 +61,15 @@ def _is_consistent(group: Sequence[Case], typical: np.ndarray) -> bool:
 
 def _shift_finding(domain: str, names: tuple[str, ...], shift: np.ndarray, gain: float) -> Finding:
     place = ", ".join(f"{value:+.1f}" for value in shift)
-    return Finding(
-        severity="error",
-        kind="label off its image",
-        domain=domain,
-        cases=names,
-        found=f"{'a label' if names else 'labels'} that would fit better ({100 * gain:.0f} % more variance explained) "
-        f"when moved by ({place}) voxels along the stored axes",
-        expected="the best fit where the label lies",
-        remedy="look at the outlines; if they are off, mend the origin or the cropping of the label and write it again",
+    found = (
+        f"{'a label' if names else 'labels'} that would fit better ({100 * gain:.0f} % more variance explained) "
+        f"when moved by ({place}) voxels along the stored axes"
     )
+    remedy = "look at the outlines; if they are off, correct the origin or the cropping of the label and write it again"
+    return Finding("error", "label off its image", domain, names, found, "the best fit where the label lies", remedy)
 
 
-def find_wrong_spacing(cases: Sequence[Case]) -> list[Finding]:
+def find_wrong_spacing(cases: Sequence[MeasuredCase]) -> list[Finding]:
     """Cases, and domains, that are stretched along their slices' stack."""
     groups = by_domain(cases, lambda case: case.shape)
     seen = {id(case): proportions_of(case.structures, case.stack_axis, case.grain) for case in cases if case.shape}
@@ -80,7 +82,7 @@ def find_wrong_spacing(cases: Sequence[Case]) -> list[Finding]:
             if stretch and _is_stretched(stretch, LIMITS.stretch if heard else LIMITS.stretch_alone):
                 findings.append(_stretch_finding(domain, (case.name,), stretch, case.spacing_mm[case.stack_axis]))
     labelled = {domain: [seen[id(case)] for case in group if case.structures] for domain, group in groups.items()}
-    for first, second in combinations([domain for domain in labelled if labelled[domain]], 2):
+    for first, second in combinations([name for name in labelled if len(labelled[name]) >= LIMITS.least_cases], 2):
         between = stretch_of(middle_proportions(labelled[first]), labelled[second])
         if between and between.height is not None and _is_stretched(between, LIMITS.stretch_domains):
             findings.append(_stretch_finding(f"{first}, {second}", (), between, None))
@@ -99,13 +101,8 @@ def _stretch_finding(domain: str, cases: tuple[str, ...], stretch: Stretch, spac
     whom = "the others" if cases else "the second domain's"
     expected = "the same proportions" if spacing_mm is None else f"a spacing near {spacing_mm / stretch.factor:.2g} mm"
     has = "" if spacing_mm is None else f", at a spacing of {spacing_mm:.3g} mm"
-    return Finding(
-        severity="error",
-        kind="wrong slice spacing",
-        domain=domain,
-        cases=cases,
-        found=f"a body {stretch.factor:.2f} times as long along the slices' stack as {whom}{has} ({detail})",
-        expected=expected,
-        remedy="take the spacing from the slices' positions in the original, and correct the header"
-        + (" of image and label" if cases else " of the domain that is wrong"),
+    found = f"a body {stretch.factor:.2f} times as long along the slices' stack as {whom}{has} ({detail})"
+    remedy = "take the spacing from the slices' positions in the original, and correct the header" + (
+        " of image and label" if cases else " of the domain that is wrong"
     )
+    return Finding("error", "wrong slice spacing", domain, cases, found, expected, remedy)

@@ -1,4 +1,4 @@
-"""Does a label lie on what its image shows? By the share of variance that it explains, there, moved and mirrored."""
+"""Fit of a label map to its image: the share of variance it explains at its place, moved and mirrored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ REACH = 2
 """Shifts tried along each axis, in voxels."""
 
 BAND_VOXELS = 3
-"""Voxels so near to a border between classes are looked at."""
+"""Distance from a border between classes up to which voxels are used."""
 
 MOST_VOXELS = 300_000
-"""More voxels than these are thinned out evenly."""
+"""Larger numbers of voxels are thinned out evenly."""
 
 
 def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
-    """Compare a label's fit where it lies with its fit one and two voxels away and mirrored.
+    """Compare the fit of a label map at its place with its fit one and two voxels away and mirrored.
 
     The fit is the between-class variance of the image over its variance, in a band along the borders of the classes
     (background among them) that moves with the label. A shift is sought along each axis in turn, twice.
@@ -35,7 +35,7 @@ def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
         label: integers on the same grid.
 
     Returns:
-        None where the label is empty or leaves no room to move.
+        None if the label map is empty or leaves no room to move.
     """
     band = _Band(label)
     if not band.is_usable:
@@ -61,13 +61,13 @@ def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
 
 
 def _windowed(image: _Array, label: _Array) -> NDArray[np.float32]:
-    """The image cut to three times the range of the structures' values, so that skin against air counts little."""
+    """The image clipped to three times the range of the structures' values, so that skin against air counts little."""
     low, high = np.percentile(image[label > 0], (2.0, 98.0))
     return np.clip(image, low - (high - low), high + (high - low)).astype(np.float32)
 
 
 class _Band:
-    """The voxels along the borders of a label's classes, with room to move about."""
+    """The voxels along the borders between classes that can be moved without leaving the volume."""
 
     def __init__(self, label: _Array) -> None:
         self.shape = label.shape
@@ -94,7 +94,7 @@ class _Band:
         self.is_usable = len(values) > 1
 
     def explained(self, image: _Array, shift: Any) -> float:
-        """Between-class variance over variance, with the label moved by whole voxels; 0 where nothing varies."""
+        """Between-class variance over variance, with the label map moved by whole voxels; 0 for a constant image."""
         if not self.is_usable:
             return 0.0
         moved = tuple(indices + step for indices, step in zip(self.indices, shift, strict=True))
@@ -106,7 +106,7 @@ class _Band:
 
 
 def _between(curve: list[float]) -> float:
-    """Where a parabola through the highest value and its neighbours peaks, from the highest; 0 at an end."""
+    """Offset of the peak of a parabola through the highest value and its neighbours; 0 at an end."""
     top = int(np.argmax(curve))
     if top in (0, len(curve) - 1):
         return 0.0

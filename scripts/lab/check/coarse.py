@@ -1,4 +1,4 @@
-"""Volumes on a coarse grid, and what is read off them by the image alone: the body and its grain."""
+"""Volumes on a coarse grid, and measurements that need no label: the body and its grain."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from scripts.data.sections import body_mask
 __all__ = ["COARSE_MM", "body_of", "grain", "resample"]
 
 COARSE_MM = 4.0
-"""Grid of everything that is judged by the image alone: fine enough for a body, coarse enough for hundreds of cases."""
+"""Grid of all comparisons of images: fine enough for a body, coarse enough for hundreds of cases."""
 
 GRAIN_VOXELS = 1.0
-"""Smoothing of slopes, so that noise has none."""
+"""Smoothing of gradients against noise."""
 
 _Array = NDArray[Any]
 
 
 def resample(volume: _Array, spacing_mm: Sequence[float], out_mm: Sequence[float]) -> NDArray[np.float32]:
-    """A volume on another grid about the same middle, axis by axis with triangular weights.
+    """Resample a volume about its centre, axis by axis with triangular weights.
 
-    The triangle is as wide as the coarser of the two grids: averages where it gets coarser, linear interpolation where
-    it gets finer.
+    The triangle is as wide as the coarser of the two grids: averages towards a coarser grid, linear interpolation
+    towards a finer one.
 
     Args:
         volume: any number of axes.
         spacing_mm: distance of samples along each axis.
-        out_mm: the same of the result.
+        out_mm: the same for the result.
     """
     result = np.asarray(volume, np.float32)
     for axis, (old, new) in enumerate(zip(spacing_mm, out_mm, strict=True)):
@@ -51,7 +51,7 @@ def resample(volume: _Array, spacing_mm: Sequence[float], out_mm: Sequence[float
 def body_of(coarse: _Array) -> NDArray[np.bool_]:
     """The patient in a coarse volume: the largest piece above Otsu's threshold of its roots, filled slice by slice.
 
-    Roots of the values above the minimum, because MR's body is dark beside its fat; HU are split alike either way.
+    The roots compress the values: in MR the body is dark beside its fat. The split of HU does not change by it.
     """
     low, high = np.percentile(coarse, (0.5, 99.0))
     roots = np.sqrt(np.clip((coarse - low) / max(high - low, 1e-6), 0, 1))
@@ -59,9 +59,9 @@ def body_of(coarse: _Array) -> NDArray[np.bool_]:
 
 
 def grain(coarse: _Array, body: _Array, stack_axis: int) -> float:
-    """How much faster a body changes along the stack than in plane: the logarithm of the ratio of mean slopes.
+    """How much faster intensities change along the stack than in plane: the logarithm of the ratio of mean gradients.
 
-    People differ little in it; a slice spacing that is too large by a factor makes it smaller by about that factor.
+    It differs little between people; a slice spacing that is too large by a factor lowers it by about that factor.
 
     Args:
         coarse: (H, W, D) at :data:`COARSE_MM`.
@@ -69,7 +69,7 @@ def grain(coarse: _Array, body: _Array, stack_axis: int) -> float:
         stack_axis: the axis of the coarse volume that slices are stacked along.
 
     Returns:
-        NaN where the body is too small to say.
+        NaN if the body is too small.
     """
     inner = ndimage.binary_erosion(body, iterations=2)
     if not inner.any():

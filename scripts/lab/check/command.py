@@ -1,11 +1,13 @@
-"""``python -m scripts check``: measure every case, compare, print a table, write the page and the JSON."""
+"""``python -m scripts check``: measure all cases, compare them, print a table, write the page and the JSON file."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,33 +18,36 @@ from tqdm import tqdm
 from scripts.core.errors import InputError
 from scripts.core.processes import available_cores
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
-from scripts.lab.check.cases import Case, CaseFiles, Finding, find_cases, find_lone_labels
+from scripts.lab.check.case_search import find_cases, find_files_left_out
+from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.layout import AXES
+from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.measure import measure_case
 from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_structures
-from scripts.lab.check.page import Checked, summary_table, write_page
+from scripts.lab.check.page import CheckResult, summary_table, write_check
 from scripts.lab.check.single import judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
 
 __all__ = ["TaskLabels", "check_cases", "judge_cases", "read_task", "run_check"]
 
+logger = logging.getLogger(__name__)
+
 STORED_AXES = ("along the first axis", "along the second axis", "along the third axis")
 
 CASES_PER_WORKER = 6
-"""A worker takes seconds to start: fewer cases than these are measured sooner without it."""
+"""Cases for which the start of a worker process, which takes seconds, is worth it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLabels:
-    """What is known of the label maps.
+    """What the task or the datalists state about the label maps.
 
     Attributes:
-        names: names of the structures by their value in the files; empty where nothing is known.
+        names: names of the structures by their value in the files; empty if unknown.
         background: values that count as background, besides 0.
         keeps_stored_axes: whether the stored axes are the common frame (``orientation: null``).
-        scaled_within: lowest and highest intensity where the task takes volumes that are already scaled; None where it
-            scales them itself.
+        scaled_within: lowest and highest intensity if the task expects scaled volumes; None if it scales them itself.
     """
 
     names: Mapping[float, str]
@@ -52,7 +57,7 @@ class TaskLabels:
 
     @property
     def known(self) -> tuple[float, ...] | None:
-        """Every value that may occur besides 0, or None if any may."""
+        """All values that may occur besides 0; None for any."""
         return (*self.names, *self.background) if self.names else None
 
 
@@ -63,40 +68,40 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
         where: datalists, ``dataset.json`` files with ``domains``, or folders.
         out: folder to write into.
         task: a task file, for names and values of the structures.
-        workers: processes to measure with; None takes one for each core, but no more than pay.
+        workers: processes; None for one per core, but no more than are worth starting.
 
     Returns:
-        What was found, errors first.
+        The findings, errors first.
 
     Raises:
-        InputError: a path leads nowhere, the task file is none, or the folder cannot be written.
+        InputError: a missing path, an invalid task file, or a folder that cannot be written.
     """
     files = find_cases(where)
     labels = read_task(task) if task else _names_without_task(files)
     cases, findings = check_cases(files, labels, workers=workers, progress=True)
-    findings += find_lone_labels(where)
+    findings += find_files_left_out(where)
     stored = labels.keeps_stored_axes
-    checked = Checked(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
-    print(summary_table(checked))
-    page = write_page(out, checked, sources=list(where), task=task)
+    result = CheckResult(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
+    print(summary_table(result))
+    page = write_check(out, result, sources=list(where), task=task)
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{len(cases)} cases, {errors} errors, {len(findings) - errors} warnings; {page}")
     return findings
 
 
 def check_cases(
-    files: Sequence[CaseFiles], labels: TaskLabels | None = None, *, workers: int | None = 1, progress: bool = False
-) -> tuple[list[Case], list[Finding]]:
-    """Measure cases and judge each by itself and against the others.
+    files: Sequence[ListedCase], labels: TaskLabels | None = None, *, workers: int | None = 1, progress: bool = False
+) -> tuple[list[MeasuredCase], list[Finding]]:
+    """Measure cases and check each by itself and against the others.
 
     Args:
         files: the cases.
-        labels: what is known of their label maps; None takes the names that the datalists give.
+        labels: of the task; None for the names in the datalists.
         workers: processes to measure with.
         progress: show a progress bar.
 
     Returns:
-        The cases in the same order, and what was found, errors first.
+        The cases in the same order, and the findings, errors first.
     """
     labels = labels or _names_without_task(files)
     class_of = {value: number for number, value in enumerate(labels.names, start=1)}
@@ -105,12 +110,12 @@ def check_cases(
     return cases, judge_cases(cases, labels)
 
 
-def judge_cases(cases: Sequence[Case], labels: TaskLabels) -> list[Finding]:
-    """Judge measured cases, each by itself and against the others; errors first.
+def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Finding]:
+    """Check measured cases, each by itself and against the others; errors come first.
 
     Args:
         cases: of all domains.
-        labels: what is known of their label maps.
+        labels: of the task or the datalists.
     """
     alone = {id(case): judge_case(case, labels.names, labels.known, labels.scaled_within) for case in cases}
     findings = [finding for case in cases for finding in alone[id(case)]]
@@ -119,12 +124,22 @@ def judge_cases(cases: Sequence[Case], labels: TaskLabels) -> list[Finding]:
     misplaced = find_misplaced_structures(upright, labels.names, axes)
     known = {(f.domain, name) for f in misplaced if f.severity == "error" for name in f.cases}
     known |= {tuple(f.domain.split(", ")) for f in misplaced if not f.cases}  # type: ignore[misc]
-    findings += [*misplaced, *find_mirrored_images(cases, known, axes), *find_shifted_labels(upright)]
     stretched = find_wrong_spacing(cases)
+    compared = [*misplaced, *find_mirrored_images(cases, known, axes), *find_shifted_labels(upright), *stretched]
+    counts = Counter(case.domain for case in cases if case.shape)
+    findings += [_by_evidence(finding, counts) for finding in compared]
     explained = {(finding.domain, name) for finding in stretched for name in finding.cases}
     sized = [case for case in cases if (case.domain, case.name) not in explained]
-    findings += [*stretched, *find_wrong_sizes(sized, labels.names), *find_copies(cases)]
+    findings += [*find_wrong_sizes(sized, labels.names), *find_copies(cases)]
     return sorted(findings, key=lambda finding: finding.severity != "error")
+
+
+def _by_evidence(finding: Finding, counts: Mapping[str, int]) -> Finding:
+    """A finding from a comparison between cases: a warning where few cases were compared."""
+    fewest = min(counts[domain] for domain in finding.domain.split(", "))
+    if finding.severity == "warning" or fewest >= LIMITS.cases_for_errors:
+        return finding
+    return replace(finding, severity="warning", found=f"{finding.found}; a comparison of only {fewest} cases")
 
 
 def read_task(path: str) -> TaskLabels:
@@ -153,22 +168,28 @@ def read_task(path: str) -> TaskLabels:
 
 
 def _scaled_within(task: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The range that both domains' volumes must already have, if the task has a ``RequireRanged`` for both."""
+    """The intensity range that the task requires of both domains, if it has a ``RequireRanged`` for both."""
     steps = [task.get(f"{side}_intensity") for side in ("source", "target")]
     limits = [step["within"] for step in steps if isinstance(step, Mapping) and "within" in step]
     return (float(limits[0][0]), float(limits[0][1])) if len(limits) == 2 else None
 
 
-def _names_without_task(files: Sequence[CaseFiles]) -> TaskLabels:
-    """What the datalists say, if they all say the same."""
+def _names_without_task(files: Sequence[ListedCase]) -> TaskLabels:
+    """The names in the datalists, if they agree."""
     said = {case.label_names for case in files if case.label}
     return TaskLabels(names=dict(said.pop()) if len(said) == 1 else {})
 
 
-def _mapped(measure: partial[Case], files: Sequence[CaseFiles], workers: int | None) -> Iterator[Case]:
+def _mapped(measure: partial[MeasuredCase], files: Sequence[ListedCase], workers: int | None) -> Iterator[MeasuredCase]:
     most = min(available_cores(), len(files) // CASES_PER_WORKER) if workers is None else workers
     if most < 2:
         yield from map(measure, files)
         return
-    with ProcessPoolExecutor(most, mp_context=multiprocessing.get_context("spawn")) as pool:
+    try:
+        pool = ProcessPoolExecutor(most, mp_context=multiprocessing.get_context("spawn"))
+    except OSError as error:  # processes share semaphores, which need a writable /dev/shm
+        logger.warning("One case is measured at a time, because processes cannot share work (%s).", error)
+        yield from map(measure, files)
+        return
+    with pool:
         yield from pool.map(measure, files)

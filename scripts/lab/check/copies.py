@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from scripts.lab.check.cases import Case, Finding
+from scripts.lab.check.cases import Finding, MeasuredCase, Severity
 from scripts.lab.check.fingerprints import agreement, similarity
 from scripts.lab.check.limits import LIMITS
 
 __all__ = ["find_copies"]
 
 CANDIDATES = 3
-"""Most alike cases of each case that are compared closely, so that large sets stay quick."""
+"""Most similar cases of each case that are compared closely; the limit keeps large sets fast."""
 
 
-def find_copies(cases: Sequence[Case]) -> list[Finding]:
-    """Images that are one, by path, voxels or content, and label maps that belong to two images.
+def find_copies(cases: Sequence[MeasuredCase]) -> list[Finding]:
+    """Images that occur twice, by path, voxels or content, and label maps that belong to two images.
 
-    Content is robust to another scale or clip of the values, another data type, axis order or a small crop. A copy in
-    another section or domain is an error (leakage), one in the same section a warning.
+    The comparison of content tolerates other scales, clips and types of the values, other axis orders and small crops.
+    A copy in another section or domain is an error (leakage), one in the same section a warning.
     """
     read = [case for case in cases if case.image_digest]
     copies = dict(_alike(read))
@@ -31,7 +31,7 @@ def find_copies(cases: Sequence[Case]) -> list[Finding]:
     return findings
 
 
-def _alike(cases: Sequence[Case]) -> Iterator[tuple[tuple[Case, Case], str]]:
+def _alike(cases: Sequence[MeasuredCase]) -> Iterator[tuple[tuple[MeasuredCase, MeasuredCase], str]]:
     exact = {}
     for first, second in _same(cases, "image_digest"):
         is_file = first.files.image == second.files.image
@@ -45,8 +45,8 @@ def _alike(cases: Sequence[Case]) -> Iterator[tuple[tuple[Case, Case], str]]:
             yield (first, second), f"nearly the same image (correlation {value:.2f})"
 
 
-def _candidates(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
-    """Pairs of coarsely alike images: for each case the few that are most alike."""
+def _candidates(cases: Sequence[MeasuredCase]) -> list[tuple[MeasuredCase, MeasuredCase]]:
+    """Pairs of roughly similar images: for each case the few that are most similar."""
     near: dict[int, list[tuple[float, int, int]]] = {}
     for (i, first), (j, second) in combinations(enumerate(cases), 2):
         if first.spectrum is None or second.spectrum is None:
@@ -59,8 +59,8 @@ def _candidates(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
     return [(cases[i], cases[j]) for i, j in sorted(chosen)]
 
 
-def _same(cases: Sequence[Case], key: str) -> Iterator[tuple[Case, Case]]:
-    groups: dict[str, list[Case]] = {}
+def _same(cases: Sequence[MeasuredCase], key: str) -> Iterator[tuple[MeasuredCase, MeasuredCase]]:
+    groups: dict[str, list[MeasuredCase]] = {}
     for case in cases:
         if getattr(case, key):
             groups.setdefault(getattr(case, key), []).append(case)
@@ -68,61 +68,46 @@ def _same(cases: Sequence[Case], key: str) -> Iterator[tuple[Case, Case]]:
         yield from combinations(group, 2)
 
 
-def _place(case: Case) -> str:
+def _place(case: MeasuredCase) -> str:
     return f"{case.domain}/{case.files.section}"
 
 
-def _leak(first: Case, second: Case, how: str) -> Finding:
+def _leak(first: MeasuredCase, second: MeasuredCase, how: str) -> Finding:
     is_leak = _place(first) != _place(second)
+    found = f"{how} as {first.name} of {_place(first)} and {second.name} of {_place(second)}"
+    expected = "each image in one list, once"
     if _is_published(first, second):
-        return _published(first, second, how)
-    return Finding(
-        severity="error" if is_leak else "warning",
-        kind="one case in two splits" if is_leak else "one case twice",
-        domain=first.domain if first.domain == second.domain else f"{first.domain}, {second.domain}",
-        cases=tuple(dict.fromkeys((first.name, second.name))),
-        found=f"{how} as {first.name} of {_place(first)} and {second.name} of {_place(second)}",
-        expected="each image in one list, once",
-        remedy="take it out of one of them; an evaluation on images that were trained on says nothing"
-        if is_leak
-        else "take one of them out",
-    )
+        found = f"{how} in {_place(first)} and {_place(second)}, which protocol '{first.files.protocol}' prescribes"
+        remedy = "compare such numbers with published ones only: checkpoints may have been chosen on the test cases"
+        return first.finding("warning", "one case in two splits", found, expected, remedy)
+    names = tuple(dict.fromkeys((first.name, second.name)))
+    if is_leak:
+        remedy = "take it out of one of them; an evaluation on training images is worthless"
+        return Finding("error", "one case in two splits", _domains(first, second), names, found, expected, remedy)
+    return Finding("warning", "one case twice", _domains(first, second), names, found, expected, "take one of them out")
 
 
-def _is_published(first: Case, second: Case) -> bool:
+def _domains(first: MeasuredCase, second: MeasuredCase) -> str:
+    return first.domain if first.domain == second.domain else f"{first.domain}, {second.domain}"
+
+
+def _is_published(first: MeasuredCase, second: MeasuredCase) -> bool:
     """Whether one file stands in two lists of a domain because its protocol fills both with the same cases."""
     one_file = first.domain == second.domain and first.files.image == second.files.image
     sections = {first.files.section, second.files.section}
     return one_file and len(sections) == 2 and sections <= set(first.files.shared_sections)
 
 
-def _published(first: Case, second: Case, how: str) -> Finding:
-    return Finding(
-        severity="warning",
-        kind="one case in two splits",
-        domain=first.domain,
-        cases=(first.name,),
-        found=f"{how} in {_place(first)} and {_place(second)}, as protocol '{first.files.protocol}' has it: the "
-        "published set-up validates on its test cases",
-        expected="each image in one list, once",
-        remedy="put such numbers beside published ones alone: checkpoints may be chosen on the test cases",
-    )
-
-
-def _shared_label(first: Case, second: Case) -> Finding:
+def _shared_label(first: MeasuredCase, second: MeasuredCase) -> Finding:
     # Two contrasts of one scan share a label rightly, if they lie on one grid and are two domains.
     is_one_scan = first.domain != second.domain and (first.shape, first.orientation) == (
         second.shape,
         second.orientation,
     )
-    return Finding(
-        severity="warning" if is_one_scan else "error",
-        kind="one label for two images",
-        domain=first.domain if first.domain == second.domain else f"{first.domain}, {second.domain}",
-        cases=(first.name, second.name),
-        found=f"the same label map for {first.name} ({_place(first)}) and {second.name} ({_place(second)})",
-        expected="a label of its own for each image",
-        remedy="take the two as one patient: no pair of domains to adapt between"
-        if is_one_scan
-        else "look which image it belongs to, and find the other's",
-    )
+    found = f"the same label map for {first.name} ({_place(first)}) and {second.name} ({_place(second)})"
+    remedy = "find out which image it belongs to, and find the other's"
+    if is_one_scan:
+        remedy = "take the two as one patient: no pair of domains to adapt between"
+    severity: Severity = "warning" if is_one_scan else "error"
+    names, expected = (first.name, second.name), "a label of its own for each image"
+    return Finding(severity, "one label for two images", _domains(first, second), names, found, expected, remedy)

@@ -1,4 +1,4 @@
-"""Fingerprints by which a volume is known again, and by which one knows that it lies the other way round."""
+"""Fingerprints of volumes, which reveal copies and mirrored volumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRINT_MM, PRINT_SIZE = 8.0, 48
 """The spectrum's volume: the middle 384 mm at 8 mm. One comparison takes less than a millisecond."""
 
 DETAIL_SIZE = 64
-"""The detail's volume: the middle 256 mm at 4 mm, one byte a voxel."""
+"""The detail's volume: the middle 256 mm at 4 mm, one byte per voxel."""
 
 LEAST_OVERLAP = 0.4
 """Share of the smaller of two volumes that must overlap."""
@@ -28,7 +28,7 @@ Fingerprint = NDArray[np.complex64]
 
 
 def spectrum_of(coarse: _Array) -> Fingerprint:
-    """The spectrum of the coarse structure of a volume: the same for another scale, data type or small crop.
+    """The spectrum of a volume's coarse structure; scale, data type and small crops hardly change it.
 
     Args:
         coarse: (H, W, D) in RAS order at :data:`scripts.lab.check.coarse.COARSE_MM`.
@@ -56,7 +56,7 @@ def mirrored(spectrum: Fingerprint, axes: Sequence[int]) -> Fingerprint:
 def detail_of(coarse: _Array, body: _Array) -> NDArray[np.int8]:
     """The fine structure of a volume's middle, for :func:`agreement`.
 
-    Values are cut at the 1st and 99th percentile of the body, so that skin against air does not drown what is inside.
+    Values are clipped to the percentiles 1 and 99 of the body, because skin against air would dominate.
 
     Args:
         coarse: (H, W, D) in RAS order at :data:`scripts.lab.check.coarse.COARSE_MM`.
@@ -68,7 +68,7 @@ def detail_of(coarse: _Array, body: _Array) -> NDArray[np.int8]:
 
 
 def agreement(first: NDArray[np.int8], second: NDArray[np.int8]) -> float:
-    """The correlation of two details over their overlap, at the shift where they fit best, at most 1."""
+    """The correlation of two details over their overlap, at the best shift, at most 1."""
     a, b = first.astype(np.float32), second.astype(np.float32)
     size = [fft.next_fast_len(m + n, real=True) for m, n in zip(a.shape, b.shape, strict=True)]
     correlation = fft.irfftn(fft.rfftn(a, size) * fft.rfftn(b, size).conj(), size)

@@ -1,4 +1,4 @@
-"""What is read off a label map alone: its values, its structures, and the rims that interpolation leaves."""
+"""Measurements of a label map: its values, its structures, and the rims that interpolation leaves."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from scipy import ndimage
 
 from scripts.lab.check.cases import Structure
 
-__all__ = ["LabelMap", "find_structures", "ranked", "rim_shares"]
+__all__ = ["RankedLabels", "find_structures", "ranked", "rim_shares"]
 
 _Array = NDArray[Any]
 
 SOLID_VOXELS = 3
-"""A face counts when the structure goes on for that many voxels behind it."""
+"""A face counts if the structure continues for that many voxels behind it."""
 
 RIM_VOXELS = 2
-"""Thickest rim that counts as thin."""
+"""Largest thickness of a thin rim, in voxels."""
 
 SMALL_RANGE = 1 << 16
 
 
 @dataclass(frozen=True)
-class LabelMap:
-    """A label map as ranks, so that values far apart cost no more than 1, 2, 3.
+class RankedLabels:
+    """A label map as ranks, so that widely spaced values cost no more memory than 1, 2, 3.
 
     Attributes:
         values: 0 and all values above it, ascending.
         counts: voxels of each.
-        ranks: (H, W, D), for each voxel the place of its value in ``values``, background being 0.
-        negative: voxels of each value below 0, which are no labels; their ranks are 0.
+        ranks: (H, W, D), index of each voxel's value in ``values``; background is 0.
+        negative: voxels of each negative value; negative values are no labels and have rank 0.
     """
 
     values: NDArray[np.float64]
@@ -42,7 +42,7 @@ class LabelMap:
     negative: Mapping[float, int] = field(default_factory=dict)
 
 
-def ranked(label: _Array) -> LabelMap:
+def ranked(label: _Array) -> RankedLabels:
     """Sort out the values of a label map (H, W, D)."""
     rounded = np.rint(label)
     low, high = float(label.min()), float(label.max())
@@ -51,7 +51,7 @@ def ranked(label: _Array) -> LabelMap:
         values = np.flatnonzero((counts > 0) | (np.arange(len(counts)) == 0))
         places = np.zeros(len(counts), np.int32)
         places[values] = np.arange(len(values))
-        return LabelMap(values.astype(np.float64), counts[values], places[rounded.astype(np.int32)])
+        return RankedLabels(values.astype(np.float64), counts[values], places[rounded.astype(np.int32)])
     values, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
     zero = int(np.searchsorted(values, 0))
     if zero == len(values) or values[zero] != 0:
@@ -59,16 +59,16 @@ def ranked(label: _Array) -> LabelMap:
         inverse = inverse + (inverse >= zero)
     ranks = np.maximum(inverse.reshape(label.shape) - zero, 0).astype(np.int32)
     negative = dict(zip(values[:zero].tolist(), counts[:zero].tolist(), strict=True))
-    return LabelMap(values.astype(np.float64)[zero:], counts[zero:], ranks, negative)
+    return RankedLabels(values.astype(np.float64)[zero:], counts[zero:], ranks, negative)
 
 
-def find_structures(label: LabelMap, affine: _Array, centre_voxel: _Array) -> dict[float, Structure]:
-    """Volume, place and extent of each value above 0.
+def find_structures(label: RankedLabels, affine: _Array, centre_voxel: _Array) -> dict[float, Structure]:
+    """Volume, position and extent of each value above 0.
 
     Args:
         label: the label map.
         affine: voxel to mm; the directions count, the origin does not.
-        centre_voxel: (3,), the voxel that places are measured from.
+        centre_voxel: (3,), the origin of the positions.
     """
     steps = np.asarray(affine, float)[:3, :3]
     spacing_mm = np.linalg.norm(steps, axis=0)
@@ -93,16 +93,16 @@ def find_structures(label: LabelMap, affine: _Array, centre_voxel: _Array) -> di
     return structures
 
 
-def rim_shares(label: LabelMap, axes: Sequence[int], smallest: int) -> dict[float, float]:
+def rim_shares(label: RankedLabels, axes: Sequence[int], smallest: int) -> dict[float, float]:
     """For each value, the share of its faces towards lower values that a thin rim of a value in between covers.
 
-    A linear resampler writes 1, 2 or 3 where 0 meets 4. Real structures of a value in between are thicker than
-    :data:`RIM_VOXELS`, so that the share is near 0.
+    Linear interpolation writes 1, 2 or 3 between 0 and 4. Real structures are thicker than :data:`RIM_VOXELS`, which
+    gives a share near 0.
 
     Args:
         label: the label map.
-        axes: axes to walk along: those in plane, as real structures may be one thick slice high.
-        smallest: number of faces below which nothing is said.
+        axes: the in-plane axes; along the stack a real structure may be one thick slice high.
+        smallest: least number of faces for a result.
     """
     box = ndimage.find_objects((label.ranks > 0).astype(np.uint8))
     if not box:
@@ -119,7 +119,7 @@ def rim_shares(label: LabelMap, axes: Sequence[int], smallest: int) -> dict[floa
 
 
 def _steps_up(line: _Array) -> tuple[_Array, _Array]:
-    """Ranks that solid structures start with along axis 0, and whether a thin rim lies before each."""
+    """Rank of each solid structure that starts along axis 0, and whether a thin rim precedes it."""
     length = RIM_VOXELS + SOLID_VOXELS
     window = [line[k : line.shape[0] - length + k] for k in range(length + 1)]
     earliest, before_that, before, first = window[0], window[RIM_VOXELS - 1], window[RIM_VOXELS], window[RIM_VOXELS + 1]

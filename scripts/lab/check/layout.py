@@ -1,9 +1,9 @@
-"""Are the structures where they belong? Each case's layout against others', as it is, mirrored, and with two exchanged.
+"""Layout of the structures compared with that of other cases: as it is, mirrored, and with two structures exchanged.
 
-A layout is where structures lie from the body's centre. Its evidence is the list of differences between places, one for
-each pair of structures and each axis; the body's centre is one more place, without a height, as a volume may end
-anywhere along the body. Others' differences have a median and a spread: a case is judged by how far it is from the
-median in units of the spread, and so is every way in which it may have been damaged.
+A layout is the position of each structure relative to the body's centre. It is described by the differences between
+positions, one for each pair of structures and each axis. The body's centre is one more position, without a height,
+because a volume may end anywhere along the body. Over the other cases each difference has a median and a spread. The
+deviation of a case from the medians, in spreads, is compared with its deviation under each possible fault.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Layout", "Reference", "Verdict", "explain_layout", "middle_layout", "reference_of"]
+__all__ = ["Explanation", "Layout", "Reference", "explain_layout", "middle_layout", "reference_of"]
 
 Layout = Mapping[int, tuple[float, float, float]]
 """Centre of each structure in mm from the body's centre, by its value."""
 
 BODY = 0
 LEAST_SPREAD_MM = 10.0
-"""Spread that people always have; a few cases that happen to agree must not make the next one an outlier."""
+"""Least spread between people, so that a few cases that happen to agree do not make the next one an outlier."""
 
 SPREAD_OF_DISTANCE = 0.25
 """The same as a share of the distance, because people differ in size."""
 
 FARTHEST = 6.0
-"""Deviations above this many spreads count as this many, so that no single pair decides."""
+"""Largest deviation of a pair, in spreads, so that no single pair decides."""
 
 AXES = ("left/right", "anterior/posterior", "head/feet")
 
@@ -42,15 +42,15 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What would explain a layout.
+class Explanation:
+    """The fault that explains a layout best.
 
     Attributes:
         kind: ``as it is``, ``flipped`` or ``swapped``.
         what: axes (0, 1, 2) that are flipped, or the two values that are swapped.
-        deviation: root mean square deviation from the reference in spreads, as the layout stands.
+        deviation: root mean square deviation of the layout from the reference, in spreads.
         remaining: the same under the explanation.
-        rivals: explanations that are as good.
+        rivals: equally good explanations.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Verdict:
 
 
 def reference_of(layouts: Sequence[Layout]) -> Reference:
-    """Median and spread of others' layouts; pairs that fewer than half of them show are left out."""
+    """Median and spread of layouts; pairs that fewer than half of them have are left out."""
     shown: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
     for layout in layouts:
         for pair, difference in _differences(layout).items():
@@ -77,7 +77,7 @@ def reference_of(layouts: Sequence[Layout]) -> Reference:
 
 
 def middle_layout(layouts: Sequence[Layout]) -> dict[int, tuple[float, float, float]]:
-    """The median place of each structure that at least half of the layouts show."""
+    """The median position of each structure that at least half of the layouts have."""
     values = sorted({value for layout in layouts for value in layout})
     seen = {value: [layout[value] for layout in layouts if value in layout] for value in values}
     return {
@@ -87,8 +87,8 @@ def middle_layout(layouts: Sequence[Layout]) -> dict[int, tuple[float, float, fl
     }
 
 
-def explain_layout(layout: Layout, reference: Reference, margin: float = 1.0) -> Verdict:
-    """The simplest damage that brings a layout nearest to a reference, or none if the layout fits best as it is.
+def explain_layout(layout: Layout, reference: Reference, margin: float = 1.0) -> Explanation:
+    """The simplest fault whose correction brings a layout nearest to a reference, or none if it fits best as it is.
 
     Tried are each axis flipped, two axes flipped (a turn by 180 degrees), all three, and each two structures
     exchanged.
@@ -105,7 +105,7 @@ def explain_layout(layout: Layout, reference: Reference, margin: float = 1.0) ->
     remaining, kind, what = min(scored, key=lambda score: score[0])
     as_good = min(remaining + margin, (remaining + scored[0][0]) / 2)
     rivals = tuple((other, how) for value, other, how in scored if (other, how) != (kind, what) and value <= as_good)
-    return Verdict(kind, what, scored[0][0], remaining, rivals)
+    return Explanation(kind, what, scored[0][0], remaining, rivals)
 
 
 def _damaged(layout: Layout, kind: str, what: tuple[int, ...]) -> dict[int, tuple[float, float, float]]:

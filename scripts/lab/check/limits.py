@@ -1,4 +1,4 @@
-"""Every threshold of the check, with its unit and its reason."""
+"""All thresholds of the check, with units and reasons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ atrophic kidneys and a spleen of three litres occur."""
 
 @dataclass(frozen=True)
 class Limits:
-    """Thresholds; the report repeats them."""
+    """Thresholds, which the report repeats."""
 
     smallest_field_mm: float = 20.0
     """Shortest edge of a volume: below it, the spacing is hardly in mm."""
@@ -38,13 +38,13 @@ class Limits:
     """An MR in the scanner's unit reaches hundreds; one whose 99.5th percentile lies below was scaled or z-scored."""
 
     most_values: int = 64
-    """Distinct values of a label map above which they are no classes."""
+    """Largest number of classes of a label map."""
 
     thick_slices: float = 1.5
-    """Spacing over the smallest spacing from which on an axis counts as through-plane."""
+    """Ratio to the smallest spacing from which an axis counts as through-plane."""
 
     rim_faces: int = 200
-    """Faces of a structure below which nothing is said of rims."""
+    """Least number of faces of a structure for a result on rims."""
 
     rim_share: float = 0.25
     """Share of a structure's faces behind a thin rim of a value in between: at most 0.06 in clean sets, 0.5 to 1 after
@@ -57,27 +57,35 @@ class Limits:
     """Share of the explained variance that moving the label adds, at least; 0 in clean CT and MR of the abdomen."""
 
     shift_gain_others: float = 3.0
-    """The same as a multiple of what moving adds in the other cases (their 90th percentile): where labels explain their
-    images badly, as in late enhancement, moving always adds something and nothing can be said."""
+    """The same as a multiple of the gain in the other cases (their 95th percentile, the largest of up to 20): where
+    labels explain their images poorly, as in late enhancement, moving any label adds something."""
+
+    explains_well: float = 0.5
+    """Median share of variance that the labels of a domain must explain for a shift to be judged among fewer than
+    ``cases_for_errors`` cases: 0.45 and 0.34 in cine and late-enhanced hearts, where few cases say nothing."""
 
     least_explained: float = 0.2
-    """Share of variance that a label must explain at its best, for shifts and flips to mean anything."""
+    """Share of variance that a label must explain at its best place for shifts and flips to be judged."""
 
     flip_gain: float = 0.15
-    """Explained variance that mirroring the label must add; where labels are right, mirroring takes it away."""
+    """Explained variance that mirroring the label must add; mirroring a correct label lowers it."""
 
     duplicate_candidate: float = 0.5
-    """Correlation of coarse structure from which on two volumes are compared closely."""
+    """Correlation of coarse structure from which two volumes are compared closely."""
 
     duplicate: float = 0.75
-    """Correlation of fine structure from which on two volumes are one: different images reach 0.54 (one heart in two
+    """Correlation of fine structure from which two volumes are copies: different images reach 0.54 (one heart in two
     sequences), copies with other values or a small crop 0.88 and more."""
 
     least_cases: int = 3
     """Other cases needed before one is called an outlier among them."""
 
+    cases_for_errors: int = 15
+    """Cases of a domain from which on a comparison between cases may give an error; among fewer it gives a warning.
+    Random subsets of 4 + 4 and 8 + 8 of 60 faultless hearts deviate in one of four to ten, 16 + 16 in none of 100."""
+
     layout_deviation: float = 1.1
-    """Deviation of a layout from the others' in spreads (root mean square) from which on a flip or an exchange may
+    """Deviation of a layout from the others', in spreads (root mean square), from which a flip or an exchange may
     explain it: an abdomen that is turned upside down deviates by 1.2 and more."""
 
     layout_left: float = 0.7
@@ -85,13 +93,13 @@ class Limits:
     more where a clean layout happens to fit better otherwise."""
 
     layout_elsewhere: float = 3.6
-    """Deviation that no flip or exchange explains: at most 1.7 in clean sets."""
+    """Deviation from which unexplained layouts are reported: at most 1.7 in clean sets."""
 
     mirror_cases: int = 5
     """Other images needed before an image is called mirrored."""
 
     mirror_ratio: float = 1.25
-    """How much more alike a mirrored image is to the others than as it stands; at most 1.1 in clean sets this large."""
+    """Ratio of an image's similarity to the others, mirrored over as it is; at most 1.1 in clean sets this large."""
 
     mirror_ratio_domains: float = 1.1
     """The same between two domains, which differ in contrast."""
@@ -100,19 +108,19 @@ class Limits:
     """The same difference over its standard error."""
 
     stretch: float = 1.3
-    """Factor along the stack: at most 1.24 between people where image and structures are asked together."""
+    """Factor along the stack: at most 1.24 between people where image and structures are combined."""
 
     stretch_alone: float = 1.4
-    """The same where only one of them can be asked: images alone reach 1.3."""
+    """The same where only one of them is available: images alone reach 1.3."""
 
     stretch_deviations: float = 4.0
     """The same in standard deviations of the others."""
 
     stretch_agreement: float = 1.1
-    """Factor that image and structures must each say at least."""
+    """Factor that image and structures must each reach."""
 
     size_slack: float = 1.5
-    """Factor beyond the volumes that public sets show: people outside them exist."""
+    """Tolerance factor around the volumes in public data, because people outside that range exist."""
 
     size_factor: float = 1.8
     """Factor by which all structures of a case together are larger or smaller than the others': 0.64 to 1.5 between

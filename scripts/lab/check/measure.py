@@ -1,4 +1,4 @@
-"""One case: its volumes are read once, measured, drawn, and let go."""
+"""One case: its volumes are read once, measured, drawn and released."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from scripts.data.geometry import affine_gap_mm
 from scripts.data.nifti import read_nifti
 from scripts.data.volumes import check_values, whole_values
 from scripts.lab.check.alignment import measure_alignment
-from scripts.lab.check.cases import Case, CaseFiles, Finding
+from scripts.lab.check.cases import ListedCase, MeasuredCase
 from scripts.lab.check.coarse import COARSE_MM, body_of, grain, resample
 from scripts.lab.check.fingerprints import detail_of, spectrum_of
-from scripts.lab.check.labels import LabelMap, find_structures, ranked, rim_shares
+from scripts.lab.check.labels import RankedLabels, find_structures, ranked, rim_shares
 from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.pictures import draw_views
 
@@ -33,7 +33,7 @@ PERCENTILES = (0.5, 25.0, 50.0, 75.0, 99.5)
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """A volume and the frame it is judged in.
+    """A volume and the frame of reference it is compared in.
 
     Attributes:
         voxels: (H, W, D) as stored.
@@ -52,7 +52,7 @@ class _Opened:
 
     @property
     def turn(self) -> _Array:
-        """What brings the axes to RAS order."""
+        """The orientation of the stored axes, as nibabel describes it; it brings them to RAS order."""
         return nib.orientations.io_orientation(self.affine)
 
     def coarse(self) -> NDArray[np.float32]:
@@ -67,8 +67,8 @@ class _Opened:
         return (np.array(self.voxels.shape) - 1) / 2 + signs * offset_mm[axes] / np.array(self.spacing_mm)
 
 
-def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_axes: bool = False) -> Case:
-    """Read a case's volumes, measure and draw them; what cannot be read or used becomes a finding.
+def measure_case(files: ListedCase, class_of: Mapping[float, int], keeps_stored_axes: bool = False) -> MeasuredCase:
+    """Read, measure and draw a case's volumes; a file that cannot be used becomes a finding.
 
     Args:
         files: of the case.
@@ -76,29 +76,17 @@ def measure_case(files: CaseFiles, class_of: Mapping[float, int], keeps_stored_a
             background or unknown. Empty: every value is a structure.
         keeps_stored_axes: whether the stored axes are the common frame (``orientation: null`` of a task file).
     """
-    case = Case(files=files)
+    case = MeasuredCase(files=files)
     try:
         _measure(case, class_of, keeps_stored_axes)
     except Exception as error:  # one case's fault, whatever it is, must not end the others
         case.findings.append(
-            _unusable(case, innermost_message(error), "a case that can be measured", "look at its files")
+            case.finding("error", "unusable file", innermost_message(error), "a readable case", "look at its files")
         )
     return case
 
 
-def _unusable(case: Case, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(
-        severity="error",
-        kind="unusable file",
-        domain=case.domain,
-        cases=(case.name,),
-        found=found,
-        expected=expected,
-        remedy=remedy,
-    )
-
-
-def _measure(case: Case, class_of: Mapping[float, int], keeps_stored_axes: bool) -> None:
+def _measure(case: MeasuredCase, class_of: Mapping[float, int], keeps_stored_axes: bool) -> None:
     files = case.files
     image = _load(case, "image", files.image)
     label = _load(case, "label", files.label) if files.label else None
@@ -125,21 +113,23 @@ def _measure(case: Case, class_of: Mapping[float, int], keeps_stored_axes: bool)
     case.pictures = draw_views(voxels, classes, opened.turn, opened.spacing_mm)
 
 
-def _load(case: Case, key: str, path: str) -> tuple[_Array, _Array] | None:
+def _load(case: MeasuredCase, key: str, path: str) -> tuple[_Array, _Array] | None:
     try:
         volume = read_nifti(path)
         voxels = np.asarray(volume.voxels, np.float32)
         check_values(voxels, path, is_label=key == "label")
     except InputError as error:
         found = f"{error.found} ({error.file})"
-        case.findings.append(_unusable(case, found, error.expected, error.remedy))
+        case.findings.append(case.finding("error", "unusable file", found, error.expected, error.remedy))
         return None
     case.header_notes += tuple(f"{Path(path).name}: {note}" for note in volume.notes)
     return (whole_values(voxels) if key == "label" else voxels), volume.affine
 
 
-def _measure_label(case: Case, opened: _Opened, label: _Array, label_affine: _Array, centre: _Array) -> LabelMap | None:
-    """Everything that needs the label; the label map if it has the image's shape."""
+def _measure_label(
+    case: MeasuredCase, opened: _Opened, label: _Array, label_affine: _Array, centre: _Array
+) -> RankedLabels | None:
+    """Measure the label map; return it if it has the image's shape."""
     values = ranked(label)
     voxel_ml = abs(float(np.linalg.det(label_affine[:3, :3]))) / 1000
     counts = {**values.negative, **dict(zip(values.values.tolist(), values.counts.tolist(), strict=True))}
@@ -158,8 +148,8 @@ def _measure_label(case: Case, opened: _Opened, label: _Array, label_affine: _Ar
     return values
 
 
-def _classes(case: Case, label: LabelMap, class_of: Mapping[float, int]) -> NDArray[np.int32]:
-    """Class ids for colours: the task's; without a task the values themselves, or their ranks where they are large."""
+def _classes(case: MeasuredCase, label: RankedLabels, class_of: Mapping[float, int]) -> NDArray[np.int32]:
+    """Class ids, which give the colours: the task's, else the values themselves, or their ranks if they are large."""
     values = label.values.tolist()
     own = {value: int(value) if max(values) <= LIMITS.most_values else rank for rank, value in enumerate(values)}
     case.class_of = {value: number for value, number in (class_of or own).items() if number and value in values}
@@ -167,7 +157,7 @@ def _classes(case: Case, label: LabelMap, class_of: Mapping[float, int]) -> NDAr
 
 
 def _stack_axis(opened: _Opened) -> int:
-    """The axis that slices are stacked along: that of the largest spacing, or the body's where none stands out."""
+    """The axis that slices are stacked along: the one with the largest spacing, else the one along the body."""
     spacing = np.array(opened.spacing_mm)
     longest = int(spacing.argmax())
     others = np.delete(spacing, longest)

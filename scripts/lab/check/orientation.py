@@ -1,4 +1,4 @@
-"""Are volumes the right way round? By where labelled structures lie, and without labels by what images look like."""
+"""Mirrored and turned volumes and exchanged labels, by the places of structures and by the images themselves."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.lab.check.cases import Case, Finding, by_domain, others_of
+from scripts.lab.check.cases import Finding, MeasuredCase, Severity, by_domain, others_of
 from scripts.lab.check.fingerprints import mirrored, similarity
-from scripts.lab.check.layout import AXES, Layout, Verdict, explain_layout, middle_layout, reference_of
+from scripts.lab.check.layout import AXES, Explanation, Layout, explain_layout, middle_layout, reference_of
 from scripts.lab.check.limits import LIMITS
 
 __all__ = ["find_mirrored_images", "find_misplaced_structures"]
 
 MOST_COMPARED = 20
-"""Other images that one is compared with, about."""
+"""About how many other images one is compared with."""
 
 _FLIPS: list[tuple[int, ...]] = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
 
-def _layout(case: Case) -> Layout:
+def _layout(case: MeasuredCase) -> Layout:
     return {int(value): structure.centre_mm for value, structure in case.structures.items()}
 
 
 def find_misplaced_structures(
-    cases: Sequence[Case], names: Mapping[float, str], axes: Sequence[str] = AXES
+    cases: Sequence[MeasuredCase], names: Mapping[float, str], axes: Sequence[str] = AXES
 ) -> list[Finding]:
-    """Cases, and domains, whose structures lie mirrored, turned, exchanged, or elsewhere than in the others.
+    """Cases and domains whose structures lie mirrored, turned, exchanged or elsewhere, compared with the others.
 
     Args:
         cases: all of them.
@@ -41,52 +41,54 @@ def find_misplaced_structures(
     findings, in_conflict = [], set()
     for first, second in combinations(groups, 2):
         middle = middle_layout([layouts[id(case)] for case in groups[first]])
-        verdict = explain_layout(middle, reference_of([layouts[id(case)] for case in groups[second]]))
-        if verdict.kind != "as it is" and _is_clear(verdict):
+        explanation = explain_layout(middle, reference_of([layouts[id(case)] for case in groups[second]]))
+        if explanation.kind != "as it is" and _is_clear(explanation):
             in_conflict |= {first, second}
             whom = f"{second} when {first} is compared"
-            findings.append(_layout_finding(f"{first}, {second}", (), verdict, whom, names, axes))
+            findings.append(_layout_finding(f"{first}, {second}", (), explanation, whom, names, axes))
     agreeing = [case for domain, group in groups.items() if domain not in in_conflict for case in group]
     for domain, group in groups.items():
         for case in group:
             others = [layouts[id(other)] for other in others_of(group if domain in in_conflict else agreeing, case)]
-            verdict = explain_layout(layouts[id(case)], reference_of(others))
-            if len(others) >= LIMITS.least_cases and _is_clear(verdict):
-                findings.append(_layout_finding(domain, (case.name,), verdict, "the others", names, axes))
+            explanation = explain_layout(layouts[id(case)], reference_of(others))
+            if len(others) >= LIMITS.least_cases and _is_clear(explanation):
+                findings.append(_layout_finding(domain, (case.name,), explanation, "the others", names, axes))
     return findings
 
 
-def _is_clear(verdict: Verdict) -> bool:
-    if verdict.kind == "as it is":
-        return verdict.deviation >= LIMITS.layout_elsewhere
-    return verdict.deviation >= LIMITS.layout_deviation and verdict.remaining <= LIMITS.layout_left * verdict.deviation
+def _is_clear(explanation: Explanation) -> bool:
+    if explanation.kind == "as it is":
+        return explanation.deviation >= LIMITS.layout_elsewhere
+    return (
+        explanation.deviation >= LIMITS.layout_deviation
+        and explanation.remaining <= LIMITS.layout_left * explanation.deviation
+    )
 
 
 def _layout_finding(
     domain: str,
     cases: tuple[str, ...],
-    verdict: Verdict,
+    explanation: Explanation,
     whom: str,
     names: Mapping[float, str],
     axes: Sequence[str],
 ) -> Finding:
     kind, remedy = "structures elsewhere", "look at the pictures: another body part, or labels of another case?"
-    rivals = [rival for rival in verdict.rivals if rival[0] != "as it is"]
-    said = " or ".join(_explanation(*explained, names, axes) for explained in [(verdict.kind, verdict.what), *rivals])
-    if verdict.kind == "flipped":
-        kind, remedy = "mirrored volume", "correct the affine, or flip the volume back"
-    if verdict.kind == "swapped":
-        kind, remedy = "swapped labels", "exchange the two values in the label map"
-    return Finding(
-        severity="warning" if verdict.kind == "as it is" else "error",
-        kind=kind,
-        domain=domain,
-        cases=cases,
-        found=f"structures {verdict.deviation:.1f} spreads from where they lie in {whom}"
-        + ("" if verdict.kind == "as it is" else f", {verdict.remaining:.1f} if taken as {said}"),
-        expected="the same arrangement in all cases" if cases else "the same arrangement in both domains",
-        remedy=remedy if cases else f"look at the pictures which of the two is wrong; {remedy}",
+    severity: Severity = "warning" if explanation.kind == "as it is" else "error"
+    rivals = [rival for rival in explanation.rivals if rival[0] != "as it is"]
+    said = " or ".join(
+        _explanation(*explained, names, axes) for explained in [(explanation.kind, explanation.what), *rivals]
     )
+    if explanation.kind == "flipped":
+        kind, remedy = "mirrored volume", "correct the affine, or flip the volume back"
+    if explanation.kind == "swapped":
+        kind, remedy = "swapped labels", "exchange the two values in the label map"
+    found = f"structures {explanation.deviation:.1f} spreads from where they lie in {whom}"
+    if explanation.kind != "as it is":
+        found += f", {explanation.remaining:.1f} if taken as {said}"
+    expected = f"the same arrangement in {'all cases' if cases else 'both domains'}"
+    remedy = remedy if cases else f"look at the pictures which of the two is wrong; {remedy}"
+    return Finding(severity, kind, domain, cases, found, expected, remedy)
 
 
 def _explanation(kind: str, what: tuple[int, ...], names: Mapping[float, str], axes: Sequence[str]) -> str:
@@ -98,15 +100,16 @@ def _explanation(kind: str, what: tuple[int, ...], names: Mapping[float, str], a
 
 
 def find_mirrored_images(
-    cases: Sequence[Case], already: Collection[tuple[str, str]], axes: Sequence[str] = AXES
+    cases: Sequence[MeasuredCase], already: Collection[tuple[str, str]], axes: Sequence[str] = AXES
 ) -> list[Finding]:
-    """Images that are more alike to the others of their domain when mirrored, and domains against each other.
+    """Images that resemble the others of their domain more when mirrored, and domains compared with each other.
 
-    No label is looked at. Sides are hard to tell by an image alone; anterior and posterior, head and feet are not.
+    Labels are not used. Images alone seldom tell left from right; they do tell anterior from posterior and head from
+    feet.
 
     Args:
         cases: all of them.
-        already: domain and name of cases, and pairs of domains, of which this is known.
+        already: domain and name of cases, and pairs of domains, for which this is known.
         axes: names of the three axes.
     """
     findings, upright = [], {}
@@ -125,8 +128,8 @@ def find_mirrored_images(
     return findings
 
 
-def _taken_out(group: list[Case]) -> Iterator[tuple[Case, tuple[int, ...], float]]:
-    """Take mirrored cases out of a group, the clearest first, so that they do not speak against the others."""
+def _taken_out(group: list[MeasuredCase]) -> Iterator[tuple[MeasuredCase, tuple[int, ...], float]]:
+    """Take mirrored cases out of a group, the clearest first, so that they do not affect the others."""
     known: dict[tuple[int, int], NDArray[np.float64]] = {}
     while len(group) > LIMITS.mirror_cases:
         clear = []
@@ -145,19 +148,19 @@ def _taken_out(group: list[Case]) -> Iterator[tuple[Case, tuple[int, ...], float
         yield case, flip, ratio
 
 
-def _likeness(case: Case, other: Case) -> NDArray[np.float64]:
-    """How much alike two images are under each flip (8,), the first being none."""
+def _likeness(case: MeasuredCase, other: MeasuredCase) -> NDArray[np.float64]:
+    """Similarity of two images under each flip (8,), the first being none."""
     assert case.spectrum is not None
     assert other.spectrum is not None
     return np.array([similarity(mirrored(case.spectrum, flip), other.spectrum) for flip in _FLIPS])
 
 
-def _thinned(group: Sequence[Case]) -> Sequence[Case]:
+def _thinned(group: Sequence[MeasuredCase]) -> Sequence[MeasuredCase]:
     return group[:: max(len(group) // MOST_COMPARED, 1)]
 
 
 def _best_flip(likeness: NDArray[np.float64]) -> tuple[tuple[int, ...], float, float]:
-    """The flip that makes images most alike: its axes, the ratio of likenesses, their difference in standard errors.
+    """The flip that makes images most similar: axes, ratio of similarities, their difference in standard errors.
 
     Args:
         likeness: (n, 8), to n others under each flip, the first being none.
@@ -174,13 +177,8 @@ def _mirror_finding(
 ) -> Finding:
     what = "an image that is" if cases else "images that are"
     whom = "the others" if cases else "the second domain's"
-    return Finding(
-        severity="error" if cases else "warning",
-        kind="mirrored volume",
-        domain=domain,
-        cases=cases,
-        found=f"{what} {ratio:.1f} times as much like {whom} when {_explanation('flipped', flip, {}, axes)}",
-        expected="all images the same way up",
-        remedy="correct the affine, or flip the volume back"
-        + ("" if cases else "; the pictures show which of the two domains is wrong"),
-    )
+    found = f"{what} {ratio:.1f} times as much like {whom} when {_explanation('flipped', flip, {}, axes)}"
+    remedy = "correct the affine, or flip the volume back"
+    remedy += "" if cases else "; the pictures show which of the two domains is wrong"
+    severity: Severity = "error" if cases else "warning"
+    return Finding(severity, "mirrored volume", domain, cases, found, "all images the same way up", remedy)

@@ -1,4 +1,4 @@
-"""Small pictures of a case for the page: three slices through its structures, with the label laid over."""
+"""Small pictures of a case for the page: three slices through its structures with the label map as overlay."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FILL, QUALITY = 0.22, 85
 
 
 def draw_views(image: _Array, classes: _Array | None, turn: _Array, spacing_mm: Sequence[float]) -> list[str]:
-    """The axial, the coronal and the sagittal slice with most labelled voxels, as JPEG data URIs.
+    """The axial, coronal and sagittal slices with most labelled voxels, as JPEG data URIs.
 
     Pixels are square in mm, so that a wrong spacing shows. Without a label the middle slices are drawn.
 
     Args:
         image: (H, W, D) as stored.
         classes: class ids 0..K on the same grid, or None.
-        turn: what ``nibabel.orientations.apply_orientation`` needs to bring the axes to RAS order.
+        turn: orientation of the stored axes, for ``nibabel.orientations.apply_orientation``.
         spacing_mm: of the stored axes.
     """
     limits = percentile_limits(image)

@@ -1,7 +1,7 @@
-"""Is the slice spacing right? By two witnesses that a wrong one stretches and that people differ little in.
+"""Estimates of a wrong slice spacing from two measures that it changes and that differ little between people.
 
-The first is the height of labelled structures along the stack against their width. The second needs no label: the
-grain, how fast the image changes along the stack against in plane (:func:`scripts.lab.check.coarse.grain`).
+The first is the ratio of height to width of labelled structures. The second needs no label: the grain, the rate of
+change along the stack against that in plane (:func:`scripts.lab.check.coarse.grain`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from scripts.lab.check.cases import Structure
 __all__ = ["Proportions", "Stretch", "middle_proportions", "proportions_of", "stretch_of"]
 
 GRAIN_RESPONSE = 0.75
-"""By how much the grain changes for each unit of the spacing's logarithm: 0.70 to 0.85 on CT and MR of the abdomen."""
+"""Change of the grain per unit of the spacing's logarithm: 0.70 to 0.85 on CT and MR of the abdomen."""
 
 LEAST_HEIGHT_DEVIATION, LEAST_GRAIN_DEVIATION = 0.08, 0.05
-"""Standard deviations (of logarithms) assumed at least, as a few others may agree by chance."""
+"""Least standard deviations (of logarithms), because a few other cases may agree by chance."""
 
 
 @dataclass(frozen=True)
 class Proportions:
-    """What is compared; all logarithms.
+    """Logarithms of the measures that are compared.
 
     Attributes:
         heights: height over width of each structure, by value.
         volumes: volume in ml of each structure.
-        grain: of the image; NaN where it is unknown.
+        grain: of the image; NaN if unknown.
     """
 
     heights: Mapping[float, float]
@@ -40,14 +40,14 @@ class Proportions:
 
 @dataclass(frozen=True)
 class Stretch:
-    """By what factor a case is longer along its stack than others.
+    """The factor by which a case is longer along its stack than others.
 
     Attributes:
-        factor: both witnesses together, weighted by their precision.
+        factor: both estimates combined, weighted by their precision.
         deviations: its logarithm in standard deviations.
-        height: what the structures say, or None.
-        grain: what the image says, or None.
-        volume: factor between the structures' volumes and the others', or None.
+        height: estimate from the structures, or None.
+        grain: estimate from the image, or None.
+        volume: ratio of the structures' volumes to the others', or None.
     """
 
     factor: float
@@ -57,9 +57,9 @@ class Stretch:
     volume: float | None
 
     def agrees(self, least: float) -> bool:
-        """Whether each witness that was heard says at least this factor, in the same direction."""
-        heard = [math.log(said) for said in (self.height, self.grain) if said is not None]
-        return all(said * math.log(self.factor) > 0 and abs(said) >= math.log(least) for said in heard)
+        """Whether each available estimate is at least this factor, in the same direction."""
+        logs = [math.log(estimate) for estimate in (self.height, self.grain) if estimate is not None]
+        return all(log * math.log(self.factor) > 0 and abs(log) >= math.log(least) for log in logs)
 
 
 def proportions_of(structures: Mapping[float, Structure], stack_axis: int, grain: float) -> Proportions:
@@ -79,7 +79,7 @@ def proportions_of(structures: Mapping[float, Structure], stack_axis: int, grain
 
 
 def middle_proportions(cases: Sequence[Proportions]) -> Proportions:
-    """Medians over the cases of a domain; its grain is left out, as it depends on the modality."""
+    """Medians over the cases of a domain, without the grain, which depends on the modality."""
     values = sorted({value for case in cases for value in case.heights})
     heights = {v: float(np.median([case.heights[v] for case in cases if v in case.heights])) for v in values}
     volumes = {v: float(np.median([case.volumes[v] for case in cases if v in case.volumes])) for v in values}
@@ -87,22 +87,22 @@ def middle_proportions(cases: Sequence[Proportions]) -> Proportions:
 
 
 def stretch_of(case: Proportions, others: Sequence[Proportions]) -> Stretch | None:
-    """Compare a case, or the middle of a domain, with other cases; None where there is nothing to compare."""
+    """Compare a case, or the medians of a domain, with other cases; None without common measures."""
     height = _against(case.heights, [other.heights for other in others])
-    among = [_against(other.heights, [one.heights for one in others]) for other in others]
-    heights = [said for said in among if said is not None]
+    spread = [_against(other.heights, [one.heights for one in others]) for other in others]
+    heights = [value for value in spread if value is not None]
     grains = np.array([other.grain for other in others if not math.isnan(other.grain)])
-    witnesses = []
+    estimates = []
     if height is not None:
-        witnesses.append((height, max(_robust_deviation(heights), LEAST_HEIGHT_DEVIATION)))
+        estimates.append((height, max(_robust_deviation(heights), LEAST_HEIGHT_DEVIATION)))
     grain = None
     if len(grains) and not math.isnan(case.grain):
         grain = (float(np.median(grains)) - case.grain) / GRAIN_RESPONSE
-        witnesses.append((grain, max(_robust_deviation(grains) / GRAIN_RESPONSE, LEAST_GRAIN_DEVIATION)))
-    if not witnesses:
+        estimates.append((grain, max(_robust_deviation(grains) / GRAIN_RESPONSE, LEAST_GRAIN_DEVIATION)))
+    if not estimates:
         return None
-    weight = sum(1 / deviation**2 for _, deviation in witnesses)
-    factor = sum(said / deviation**2 for said, deviation in witnesses) / weight
+    weight = sum(1 / deviation**2 for _, deviation in estimates)
+    factor = sum(value / deviation**2 for value, deviation in estimates) / weight
     volume = _against(case.volumes, [other.volumes for other in others])
     height_factor, grain_factor, volume_factor = (None if x is None else math.exp(x) for x in (height, grain, volume))
     return Stretch(math.exp(factor), factor * math.sqrt(weight), height_factor, grain_factor, volume_factor)

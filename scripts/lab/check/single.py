@@ -1,4 +1,4 @@
-"""What a case says of itself alone: files, headers, label values, rims, mirrored labels."""
+"""Checks of a case by itself: files, headers, intensities, label values, rims, mirrored labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scripts.data.geometry import AFFINE_TOLERANCE_MM
-from scripts.lab.check.cases import Case, Finding
+from scripts.lab.check.cases import Finding, MeasuredCase
 from scripts.lab.check.limits import LIMITS
 
 __all__ = ["judge_case", "listed"]
@@ -15,18 +15,18 @@ _AXES = ("first", "second", "third")
 
 
 def judge_case(
-    case: Case,
+    case: MeasuredCase,
     names: Mapping[float, str],
     known: Collection[float] | None,
     scaled_within: tuple[float, float] | None = None,
 ) -> list[Finding]:
-    """Everything that is wrong with a case whatever the others look like.
+    """Findings on a case that need no other case.
 
     Args:
         case: as measured.
-        names: names of the structures by value; those that every label map should show.
+        names: names of the structures by value; every label map should show all of them.
         known: every value that a label map may have besides 0, or None if any may occur.
-        scaled_within: lowest and highest intensity of volumes that are already scaled; None if they are not.
+        scaled_within: lowest and highest intensity that the task expects of scaled volumes; None for others.
     """
     if not case.shape:
         return list(case.findings)
@@ -42,56 +42,44 @@ def listed(values: Sequence[Any], most: int = 8) -> str:
     return shown + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
-def _finding(case: Case, severity: Any, kind: str, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(
-        severity=severity,
-        kind=kind,
-        domain=case.domain,
-        cases=(case.name,),
-        found=found,
-        expected=expected,
-        remedy=remedy,
-    )
-
-
-def _field_of_view(case: Case) -> Finding | None:
+def _field_of_view(case: MeasuredCase) -> Finding | None:
     edges = [size * edge for size, edge in zip(case.shape, case.spacing_mm, strict=True)]
     if LIMITS.smallest_field_mm <= min(edges) and max(edges) <= LIMITS.largest_field_mm:
         return None
     found = f"a volume of {' x '.join(f'{edge:.0f}' for edge in edges)} mm"
     expected = f"edges of {LIMITS.smallest_field_mm:g} to {LIMITS.largest_field_mm:g} mm"
-    return _finding(case, "warning", "field of view", found, expected, "correct the spacing in the header")
+    return case.finding("warning", "field of view", found, expected, "correct the spacing in the header")
 
 
-def _headers(case: Case) -> list[Finding]:
+def _headers(case: MeasuredCase) -> list[Finding]:
     """A warning for each contradiction or gap: libraries resolve them differently, and place the volume differently."""
     remedy = "write qform, sform, spacing and unit anew from the original; 'prepare' does it"
     return [
-        _finding(case, "warning", "unclear header", note, "one position, in mm", remedy) for note in case.header_notes
+        case.finding("warning", "unclear header", note, "one position, in mm", remedy) for note in case.header_notes
     ]
 
 
-def _unit(case: Case, scaled_within: tuple[float, float] | None) -> Finding | None:
+def _unit(case: MeasuredCase, scaled_within: tuple[float, float] | None) -> Finding | None:
     lowest, highest = min(case.percentiles.values()), max(case.percentiles.values())
     if scaled_within is not None:
         if scaled_within[0] <= lowest and highest <= scaled_within[1]:
             return None
         found, expected = f"intensities of {lowest:.4g} to {highest:.4g}", "volumes scaled to about -1 to 1"
         remedy = "prepare them with the protocol of this task file, or take the task file for volumes in their own unit"
-        return _finding(case, "error", "not scaled", found, expected, remedy)
+        return case.finding("error", "not scaled", found, expected, remedy)
     modality = case.files.modality.upper().split() if case.files.has_unit else []
     if "CT" in modality and lowest >= LIMITS.ct_air_hu:
         found, expected = f"no value below {lowest:g} in a CT", "air and fat below 0 HU"
         remedy = "apply the rescale slope and intercept, or choose an intensity window for this unit"
-        return _finding(case, "warning", "not in Hounsfield units", found, expected, remedy)
+        return case.finding("warning", "not in Hounsfield units", found, expected, remedy)
     if "MR" in modality and highest <= LIMITS.mr_scaled:
         found, expected = f"an MR of {lowest:.3g} to {highest:.3g}", "the scanner's unit, up to hundreds"
         remedy = "take the original if there is one: what a window or a scale per slice has cut off is lost"
-        return _finding(case, "warning", "already scaled", found, expected, remedy)
+        return case.finding("warning", "already scaled", found, expected, remedy)
     return None
 
 
-def _grid(case: Case) -> Finding | None:
+def _grid(case: MeasuredCase) -> Finding | None:
     if case.label_shape != case.shape:
         found, expected = f"a label of {case.label_shape} voxels", f"{case.shape} as the image"
     elif (case.affine_gap_mm or 0.0) > AFFINE_TOLERANCE_MM:
@@ -99,44 +87,44 @@ def _grid(case: Case) -> Finding | None:
     else:
         return None
     remedy = "resample the label to the image's grid, or copy the image's header if only that is wrong"
-    return _finding(case, "error", "label on another grid", found, expected, remedy)
+    return case.finding("error", "label on another grid", found, expected, remedy)
 
 
-def _values(case: Case, names: Mapping[float, str], known: Collection[float] | None) -> list[Finding]:
+def _values(case: MeasuredCase, names: Mapping[float, str], known: Collection[float] | None) -> list[Finding]:
     values = sorted(case.volumes_ml)
     if not values:
         remedy = "leave the label out, or export it again if something should be there"
-        return [_finding(case, "warning", "empty label", "a label map of background alone", "structures", remedy)]
+        return [case.finding("warning", "empty label", "a label map of background alone", "structures", remedy)]
     broken = [value for value in values if value != round(value)]
     if broken or len(values) > LIMITS.most_values:
         found = f"{len(values)} label values, among them {listed(broken or values, 4)}"
         remedy = "resample the original label map with nearest neighbour"
-        return [_finding(case, "error", "interpolated label", found, "whole numbers, one for each class", remedy)]
+        return [case.finding("error", "interpolated label", found, "whole numbers, one for each class", remedy)]
     findings = []
     unknown = [value for value in values if value < 0 or (known is not None and value not in known)]
     if unknown:
         found = f"label value(s) {listed(unknown)}"
         expected = f"only 0, {listed(sorted(known), 20)}" if known else "whole numbers from 0 on"
         remedy = "add them to label_values or background_values of the task file, or mend the label map"
-        findings.append(_finding(case, "error", "unknown label value", found, expected, remedy))
+        findings.append(case.finding("error", "unknown label value", found, expected, remedy))
     missing = [name for value, name in names.items() if value not in case.volumes_ml]
     if missing:
         found, remedy = f"no {listed(missing)}", "look whether the volume shows it; complete the label if it does"
-        findings.append(_finding(case, "warning", "missing structure", found, "every structure of the task", remedy))
+        findings.append(case.finding("warning", "missing structure", found, "every structure of the task", remedy))
     return findings
 
 
-def _rims(case: Case) -> Finding | None:
+def _rims(case: MeasuredCase) -> Finding | None:
     rims = {value: share for value, share in case.rims.items() if share > LIMITS.rim_share}
     if not rims or len(case.volumes_ml) > LIMITS.most_values:
         return None
     value, share = max(rims.items(), key=lambda item: item[1])
     found = f"a thin rim of values in between round value {value:g} ({100 * share:.0f} % of its surface)"
     remedy = "resample the original label map with nearest neighbour, or class by class"
-    return _finding(case, "error", "interpolated label", found, "classes that meet directly", remedy)
+    return case.finding("error", "interpolated label", found, "classes that meet directly", remedy)
 
 
-def _mirrored_label(case: Case) -> Finding | None:
+def _mirrored_label(case: MeasuredCase) -> Finding | None:
     fit = case.alignment
     if fit is None or max(fit.flipped_explained) < max(LIMITS.least_explained, fit.best_explained + LIMITS.flip_gain):
         return None
@@ -146,4 +134,4 @@ def _mirrored_label(case: Case) -> Finding | None:
         f"{100 * max(fit.flipped_explained):.0f} % when mirrored along the {_AXES[axis]} axis"
     )
     remedy = "mirror the label along that axis, or the image if the label is right"
-    return _finding(case, "error", "label mirrored against its image", found, "a label that fits as it is", remedy)
+    return case.finding("error", "label mirrored against its image", found, "a label that fits as it is", remedy)

@@ -1,7 +1,6 @@
-"""Are structures as large as people's are? By the volumes that people have, and by the others of the domain.
+"""Volumes of structures against those of adults and against the other cases of the domain.
 
-A header that went stale when a volume was resized or cropped changes every structure by one factor, which no comparison
-of shapes along the stack can see.
+A stale header, left by resizing or cropping, scales every structure by one factor, which no comparison of shapes shows.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scripts.lab.check.cases import Case, Finding, by_domain, others_of
+from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, others_of
 from scripts.lab.check.limits import LIMITS, VOLUMES_ML
 
 __all__ = ["common_factor", "find_wrong_sizes"]
@@ -19,13 +18,14 @@ __all__ = ["common_factor", "find_wrong_sizes"]
 Volumes = Mapping[float, float]
 """Volume in ml of each structure, by its value."""
 
+_KIND = "implausible size"
 _REMEDY = "compare the spacing in the header with the original's: resizing or cropping leaves it stale"
 
 
-def find_wrong_sizes(cases: Sequence[Case], names: Mapping[float, str]) -> list[Finding]:
-    """Domains and cases whose structures are no person's size, and cases far from the others of their domain.
+def find_wrong_sizes(cases: Sequence[MeasuredCase], names: Mapping[float, str]) -> list[Finding]:
+    """Domains and cases with structures of impossible volume, and cases far from the others of their domain.
 
-    All are warnings: organs may be atrophic or enlarged. Where the spacing is known to be missing nothing is said.
+    All are warnings: organs may be atrophic or enlarged. Cases without a spacing are skipped.
 
     Args:
         cases: as measured.
@@ -37,7 +37,8 @@ def find_wrong_sizes(cases: Sequence[Case], names: Mapping[float, str]) -> list[
         middle = _medians(list(volumes.values()))
         odd = _implausible(middle, names) if len(group) >= LIMITS.least_cases else []
         if odd:
-            findings.append(_finding(domain, (), f"medians of {', '.join(odd)}", "volumes that people have"))
+            found = f"medians of {', '.join(odd)}"
+            findings.append(Finding("warning", _KIND, domain, (), found, "volumes that people have", _REMEDY))
             continue
         for case in group:
             others = [volumes[id(other)] for other in others_of(group, case)]
@@ -45,17 +46,18 @@ def find_wrong_sizes(cases: Sequence[Case], names: Mapping[float, str]) -> list[
             odd = _implausible(volumes[id(case)], names)
             if max(factor, 1 / factor) >= LIMITS.size_factor:
                 found = f"structures {factor:.2g} times as large as the others' median, all together and one by one"
-                findings.append(_finding(domain, (case.name,), found, f"less than {LIMITS.size_factor:g} times apart"))
+                expected = f"less than {LIMITS.size_factor:g} times apart"
+                findings.append(case.finding("warning", _KIND, found, expected, _REMEDY))
             elif odd:
-                findings.append(_finding(domain, (case.name,), ", ".join(odd), "volumes that people have"))
+                findings.append(case.finding("warning", _KIND, ", ".join(odd), "volumes that people have", _REMEDY))
     return findings
 
 
 def common_factor(case: Volumes, others: Sequence[Volumes]) -> float:
-    """By what factor all structures of a case are larger than others'; 1 where they do not agree.
+    """The factor by which all structures of a case are larger than those of others; 1 where the structures disagree.
 
-    Two things must say it: the sum of the volumes and the median of the structures' own factors; the smaller is taken.
-    One organ that is enlarged moves the first alone, and small ones that are atrophic at most the second.
+    It is the smaller of two estimates, the sum of the volumes and the median of the structures' own factors: one
+    enlarged organ changes only the first, atrophic small organs at most the second.
 
     Args:
         case: its volumes.
@@ -69,8 +71,8 @@ def common_factor(case: Volumes, others: Sequence[Volumes]) -> float:
     return math.exp(math.copysign(min(abs(whole), abs(each)), whole)) if whole * each > 0 else 1.0
 
 
-def _volumes(case: Case, names: Mapping[float, str]) -> dict[float, float]:
-    """Volumes of the named structures; of all where none is named."""
+def _volumes(case: MeasuredCase, names: Mapping[float, str]) -> dict[float, float]:
+    """Volumes of the named structures; of all if there are no names."""
     return {value: one.volume_ml for value, one in case.structures.items() if value in names or not names}
 
 
@@ -80,22 +82,10 @@ def _medians(cases: Sequence[Volumes]) -> dict[float, float]:
 
 
 def _implausible(volumes: Volumes, names: Mapping[float, str]) -> list[str]:
-    """Structures whose volume no person has, each with it and with the range."""
+    """Structures of impossible volume, each with its volume and the normal range."""
     odd = []
     for value, volume in volumes.items():
         low, high = VOLUMES_ML.get(names.get(value, "").lower().replace("_", " "), (0.0, math.inf))
         if not low / LIMITS.size_slack <= volume <= high * LIMITS.size_slack:
             odd.append(f"{names[value]} {volume:.3g} ml (people: {low:g} to {high:g})")
     return odd
-
-
-def _finding(domain: str, cases: tuple[str, ...], found: str, expected: str) -> Finding:
-    return Finding(
-        severity="warning",
-        kind="implausible size",
-        domain=domain,
-        cases=cases,
-        found=found,
-        expected=expected,
-        remedy=_REMEDY,
-    )

@@ -1,7 +1,7 @@
-"""How the two scanners see the phantom: tissue values, texture, sharpness, bias field, noise, table.
+"""Images of the phantom by two scanners: tissue values, texture, sharpness, bias field, noise, table.
 
 CT is in Hounsfield units, arterial phase. MR is balanced steady-state free precession (bSSFP) in arbitrary units:
-signal follows T2/T1, hence bright blood and fat, dark muscle. Values are of the order textbooks give, no one's data.
+signal follows T2/T1, hence bright blood and fat, dark muscle. Values are of the order given in textbooks.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ HOUNSFIELD_FLOOR = -1024
 
 @dataclass(frozen=True)
 class Painting:
-    """What painting leaves: image (float32), texture amplitude (float32), label values (int16), body mask (bool)."""
+    """Result of painting: image (float32), texture amplitude (float32), label values (int16), body mask (bool)."""
 
     image: Array
     texture: Array
@@ -105,7 +105,7 @@ def paint(
         grid: their grid.
         values: the modality's tissues.
         rng: draws this case's tissue means.
-        backdrop: what surrounds the body, on the whole grid; painted over in place.
+        backdrop: surroundings of the body on the whole grid; overwritten in place.
     """
     means = {tissue: rng.normal(value.mean, value.between) for tissue, value in values.items()}
     image, texture = backdrop, np.zeros(grid.shape, np.float32)
@@ -133,7 +133,7 @@ def ct_image(
         grid: their grid.
         affine: voxel to world matrix (4, 4), mm.
         back_mm: world y of the back's lowest point.
-        rng: the case's chances.
+        rng: random generator of the case.
 
     Returns:
         Image in Hounsfield units and label values, both int16 (h, w, d).
@@ -159,7 +159,7 @@ def mr_image(
         layers: structures in painting order.
         grid: their grid.
         affine: voxel to world matrix (4, 4), mm.
-        rng: the case's chances.
+        rng: random generator of the case.
 
     Returns:
         Image in arbitrary units and label values, both int16 (h, w, d).

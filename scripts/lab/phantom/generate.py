@@ -1,6 +1,6 @@
-"""An unpaired cardiac MR/CT data set that is computed, not measured: NIfTI in MM-WHS's file names and label values.
+"""A computed, unpaired cardiac MR/CT data set: NIfTI with the file names and label values of MM-WHS.
 
-Every case is a different person in a different position on a grid of its own; no patient's data is in it.
+Every case is a different person in a different position on its own grid. It contains no patient data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIRST_ID = 1001
 
 CT_CODES = ("LPS", "RAS", "LAS", "RPS", "LPI")
 MR_CODES = ("RAI", "LPS", "PSR", "LSP", "RSA")
-"""Orientation of the files' axes; the slices are stacked along the body in all of them."""
+"""Orientation of the stored axes; slices are stacked along the body in all of them."""
 
 CT_PIXELS, MR_PIXELS = 192, 176
 CT_COVER_MM, MR_COVER_MM = 176.0, 190.0

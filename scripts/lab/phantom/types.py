@@ -1,4 +1,4 @@
-"""The phantom's vocabulary: tissues, label values, one painted layer, and what varies from subject to subject."""
+"""Types of the phantom: tissues, label values, a painted layer, and the variation between subjects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABEL_VALUES = {
 
 
 class Tissue(IntEnum):
-    """What a voxel is made of; each modality has its own value and texture for each."""
+    """Tissue of a voxel; each modality has a value and a texture for each."""
 
     AIR = 0
     SKIN = 1
@@ -57,8 +57,8 @@ class Layer:
     """One structure, painted over those before it.
 
     Attributes:
-        tissue: what it is made of.
-        box: the part of the grid it was evaluated in.
+        tissue: of the structure.
+        box: part of the grid on which it was evaluated.
         distance: signed distance in mm there, negative inside.
         label: its value in the label file; 0 erases, None leaves the label as it is.
     """

@@ -11,10 +11,10 @@ import numpy as np
 from skimage.io import imread
 
 from scripts.core.errors import InputError, innermost_message
-from scripts.data.case_names import natural_order
+from scripts.data.case_names import natural_order, visible_files
 from scripts.data.dicom import Series, read_series
 from scripts.data.volumes import check_values
-from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
+from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 
 __all__ = ["ChaosTree"]
 
@@ -25,13 +25,13 @@ class ChaosTree:
     """Folders of DICOM files, each with its masks in ``Ground`` beside ``DICOM_anon``.
 
     Args:
-        series: name of a domain -> regular expression of where its folders end, with the case's id as group 1.
+        series: name of a domain -> regular expression for the end of its folders' paths, with the case's id as group 1.
     """
 
     def __init__(self, *, series: Mapping[str, str]) -> None:
         self.series = {domain: re.compile(rf"(?:^|.*/){pattern}") for domain, pattern in series.items()}
 
-    def find(self, source: Path, options: FindOptions) -> list[Case]:
+    def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
         """The cases below ``source``, sorted by domain and id.
 
         Raises:
@@ -64,10 +64,10 @@ class ChaosTree:
                 return domain, int(match[1])
         return None
 
-    def _case(self, domain: str, number: int, folder: Path) -> Case:
+    def _case(self, domain: str, number: int, folder: Path) -> SourceCase:
         masks = next(part for part in (folder, *folder.parents) if part.name == IMAGES).parent / MASKS
         sources = (*visible_files(folder), *_mask_files(masks))
-        return Case(domain, f"{domain}_{number:02d}", number, sources, partial(_read, folder, masks))
+        return SourceCase(domain, f"{domain}_{number:02d}", number, sources, partial(_read, folder, masks))
 
 
 def _read(folder: Path, masks: Path) -> Reading:
@@ -78,14 +78,14 @@ def _read(folder: Path, masks: Path) -> Reading:
 
 
 def _read_masks(folder: Path, series: Series) -> np.ndarray:
-    """(X, Y, Z) of grey values, each mask at the place of the slice whose file has the same rank by name."""
+    """(X, Y, Z) of grey values; masks and slices belong together by the order of their file names."""
     files = _mask_files(folder)
     if len(files) != len(series.files):
         raise InputError(
             file=folder,
             found=f"{len(files)} PNG masks" if folder.is_dir() else "no such folder",
             expected=f"{len(series.files)}, one per DICOM file beside it",
-            remedy="download the case again; masks and slices belong together by their order alone",
+            remedy="download the case again; only their order tells which mask belongs to which slice",
         )
     # (slice, row, column) is (z, y, x).
     return np.stack([_read_mask(files[index], series.image.shape[:2]) for index in series.order]).T

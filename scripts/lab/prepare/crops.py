@@ -1,4 +1,4 @@
-"""Crops that published set-ups make and MONAI lacks. They look at label maps, which the `clean` protocol never does."""
+"""Crops of published protocols that MONAI lacks. They use label maps, which the `clean` protocol never does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CropAroundLabeld(MapTransform):
 
     Args:
         keys: keys of images and label maps (1, H, W, D) on one grid.
-        label_key: key of the label map that says where.
+        label_key: key of the label map.
         size: voxels of the box along each axis; -1 keeps the axis whole.
     """
 
@@ -39,7 +39,7 @@ class CropAroundLabeld(MapTransform):
             raise InputError(
                 file="the label map of this case",
                 found="no labelled voxel",
-                expected="a label to crop around, as this protocol does",
+                expected="a label to crop around, which this protocol needs",
                 remedy="use --protocol clean, which crops nothing",
             )
         shape = data[self.label_key].shape[1:]
@@ -48,7 +48,7 @@ class CropAroundLabeld(MapTransform):
         centre = [
             place if length > 0 else whole // 2 for place, length, whole in zip(mean, self.size, shape, strict=True)
         ]
-        # Padding first leaves no box half outside: SpatialCrop would clip it, off the centre.
+        # Padding first, because SpatialCrop would clip a box that is partly outside, and move its centre.
         margin = [length if length > 0 else 0 for length in self.size]
         for key in self.key_iterator(cropped):
             padded = SpatialPad([whole + 2 * more for whole, more in zip(shape, margin, strict=True)])(cropped[key])

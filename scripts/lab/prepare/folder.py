@@ -1,4 +1,4 @@
-"""Anyone's own folders: NIfTI images, or one folder of DICOM slices per case, and NIfTI label maps."""
+"""The user's own folders: NIfTI images, or DICOM series in a folder each, and NIfTI label maps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import check_file_name
-from scripts.data.case_names import NIFTI_SUFFIXES, labels_by_case, natural_order, pairing_name
+from scripts.data.case_names import is_nifti, match_labels, natural_order, nifti_files, pairing_name, visible_files
 from scripts.data.datalists import folder_datalist, training_share
 from scripts.data.dicom import FolderScan, read_slices, scan_folder
 from scripts.data.volumes import check_values
-from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
-from scripts.lab.prepare.nifti import add_label, read_pair
+from scripts.lab.prepare.nifti_pairs import add_label, read_pair
+from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 
 __all__ = ["PlainFolders"]
 
@@ -28,7 +28,7 @@ class _Series:
 class PlainFolders:
     """A folder of images of one domain and, perhaps, a folder of label maps, paired by the case's name."""
 
-    def find(self, source: Path, options: FindOptions) -> list[Case]:
+    def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
         """The cases of the images' folder; the last ones in natural order become the validation list.
 
         Raises:
@@ -43,8 +43,7 @@ class PlainFolders:
                 remedy="add --domain mr",
             )
         check_file_name(domain, "--domain")
-        direct = source.iterdir() if source.is_dir() else ()
-        volumes = [path for path in direct if path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")]
+        volumes = list(filter(is_nifti, visible_files(source)))
         series = _series_below(source)
         if volumes and series:
             raise InputError(
@@ -58,7 +57,7 @@ class PlainFolders:
         return _volume_cases(source, domain, options) if volumes else _series_cases(source, series, domain, options)
 
 
-def _volume_cases(source: Path, domain: str, options: FindOptions) -> list[Case]:
+def _volume_cases(source: Path, domain: str, options: SearchOptions) -> list[SourceCase]:
     labels = str(options.labels) if options.labels else None
     listed = folder_datalist(str(source), labels, name=domain, modality=domain, validation_fraction=options.validation)
     cases = []
@@ -67,29 +66,23 @@ def _volume_cases(source: Path, domain: str, options: FindOptions) -> list[Case]
             image, label = Path(entry["image"]), Path(entry["label"]) if "label" in entry else None
             sources = (image,) if label is None else (image, label)
             read = partial(read_pair, image, label, trust_image=options.trust_image)
-            cases.append(Case(domain, pairing_name(image) or domain, None, sources, read, section))
+            cases.append(SourceCase(domain, pairing_name(image) or domain, None, sources, read, section))
     return cases
 
 
-def _series_cases(source: Path, series: list[_Series], domain: str, options: FindOptions) -> list[Case]:
-    labels = labels_by_case(options.labels, labels_only=False) if options.labels else {}
+def _series_cases(source: Path, series: list[_Series], domain: str, options: SearchOptions) -> list[SourceCase]:
+    # A series is named after its folder, its label after the series.
+    parts = [one.folders[0].relative_to(source).parts or (source.absolute().name,) for one in series]
+    named = {source / "_".join(names): one for names, one in zip(parts, series, strict=True)}
+    pairs = match_labels(list(named), nifti_files(options.labels) if options.labels else None)
     kept = training_share(len(series), options.validation)
     cases = []
-    for index, one in enumerate(series):
-        names = ["_".join(folder.relative_to(source).parts).lower() for folder in one.folders]
-        name = names[0] or source.absolute().name.lower()
-        label = next((labels[key] for key in map(pairing_name, map(Path, names)) if key in labels), None)
-        if label is None and options.labels:
-            raise InputError(
-                file=one.folders[0],
-                found=f"no label for case '{name}' in {options.labels}",
-                expected="one label per folder of slices, named after it",
-                remedy="add the label, or leave --labels out for an unlabelled domain",
-            )
+    for index, (name, one) in enumerate(named.items()):
+        label = pairs.get(name)
         sources = (*one.files, *((label,) if label else ()))
         section = "training" if index < kept else "validation"
         read = partial(_read_series, one, label, options.trust_image)
-        cases.append(Case(domain, name, None, sources, read, section))
+        cases.append(SourceCase(domain, pairing_name(name), None, sources, read, section))
     return cases
 
 

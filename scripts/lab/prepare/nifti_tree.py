@@ -1,4 +1,4 @@
-"""Releases that are NIfTI files with the case's id in their names: MM-WHS, BTCV, MS-CMRSeg."""
+"""Releases of NIfTI files with the case's id in their names: MM-WHS, BTCV, MS-CMRSeg."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from scripts.core.errors import InputError
-from scripts.data.case_names import NIFTI_SUFFIXES, case_name
-from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
-from scripts.lab.prepare.nifti import read_pair
+from scripts.data.case_names import case_name, is_nifti, visible_files
+from scripts.lab.prepare.nifti_pairs import read_pair
+from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 
 __all__ = ["NiftiTree"]
 
@@ -20,15 +20,15 @@ class NiftiTree:
 
     Args:
         pattern: regular expression of a whole file name without ``.nii`` or ``.nii.gz``, with the groups ``id`` (the
-            case's number), ``kind`` (what tells domains apart; may be absent) and ``label`` (present in label maps
-            alone).
+            case's number), ``kind`` (distinguishes domains; may be absent) and ``label`` (present in label maps
+            only).
         domains: ``kind`` -> name of the domain.
         digits: digits of an id in the case's name.
         example: file names for the error.
         may_lack_labels: whether the release has cases without a label map.
-        left_out: folders of the release, by name, that hold no case to prepare.
-        ids: ranges of the release's ids, first and last; another id is refused, as published splits go by them. Empty
-            for any.
+        left_out: names of folders of the release that are ignored.
+        ids: ranges of the release's ids, first and last; other ids are refused, because published splits are lists of
+            ids. Empty for any.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class NiftiTree:
         self.example, self.may_lack_labels, self.left_out = example, may_lack_labels, set(left_out)
         self.ids = ids
 
-    def find(self, source: Path, options: FindOptions) -> list[Case]:
+    def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
         """The cases below ``source``, sorted by domain and id.
 
         Raises:
@@ -54,7 +54,7 @@ class NiftiTree:
                 release's, a label has no image.
         """
         files: dict[tuple[str, int, bool], Path] = {}
-        for path in visible_files(source, NIFTI_SUFFIXES):
+        for path in filter(is_nifti, visible_files(source)):
             key = self._key(path)
             if not self.left_out.isdisjoint(path.relative_to(source).parts[:-1]):
                 continue
@@ -76,17 +76,17 @@ class NiftiTree:
         ]
 
     def _key(self, path: Path) -> tuple[str, int, bool] | None:
-        """Domain, id and whether it is a label map; None for a file of something else."""
+        """Domain, id and whether it is a label map; None for another kind of file."""
         match = self.pattern.fullmatch(case_name(str(path)))
         if match is None:
             return None
         groups = match.groupdict()
         return self.domains[groups.get("kind") or ""], int(groups["id"]), bool(groups["label"])
 
-    def _case(self, domain: str, number: int, image: Path, label: Path | None, options: FindOptions) -> Case:
+    def _case(self, domain: str, number: int, image: Path, label: Path | None, options: SearchOptions) -> SourceCase:
         read = partial(self._read, image, label, options.trust_image)
         sources = (image,) if label is None else (image, label)
-        return Case(domain, f"{domain}_{number:0{self.digits}d}", number, sources, read)
+        return SourceCase(domain, f"{domain}_{number:0{self.digits}d}", number, sources, read)
 
     def _read(self, image: Path, label: Path | None, trust_image: bool) -> Reading:
         if label is None and not self.may_lack_labels:
@@ -104,8 +104,8 @@ class NiftiTree:
                 file=path,
                 found=f"case {number}",
                 expected=f"ids {' and '.join(f'{first} to {last}' for first, last in self.ids)}, as in the release",
-                remedy="name its training folder; a copy that numbers the cases anew has other people in the published "
-                "splits: rename its files back, or take it as 'folder'",
+                remedy="name its training folder; in a renumbered copy the published splits would select other people: "
+                "rename its files back, or prepare it as 'folder'",
             )
 
     def _raise_twice(self, key: tuple[str, int, bool], first: Path, second: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a preparation may write: never over what it reads, and never over the datalist of something else."""
+"""Guards of the output folder: no source is overwritten, and no datalist of another data set."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.core.errors import InputError
-from scripts.lab.prepare.case import Case
-from scripts.lab.prepare.report import REPORT
-from scripts.lab.prepare.steps import output_files, record_file
+from scripts.lab.prepare.outputs import REPORT
+from scripts.lab.prepare.prepare_case import output_files, record_file
+from scripts.lab.prepare.source_case import SourceCase
 
 __all__ = ["check_files", "check_owner", "check_places"]
 
 
 def check_places(out: Path, domains: Sequence[str], read: Sequence[Path | None]) -> None:
-    """Refuse an output folder in a folder that is read, and one of a domain around it.
+    """Refuse an output folder inside a source folder, or around it.
 
     Args:
         out: where datalists go.
         domains: folders below it for volumes.
-        read: folders that are read, such as the download and the labels; None is passed over.
+        read: source folders, such as the download and the labels; None is skipped.
 
     Raises:
-        InputError: one of them would be written into.
+        InputError: a source folder would be written into.
     """
     for folder in (path for path in read if path is not None):
         source = folder.resolve()
@@ -34,16 +34,16 @@ def check_places(out: Path, domains: Sequence[str], read: Sequence[Path | None])
                 raise _written_over(out, f"{place} would be written into the source {folder}")
 
 
-def check_files(out: Path, cases: Sequence[Case], read: Sequence[str | None]) -> None:
-    """Refuse to write over any file that is read, whatever links lead to it.
+def check_files(out: Path, cases: Sequence[SourceCase], read: Sequence[str | None]) -> None:
+    """Refuse to overwrite a source file, links resolved.
 
     Args:
         out: where datalists go.
         cases: all that will be prepared.
-        read: further files that are read, such as a label map's; None and other words are passed over.
+        read: further source files, such as a YAML file of label values; None and other words are skipped.
 
     Raises:
-        InputError: an output is one of them.
+        InputError: an output is a source file.
     """
     sources = {os.path.realpath(path): path for case in cases for path in case.sources}
     sources |= {os.path.realpath(path): Path(path) for path in read if path}
@@ -56,10 +56,10 @@ def check_files(out: Path, cases: Sequence[Case], read: Sequence[str | None]) ->
 
 
 def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
-    """Refuse to overwrite a datalist of something else.
+    """Refuse to overwrite a datalist of another data set.
 
     Raises:
-        InputError: such a datalist stands there.
+        InputError: there is one.
     """
     for domain in domains:
         path = out / f"{domain}.json"
@@ -81,7 +81,7 @@ def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
 def _written_over(out: Path, found: str) -> InputError:
     return InputError(
         file=out,
-        found=f"that {found}",
-        expected="an output folder apart from all that is read, which stays as it is",
+        found=found,
+        expected="an output folder apart from all sources",
         remedy="choose another --out",
     )

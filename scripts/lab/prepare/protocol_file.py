@@ -1,4 +1,4 @@
-"""Is a protocol's file what it should be? Every key, list and transform, before anything is read or written."""
+"""Validation of a protocol file: every key, list and transform, before any data are read."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from scripts.core.errors import InputError, innermost_message
 __all__ = ["STEPS", "build_steps", "check_protocol"]
 
 STEPS = ("grid", "crop", "intensity")
-"""The kinds of steps of a protocol; they are applied in the order in which its file lists them."""
+"""Kinds of steps; they are applied in the order of the file."""
 
 SECTIONS = ("validation", "test", "unlisted")
-"""Lists that a protocol may fill by ids; what is ``unlisted`` stands in none, and every other case trains."""
+"""Lists that a protocol may fill by ids; ``unlisted`` cases go to no list, all others are training cases."""
 
 METRIC = ("grid", "distance", "missing_structure")
 
 
 def build_steps(steps: Sequence[Mapping[str, Any]]) -> Any:
-    """One callable of all steps; raises whatever MONAI raises where a transform is unknown or its arguments are."""
+    """Compose the steps; raises what MONAI raises for unknown transforms or arguments."""
     from monai.bundle import ConfigParser
 
     compose = {"_target_": "Compose", "transforms": [dict(step) for step in steps]}
@@ -30,16 +30,16 @@ def build_steps(steps: Sequence[Mapping[str, Any]]) -> Any:
 def check_protocol(
     file: Path, content: Mapping[str, Any], domains_of: Mapping[str, Collection[str]], tasks: Collection[str]
 ) -> None:
-    """Compare a protocol's file with what one holds.
+    """Validate the content of a protocol file.
 
     Args:
-        file: named in errors.
+        file: for errors.
         content: as read.
         domains_of: data set -> names of its domains.
-        tasks: names of the task files there are.
+        tasks: names of the existing task files.
 
     Raises:
-        InputError: a key that is unknown or missing, or a value of another kind.
+        InputError: an unknown or missing key, or a value of the wrong type.
     """
     check = _Check(file)
     check.keys("the file", content, required=("protocol", "about", "metric", "datasets"))
@@ -83,7 +83,7 @@ def _check_domain(check: _Check, where: str, rules: Any, *, may_share: bool) -> 
 
 
 class _Check:
-    """Raises sentences that name the file and the place in it."""
+    """Raises errors that name the file and the place in it."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -111,4 +111,4 @@ class _Check:
         except Exception as error:  # whatever a transform's own constructor raises
             reason = innermost_message(error)
             expected = "transforms of MONAI, or an importable path, with the arguments they take"
-            self.that(False, where, f"{step['_target_']} that cannot be made ({reason})", expected)
+            self.that(False, where, f"{step['_target_']} that cannot be built ({reason})", expected)

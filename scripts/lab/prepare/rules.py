@@ -1,8 +1,7 @@
-"""What is known of a data set and what a protocol does with it: ``configs/datasets`` and ``configs/protocols``.
+"""Rules of a data set under a protocol, read from ``configs/datasets`` and ``configs/protocols``.
 
-A data set's file holds facts of its release: file names, label values, the unit of the intensities. A protocol's file
-holds choices: splits, grid, crop, intensity, and how its numbers are to be read. Both are YAML, so that a new one of
-either kind is a file and no code.
+A data set's file states facts about its release: file names, label values, intensity unit. A protocol's file states
+choices: splits, grid, crop, intensity, metric. Both are YAML: a new data set or protocol needs no code.
 """
 
 from __future__ import annotations
@@ -15,47 +14,47 @@ from typing import Any, Protocol
 import yaml
 
 from scripts.core.errors import InputError, SettingError
-from scripts.lab.prepare.case import Case, FindOptions
 from scripts.lab.prepare.protocol_file import STEPS, check_protocol
-from scripts.lab.prepare.values import LabelMap, ValueRange
+from scripts.lab.prepare.source_case import SearchOptions, SourceCase
+from scripts.lab.prepare.values import ValueMap, ValueRange
 
-__all__ = ["DomainRules", "Layout", "Rules", "dataset_names", "read_label_map", "read_rules"]
+__all__ = ["DomainRules", "Release", "Rules", "dataset_names", "read_label_map", "read_rules"]
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 DEFAULT_PROTOCOL = "clean"
 
 
-class Layout(Protocol):
-    """How a release lies on disk."""
+class Release(Protocol):
+    """Layout of a release on disk."""
 
-    def find(self, source: Path, options: FindOptions) -> list[Case]:
-        """The cases below a folder; raises ``InputError`` if it is not this data set."""
+    def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
+        """The cases below a folder; raises ``InputError`` for another data set."""
 
 
 @dataclass(frozen=True)
 class DomainRules:
-    """What holds for one domain of a data set under one protocol.
+    """Rules for one domain of a data set under one protocol.
 
     Attributes:
         name: of the domain.
-        modality: as written into the datalist.
+        modality: for the datalist.
         labels: value in the files -> value written.
-        value_range: what intensities must look like; None if anything goes.
-        splits: section -> published case ids, ``unlisted`` for cases of no list; every other case trains.
+        value_range: plausible intensities; None to skip the check.
+        splits: section -> published case ids; ``unlisted`` cases go to no list, all others are training cases.
         steps: MONAI transforms of ``image`` and ``label`` as config dictionaries; empty to leave the volumes whole.
-        has_unit: whether the written intensities are still in the scanner's unit: no step scales them.
+        has_unit: whether written intensities are in the scanner's unit, because no step scales them.
     """
 
     name: str
     modality: str
-    labels: LabelMap = field(default_factory=LabelMap)
+    labels: ValueMap = field(default_factory=ValueMap)
     value_range: ValueRange | None = None
     splits: Mapping[str, Sequence[int]] = field(default_factory=dict)
     steps: Sequence[Mapping[str, Any]] = ()
     has_unit: bool = True
 
-    def sections_of(self, case: Case) -> list[str]:
-        """The datalist's sections that a case belongs to; some published set-ups put a case into two."""
+    def sections_of(self, case: SourceCase) -> list[str]:
+        """The sections of a case in the datalist; some published protocols put a case into two."""
         if case.section is not None:
             return [case.section]
         return [section for section, ids in self.splits.items() if case.number in ids] or ["training"]
@@ -68,25 +67,25 @@ class Rules:
     Attributes:
         dataset: its name on the command line.
         title: its name in print.
-        home: where to ask for it.
-        layout: how it lies on disk.
+        home: where to get it.
+        layout: of the release on disk.
         protocol: the protocol's name.
-        about: what the protocol is, in a sentence.
-        metric: how numbers under this protocol are measured.
+        about: one sentence on the protocol.
+        metric: how results under this protocol are measured.
         tasks: task files that fit the written volumes.
-        peeks: where the protocol looks at what a user without target labels could not see.
-        chosen_here: what the publication leaves open and this project filled in.
-        domains: rules per domain that the protocol names; no other is prepared.
-        left_out: domains of the data set that it does not name.
+        peeks: where the protocol uses information that a user without target labels does not have.
+        chosen_here: settings that the publication leaves open.
+        domains: rules for the domains that the protocol names; others are not prepared.
+        left_out: domains of the data set that the protocol does not name.
         same_people: groups of domains that show the same patients under the same ids.
-        has_spacing: whether the release stores a spacing; without one, volumes in ml mean nothing.
-        limits: what the release itself cannot give.
+        has_spacing: whether the release stores a spacing; without one, volumes in ml are meaningless.
+        limits: of the release itself.
     """
 
     dataset: str
     title: str
     home: str
-    layout: Layout
+    layout: Release
     protocol: str
     about: str
     metric: Mapping[str, str]
@@ -100,12 +99,12 @@ class Rules:
     has_spacing: bool = True
 
     def of(self, domain: str) -> DomainRules:
-        """The rules of a domain; a plain folder's domain has whatever name its user gave."""
+        """The rules of a domain."""
         return self.domains[domain]
 
 
 def dataset_names() -> list[str]:
-    """The data sets that are known."""
+    """Names of the known data sets."""
     return sorted(path.stem for path in (CONFIGS / "datasets").glob("*.yaml"))
 
 
@@ -118,7 +117,7 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
             protocol that knows the data set.
 
     Raises:
-        InputError: no such file, the protocol's file is not as it should be, or does not know the data set.
+        InputError: a missing or invalid file, or a protocol without rules for the data set.
     """
     facts = _load(CONFIGS / "datasets" / f"{dataset}.yaml", f"one of {', '.join(dataset_names())}")
     file = _protocol_file(dataset, protocol)
@@ -128,8 +127,8 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
         knowing = ", ".join(name for name in _protocol_names() if dataset in _known_to(name))
         raise InputError(
             file=f"protocol '{choices['protocol']}'",
-            found=f"nothing about '{dataset}'",
-            expected=f"a protocol that knows it: {knowing}",
+            found=f"no rules for '{dataset}'",
+            expected=f"a protocol with rules for it: {knowing}",
             remedy=f"give --protocol {knowing.split(', ')[0]}",
         )
     chosen = choices["datasets"][dataset]
@@ -156,11 +155,11 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
     )
 
 
-def read_label_map(text: str) -> LabelMap:
+def read_label_map(text: str) -> ValueMap:
     """A label map from the command line, ``63:1,126:2``, or a YAML file with ``{63: 1, 126: 2}``.
 
     Raises:
-        InputError: it is neither.
+        InputError: the text is neither.
     """
     path = Path(text)
     try:
@@ -168,7 +167,7 @@ def read_label_map(text: str) -> LabelMap:
             pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
         else:
             pairs = dict(pair.split(":") for pair in text.split(","))
-        return LabelMap(values={int(value): int(written) for value, written in pairs.items()})
+        return ValueMap(values={int(value): int(written) for value, written in pairs.items()})
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise SettingError(
             setting=f"--map {text}",
@@ -187,7 +186,7 @@ def _domain_rules(name: str, facts: Mapping[str, Any], chosen: Mapping[str, Any]
     return DomainRules(
         name=name,
         modality=facts["modality"],
-        labels=LabelMap(**labels, ranges=ranges),
+        labels=ValueMap(**labels, ranges=ranges),
         value_range=ValueRange(**value_range) if value_range else None,
         splits=chosen.get("splits", {}),
         steps=[step for kind, steps in chosen.items() if kind in STEPS for step in steps],

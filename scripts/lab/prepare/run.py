@@ -1,4 +1,4 @@
-"""The command: find the cases, prepare them side by side, write datalists and the report when all are whole."""
+"""``prepare``: find the cases, prepare them in parallel, write datalists and report when all are complete."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from tqdm import tqdm
 from scripts.core.errors import InputError, SettingError, innermost_message
 from scripts.core.files import make_folder
 from scripts.core.processes import available_cores
-from scripts.lab.prepare.case import Case, FindOptions
+from scripts.lab.prepare.outputs import read_reports, write_datalists, write_report
 from scripts.lab.prepare.places import check_files, check_owner, check_places
-from scripts.lab.prepare.report import read_reports, write_datalists, write_report
+from scripts.lab.prepare.prepare_case import finished_record, prepare_case, settings_key
 from scripts.lab.prepare.rules import DomainRules, Rules, read_label_map, read_rules
-from scripts.lab.prepare.steps import finished_record, prepare_case, settings_key
-from scripts.lab.prepare.values import LabelMap
+from scripts.lab.prepare.source_case import SearchOptions, SourceCase
+from scripts.lab.prepare.values import ValueMap
 
-__all__ = ["Order", "prepare"]
+__all__ = ["Preparation", "prepare"]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the user asked for.
+class Preparation:
+    """Settings of a preparation.
 
     Attributes:
         dataset: name of a data set.
-        source: folder of the download; it is only read.
+        source: folder of the download, which is only read.
         out: folder to write into.
-        protocol: name or YAML file; None for the data set's own default.
+        protocol: name or YAML file; None for the data set's default.
         label_map: text of ``--map``, for plain folders.
-        find: what the command line adds to the layout.
-        workers: cases at once; None for one per core.
+        find: options for finding cases.
+        workers: threads; None for one per core.
     """
 
     dataset: str
@@ -43,21 +43,21 @@ class Order:
     out: Path
     protocol: str | None = None
     label_map: str | None = None
-    find: FindOptions = field(default_factory=FindOptions)
+    find: SearchOptions = field(default_factory=SearchOptions)
     workers: int | None = None
 
 
-def prepare(order: Order) -> dict[str, Any]:
+def prepare(order: Preparation) -> dict[str, Any]:
     """Prepare a data set.
 
-    Every case that can be prepared is; the others are named, each with its sentence. Datalists and report are written
-    only when none failed, so that no training starts on part of a data set unnoticed. A second call does what is left.
+    Every usable case is prepared; the others are reported by name. Datalists and report are written only if no case
+    failed, so that no training starts on part of a data set unnoticed. A second call prepares what is missing.
 
     Returns:
-        The report, as it stands in ``<out>/prepare.json`` under the data set's name.
+        The report, as written to ``<out>/prepare.json`` under the data set's name.
 
     Raises:
-        InputError: not this data set, an unusable folder, or cases that cannot be prepared.
+        InputError: another data set, an unusable folder, or cases that cannot be prepared.
     """
     rules = _rules(order)
     cases = rules.layout.find(order.source, replace(order.find, among=tuple(rules.domains)))
@@ -66,14 +66,14 @@ def prepare(order: Order) -> dict[str, Any]:
     check_places(order.out, domains, (order.source, order.find.labels))
     check_files(order.out, cases, (order.label_map, order.protocol))
     check_owner(order.out, domains, order.dataset)
-    read_reports(order.out)  # one that cannot be added to is found before the work and not after it
+    read_reports(order.out)  # an unreadable report is found before the work, not after it
     keys = {
         case: settings_key(rules, rules.of(case.domain), case, trust_image=order.find.trust_image) for case in cases
     }
     finished = {case: record for case in cases if (record := finished_record(order.out, case, keys[case]))}
     left = [case for case in cases if case not in finished]
     for domain in {case.domain for case in left}:
-        # Until all of its cases are whole again, a domain has no list.
+        # A domain has no datalist until all of its cases are complete again.
         (order.out / f"{domain}.json").unlink(missing_ok=True)
     new = _prepare_all(order, rules, left, keys)
     records = {case: finished.get(case) or new[case] for case in cases}
@@ -81,8 +81,8 @@ def prepare(order: Order) -> dict[str, Any]:
     return write_report(order.out, rules, records, datalists, skipped=len(finished))
 
 
-def _rules(order: Order) -> Rules:
-    """The rules of the data set; a plain folder's one domain is added under its user's name and label map."""
+def _rules(order: Preparation) -> Rules:
+    """The rules of the data set; the domain of a plain folder gets the user's name and label map."""
     rules = read_rules(order.dataset, order.protocol)
     if rules.domains:
         for given, option in ((order.label_map, "--map"), (order.find.labels, "--labels")):
@@ -90,32 +90,34 @@ def _rules(order: Order) -> Rules:
                 raise InputError(
                     file=option,
                     found=f"it together with '{order.dataset}'",
-                    expected="it with 'folder' alone: a known data set has its own labels",
+                    expected="it with 'folder' only: a known data set has its own labels",
                     remedy="leave it out",
                 )
         if order.find.domain not in (None, *rules.domains):
             raise SettingError(
                 setting="--domain",
                 found=f"'{order.find.domain}'",
-                expected=f"one of {', '.join(rules.domains)}, which protocol '{rules.protocol}' has rules for",
+                expected=f"one of {', '.join(rules.domains)}, the domains of protocol '{rules.protocol}'",
                 remedy="correct it, or leave it out for all of them",
             )
         wanted = {name: domain for name, domain in rules.domains.items() if order.find.domain in (None, name)}
         return replace(rules, domains=wanted)
     name = order.find.domain or ""
-    labels = read_label_map(order.label_map) if order.label_map else LabelMap(keep_all=True)
+    labels = read_label_map(order.label_map) if order.label_map else ValueMap(keep_all=True)
     return replace(rules, domains={name: DomainRules(name=name, modality=name.upper(), labels=labels)})
 
 
-def _prepare_all(order: Order, rules: Rules, cases: Sequence[Case], keys: dict[Case, str]) -> dict[Case, Any]:
-    """Prepare cases side by side. Threads suffice: unpacking, packing and array work leave the interpreter free."""
+def _prepare_all(
+    order: Preparation, rules: Rules, cases: Sequence[SourceCase], keys: dict[SourceCase, str]
+) -> dict[SourceCase, Any]:
+    """Prepare cases in parallel. Threads suffice: compression and array operations release the interpreter lock."""
     make_folder(order.out)
-    records: dict[Case, Any] = {}
+    records: dict[SourceCase, Any] = {}
     failures: list[InputError] = []
     workers = max(1, min(order.workers or available_cores(), len(cases) or 1))
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        futures: dict[Future[dict[str, Any]], Case] = {
+        futures: dict[Future[dict[str, Any]], SourceCase] = {
             pool.submit(prepare_case, order.out, case, rules, keys[case]): case for case in cases
         }
         with tqdm(as_completed(futures), total=len(futures), desc=order.dataset, unit="case") as progress:
@@ -132,7 +134,7 @@ def _prepare_all(order: Order, rules: Rules, cases: Sequence[Case], keys: dict[C
     return records
 
 
-def _failure(case: Case, error: Exception) -> InputError:
+def _failure(case: SourceCase, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
     return InputError(
@@ -143,8 +145,8 @@ def _failure(case: Case, error: Exception) -> InputError:
     )
 
 
-def _summary(order: Order, failures: Sequence[InputError], cases: int) -> InputError:
-    """The one failure, or the number of them after a sentence for each."""
+def _summary(order: Preparation, failures: Sequence[InputError], cases: int) -> InputError:
+    """The only failure, or the number of failures after printing each."""
     if len(failures) == 1:
         return failures[0]
     for failure in failures:
@@ -152,13 +154,13 @@ def _summary(order: Order, failures: Sequence[InputError], cases: int) -> InputE
     return InputError(
         file=order.source,
         found=f"{len(failures)} of {cases} cases that cannot be prepared, each named above",
-        expected="whole cases",
-        remedy="mend or remove them and give the same command again: what is done is kept, and no datalist was written",
+        expected="complete cases",
+        remedy="correct or remove them and run the command again: finished cases are kept, no datalist was written",
     )
 
 
-def _check_names(cases: Sequence[Case]) -> None:
-    seen: dict[tuple[str, str], Case] = {}
+def _check_names(cases: Sequence[SourceCase]) -> None:
+    seen: dict[tuple[str, str], SourceCase] = {}
     for case in cases:
         other = seen.setdefault((case.domain, case.name), case)
         if other is not case:

@@ -1,7 +1,7 @@
 """SIFA's pre-processed hearts: tfrecords of single slices for training, npz volumes for testing.
 
-The records carry no case ids, no spacing and no position, so slices are stacked in the order of their names: such a
-stack is a container of slices, not a volume of a person.
+The records carry no case ids, spacing or position, so slices are stacked in the order of their names. Such a stack
+is a container of slices, not the volume of a person.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import nibabel as nib
 import numpy as np
 
 from scripts.core.errors import InputError, innermost_message
-from scripts.data.case_names import natural_order
+from scripts.data.case_names import natural_order, visible_files
 from scripts.data.volumes import check_values
-from scripts.lab.prepare.case import Case, FindOptions, Reading, not_this_data_set, visible_files
+from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 from scripts.lab.prepare.tfrecord import parse_example, read_records
 
 __all__ = ["SifaFiles", "read_slice"]
@@ -28,10 +28,10 @@ SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 
 
 class SifaFiles:
-    """tfrecords and npz files anywhere below a folder; their paths say modality and section.
+    """tfrecords and npz files anywhere below a folder; their paths give modality and section.
 
     Args:
-        slices_per_stack: slices of a written volume; fewer mean more files, more mean more memory.
+        slices_per_stack: slices of a written volume.
         test_flip_axes: axes along which the npz volumes must be flipped to match the training slices.
         axis_codes: directions of the slices' axes and of the stack, as nibabel writes them.
     """
@@ -42,15 +42,17 @@ class SifaFiles:
         self.affine = nib.orientations.inv_ornt_aff(orientation, (1, 1, 1))
         self.affine[:3, 3] = 0.0
 
-    def find(self, source: Path, options: FindOptions) -> list[Case]:
+    def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
         """Stacks of training and validation slices, and test volumes.
 
         Raises:
-            InputError: no such files, or a path that does not tell the modality.
+            InputError: no such files, or a path without a modality.
         """
         groups: dict[tuple[str, str], list[Path]] = {}
         volumes: list[tuple[str, Path]] = []
-        for path in visible_files(source, (".tfrecords", ".npz")):
+        for path in visible_files(source):
+            if path.suffix not in (".tfrecords", ".npz"):
+                continue
             domain = _domain_of(path, source)
             if not options.wants(domain):
                 continue
@@ -63,20 +65,20 @@ class SifaFiles:
         stacks = [case for key, files in sorted(groups.items()) for case in self._stacks(*key, files)]
         return [*stacks, *(self._volume(*volume) for volume in volumes)]
 
-    def _stacks(self, domain: str, section: str, files: list[Path]) -> list[Case]:
+    def _stacks(self, domain: str, section: str, files: list[Path]) -> list[SourceCase]:
         files = sorted(files, key=natural_order)
         size = self.slices_per_stack
         parts = [tuple(files[start : start + size]) for start in range(0, len(files), size)]
         return [
-            Case(domain, f"{domain}_{section}_{index:03d}", None, part, partial(self._read_stack, part), section)
+            SourceCase(domain, f"{domain}_{section}_{index:03d}", None, part, partial(self._read_stack, part), section)
             for index, part in enumerate(parts)
         ]
 
-    def _volume(self, domain: str, path: Path) -> Case:
+    def _volume(self, domain: str, path: Path) -> SourceCase:
         digits = re.findall(r"\d+", path.stem)
         name = f"{domain}_{digits[-1] if digits else path.stem}"
         read = partial(self._read_volume, path)
-        return Case(domain, name, int(digits[-1]) if digits else None, (path,), read, "test")
+        return SourceCase(domain, name, int(digits[-1]) if digits else None, (path,), read, "test")
 
     def _read_stack(self, files: Sequence[Path]) -> Reading:
         slices = [read_slice(path) for path in files]
@@ -93,7 +95,7 @@ class SifaFiles:
         labels = np.stack([label for _, label in (slices if len(slices) > 1 else slices * 2)], axis=-1)
         check_values(stack, str(files[0].parent), is_label=False)
         notes = [f"slices {files[0].name} to {files[-1].name}"]
-        notes += ["the single slice stands twice: a volume has at least two"] * (len(files) == 1)
+        notes += ["the single slice was doubled: a volume has at least two"] * (len(files) == 1)
         return Reading(stack, self.affine, labels, files[0].parent, tuple(notes))
 
     def _read_volume(self, path: Path) -> Reading:
@@ -121,7 +123,7 @@ class SifaFiles:
 
 
 def read_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The image and the label of the slice that a tfrecord is about: the middle one of the three it holds.
+    """Image and label of a tfrecord's slice: the middle one of the three it holds.
 
     Args:
         path: a file with one record.
@@ -130,7 +132,7 @@ def read_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
         Image and label, (H, W) float32 each.
 
     Raises:
-        InputError: cut short, no such record, or data that are shorter than the sizes beside them.
+        InputError: truncated, another kind of record, or less data than its sizes require.
     """
     records = list(read_records(path))
     try:
@@ -153,7 +155,7 @@ def _middle(features: dict, data: str, size: str) -> np.ndarray:
 
 
 def _domain_of(path: Path, source: Path) -> str:
-    """The modality that the file's name says or, if it says none, the nearest folder."""
+    """The modality in the file's name or, if there is none, in the nearest folder's."""
     for part in _parts(path, source):
         named = {word for word in re.findall("[a-z]+", part) if word in DOMAINS}
         if len(named) == 1:
@@ -181,5 +183,5 @@ def _section_of(path: Path, source: Path) -> str:
 
 
 def _parts(path: Path, source: Path) -> list[str]:
-    """The path's parts below and including the source's own name, from the file upwards, in small letters."""
+    """The path's parts up to and including the source's name, from the file upwards, in lower case."""
     return [part.lower() for part in reversed((source.absolute().name, *path.relative_to(source).parts))]

@@ -1,8 +1,8 @@
 """TFRecord files and the `tf.train.Example` messages in them, without TensorFlow.
 
-A file is a row of records ``length (uint64), CRC of the length (uint32), payload, CRC of the payload (uint32)``, little
-endian; the CRC is a masked CRC-32C. A payload is a protocol-buffer message: a map from a feature's name to bytes,
-int64s or floats.
+A file is a sequence of records ``length (uint64), CRC of the length (uint32), payload, CRC of the payload (uint32)``,
+little endian; the CRC is a masked CRC-32C. A payload is a protocol-buffer message: a map from a feature's name to
+bytes, int64s or floats.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Feature = list[bytes] | list[int] | list[float]
 def read_records(path: Path) -> Iterator[memoryview]:
     """The payloads of a file's records.
 
-    The checksum of each length is tested, which tells another kind of file; the payloads' are not, as a byte-wise CRC
-    of megabytes would take longer than everything else.
+    The checksum of each length is verified, which detects other kinds of files. That of the payload is not: a CRC in
+    Python takes longer than everything else.
 
     Raises:
-        InputError: the file is cut short or no TFRecord file.
+        InputError: the file is truncated or no TFRecord file.
     """
     data = memoryview(path.read_bytes())
     start = 0
@@ -74,7 +74,7 @@ def parse_example(payload: memoryview) -> dict[str, Feature]:
 
 
 def masked_crc(data: bytes) -> int:
-    """The masked CRC-32C of a few bytes, as TFRecord files hold it."""
+    """The masked CRC-32C of a few bytes, as in TFRecord files."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -85,7 +85,7 @@ def masked_crc(data: bytes) -> int:
 
 
 def _values(feature: memoryview) -> Feature:
-    """The one list that a feature holds: bytes (field 1), floats (2) or int64s (3)."""
+    """The list of a feature: bytes (field 1), floats (2) or int64s (3)."""
     for kind, message in _fields(feature):
         if not isinstance(message, memoryview):
             break
@@ -112,7 +112,7 @@ def _int64s(part: memoryview | int) -> Iterator[int]:
 def _fields(message: memoryview | int, number: int | None = None) -> Iterator[tuple[int, memoryview | int]]:
     """Number and content of each field of a message: an int for a varint, else the bytes."""
     if isinstance(message, int):
-        raise ValueError("a number where a message should be")
+        raise ValueError("a number in place of a message")
     place = 0
     while place < len(message):
         tag, place = _varint(message, place)
@@ -145,7 +145,7 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 def _cut_short(path: Path, found: str) -> InputError:
     return InputError(
         file=path,
-        found=f"{found}: it was cut short",
+        found=f"{found}: it is truncated",
         expected="complete records",
         remedy="download the file again",
     )

@@ -1,4 +1,4 @@
-"""Label values of a release to those a task file names, and whether intensities have the unit they should have."""
+"""Mapping of label values from a release to a task, and plausibility of intensities."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.data.volumes import LABEL_TOLERANCE
 
-__all__ = ["LabelMap", "ValueRange", "count_values", "smallest_dtype"]
+__all__ = ["ValueMap", "ValueRange", "count_values", "smallest_dtype"]
 
 
 @dataclass(frozen=True)
-class LabelMap:
-    """Which value in the files becomes which in the written label map; 0 stays 0 and any other value is an error.
+class ValueMap:
+    """Mapping of label values; 0 stays 0, values that are not mapped are errors.
 
     Attributes:
         values: value in the files -> value written.
-        stray: value that some copies hold by mistake -> the value it stands for; accepted, and noted.
+        stray: erroneous value of some copies -> the value it stands for; accepted with a note.
         ranges: ``(above, up_to, written)``: values above the first, up to the second, become the third.
-        keep_all: whether to write every value as it is, for folders without a map.
+        keep_all: keep every value, for folders without a map.
     """
 
     values: Mapping[int, int] = field(default_factory=dict)
@@ -32,21 +32,21 @@ class LabelMap:
 
     @property
     def written(self) -> list[int]:
-        """Every value other than 0 that may stand in a written label map."""
+        """Every value other than 0 that a written label map may contain."""
         return sorted({*self.values.values(), *(value for _, _, value in self.ranges)} - {0})
 
     def apply(self, label: np.ndarray, file: object) -> tuple[np.ndarray, dict[int, int], list[str]]:
-        """The written label map of a label map.
+        """Map a label map.
 
         Args:
             label: (X, Y, Z), any numeric type.
-            file: named in the error.
+            file: for the error.
 
         Returns:
             The label map in the smallest type that holds its values, voxels per value, and notes.
 
         Raises:
-            InputError: a value that is not known or not a whole number.
+            InputError: an unknown value, or one that is no whole number.
         """
         whole = _whole_numbers(label, file)
         found = count_values(whole)
@@ -85,19 +85,19 @@ class LabelMap:
             file=file,
             found=f"label value(s) {shown}{' ...' if len(unknown) > 6 else ''}",
             expected=f"only {known}",
-            remedy="look whether the label map was interpolated or is another release's, which 'prepare folder' takes "
-            "with a --map of its values",
+            remedy="check whether the label map was interpolated or belongs to another release; 'prepare folder' takes "
+            "other values with --map",
         )
 
 
 @dataclass(frozen=True)
 class ValueRange:
-    """What the intensities of a release look like, to tell another unit from it.
+    """Plausible intensities of a release, to detect another unit.
 
     Attributes:
-        unit: for the error.
+        unit: name of the unit, for the error.
         reaches: ``(low, high)``: some voxel is at or below the first, some at or above the second.
-        within: ``(lowest, highest)`` that a voxel may have.
+        within: ``(lowest, highest)`` of all voxels.
     """
 
     unit: str
@@ -105,10 +105,10 @@ class ValueRange:
     within: tuple[float, float] | None = None
 
     def check(self, image: np.ndarray, file: Path) -> None:
-        """Compare an image with it.
+        """Check an image.
 
         Raises:
-            InputError: the values are of another unit.
+            InputError: the values have another unit.
         """
         lowest, highest = float(image.min()), float(image.max())
         narrow = self.reaches is not None and (lowest > self.reaches[0] or highest < self.reaches[1])
@@ -126,7 +126,7 @@ class ValueRange:
 
 
 def smallest_dtype(values: Sequence[int]) -> np.dtype:
-    """uint8, int16 or int32: the first that holds all values, as NIfTI readers everywhere know them."""
+    """The first of uint8, int16 and int32 that holds all values; every NIfTI reader knows these types."""
     for dtype in (np.uint8, np.int16, np.int32):
         limits = np.iinfo(dtype)
         if limits.min <= min(values) and max(values) <= limits.max:
@@ -153,7 +153,7 @@ def _whole_numbers(label: np.ndarray, file: object) -> np.ndarray:
 
 def count_values(label: np.ndarray) -> dict[int, int]:
     """Voxels per value of a label map (X, Y, Z) of whole numbers."""
-    # Nearly all of it is background, and numpy widens what it counts to 8 bytes a voxel.
+    # Most voxels are background, and numpy.unique copies what it counts.
     flat = label.ravel(order="K")
     foreground = flat[flat != 0]
     values, counts = np.unique(foreground, return_counts=True) if len(foreground) else ((), ())

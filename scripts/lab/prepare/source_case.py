@@ -1,9 +1,8 @@
-"""A case of a data set: where its files are, how they are read, and whether they have changed."""
+"""A case of a release: its files, how they are read, and whether they have changed."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
+from scripts.data.case_names import visible_files
 
-__all__ = ["Case", "FindOptions", "Reading", "not_this_data_set", "visible_files"]
+__all__ = ["Reading", "SearchOptions", "SourceCase", "not_this_data_set"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What stands in a case's files, before any protocol.
+    """The content of a case's files, before any protocol is applied.
 
     Attributes:
-        image: (X, Y, Z), in the release's own unit.
+        image: (X, Y, Z), in the unit of the release.
         affine: (4, 4), from voxel index to RAS+ position in mm.
-        label: (X, Y, Z) on the image's grid, the release's own values; None if the case has no label.
-        label_file: file or folder that errors about label values name.
-        notes: what was done or met that a reader of the report should know.
-        image_file: a file that holds this very image as it would be written, to copy rather than pack it anew.
+        label: (X, Y, Z) on the image's grid, with the values of the release; None for a case without a label.
+        label_file: file or folder for errors about label values.
+        notes: corrections and oddities for the report.
+        image_file: a file that equals the one to be written, so that it can be copied.
     """
 
     image: np.ndarray
@@ -37,7 +37,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Case:
+class SourceCase:
     """One volume of one domain.
 
     Attributes:
@@ -46,7 +46,7 @@ class Case:
         number: the id that published splits use; None if there is none.
         sources: every file that is read.
         read: reads them; raises ``InputError`` if they are not as they should be.
-        section: the datalist's section, where the release itself says it.
+        section: the datalist's section, if the release prescribes it.
     """
 
     domain: str
@@ -57,7 +57,7 @@ class Case:
     section: str | None = None
 
     def fingerprint(self) -> str:
-        """A digest of names, sizes and times of modification of the sources: it changes when one of them does."""
+        """A digest of the names, sizes and modification times of the sources."""
         digest = hashlib.sha256()
         for path in self.sources:
             state = path.stat()
@@ -66,11 +66,11 @@ class Case:
 
 
 @dataclass(frozen=True)
-class FindOptions:
-    """What the command line may add to a layout.
+class SearchOptions:
+    """Options of the command line for finding cases.
 
     Attributes:
-        domain: look for this domain alone; for plain folders, the domain's name.
+        domain: find only this domain; for plain folders, the domain's name.
         labels: folder of label maps, for plain folders.
         validation: share of the cases held out, for plain folders.
         trust_image: take the image's grid where a label's header differs and the shapes agree.
@@ -84,30 +84,17 @@ class FindOptions:
     among: tuple[str, ...] | None = None
 
     def wants(self, domain: str) -> bool:
-        """Whether a domain is looked for."""
+        """Whether cases of a domain are to be found."""
         return self.domain in (None, domain) and (self.among is None or domain in self.among)
 
 
-def visible_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """Files below a folder with one of the suffixes, by path, links followed.
-
-    Hidden files and folders are left out: macOS writes ``._*`` beside every file.
-    """
-    files = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        kept = (name for name in names if name.lower().endswith(suffixes) and not name.startswith("."))
-        files += [Path(place) / name for name in kept]
-    return sorted(files)
-
-
 def not_this_data_set(source: Path, expected: str, dataset: str) -> InputError:
-    """The error for a tree in which nothing of the data set was found; it names some files that are there."""
+    """The error for a tree without any file of the data set; it names some files that are there."""
     names = [path.relative_to(source).as_posix() for path in visible_files(source)[:3]] if source.is_dir() else []
     shown = f"other files ({', '.join(names)} ...)" if names else "no file"
     return InputError(
         file=source,
         found=shown if source.is_dir() else "no such folder",
         expected=f"{dataset}: {expected}",
-        remedy="name the folder into which the download was unpacked, or the data set that it is",
+        remedy="name the folder into which the download was unpacked, or another data set",
     )

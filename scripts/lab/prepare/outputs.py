@@ -1,4 +1,4 @@
-"""What a preparation leaves beside the volumes: a datalist per domain, a report, and a summary on the screen."""
+"""Datalists, the report, and the summary on the screen."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import yaml
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
-from scripts.lab.prepare.case import Case
 from scripts.lab.prepare.rules import CONFIGS, DomainRules, Rules
+from scripts.lab.prepare.source_case import SourceCase
 
 __all__ = ["REPORT", "print_report", "read_reports", "write_datalists", "write_report"]
 
@@ -24,14 +24,14 @@ DECODERS = ("pydicom", "python-gdcm", "scikit-image")
 SHOWN_NOTES = 8
 """Notes per domain on the screen; the report has all."""
 SECTIONS = ("training", "validation", "test")
-Records = Mapping[Case, Mapping[str, Any]]
+Records = Mapping[SourceCase, Mapping[str, Any]]
 
 
 def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict[str, Any]]:
-    """Write ``<out>/<domain>.json`` for each domain, paths relative to ``out``; gives them by domain.
+    """Write ``<out>/<domain>.json`` for each domain, with paths relative to ``out``; return them by domain.
 
-    Where a section has cases with and without label maps, those without stand in ``<section>_unlabelled``: a list that
-    trains a source or is evaluated needs a label in every entry.
+    In a section with labelled and unlabelled cases, the latter go to ``<section>_unlabelled``: source training and
+    evaluation need a label in every entry.
     """
     datalists = {}
     for domain in sorted({case.domain for case in records}):
@@ -60,10 +60,10 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
 
 
 def read_reports(out: Path) -> dict[str, Any]:
-    """The reports of earlier calls, by data set; none where there was no call.
+    """The reports of earlier calls, by data set.
 
     Raises:
-        InputError: the file is something else.
+        InputError: the file is no such report.
     """
     path = out / REPORT
     try:
@@ -85,7 +85,7 @@ def read_reports(out: Path) -> dict[str, Any]:
 def write_report(
     out: Path, rules: Rules, records: Records, datalists: Mapping[str, Mapping[str, Any]], *, skipped: int
 ) -> dict[str, Any]:
-    """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets; give what this call did."""
+    """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets; return the report."""
     reports = read_reports(out)
     report: dict[str, Any] = {
         "title": rules.title,
@@ -104,32 +104,32 @@ def write_report(
     }
     before = reports.get(rules.dataset)
     same_protocol = before is not None and before["protocol"]["name"] == rules.protocol
-    # Domains that were prepared by a call of their own keep their part.
+    # Domains that an earlier call prepared keep their part.
     domains = {**(before["domains"] if before and same_protocol else {}), **report["domains"]}
     write_json(out / REPORT, {**reports, rules.dataset: {**report, "domains": domains}})
     return report
 
 
 def print_report(out: Path, report: Mapping[str, Any]) -> None:
-    """The report on the screen: lists, what was met, where the protocol peeks, and what to do next."""
+    """Print the report: lists, notes, where the protocol uses target labels, and what to do next."""
     kept = report["kept_from_before"]
     print(f"{report['title']}: {report['cases']} case(s) in {out}" + (f", {kept} of them from before" if kept else ""))
     for domain, content in report["domains"].items():
         counts = ", ".join(f"{len(names)} {section}" for section, names in content["sections"].items())
         print(f"  {domain}.json: {counts}")
         if content["absent"]:
-            print(f"    not in the source, though the splits name them: {', '.join(map(str, content['absent']))}")
+            print(f"    in the splits, but not in the source: {', '.join(map(str, content['absent']))}")
         _print_notes([f"{case}: {note}" for case, notes in content["notes"].items() for note in notes])
     for domain, ids in report["missing_series"].items():
-        print(f"  {domain}: no volume of {', '.join(map(str, ids))}, of whom other series are there")
+        print(f"  {domain}: no volume of {', '.join(map(str, ids))}, though other series of these people are there")
     print(f"Protocol '{report['protocol']['name']}': {report['protocol']['about']}")
-    for kind, word in (("peeks", "it peeks"), ("chosen_here", "chosen here"), ("limits", "limit")):
+    for kind, word in (("peeks", "it uses target labels"), ("chosen_here", "chosen here"), ("limits", "limit")):
         print("".join(f"  {word}: {text}\n" for text in report[kind]), end="")
     if report["domains_left_out"]:
-        print(f"  left out, as it has no rules for them: {', '.join(report['domains_left_out'])}")
+        print(f"  left out, because it has no rules for them: {', '.join(report['domains_left_out'])}")
     if report["tasks"]:
         print(f"Task files that fit: {', '.join(f'configs/tasks/{task}.yaml' for task in report['tasks'])}")
-    print(f"The whole report is in {out / REPORT}.")
+    print(f"The full report is in {out / REPORT}.")
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -139,16 +139,16 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(f"    ... and {len(notes) - SHOWN_NOTES} more notes in the report")
 
 
-def _sharing(domain: DomainRules, cases: Sequence[Case]) -> dict[str, str]:
-    """``shared_sections``: lists that the protocol fills with the same cases, so that a check tells it from a slip.
+def _sharing(domain: DomainRules, cases: Sequence[SourceCase]) -> dict[str, str]:
+    """``shared_sections``: lists that the protocol fills with the same cases, which a check would else call a leak.
 
-    Words and no list, as every list of a datalist holds cases.
+    Words in place of a list, because every list of a datalist holds cases.
     """
     shared = {section for case in cases if len(domain.sections_of(case)) > 1 for section in domain.sections_of(case)}
     return {"shared_sections": " ".join(section for section in SECTIONS if section in shared)} if shared else {}
 
 
-def _entry(case: Case, record: Mapping[str, Any]) -> dict[str, str]:
+def _entry(case: SourceCase, record: Mapping[str, Any]) -> dict[str, str]:
     roles = {name.removesuffix(".nii.gz").rsplit("_", 1)[1]: name for name in record["files"]}
     return {role: f"{case.domain}/{name}" for role, name in roles.items()}
 
@@ -168,7 +168,7 @@ def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[s
 
 
 def _missing_series(rules: Rules, records: Records) -> dict[str, list[int]]:
-    """Domain -> ids that other domains of the same people have and it has not."""
+    """Domain -> ids that are missing there and present in other domains of the same people."""
     missing: dict[str, list[int]] = {}
     for group in rules.same_people:
         ids = {domain: {case.number for case in records if case.domain == domain} for domain in group}
@@ -178,7 +178,7 @@ def _missing_series(rules: Rules, records: Records) -> dict[str, list[int]]:
 
 
 def _versions() -> dict[str, Any]:
-    """Versions, commit and time, with those of the decoders, which NIfTI data can do without."""
+    """Versions, commit and time, with the versions of the decoders of DICOM and PNG."""
     made_with = provenance()
     for name in DECODERS:
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""All sections of the benchmark, their table and their JSON."""
+"""All sections of the benchmark, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]
 
     Args:
         out: JSON file to write, or None.
-        quick: tiny networks and volumes, which show that the benchmark works and nothing about speed.
+        quick: tiny networks and volumes, to test the benchmark itself.
 
     Returns:
-        What the JSON holds: ``provenance``, ``threads``, ``quick``, ``convolution_gflops`` and ``sections`` by name,
-        each with ``size``, ``seconds``, ``peak_memory_mib``, ``ratios`` and ``notes``.
+        The content of the JSON file: ``provenance``, ``threads``, ``quick``, ``convolution_gflops`` and ``sections`` by
+        name, each with ``size``, ``seconds``, ``peak_memory_mib``, ``ratios`` and ``notes``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rounds = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,12 @@ from scripts.core.files import atomic_path
 from scripts.data.geometry import AFFINE_TOLERANCE_MM, affine_gap_mm, check_same_grid
 from scripts.data.nifti import GZIP_MAGIC, QFORM_TOLERANCE_MM, NiftiVolume, personal_text, read_nifti
 from scripts.data.volumes import check_values
-from scripts.lab.prepare.case import Reading
+from scripts.lab.prepare.source_case import Reading
 
 __all__ = ["add_label", "read_pair", "write_nifti"]
+
+GZIP_HEADER, GZIP_HAS_NAME = 10, 8
+"""Bytes of a gzip header, and the flag of a file name behind it."""
 
 _Grid = tuple[tuple[int, ...], np.ndarray]
 
@@ -42,10 +44,10 @@ def read_pair(image: Path, label: Path | None, *, trust_image: bool = False) -> 
 
 
 def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool = False) -> Reading:
-    """A reading with the label map of a NIfTI file, brought onto the image's axes if it is stored along others.
+    """Add the label map of a NIfTI file, turned to the image's axes if it is stored along others.
 
     Args:
-        reading: the image.
+        reading: the image as read.
         image: its file or folder, for the error.
         label: file of the label map.
         trust_image: take the image's grid where the label's header differs and the shapes agree.
@@ -78,7 +80,7 @@ def write_nifti(
         voxels: (X, Y, Z) of a type that NIfTI knows.
         affine: (4, 4) in mm.
         is_label: whether the values are classes, which the header's intent then says.
-        same_as: a file that holds just this, to copy: packing takes twice as long as unpacking.
+        same_as: an equal file, which is then copied: compression takes twice as long as decompression.
 
     Returns:
         The file's size in bytes.
@@ -88,13 +90,12 @@ def write_nifti(
     """
     if same_as is not None:
         with atomic_path(path) as temporary:
-            shutil.copyfile(same_as, temporary)
-            return temporary.stat().st_size
+            return temporary.write_bytes(_without_name(same_as.read_bytes()))
     image = nib.Nifti1Image(voxels, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1, strip_shears=True)
     if affine_gap_mm(image.get_qform(), affine) > QFORM_TOLERANCE_MM:
-        image.set_qform(None, code=0)  # a quaternion cannot hold a shear
+        image.set_qform(None, code=0)  # a quaternion cannot represent a shear
     image.header.set_xyzt_units("mm")
     if is_label:
         image.header.set_intent("label")
@@ -105,7 +106,7 @@ def write_nifti(
 
 
 def _along_axes_of(target: np.ndarray, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same volume with its axes flipped and permuted to run as those of another affine do."""
+    """The same volume with its axes flipped and permuted to match another affine."""
     orientations = nib.orientations.io_orientation(affine), nib.orientations.io_orientation(target)
     turn = nib.orientations.ornt_transform(*orientations)
     turned = nib.orientations.apply_orientation(voxels, turn)
@@ -123,17 +124,24 @@ def _check_grids(image: Path, label: Path, image_grid: _Grid, label_grid: _Grid)
 
 
 def _notes(volume: NiftiVolume, path: Path) -> tuple[str, ...]:
-    """What a reader of the report should know of a file; text that may hold names is told by its fields alone."""
+    """Notes on a file for the report. Free text, which may hold names, is reported by its field names only."""
     texts = personal_text(volume.header)
     left_out = [f"{', '.join(texts)} of the header left out, as free text can hold names"] * bool(texts)
     return tuple(f"{path.name}: {note}" for note in (*volume.notes, *left_out))
 
 
 def _file_to_copy(volume: NiftiVolume, path: Path) -> Path | None:
-    """The file itself if it is written as :func:`write_nifti` writes: 3D, packed, in mm, both forms set and equal."""
+    """The file itself if it has the form of :func:`write_nifti`: 3D, packed, in mm, both forms set and equal."""
     header = volume.header
-    both = all(int(header[code]) > 0 for code in ("qform_code", "sform_code"))
-    fits = path.name.endswith(".nii.gz") and header["dim"][0] == 3 and header.get_xyzt_units()[0] == "mm"
+    is_plain = header.sizeof_hdr == nib.Nifti1Header.sizeof_hdr and header.endianness == "<" and header["dim"][0] == 3
+    is_placed = int(header["qform_code"]) > 0 and int(header["sform_code"]) > 0 and header.get_xyzt_units()[0] == "mm"
     with path.open("rb") as file:
-        is_packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    return path if both and fits and is_packed else None
+        start = file.read(4)
+    is_packed = start.startswith(GZIP_MAGIC) and start[3] in (0, GZIP_HAS_NAME)  # no comment or other field
+    return path if is_plain and is_placed and is_packed else None
+
+
+def _without_name(packed: bytes) -> bytes:
+    """The same gzip file without the name and the time of the file that was packed, which may identify a patient."""
+    start = packed.index(b"\0", GZIP_HEADER) + 1 if packed[3] else GZIP_HEADER
+    return packed[:3] + bytes(5) + packed[8:GZIP_HEADER] + packed[start:]

@@ -1,4 +1,4 @@
-"""One case from its files to its outputs: read, translate label values, apply the protocol's steps, write, record."""
+"""One case: read, map label values, apply the protocol's steps, write, record."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ import numpy as np
 
 from scripts.core.errors import InputError, find_input_error, innermost_message
 from scripts.core.files import write_json
-from scripts.lab.prepare.case import Case
-from scripts.lab.prepare.nifti import write_nifti
+from scripts.lab.prepare.nifti_pairs import write_nifti
 from scripts.lab.prepare.protocol_file import build_steps
 from scripts.lab.prepare.rules import DomainRules, Rules
+from scripts.lab.prepare.source_case import SourceCase
 from scripts.lab.prepare.values import count_values
 
 __all__ = ["finished_record", "output_files", "prepare_case", "record_file", "settings_key"]
 
 FORM = 2
-"""Raise it when the same files and rules would give other volumes than before: finished cases are then made anew."""
+"""Version of the outputs. When it is raised, finished cases are prepared again."""
 
 
-def output_files(out: Path, case: Case) -> dict[str, Path]:
-    """Where a case's image and label map are written."""
+def output_files(out: Path, case: SourceCase) -> dict[str, Path]:
+    """Output files of a case's image and label map."""
     return {role: out / case.domain / f"{case.name}_{role}.nii.gz" for role in ("image", "label")}
 
 
-def record_file(out: Path, case: Case) -> Path:
-    """Where a case's record is written, last of all: if it stands, so do the volumes."""
+def record_file(out: Path, case: SourceCase) -> Path:
+    """Output file of a case's record, which is written last: if it exists, the volumes are complete."""
     return out / case.domain / f"{case.name}.json"
 
 
-def settings_key(rules: Rules, domain: DomainRules, case: Case, *, trust_image: bool) -> str:
-    """A digest of all that decides a case's outputs: its files, the rules of its domain, the form of this code."""
+def settings_key(rules: Rules, domain: DomainRules, case: SourceCase, *, trust_image: bool) -> str:
+    """A digest of everything that determines a case's outputs: its files, its domain's rules, the output version."""
     content = {
         "form": FORM,
         "sources": case.fingerprint(),
@@ -50,8 +50,8 @@ def settings_key(rules: Rules, domain: DomainRules, case: Case, *, trust_image: 
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def finished_record(out: Path, case: Case, key: str) -> dict[str, Any] | None:
-    """The record of a case that is finished: its key matches and its files have the sizes they were written with."""
+def finished_record(out: Path, case: SourceCase, key: str) -> dict[str, Any] | None:
+    """The record of a finished case: its key matches and its files have their recorded sizes."""
     try:
         record = json.loads(record_file(out, case).read_text(encoding="utf-8"))
         files = {(out / case.domain / name): size for name, size in record["files"].items()}
@@ -61,14 +61,14 @@ def finished_record(out: Path, case: Case, key: str) -> dict[str, Any] | None:
     return dict(record) if whole and record.get("key") == key else None
 
 
-def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any]:
+def prepare_case(out: Path, case: SourceCase, rules: Rules, key: str) -> dict[str, Any]:
     """Write a case's image, label map and record.
 
     Returns:
         The record: sources, shape, spacing in mm, orientation, voxels per label value, notes, sizes of the files.
 
     Raises:
-        InputError: its files are not as they should be; nothing of it is then left half-written.
+        InputError: an unusable file; no partial output remains.
     """
     domain = rules.of(case.domain)
     reading = case.read()
@@ -84,7 +84,7 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
         image, label, affine = _apply(domain.steps, image, label, affine, reading.label_file or case.sources[0])
         counts = count_values(label)
     files = output_files(out, case)
-    # Without its record a case counts as unfinished, so a kill between two files cannot leave an old pair's half.
+    # Without its record a case is unfinished: a kill between two files cannot leave a pair of old and new.
     record_file(out, case).unlink(missing_ok=True)
     copied = None if domain.steps else reading.image_file
     sizes = {files["image"].name: write_nifti(files["image"], image, affine, same_as=copied)}
@@ -113,7 +113,7 @@ def prepare_case(out: Path, case: Case, rules: Rules, key: str) -> dict[str, Any
 def _apply(
     steps: Sequence[Mapping[str, Any]], image: np.ndarray, label: np.ndarray | None, affine: np.ndarray, file: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The protocol's MONAI transforms on an image and its label map; errors name the file."""
+    """Apply the protocol's MONAI transforms to an image and its label map."""
     import torch
     from monai.data import MetaTensor
 
@@ -121,14 +121,14 @@ def _apply(
         raise InputError(
             file=file,
             found="no label map",
-            expected="one: this protocol's grid and crop handle image and label together",
+            expected="one: grid and crop of this protocol need image and label",
             remedy="use --protocol clean",
         )
     if not label.any() and any("label" in (step.get("label_key"), step.get("source_key")) for step in steps):
         raise InputError(
             file=file,
             found="no labelled voxel",
-            expected="a label to crop around, as this protocol does",
+            expected="a label to crop around, which this protocol needs",
             remedy="use --protocol clean, which crops nothing",
         )
     transform = build_steps(steps)
@@ -147,19 +147,19 @@ def _apply(
 
 
 def _sentence(error: Exception, file: Path) -> InputError:
-    """What a protocol's step says of a case, with the case's file."""
+    """The error of a protocol's step, with the case's file."""
     said = find_input_error(error)
     if said is not None:
         return InputError(file=file, found=said.found, expected=said.expected, remedy=said.remedy)
     return InputError(
         file=file,
-        found=f"that the protocol's steps cannot handle it ({innermost_message(error)})",
-        expected="a case that they were made for",
+        found=f"a case that the protocol's steps cannot process ({innermost_message(error)})",
+        expected="a case of the kind they were made for",
         remedy="look at its label map and size, or use --protocol clean",
     )
 
 
 def _short_names(sources: Sequence[Path]) -> list[str]:
-    """Names of a case's files; of many, the first and the last."""
+    """Names of a case's files; the first and the last of many."""
     names = [f"{path.parent.name}/{path.name}" for path in sources]
     return names if len(names) <= 4 else [names[0], f"... {len(names) - 2} more ...", names[-1]]
