@@ -1,4 +1,4 @@
-"""From a DICOM series to a DICOM Segmentation: a packed bundle between them.
+"""Segment a DICOM series with a packed bundle and write a DICOM Segmentation.
 
 pydicom reads the series (:mod:`scripts.data.dicom`), and highdicom writes. Each frame of the result
 lies on a slice of the series, in its frame of reference, and refers to it.
@@ -30,27 +30,27 @@ __all__ = ["Maker", "segment_series", "source_slices", "write_segmentation"]
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("CT", "MR")
-"""What a domain's name tells of its modality, where it is one of these."""
+"""Names of domains that are modalities."""
 SERIES_NUMBER_OFFSET = 1000
-"""Added to the series' own number, so that the result stands below it in a viewer's list."""
+"""Added to the number of the series, so that viewers list the result below it."""
 MAX_TEXT = 64
-"""Characters that DICOM's long strings may have."""
+"""Largest length of DICOM's long strings."""
 HASH_DIGITS = 16
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName", "SliceThickness"),
 )
-"""What the standard wants in every image, if only empty; some anonymisation deletes it."""
+"""Elements that the standard requires in every image, perhaps empty; some anonymisation deletes them."""
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What made a segmentation, as its file will say.
+    """The maker of a segmentation, for its file.
 
     Attributes:
         name: of the bundle, as model and algorithm.
         version: of the bundle.
-        weights: digits that tell these weights from others, as serial number.
+        weights: digits that identify the weights, as serial number.
     """
 
     name: str
@@ -59,19 +59,19 @@ class Maker:
 
     @classmethod
     def of_bundle(cls, bundle: Path) -> Maker:
-        """Of a packed bundle with weights."""
+        """The maker for a packed bundle with weights."""
         metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
         digest = hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest()
         return cls(bundle.resolve().name[:MAX_TEXT], str(metadata["version"]), digest[:HASH_DIGITS])
 
 
 def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: Path, **settings: Any) -> Path:
-    """Segment one series and write the answer as a DICOM Segmentation.
+    """Segment one series and write the result as a DICOM Segmentation.
 
     Args:
         bundle: folder of a packed segmentation bundle with weights.
         files: the slices of one series, in any order.
-        source: what a message calls the series: its folder.
+        source: the series in messages: its folder.
         out: folder to write into.
         settings: of the bundle's inference, as for :class:`Predictor`.
 
@@ -79,8 +79,8 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
         The file, ``<SeriesInstanceUID of the series>_seg.dcm``; an earlier one of that name is replaced.
 
     Raises:
-        InputError: highdicom is not installed, not one series, slices without UIDs, another modality than the bundle's
-            target, a synthesis bundle, or a bundle without weights.
+        InputError: highdicom is missing; the files are not one series or have no UIDs; another modality than the
+            bundle's target; a synthesis bundle, or one without weights.
     """
     _import("highdicom")
     predict = Predictor(bundle, **settings)
@@ -98,11 +98,11 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
 
 
 def source_slices(series: Series, source: object) -> list[Any]:
-    """The headers of a series' slices in the order of its volume, with all that a reference to them needs.
+    """The headers of a series' slices in the order of its volume, completed so that a segmentation can refer to them.
 
-    Empty SOP UIDs are taken from the file's own header, which repeats them by the standard. A missing study, series or
-    frame of reference gets a UID made from those of the slices, the same each time; the log says so. The distance of
-    the slices is that of their positions; their orientation, which may differ by rounding, is the first one's.
+    Empty SOP UIDs are replaced by those of the file meta information. A missing study, series or frame of reference
+    gets a UID derived from those of the slices, with a note in the log. The distance between slices is that of their
+    positions; the orientation, which may differ by rounding, is that of the first slice.
 
     Returns:
         One pydicom ``Dataset`` per slice, without pixels.
@@ -152,8 +152,8 @@ def write_segmentation(
         path: the file.
         labels: (X, Y, Z), class ids 0 (background) to K, on the grid of :class:`Series`' ``image``.
         slices: the series' headers, as :func:`source_slices` gives them.
-        label_names: K names; segment k is ``label_names[k - 1]``. All are described, also those that are nowhere.
-        maker: what made the label map.
+        label_names: K names; segment k is ``label_names[k - 1]``. All are described, including those without voxels.
+        maker: of the label map.
 
     Returns:
         ``path``.

@@ -1,4 +1,4 @@
-"""What a structure's name means to other systems: its code in SNOMED CT, as DICOM Segmentations carry it."""
+"""SNOMED CT codes of structures by name, for DICOM Segmentations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Concept:
 
 @dataclass(frozen=True)
 class StructureCode:
-    """What a segment shows.
+    """The codes of a segment.
 
     Attributes:
         category: the kind of thing.
         kind: the structure itself.
-        side: left or right, where the structure's own code does not say it.
+        side: left or right, if the structure's own code does not include it.
     """
 
     category: Concept
@@ -35,7 +35,7 @@ ANATOMICAL_STRUCTURE = Concept("91723000", "SCT", "Anatomical Structure")
 TISSUE = Concept("85756007", "SCT", "Tissue")
 SIDES = {"left": Concept("7771000", "SCT", "Left"), "right": Concept("24028007", "SCT", "Right")}
 OWN_SCHEME = "99GLUA"
-"""DICOM leaves names that begin with 99 to anyone; these codes mean something to this project alone."""
+"""Schemes that begin with 99 are private; these codes are defined by this project only."""
 
 SNOMED = {
     "adrenal gland": "23451007",
@@ -71,7 +71,7 @@ def structure_code(name: str) -> StructureCode:
         name: as in ``label_names``: ``liver``, ``left kidney``. Case and underscores do not matter.
 
     Returns:
-        Codes of SNOMED CT; for a name that is not known here, a code of this project's own, the name as its meaning.
+        SNOMED CT codes; for an unknown name a private code with the name as its meaning.
     """
     words = name.lower().replace("_", " ").split()
     whole, side, part = " ".join(words), SIDES.get(words[0] if words else ""), " ".join(words[1:])
