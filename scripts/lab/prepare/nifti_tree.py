@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.core.errors import InputError
-from scripts.data.case_names import case_name, is_nifti, visible_files
+from scripts.data.case_names import case_name, is_nifti, log_left_out, visible_files
 from scripts.lab.prepare.nifti_pairs import read_pair
 from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 
@@ -69,6 +69,7 @@ class NiftiTree:
                 self._raise_no_image(files[domain, number, True])
         if not files:
             raise not_this_data_set(source, self.example, options.domain or "files of it")
+        log_left_out(source, files.values())
         return [
             self._case(domain, number, image, files.get((domain, number, True)), options)
             for (domain, number, is_label), image in sorted(files.items())
