@@ -58,8 +58,8 @@ def summary_table(result: CheckResult) -> str:
     """One line for each case, then the findings, as plain text."""
     table = Table(heads=HEADS, rows=[_row(case, result) for case in result.cases])
     lines = [
-        f"{f.severity}: {f'{f.domain} '.strip()} {', '.join(f.cases)}".rstrip()
-        + f": {f.kind}: found {f.found}; expected {f.expected}; {f.remedy}."
+        f"{f.severity}: {' '.join([f.domain, ', '.join(f.cases)]).rstrip()}: {f.kind}: {f.found}. "
+        f"Expected {f.expected}. Fix: {f.remedy}."
         for f in result.findings
     ]
     return "\n".join([table.as_text(), "", *lines])
