@@ -85,6 +85,10 @@ def test_the_file_says_what_made_it_and_of_whom(tmp_path: Path) -> None:
         segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion for segment in read.SegmentSequence
     }
     assert algorithms == {"1.2.3"}
+    # Viewers show the colours of the project's pictures: Okabe and Ito's, the first an orange of L* 71.
+    colours = [segment.RecommendedDisplayCIELabValue for segment in read.SegmentSequence]
+    assert colours[0][0] == pytest.approx(0.71 * 65535, rel=0.02)
+    assert len({tuple(colour) for colour in colours}) == 4
     left_kidney = read.SegmentSequence[2].SegmentedPropertyTypeCodeSequence[0]
     assert (left_kidney.CodeValue, left_kidney.CodeMeaning) == ("64033007", "Kidney")
     assert left_kidney.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"

@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from scripts.core.files import atomic_path
+from scripts.inference.structure_codes import STRUCTURE_COLOURS, structure_colour
 
 __all__ = [
     "DOTS_PER_INCH",
@@ -39,9 +40,6 @@ __all__ = [
     "structure_colour",
     "upright",
 ]
-
-STRUCTURE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
-"""Okabe and Ito's colours, which colour-blind readers tell apart, for the classes 1..7; further classes repeat them."""
 
 DOTS_PER_INCH = 160
 
@@ -83,11 +81,6 @@ def upright(slice_2d: NDArray[Any]) -> NDArray[Any]:
     The first row is anterior and the first column is the patient's right: the reader faces the patient.
     """
     return slice_2d.T[::-1, ::-1]
-
-
-def structure_colour(class_id: int) -> str:
-    """The colour of class ``class_id`` (1..K) in every picture."""
-    return STRUCTURE_COLOURS[(class_id - 1) % len(STRUCTURE_COLOURS)]
 
 
 def slice_montage(

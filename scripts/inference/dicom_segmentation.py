@@ -23,7 +23,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, check_file_name
 from scripts.data.dicom import Series, read_slices
 from scripts.inference.predictor import Predictor
-from scripts.inference.structure_codes import Concept, structure_code
+from scripts.inference.structure_codes import Concept, structure_code, structure_colour
 
 __all__ = ["Maker", "segment_series", "source_slices", "write_segmentation"]
 
@@ -199,6 +199,7 @@ def _segment(number: int, name: str, maker: Maker) -> Any:
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name=maker.name, family=_coded(artificial_intelligence), version=maker.version
         ),
+        display_color=highdicom.color.CIELabColor.from_rgb(*bytes.fromhex(structure_colour(number)[1:])),
     )
     return segment
 

@@ -1,10 +1,13 @@
-"""SNOMED CT codes of structures by name, for DICOM Segmentations."""
+"""Codes of structures in SNOMED CT, for DICOM Segmentations, and the colours of structures everywhere."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Concept", "StructureCode", "structure_code"]
+__all__ = ["STRUCTURE_COLOURS", "Concept", "StructureCode", "structure_code", "structure_colour"]
+
+STRUCTURE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
+"""Okabe and Ito's colours, which colour-blind readers tell apart, for the classes 1..7; further classes repeat them."""
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,8 @@ def structure_code(name: str) -> StructureCode:
     if side is not None and part in SNOMED:
         return StructureCode(ANATOMICAL_STRUCTURE, Concept(SNOMED[part], "SCT", part.capitalize()), side)
     return StructureCode(TISSUE, Concept(whole.replace(" ", "_").upper()[:16], OWN_SCHEME, name[:64]))
+
+
+def structure_colour(class_id: int) -> str:
+    """The colour of class ``class_id`` (1..K) in every picture and viewer."""
+    return STRUCTURE_COLOURS[(class_id - 1) % len(STRUCTURE_COLOURS)]
