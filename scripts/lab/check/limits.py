@@ -82,7 +82,7 @@ class Limits:
 
     cases_for_errors: int = 15
     """Cases of a domain from which a comparison between cases may give an error; among fewer it gives a warning. With
-    errors from 3 cases on, random subsets of 4 + 4 and 8 + 8 of 60 hearts without a fault gave one in 43 and 28 of 100."""
+    errors from 3 cases on, subsets of 4 + 4 and 8 + 8 of 60 hearts without a fault gave one in 43 and 28 of 100."""
 
     layout_deviation: float = 1.1
     """Deviation of a layout from the others', in spreads (root mean square), from which a flip or an exchange may
