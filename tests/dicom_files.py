@@ -97,22 +97,6 @@ def write_slice(
     return path
 
 
-def compress(file: Path, syntax: str) -> None:
-    """Encode a file's pixels anew, by GDCM's name of the transfer syntax."""
-    import gdcm
-
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-    reader.SetFileName(str(file))
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetFileName(str(file))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-
-
 def _meta(syntax: str) -> bytes:
     content = _element(0x0002, 0x0001, "OB", b"\0\1", EXPLICIT)
     for number, value in ((0x0002, CT_STORAGE), (0x0003, "1.2.3.4"), (0x0010, syntax), (0x0012, "1.2.3.5")):

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import EXPLICIT, IMPLICIT, compress, stack, write_slice
+from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
 from releases import OBLIQUE
 
 from scripts.core.errors import InputError
 from scripts.data.dicom import read_series, scan_folder
+from scripts.lab.bench.preparation import compress_dicom
 
 AXIAL = np.eye(3)
 SPACING = (1.5, 2.0, 4.0)
@@ -128,7 +129,7 @@ def test_other_files_in_the_folder_are_left_out(tmp_path: Path) -> None:
 def test_compressed_series_are_decoded(syntax: str, tmp_path: Path) -> None:
     folder = series(tmp_path, volume_of((32, 32, 4)), intercept=-1000)
     for file in folder.iterdir():
-        compress(file, syntax)
+        compress_dicom(file, syntax)
     assert pydicom.dcmread(folder / "0.dcm").file_meta.TransferSyntaxUID.is_compressed
     assert np.array_equal(read_series(folder).image, volume_of((32, 32, 4)))
 

@@ -22,7 +22,7 @@ from scripts.lab.bench.timing import Measurement, Ratio, round_robin
 from scripts.lab.prepare.nifti_pairs import write_nifti
 from scripts.lab.prepare.run import Preparation, prepare
 
-__all__ = ["measure_preparation", "write_series"]
+__all__ = ["compress_dicom", "measure_preparation", "write_series"]
 
 CASES = (2, 3, 4, 5)
 SERIES = {"series": "DICOM series", "short_series": "short DICOM series", "jpeg2000_series": "JPEG 2000 series"}
@@ -93,16 +93,17 @@ def write_series(folder: Path, image: np.ndarray, *, compress: bool) -> None:
         file = folder / f"{index:04d}.dcm"
         slice_.save_as(file, enforce_file_format=True)
         if compress:
-            _compress(file)
+            compress_dicom(file, "JPEG2000Lossless")
 
 
-def _compress(file: Path) -> None:
+def compress_dicom(file: Path, syntax: str) -> None:
+    """Encode the pixels of a DICOM file anew in a transfer syntax, by its name in GDCM."""
     import gdcm
 
     reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
     reader.SetFileName(str(file))
     reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEG2000Lossless))
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
     change.SetInput(reader.GetImage())
     change.Change()
     writer.SetFileName(str(file))

@@ -80,8 +80,5 @@ def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
 
 def _written_over(out: Path, found: str) -> InputError:
     return InputError(
-        file=out,
-        found=found,
-        expected="an output folder apart from all sources",
-        remedy="choose another --out",
+        file=out, found=found, expected="an output folder apart from all sources", remedy="choose another --out"
     )

@@ -144,8 +144,5 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 def _cut_short(path: Path, found: str) -> InputError:
     return InputError(
-        file=path,
-        found=f"{found}: it is truncated",
-        expected="complete records",
-        remedy="download the file again",
+        file=path, found=f"{found}: it is truncated", expected="complete records", remedy="download the file again"
     )
