@@ -97,6 +97,23 @@ def _same_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
+@pytest.fixture
+def as_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Makes this process one of several in torch.distributed; collectives return its own values."""
+
+    def become(rank: int, count: int) -> None:
+        for name, fake in {
+            "is_initialized": lambda: True,
+            "get_rank": lambda: rank,
+            "get_world_size": lambda: count,
+            "broadcast_object_list": lambda items, src: None,
+            "all_gather": lambda parts, own: [part.copy_(own) for part in parts],
+        }.items():
+            monkeypatch.setattr(torch.distributed, name, fake)
+
+    return become
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``mr.json`` and ``ct.json``: two training cases and a validation case of each domain."""

@@ -280,10 +280,10 @@ def test_two_processes_translate_as_one(data: Path, trained: Path, tmp_path: Pat
 
 
 def test_the_first_process_alone_writes_the_translated_list(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, as_process: Callable[[int, int], None]
 ) -> None:
     translated = datalists.TranslatedDatalist(datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="t")
     for place, written in [(1, []), (0, ["datalist.json"])]:
-        monkeypatch.setattr(datalists, "rank", lambda place=place: place)
+        as_process(place, 2)
         translated.write()
         assert [file.name for file in tmp_path.iterdir()] == written

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -289,25 +289,25 @@ def test_a_batch_is_the_same_whenever_it_is_asked_for() -> None:
     assert not equal(batches(seed=4).batch(7), late)
 
 
-def test_processes_divide_the_batch_that_one_would_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_divide_the_batch_that_one_would_draw(as_process: Callable[[int, int], None]) -> None:
     whole = batches(shares=4).batch(3)
     assert {len(part) for part in whole.values()} == {4 * batches().batch_size}
     assert equal({key: part[: batches().batch_size] for key, part in whole.items()}, batches().batch(3))
-    monkeypatch.setattr(slices, "num_processes", lambda: 2)
+    plain = batches(shares=4).state_dict()
     for place in range(2):
-        monkeypatch.setattr(slices, "rank", lambda place=place: place)
+        as_process(place, 2)
         own = {key: part.chunk(2)[place] for key, part in whole.items()}
         assert equal(batches(shares=4).batch(3), own)
         # A run of one process with four shares goes on with two that have two each.
         resumed = batches()
         assert resumed.shares == 2
-        resumed.load_state_dict({**batches(shares=4).state_dict(), "iteration": 3})
+        resumed.load_state_dict(plain | {"iteration": 3})
         assert equal(next(iter(resumed)), own)
 
 
-def test_shares_that_processes_cannot_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_that_processes_cannot_divide_are_refused(as_process: Callable[[int, int], None]) -> None:
     state = batches(shares=3).state_dict()
-    monkeypatch.setattr(slices, "num_processes", lambda: 2)
+    as_process(0, 2)
     with pytest.raises(InputError, match=r"batches of 3 share\(s\) for 2 process\(es\).*start 1 or 3 process"):
         batches().load_state_dict(state)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from scripts.core import processes
 from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
@@ -351,15 +351,13 @@ def test_extra_losses_are_in_the_total_with_their_schedule_and_reach_every_netwo
     assert learning(trainer.generator) == parameters_of(trainer.generator)
 
 
-def test_each_process_draws_its_part_of_the_styles_that_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_draws_its_part_of_the_styles_that_one_would(as_process: Callable[[int, int], None]) -> None:
     network, both = build("starganv2"), torch.tensor([TARGET, SOURCE])
     whole = drawn_style(
         network, both.repeat_interleave(4), seeded()
     )  # two processes' samples: two of each domain from either
-    monkeypatch.setattr(processes, "num_processes", lambda: 2)
-    monkeypatch.setattr(processes.dist, "all_gather", lambda parts, own: [part.copy_(own) for part in parts])
     for place, rows in enumerate([[0, 1, 4, 5], [2, 3, 6, 7]]):
-        monkeypatch.setattr(processes, "rank", lambda place=place: place)
+        as_process(place, 2)
         torch.testing.assert_close(drawn_style(network, both.repeat_interleave(2), seeded()), whole[rows])
     assert not torch.allclose(whole[:2], whole[2:4])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,6 @@ import torch
 from conftest import ROOT, Finished, bundle_command, run_command, run_config, torchrun
 from monai.data import MetaTensor
 
-from scripts.inference import work_sharing as worklist
 from scripts.inference.work_sharing import Worklist
 
 pytestmark = pytest.mark.slow
@@ -186,12 +186,11 @@ def test_a_note_holds_while_the_files_that_the_engine_reads_stay_as_they_are(
         assert len(work(resume=True).own) == (name in read), name
 
 
-def test_every_volume_has_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_volume_has_one_process(tmp_path: Path, as_process: Callable[[int, int], None]) -> None:
     items = [{"image": f"case_{index}.nii.gz"} for index in range(7)]
-    monkeypatch.setattr(worklist, "num_processes", lambda: 3)
     parts = []
     for place in range(3):
-        monkeypatch.setattr(worklist, "rank", lambda place=place: place)
+        as_process(place, 3)
         parts.append(Worklist(items=items, folder=str(tmp_path), checkpoint="none").own)
     assert [len(part) for part in parts] == [3, 2, 2]
     assert sorted(item["image"] for part in parts for item in part) == [item["image"] for item in items]
