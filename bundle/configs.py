@@ -19,8 +19,8 @@ from scripts.core.errors import InputError, SettingError
 
 __all__ = ["read_configs", "read_task", "write_configs", "write_metadata", "write_values"]
 
+# Roles whose file in the repository changes another role's; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}
-"""Roles whose file in the repository changes another role's; packing writes the merged config."""
 
 Config = dict[str, Any]
 

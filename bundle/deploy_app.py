@@ -22,8 +22,8 @@ __all__ = ["SegmentSeriesOperator", "SegmentationApp"]
 
 logger = logging.getLogger(__name__)
 
+# The SDK's selection rules, beside this file, for studies with several series; without it a study has to have one.
 RULES_FILE = "selection_rules.json"
-"""The SDK's selection rules, beside this file, for studies with several series; without it a study has to have one."""
 
 
 class SegmentationApp(Application):

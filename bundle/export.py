@@ -30,11 +30,11 @@ from scripts.networks.translator import Translator
 
 __all__ = ["TOLERANCE", "export_network"]
 
+# Largest difference of an engine's float32 output from PyTorch's, as a share of the largest output.
 TOLERANCE = 1e-3
-"""Largest difference of an engine's float32 output from PyTorch's, as a share of the largest output."""
 
+# Metadata that only the weights themselves have: how long they were trained, and how they were selected.
 HISTORY = ("iterations", "selection")
-"""Metadata that only the weights themselves have: how long they were trained, and how they were selected."""
 
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 

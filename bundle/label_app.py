@@ -27,15 +27,15 @@ __all__ = ["BundleApp"]
 
 logger = logging.getLogger(__name__)
 
+# HTTP status codes for missing and for invalid input.
 NOT_FOUND, NOT_USABLE = 404, 422
-"""HTTP status codes for missing and for invalid input."""
 
 KILLED = (
     "error: the training process was killed before it finished, often because memory ran out. The earlier weights are "
     "still in use. Fix: free memory or lower batch_size in configs/train.json, and start the training again."
 )
+# A program that reports if its standard input closes without data: a killed process cannot report itself.
 WATCHER = f"import sys; sys.stdin.read() or print({KILLED!r}, flush=True)"
-"""A program that reports if its standard input closes without data: a killed process cannot report itself."""
 
 
 class BundleApp(MONAILabelApp):

@@ -19,23 +19,23 @@ from scripts.networks.translators import TRANSLATORS
 
 __all__ = ["BUNDLES", "ROOT", "PackedBundle", "pack_bundle", "packed_name"]
 
+# Names of the two slices of ``configs/`` and ``docs/``.
 BUNDLES = ("synthesis", "segmentation")
-"""Names of the two slices of ``configs/`` and ``docs/``."""
 
+# The repository: the folder of ``configs/``, ``scripts/``, ``docs/`` and ``LICENSE``.
 ROOT = Path(__file__).resolve().parents[1]
-"""The repository: the folder of ``configs/``, ``scripts/``, ``docs/`` and ``LICENSE``."""
 
+# Modules that Python programs and ``python -m bundle dicom`` import from a packed bundle.
 ENTRY_POINTS = {
     "synthesis": ("scripts.inference.predictor",),
     "segmentation": ("scripts.inference.predictor", "scripts.inference.dicom_segmentation", "scripts.data.dicom"),
 }
-"""Modules that Python programs and ``python -m bundle dicom`` import from a packed bundle."""
 
+# Files of this package that serve a packed bundle and import from it.
 PROGRAMS = {"synthesis": (), "segmentation": ("deploy_app.py", "label_app.py")}
-"""Files of this package that serve a packed bundle and import from it."""
 
+# One time for every archive member, the earliest that the format allows, so that equal bundles give equal archives.
 ARCHIVE_TIME = (1980, 1, 1, 0, 0, 0)
-"""One time for every archive member, the earliest that the format allows, so that equal bundles give equal archives."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from scripts.core.weights import load_weights, metadata_file, read_metadata
 
 __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "write_large_files"]
 
+# Bytes of the largest file that MONAI's Model Zoo takes into its repository.
 LARGEST_FILE = 25_000_000
-"""Bytes of the largest file that MONAI's Model Zoo takes into its repository."""
 
 
 def read_settings(weights: Path) -> dict[str, Any]:

@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 
+# Difference between the affines of a volume and of its file that is rounding in the header.
 GRID_TOLERANCE_MM = 1e-2
-"""Difference between the affines of a volume and of its file that is rounding in the header."""
 
 
 @contextmanager

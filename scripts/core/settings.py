@@ -27,17 +27,17 @@ from scripts.core.errors import InputError, SettingError
 
 __all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "run_bundle"]
 
+# Lists of actions, no settings.
 RUN_IDS = {"run", "training", "inference", "evaluating", "initialize", "finalize"}
-"""Lists of actions, no settings."""
 
+# Keys of MONAI's experiment tracking.
 TRACKING_KEYS = {"tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0"}
-"""Keys of MONAI's experiment tracking."""
 
+# Top-level keys that are known although a base config may lack them.
 MONAI_KEYS = RUN_IDS | TRACKING_KEYS | {"imports"}
-"""Top-level keys that are known although a base config may lack them."""
 
+# Arguments of ``monai.bundle run`` and ``run_workflow`` that are no settings.
 RUN_ARGUMENTS = {*inspect.signature(monai.bundle.run).parameters, "workflow_name", "workflow_type"}
-"""Arguments of ``monai.bundle run`` and ``run_workflow`` that are no settings."""
 
 REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 

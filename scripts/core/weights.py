@@ -31,8 +31,8 @@ __all__ = [
     "selection_sentence",
 ]
 
+# Key of the metadata for :func:`digest_of` the state dict.
 WEIGHTS_SHA256 = "weights_sha256"
-"""Key of the metadata for :func:`digest_of` the state dict."""
 
 logger = logging.getLogger(__name__)
 

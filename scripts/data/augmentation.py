@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 __all__ = ["CURVE_PIECES", "LAYERS", "WIDTH", "BatchAugmentation", "Windows", "through_random_networks"]
 
+# Straight pieces of a random intensity curve: few enough that whole tissues change places on the grey scale.
 CURVE_PIECES = 4
-"""Straight pieces of a random intensity curve: few enough that whole tissues change places on the grey scale."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def _through_curves(image: torch.Tensor, rises: torch.Tensor, curve_of: torch.Te
     return value.view_as(image) * 2 - 1
 
 
+# Convolutions of a random network of GIN, and the channels between them: those of the paper.
 LAYERS, WIDTH = 4, 2
-"""Convolutions of a random network of GIN, and the channels between them: those of the paper."""
 
 
 def through_random_networks(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

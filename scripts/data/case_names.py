@@ -26,8 +26,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# A case of a datalist: ``image`` and perhaps ``label``, as paths.
 Item = dict[str, str]
-"""A case of a datalist: ``image`` and perhaps ``label``, as paths."""
 
 NIFTI_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 LABEL_WORDS = (
@@ -38,10 +38,10 @@ NO_LETTER_BEFORE, NO_LETTER_BEHIND = r"(?<![^\W\d_])", r"(?![^\W\d_])"
 LABEL = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}){NO_LETTER_BEHIND}")
 ROLE = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}|{IMAGE_WORDS}){NO_LETTER_BEHIND}")
 ROLE_OF_FOLDER = re.compile(f"^({LABEL_WORDS}|{IMAGE_WORDS})")
+# Parts of an image's name that its label's name may lack: nnU-Net's channel and modalities.
 CHANNELS = {"0000", "ct", "cta", "mr", "mri", "pet", "t1", "t1w", "t2", "t2w", "flair", "dwi", "adc", "lge", "bssfp"}
-"""Parts of an image's name that its label's name may lack: nnU-Net's channel and modalities."""
+# Names in a message.
 LISTED = 8
-"""Names in a message."""
 
 
 def case_name(path: str) -> str:

@@ -36,8 +36,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# Keys that ``prepare`` adds to a datalist for data checks; see :mod:`scripts.lab.prepare.outputs`.
 PREPARED = ("protocol", "has_spacing", "has_unit", "shared_sections")
-"""Keys that ``prepare`` adds to a datalist for data checks; see :mod:`scripts.lab.prepare.outputs`."""
 
 
 class Datalist(list[Item]):

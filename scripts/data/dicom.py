@@ -26,22 +26,22 @@ __all__ = ["FolderScan", "Series", "dicom_files", "read_series", "read_slices", 
 
 logger = logging.getLogger(__name__)
 
+# Rounding of positions that are written with few digits ...
 GAP_TOLERANCE_MM = 0.05
-"""Rounding of positions that are written with few digits ..."""
+# ... or, for thick slices, this share of the spacing.
 GAP_TOLERANCE = 0.02
-"""... or, for thick slices, this share of the spacing."""
 TILT_TOLERANCE_DEGREES = 0.5
 SHIFT_TOLERANCE_MM = 0.5
 COSINE_TOLERANCE = 1e-3
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 PREAMBLE, MAGIC = 128, b"DICM"
+# Groups that a file without a preamble starts with.
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
-"""Groups that a file without a preamble starts with."""
 SCANNED = ("SOPClassUID", "SeriesInstanceUID", "PatientID", "ImagePositionPatient", "Rows")
 SECONDARY_CAPTURE = "Secondary Capture"
+# Words in the names of SOP classes that a folder of slices may hold and that are no slices.
 NO_SLICES = ("Segmentation", "RT ", "Presentation State", "Structured", " SR", "Parametric Map", "Waveform", "Report")
-"""Words in the names of SOP classes that a folder of slices may hold and that are no slices."""
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,21 @@ __all__ = [
     "spacing_of",
 ]
 
+# Largest difference between the entries of two affines that still describe one grid. It is a quarter of a millimetre
+# at the 256th voxel; tools that write in single precision stay below a tenth of it.
 AFFINE_TOLERANCE_MM = 1e-3
-"""Largest difference between the entries of two affines that still describe one grid. It is a quarter of a millimetre
-at the 256th voxel; tools that write in single precision stay below a tenth of it."""
 
+# Shortest and longest voxel edge that is taken for a length in mm.
 VOXEL_EDGE_MM = (1e-4, 1e3)
-"""Shortest and longest voxel edge that is taken for a length in mm."""
 
+# Largest distance of a volume from the scanner's origin.
 LARGEST_OFFSET_MM = 1e6
-"""Largest distance of a volume from the scanner's origin."""
 
+# Determinant of the three unit directions below which they do not span the space.
 SMALLEST_DETERMINANT = 1e-3
-"""Determinant of the three unit directions below which they do not span the space."""
 
+# Voxels of a resampled volume: 2 GiB in float32. A scan of 512 x 512 x 1500 voxels has 0.7 of it.
 LARGEST_RESAMPLED_VOXELS = 2**29
-"""Voxels of a resampled volume: 2 GiB in float32. A scan of 512 x 512 x 1500 voxels has 0.7 of it."""
 
 
 def spacing_of(affine: Any) -> tuple[float, float, float]:

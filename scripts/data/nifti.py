@@ -22,9 +22,9 @@ from scripts.data.geometry import affine_gap_mm, check_affine, check_shape, spac
 
 __all__ = ["QFORM_TOLERANCE_MM", "NiftiReader", "NiftiVolume", "personal_text", "qform_gap_mm", "read_nifti"]
 
+# Difference between qform and sform that is rounding: a quaternion in single precision turns an axis that is nearly
+# straight by up to 0.0085 mm for a voxel of 8 mm.
 QFORM_TOLERANCE_MM = 1e-2
-"""Difference between qform and sform that is rounding: a quaternion in single precision turns an axis that is nearly
-straight by up to 0.0085 mm for a voxel of 8 mm."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 CLASS_OF_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
@@ -33,8 +33,8 @@ POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
+# Free text of a header, which tools fill with anything, patients' names included.
 TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
-"""Free text of a header, which tools fill with anything, patients' names included."""
 
 
 @dataclass(frozen=True)

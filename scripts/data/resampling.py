@@ -22,13 +22,13 @@ from scripts.data.geometry import check_resampled_size
 
 __all__ = ["ResampleVolumed", "RestoreGridd", "resampled_grid", "restore_grid"]
 
+# Added to the half voxel by which the last voxel centre may lie beyond the new grid's last one. Sizes such as 256 at
+# half the resolution hit the half exactly, where rounding would decide. A spacing known to 4e-5 mm moves the end of 512
+# voxels of 1 mm by 0.02.
 SIZE_TOLERANCE = 0.05
-"""Added to the half voxel by which the last voxel centre may lie beyond the new grid's last one. Sizes such as 256 at
-half the resolution hit the half exactly, where rounding would decide. A spacing known to 4e-5 mm moves the end of 512
-voxels of 1 mm by 0.02."""
 
+# Number of interpolated values held at a time on the way back to the image's grid.
 SLAB_VALUES = 2**24
-"""Number of interpolated values held at a time on the way back to the image's grid."""
 
 
 def resampled_grid(

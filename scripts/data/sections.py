@@ -12,8 +12,8 @@ import torch
 from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage
 
+# Slices whose lungs were missed (cut open by the frame) are bridged up to this gap.
 GAP_MM = 20.0
-"""Slices whose lungs were missed (cut open by the frame) are bridged up to this gap."""
 
 __all__ = ["AroundForeground", "BelowLungs", "NotBlank", "body_mask"]
 

@@ -39,17 +39,17 @@ __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_ge
 
 logger = logging.getLogger(__name__)
 
+# Of random numbers that no batch draws from.
 STATISTICS_STREAM = 103
-"""Of random numbers that no batch draws from."""
 
+# Value of preprocessed images outside their field of view.
 BACKGROUND = -1.0
-"""Value of preprocessed images outside their field of view."""
 
+# Window places are drawn from a range this much wider than the slice leaves, and cut to what it leaves.
 BORDER_STRETCH = 1.5
-"""Window places are drawn from a range this much wider than the slice leaves, and cut to what it leaves."""
 
+# Share of a GPU's free memory that one domain's slices may take: there are two, and the networks need the rest.
 GPU_SHARE = 0.25
-"""Share of a GPU's free memory that one domain's slices may take: there are two, and the networks need the rest."""
 
 
 class SliceSet:

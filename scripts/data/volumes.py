@@ -30,11 +30,11 @@ __all__ = [
     "whole_values",
 ]
 
+# Distance from a whole number up to which a label value is that number with a rounding error.
 LABEL_TOLERANCE = 1e-3
-"""Distance from a whole number up to which a label value is that number with a rounding error."""
 
+# Every CT in HU shows something below this, if not air then fat; one that does not has another unit.
 CT_FAT_HU = -50.0
-"""Every CT in HU shows something below this, if not air then fat; one that does not has another unit."""
 
 
 class CheckedLoadImaged(LoadImaged):

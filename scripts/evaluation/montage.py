@@ -43,17 +43,17 @@ __all__ = [
 
 DOTS_PER_INCH = 160
 
+# Grey limits of images as the networks see them.
 NORMALISED = (-1.0, 1.0)
-"""Grey limits of images as the networks see them."""
 
 _HEAT_MAP = "magma"
 _PANEL_INCHES = 2.0
 _GAP_INCHES = 0.05
+# Colours of headings and of everything that may stand back.
 INK, PALE_INK = "#222222", "#777777"
-"""Colours of headings and of everything that may stand back."""
 
+# For lines and marks, the most distinct first: without the yellow, which a white page swallows.
 LINE_COLOURS = (*(STRUCTURE_COLOURS[k] for k in (6, 4, 2, 0, 5, 1)), INK)
-"""For lines and marks, the most distinct first: without the yellow, which a white page swallows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ __all__ = ["CONVENTIONS", "format_table", "summarise", "worst_and_median_case", 
 
 ResultsByCase = Mapping[str, Sequence[StructureResult]]
 
+# How every number of a summary is defined.
 CONVENTIONS = {
     "dice": "2|P and T| / (|P| + |T|) over the whole volume on the truth's own grid, in percent",
     "asd": "average symmetric surface distance: mean over the pooled distances of both directions (medpy 0.5 and "
@@ -35,7 +36,6 @@ CONVENTIONS = {
     "std": "standard deviation over cases, with divisor n",
     "mean_over_structures": "mean of the structures' means",
 }
-"""How every number of a summary is defined."""
 
 _MEASURES: dict[str, Callable[[StructureResult], float]] = {
     "dice_percent": lambda result: 100.0 * result.dice,

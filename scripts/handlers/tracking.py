@@ -15,8 +15,8 @@ from scripts.handlers.losses import scalar_outputs
 
 __all__ = ["TrackedRun"]
 
+# MLflow's limit.
 PARAMETERS_PER_CALL = 100
-"""MLflow's limit."""
 
 
 class TrackedRun:

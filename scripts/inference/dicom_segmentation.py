@@ -29,18 +29,18 @@ __all__ = ["Maker", "segment_series", "source_slices", "write_segmentation"]
 
 logger = logging.getLogger(__name__)
 
+# Names of domains that are modalities.
 MODALITIES = ("CT", "MR")
-"""Names of domains that are modalities."""
+# Added to the number of the series, so that viewers list the result below it.
 SERIES_NUMBER_OFFSET = 1000
-"""Added to the number of the series, so that viewers list the result below it."""
+# Largest length of DICOM's long strings.
 MAX_TEXT = 64
-"""Largest length of DICOM's long strings."""
 HASH_DIGITS = 16
+# Elements that the standard requires in every image, perhaps empty; some anonymisation deletes them.
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName", "SliceThickness"),
 )
-"""Elements that the standard requires in every image, perhaps empty; some anonymisation deletes them."""
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ __all__ = [
     "path_for_engine",
 ]
 
+# Engines beside ``pytorch``, and the suffix of their files.
 ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
-"""Engines beside ``pytorch``, and the suffix of their files."""
 
+# Suffix of the file beside OpenVINO's, which holds the weights' values.
 VALUES = ".bin"
-"""Suffix of the file beside OpenVINO's, which holds the weights' values."""
 
+# Where an exported file stores the metadata of its weights, as JSON; see ``python -m bundle export``.
 METADATA_KEY = "weights_metadata"
-"""Where an exported file stores the metadata of its weights, as JSON; see ``python -m bundle export``."""
 
 logger = logging.getLogger(__name__)
 

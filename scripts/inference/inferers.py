@@ -16,8 +16,8 @@ from scripts.engines.precision import autocast
 
 __all__ = ["SliceWiseInferer", "SplitMaskd"]
 
+# Value of preprocessed images outside their field of view.
 BACKGROUND = -1.0
-"""Value of preprocessed images outside their field of view."""
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 __all__ = ["STRUCTURE_COLOURS", "Concept", "StructureCode", "structure_code", "structure_colour"]
 
+# Okabe and Ito's colours, which colour-blind readers tell apart, for the classes 1..7; further classes repeat them.
 STRUCTURE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
-"""Okabe and Ito's colours, which colour-blind readers tell apart, for the classes 1..7; further classes repeat them."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class StructureCode:
 ANATOMICAL_STRUCTURE = Concept("91723000", "SCT", "Anatomical Structure")
 TISSUE = Concept("85756007", "SCT", "Tissue")
 SIDES = {"left": Concept("7771000", "SCT", "Left"), "right": Concept("24028007", "SCT", "Right")}
+# Schemes that begin with 99 are private; these codes are defined by this project only.
 OWN_SCHEME = "99GLUA"
-"""Schemes that begin with 99 are private; these codes are defined by this project only."""
 
 SNOMED = {
     "adrenal gland": "23451007",

@@ -16,8 +16,8 @@ from scripts.losses.adversarial import discriminator_loss, generator_loss
 
 __all__ = ["alignment_discriminator_loss", "alignment_loss", "supervised_loss", "supervised_losses"]
 
+# Added to the numerator and the denominator of a Dice, as MONAI's losses do.
 _SMOOTH = 1e-5
-"""Added to the numerator and the denominator of a Dice, as MONAI's losses do."""
 
 
 def supervised_losses(

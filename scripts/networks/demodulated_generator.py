@@ -17,18 +17,18 @@ from scripts.networks.translator import Translator
 __all__ = ["DemodulatedGenerator"]
 
 NUM_DOMAINS = 2
+# Of the leaky ReLU. With a plain ReLU, trainings at a high rate ended in images that are background throughout.
 SLOPE = 0.2
-"""Of the leaky ReLU. With a plain ReLU, trainings at a high rate ended in images that are background throughout."""
 
+# Norm of a kernel that keeps the second moment through the leaky ReLU.
 ACTIVATION_GAIN = (2.0 / (1.0 + SLOPE**2)) ** 0.5
-"""Norm of a kernel that keeps the second moment through the leaky ReLU."""
 
+# Four residual blocks then multiply the variance by 1.25^4 = 2.4 instead of 16.
 RESIDUAL_GAIN = 0.5
-"""Four residual blocks then multiply the variance by 1.25^4 = 2.4 instead of 16."""
 
+# Images start near tanh(-2) = -0.96, nearly the background. Started at 0, most of the gradient would push the whole
+# image to -1, where tanh saturates and training stays.
 BACKGROUND_LOGIT = -2.0
-"""Images start near tanh(-2) = -0.96, nearly the background. Started at 0, most of the gradient would push the whole
-image to -1, where tanh saturates and training stays."""
 
 
 class DemodulatedGenerator(Translator):

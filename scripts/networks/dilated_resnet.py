@@ -13,8 +13,8 @@ from scripts.core.errors import InputError, check_choice
 
 __all__ = ["build_dilated_resnet"]
 
+# By output stride, the stages that lose their stride, and the dilation that makes up for it.
 DILATIONS = {4: {"layer2": 2, "layer3": 4, "layer4": 8}, 8: {"layer3": 2, "layer4": 4}, 16: {"layer4": 2}}
-"""By output stride, the stages that lose their stride, and the dilation that makes up for it."""
 
 STAGES = ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
 

@@ -11,8 +11,8 @@ from scripts.networks.upsample import FoldedUpsampleConv
 
 __all__ = ["ContentEncoder", "ImageDecoder", "MakeMapping", "initialise_generator"]
 
+# From the channels of each normalisation, in execution order, to a module that returns ``(scale, shift)`` for each.
 MakeMapping = Callable[[Sequence[int]], nn.Module]
-"""From the channels of each normalisation, in execution order, to a module that returns ``(scale, shift)`` for each."""
 
 
 class ContentEncoder(nn.Module):

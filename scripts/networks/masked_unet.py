@@ -15,8 +15,8 @@ from scripts.networks.segmenter import Segmenter
 
 __all__ = ["MaskedUNet"]
 
+# Channels at which doubling stops, as in nnU-Net.
 LARGEST_WIDTH = 320
-"""Channels at which doubling stops, as in nnU-Net."""
 
 NORM = ("instance", {"affine": True})
 

@@ -8,16 +8,15 @@ from scripts.networks.translator import Translator
 
 __all__ = ["TRANSLATORS", "build_translator"]
 
+# Module and class of each in this package; a packed bundle contains only its own.
+#
+# Each has a file of its name in ``configs/translators``, with its losses.
 TRANSLATORS = {
     "style": "style_transfer_generator.StyleTransferGenerator",
     "demodulated": "demodulated_generator.DemodulatedGenerator",
     "cyclegan": "cyclegan_generator.CycleGanGenerator",
     "starganv2": "starganv2_generator.StarGanV2Generator",
 }
-"""Module and class of each in this package; a packed bundle contains only its own.
-
-Each has a file of its name in ``configs/translators``, with its losses.
-"""
 
 
 def build_translator(

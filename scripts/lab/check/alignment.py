@@ -14,14 +14,14 @@ __all__ = ["measure_alignment"]
 
 _Array = NDArray[Any]
 
+# Shifts tried along each axis, in voxels.
 REACH = 2
-"""Shifts tried along each axis, in voxels."""
 
+# Distance from a border between classes up to which voxels are used.
 BAND_VOXELS = 3
-"""Distance from a border between classes up to which voxels are used."""
 
+# Larger numbers of voxels are thinned out evenly.
 MOST_VOXELS = 300_000
-"""Larger numbers of voxels are thinned out evenly."""
 
 
 def measure_alignment(image: _Array, label: _Array) -> Alignment | None:

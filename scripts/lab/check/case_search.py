@@ -15,8 +15,8 @@ from scripts.lab.check.cases import REPORT, Finding, ListedCase
 
 __all__ = ["find_cases", "find_files_left_out"]
 
+# Files that a finding names.
 FILES_NAMED = 6
-"""Files that a finding names."""
 OTHER_IMAGES = (".img", ".hdr", ".img.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh")
 
 

@@ -21,8 +21,8 @@ __all__ = [
     "others_of",
 ]
 
+# The check's own result; in a folder that is looked at, it is no datalist.
 REPORT = "check.json"
-"""The check's own result; in a folder that is looked at, it is no datalist."""
 
 Severity = Literal["error", "warning"]
 

@@ -15,11 +15,11 @@ from scripts.data.sections import body_mask
 
 __all__ = ["COARSE_MM", "body_of", "grain", "resample"]
 
+# Grid of all comparisons of images: fine enough for a body, coarse enough for hundreds of cases.
 COARSE_MM = 4.0
-"""Grid of all comparisons of images: fine enough for a body, coarse enough for hundreds of cases."""
 
+# Smoothing of gradients against noise.
 GRAIN_VOXELS = 1.0
-"""Smoothing of gradients against noise."""
 
 _Array = NDArray[Any]
 

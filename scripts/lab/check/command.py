@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 STORED_AXES = ("along the first axis", "along the second axis", "along the third axis")
 
+# Cases for which the start of a worker process, which takes seconds, is worth it.
 CASES_PER_WORKER = 6
-"""Cases for which the start of a worker process, which takes seconds, is worth it."""
 
 
 @dataclass(frozen=True, kw_only=True)

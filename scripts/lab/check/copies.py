@@ -11,8 +11,8 @@ from scripts.lab.check.limits import LIMITS
 
 __all__ = ["find_copies"]
 
+# Most similar cases of each case that are compared closely; the limit keeps large sets fast.
 CANDIDATES = 3
-"""Most similar cases of each case that are compared closely; the limit keeps large sets fast."""
 
 
 def find_copies(cases: Sequence[MeasuredCase]) -> list[Finding]:

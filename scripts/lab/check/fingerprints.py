@@ -15,14 +15,14 @@ __all__ = ["Fingerprint", "agreement", "detail_of", "mirrored", "similarity", "s
 
 _Array = NDArray[Any]
 
+# The spectrum's volume: the middle 384 mm at 8 mm. One comparison takes less than a millisecond.
 PRINT_MM, PRINT_SIZE = 8.0, 48
-"""The spectrum's volume: the middle 384 mm at 8 mm. One comparison takes less than a millisecond."""
 
+# The detail's volume: the middle 256 mm at 4 mm, one byte per voxel.
 DETAIL_SIZE = 64
-"""The detail's volume: the middle 256 mm at 4 mm, one byte per voxel."""
 
+# Share of the smaller of two volumes that must overlap.
 LEAST_OVERLAP = 0.4
-"""Share of the smaller of two volumes that must overlap."""
 
 Fingerprint = NDArray[np.complex64]
 

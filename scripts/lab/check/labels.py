@@ -16,11 +16,11 @@ __all__ = ["RankedLabels", "find_structures", "ranked", "rim_shares"]
 
 _Array = NDArray[Any]
 
+# A face counts if the structure continues for that many voxels behind it.
 SOLID_VOXELS = 3
-"""A face counts if the structure continues for that many voxels behind it."""
 
+# Largest thickness of a thin rim, in voxels.
 RIM_VOXELS = 2
-"""Largest thickness of a thin rim, in voxels."""
 
 SMALL_RANGE = 1 << 16
 

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 
 __all__ = ["Explanation", "Layout", "Reference", "explain_layout", "middle_layout", "reference_of"]
 
+# Centre of each structure in mm from the body's centre, by its value.
 Layout = Mapping[int, tuple[float, float, float]]
-"""Centre of each structure in mm from the body's centre, by its value."""
 
 BODY = 0
+# Least spread between people, so that a few cases that happen to agree do not make the next one an outlier.
 LEAST_SPREAD_MM = 10.0
-"""Least spread between people, so that a few cases that happen to agree do not make the next one an outlier."""
 
+# The same as a share of the distance, because people differ in size.
 SPREAD_OF_DISTANCE = 0.25
-"""The same as a share of the distance, because people differ in size."""
 
+# Largest deviation of a pair, in spreads, so that no single pair decides.
 FARTHEST = 6.0
-"""Largest deviation of a pair, in spreads, so that no single pair decides."""
 
 AXES = ("left/right", "anterior/posterior", "head/feet")
 

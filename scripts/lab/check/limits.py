@@ -8,6 +8,8 @@ from scripts.data.volumes import CT_FAT_HU
 
 __all__ = ["LIMITS", "VOLUMES_ML", "Limits"]
 
+# Volumes of structures, by their names in the task files, over public CT and MR of adults, patients among them:
+# atrophic kidneys and a spleen of three litres occur.
 VOLUMES_ML = {
     "liver": (1000.0, 2600.0),
     "right kidney": (10.0, 260.0),
@@ -17,8 +19,6 @@ VOLUMES_ML = {
     "left ventricle": (60.0, 240.0),
     "right ventricle": (45.0, 240.0),
 }
-"""Volumes of structures, by their names in the task files, over public CT and MR of adults, patients among them:
-atrophic kidneys and a spleen of three litres occur."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from scripts.lab.check.limits import LIMITS
 
 __all__ = ["find_mirrored_images", "find_misplaced_structures"]
 
+# About how many other images one is compared with.
 MOST_COMPARED = 20
-"""About how many other images one is compared with."""
 
 _FLIPS: list[tuple[int, ...]] = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 

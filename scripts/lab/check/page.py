@@ -19,8 +19,8 @@ from scripts.lab.page import Card, Section, Table, write_page
 
 __all__ = ["CheckResult", "summary_table", "write_check"]
 
+# Label values of a case that are listed one by one.
 MOST_VALUES = 10
-"""Label values of a case that are listed one by one."""
 
 HEADS = ("domain", "list", "case", "shape", "spacing [mm]", "axes", "0.5 / 50 / 99.5 %", "label: ml", "affines", "")
 

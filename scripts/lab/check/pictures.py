@@ -21,11 +21,11 @@ __all__ = ["draw_views"]
 
 _Array = NDArray[Any]
 
+# Longer edge of a picture.
 PIXELS = 300
-"""Longer edge of a picture."""
 
+# Opacity of an area inside its outline; JPEG quality.
 FILL, QUALITY = 0.22, 85
-"""Opacity of an area inside its outline; JPEG quality."""
 
 
 def draw_views(image: _Array, classes: _Array | None, turn: _Array, spacing_mm: Sequence[float]) -> list[str]:

@@ -16,11 +16,11 @@ from scripts.lab.check.cases import Structure
 
 __all__ = ["Proportions", "Stretch", "middle_proportions", "proportions_of", "stretch_of"]
 
+# Change of the grain per unit of the spacing's logarithm: 0.70 to 0.85 on CT and MR of the abdomen.
 GRAIN_RESPONSE = 0.75
-"""Change of the grain per unit of the spacing's logarithm: 0.70 to 0.85 on CT and MR of the abdomen."""
 
+# Least standard deviations (of logarithms), because a few other cases may agree by chance.
 LEAST_HEIGHT_DEVIATION, LEAST_GRAIN_DEVIATION = 0.08, 0.05
-"""Least standard deviations (of logarithms), because a few other cases may agree by chance."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from scripts.lab.check.limits import LIMITS, VOLUMES_ML
 
 __all__ = ["common_factor", "find_wrong_sizes"]
 
+# Volume in ml of each structure, by its value.
 Volumes = Mapping[float, float]
-"""Volume in ml of each structure, by its value."""
 
 _KIND = "implausible size"
 _REMEDY = "compare the spacing in the header with the original's: resizing or cropping leaves it stale"

@@ -26,11 +26,11 @@ __all__ = ["ComparisonVolumes", "Cut", "Volume"]
 
 Intensity = Literal["source_intensity", "target_intensity", "labelled_intensity"]
 
+# Edge of a cut: sharp in a picture whose panels are 320 pixels wide.
 CUT_PIXELS = 256
-"""Edge of a cut: sharp in a picture whose panels are 320 pixels wide."""
 
+# Its ``labelled_intensity`` is that of translated images; a method may set another one for its own images.
 TRAINING = Path(__file__).resolve().parents[3] / "configs" / "segmentation" / "train.yaml"
-"""Its ``labelled_intensity`` is that of translated images; a method may set another one for its own images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,11 @@ __all__ = ["dice_chart", "gap_chart", "line_style", "loss_chart", "structure_cha
 
 _DARK_BLUE, _VERMILION = LINE_COLOURS[:2]
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
+# Points of a curve in a chart, so that its SVG stays small.
 _MOST_POINTS = 300
-"""Points of a curve in a chart, so that its SVG stays small."""
 
+# Surface distances are drawn on a logarithmic axis above this.
 _LINEAR_BELOW_MM = 1.0
-"""Surface distances are drawn on a logarithmic axis above this."""
 
 
 def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:

@@ -27,8 +27,8 @@ from scripts.lab.page import Figure, Section, Table, write_page, write_text
 
 __all__ = ["write_comparison_report"]
 
+# Scale of montages on the page: a panel is 150 pixels wide, and wider montages scroll.
 PIXELS_PER_INCH = 75
-"""Scale of montages on the page: a panel is 150 pixels wide, and wider montages scroll."""
 
 _T = TypeVar("_T")
 

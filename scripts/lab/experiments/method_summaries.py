@@ -10,8 +10,8 @@ from scripts.lab.experiments.statistics import GapClosed, PairedTest, Spread, ga
 
 __all__ = ["MEASURES", "MethodSummary", "summarise_methods"]
 
+# The measures of an evaluation that are shown.
 MEASURES = ("dice_percent", "asd_mm", "asd_voxel")
-"""The measures of an evaluation that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison,
 
 __all__ = ["mask_picture", "segmentation_picture", "shown_cases", "translation_picture"]
 
+# Shown around the structures.
 MARGIN_MM = 25.0
-"""Shown around the structures."""
 
 MOST_SOURCE_CASES = 4
 

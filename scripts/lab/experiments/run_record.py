@@ -21,8 +21,8 @@ __all__ = ["RunRecord", "Status", "run_process"]
 
 Status = Literal["done", "failed", "missing"]
 
+# Matches the lines of progress bars: a percentage, or a count and a time.
 PROGRESS = re.compile(r"\d+%\||it \[\d\d:\d\d|^\d+%$")
-"""Matches the lines of progress bars: a percentage, or a count and a time."""
 
 
 class RunRecord:

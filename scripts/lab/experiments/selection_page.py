@@ -19,11 +19,11 @@ from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = ["accuracy_table", "score_figure", "write_selection_page"]
 
+# Letters of runs' names that fit side by side below the panels.
 LEGEND_LETTERS = 100
-"""Letters of runs' names that fit side by side below the panels."""
 
+# Marks of the runs; the next one is used after all colours.
 MARKS = "os^Dv"
-"""Marks of the runs; the next one is used after all colours."""
 
 INTRODUCTION = """\
 # Which score finds the best snapshot?

@@ -28,6 +28,7 @@ class Contrast:
     texture: float
 
 
+# Hounsfield units.
 CT_VALUES = {
     Tissue.AIR: Contrast(-1000, 0, 0),
     Tissue.SKIN: Contrast(20, 10, 15),
@@ -52,8 +53,8 @@ CT_VALUES = {
     Tissue.CAVAL_BLOOD: Contrast(180, 80, 45),
     Tissue.WALL: Contrast(70, 12, 10),
 }
-"""Hounsfield units."""
 
+# Arbitrary units before the case's own gain.
 MR_VALUES = {
     Tissue.AIR: Contrast(0, 0, 0),
     Tissue.SKIN: Contrast(330, 40, 30),
@@ -78,7 +79,6 @@ MR_VALUES = {
     Tissue.CAVAL_BLOOD: Contrast(690, 60, 60),
     Tissue.WALL: Contrast(260, 25, 20),
 }
-"""Arbitrary units before the case's own gain."""
 
 TABLE_HU, FOAM_HU, TABLE_MM = -60.0, -890.0, 5.0
 BELT_MM = 3.0

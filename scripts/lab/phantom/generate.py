@@ -27,8 +27,8 @@ MODALITIES = ("ct", "mr")
 FIRST_ID = 1001
 
 CT_CODES = ("LPS", "RAS", "LAS", "RPS", "LPI")
+# Orientation of the stored axes; slices are stacked along the body in all of them.
 MR_CODES = ("RAI", "LPS", "PSR", "LSP", "RSA")
-"""Orientation of the stored axes; slices are stacked along the body in all of them."""
 
 CT_PIXELS, MR_PIXELS = 192, 176
 CT_COVER_MM, MR_COVER_MM = 176.0, 190.0

@@ -16,38 +16,38 @@ from scripts.lab.phantom.types import LABEL_VALUES, Array, Layer, Subject, Tissu
 
 __all__ = ["Heart"]
 
+# Long axis of the left ventricle, from base to apex: to the left, to the front, down.
 AXIS = np.array([-0.68, 0.55, -0.48]) / np.linalg.norm([-0.68, 0.55, -0.48])
-"""Long axis of the left ventricle, from base to apex: to the left, to the front, down."""
 
 SEPTAL = np.array([0.679, 0.707, -0.15]) - AXIS * (np.array([0.679, 0.707, -0.15]) @ AXIS)
+# From the left ventricle's axis to the right ventricle, perpendicular to ``AXIS``.
 SEPTAL = SEPTAL / np.linalg.norm(SEPTAL)
-"""From the left ventricle's axis to the right ventricle, perpendicular to ``AXIS``."""
 
 FRAME = np.stack([AXIS, SEPTAL, np.cross(AXIS, SEPTAL)], axis=1)
+# Middle of the left ventricle's base.
 BASE = np.array([1.0, -13.0, 9.0])
-"""Middle of the left ventricle's base."""
 
+# From the base to the widest section of the left ventricle.
 EQUATOR_MM = 26.0
-"""From the base to the widest section of the left ventricle."""
 
+# Ascending aorta, from the valve; it ends below the arch.
 AORTA = np.array([(12, -4, 8), (17, -1, 20), (22, 4, 34), (27, 6, 50), (27, 2, 66), (24, -4, 76)], dtype=float)
-"""Ascending aorta, from the valve; it ends below the arch."""
 
 ARCH = np.array([(24, -4, 76), (17, -13, 85), (6, -27, 90), (-4, -43, 86)], dtype=float)
 TRUNK = np.array([(0, 28, 12), (-7, 22, 26), (-10, 10, 40), (-8, -4, 53)], dtype=float)
+# Right and left pulmonary artery.
 BRANCHES = (
     np.array([(-8, -4, 53), (8, -14, 56), (28, -20, 54), (52, -22, 50)], dtype=float),
     np.array([(-8, -4, 53), (-22, -18, 55), (-42, -30, 50)], dtype=float),
 )
-"""Right and left pulmonary artery."""
 
+# Pulmonary veins: right upper, right lower, left upper, left lower.
 VEINS = (
     np.array([(38, -30, 28), (54, -28, 34), (76, -24, 40)], dtype=float),
     np.array([(38, -36, 8), (54, -42, 4), (74, -48, 0)], dtype=float),
     np.array([(-8, -28, 30), (-26, -26, 36), (-46, -18, 42)], dtype=float),
     np.array([(-8, -36, 10), (-24, -42, 5), (-46, -50, 0)], dtype=float),
 )
-"""Pulmonary veins: right upper, right lower, left upper, left lower."""
 
 UPPER_CAVA = np.array([(50, -12, 110), (50, -12, 60), (52, -10, 26)], dtype=float)
 LOWER_CAVA = np.array([(50, -16, -14), (46, -28, -42), (43, -36, -100)], dtype=float)

@@ -28,17 +28,17 @@ __all__ = [
     "tubes",
 ]
 
+# Distance reported where a structure was not evaluated.
 FAR_MM = 1000.0
-"""Distance reported where a structure was not evaluated."""
 
+# How much wider than the structure its box is: more than the deformation can move a point.
 BOX_MARGIN_MM = 12.0
-"""How much wider than the structure its box is: more than the deformation can move a point."""
 
+# A point, or three lengths, in mm.
 Point = Sequence[float] | Array
-"""A point, or three lengths, in mm."""
 
+# A round cone: start and end in body coordinates (mm), radius at each (mm).
 Segment = tuple[Point, Point, float, float]
-"""A round cone: start and end in body coordinates (mm), radius at each (mm)."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ __all__ = ["LABEL_VALUES", "Array", "Deformation", "Layer", "Subject", "Tissue"]
 
 Array = NDArray[np.floating]
 
+# Values in the label files, those of MM-WHS; everything else is 0.
 LABEL_VALUES = {
     "myocardium": 205,
     "left_atrium": 420,
@@ -22,7 +23,6 @@ LABEL_VALUES = {
     "ascending_aorta": 820,
     "pulmonary_artery": 850,
 }
-"""Values in the label files, those of MM-WHS; everything else is 0."""
 
 
 class Tissue(IntEnum):

@@ -18,8 +18,8 @@ from scripts.lab.prepare.source_case import Reading
 
 __all__ = ["add_label", "read_pair", "write_nifti"]
 
+# Bytes of a gzip header, and the flag of a file name behind it.
 GZIP_HEADER, GZIP_HAS_NAME = 10, 8
-"""Bytes of a gzip header, and the flag of a file name behind it."""
 
 _Grid = tuple[tuple[int, ...], np.ndarray]
 

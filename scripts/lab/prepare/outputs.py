@@ -21,8 +21,8 @@ __all__ = ["REPORT", "print_report", "read_reports", "write_datalists", "write_r
 
 REPORT = "prepare.json"
 DECODERS = ("pydicom", "python-gdcm", "scikit-image")
+# Notes per domain on the screen; the report has all.
 SHOWN_NOTES = 8
-"""Notes per domain on the screen; the report has all."""
 SECTIONS = ("training", "validation", "test")
 Records = Mapping[SourceCase, Mapping[str, Any]]
 

@@ -22,8 +22,8 @@ from scripts.lab.prepare.values import count_values
 
 __all__ = ["finished_record", "output_files", "prepare_case", "record_file", "settings_key"]
 
+# Version of the outputs. When it is raised, finished cases are prepared again.
 FORM = 2
-"""Version of the outputs. When it is raised, finished cases are prepared again."""
 
 
 def output_files(out: Path, case: SourceCase) -> dict[str, Path]:

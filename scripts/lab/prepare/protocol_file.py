@@ -10,11 +10,11 @@ from scripts.core.errors import InputError, innermost_message
 
 __all__ = ["STEPS", "build_steps", "check_protocol"]
 
+# Kinds of steps; they are applied in the order of the file.
 STEPS = ("grid", "crop", "intensity")
-"""Kinds of steps; they are applied in the order of the file."""
 
+# Lists that a protocol may fill by ids; ``unlisted`` cases go to no list, all others are training cases.
 SECTIONS = ("validation", "test", "unlisted")
-"""Lists that a protocol may fill by ids; ``unlisted`` cases go to no list, all others are training cases."""
 
 METRIC = ("grid", "distance", "missing_structure")
 

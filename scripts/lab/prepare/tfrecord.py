@@ -20,8 +20,8 @@ __all__ = ["masked_crc", "parse_example", "read_records"]
 HEADER, FOOTER = 12, 4
 CRC_POLYNOMIAL = 0x82F63B78
 CRC_MASK = 0xA282EAD8
+# Wire types of protocol buffers.
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-"""Wire types of protocol buffers."""
 
 Feature = list[bytes] | list[int] | list[float]
 
