@@ -154,7 +154,7 @@ def _check_agreement(made: Path, network: nn.Module, engine: str, size: list[int
         error = ((found - expected).abs().max() / expected.abs().max()).item()
         if found.shape != expected.shape or not error <= TOLERANCE:
             raise SettingError(
-                setting=f"engine '{engine}'",
+                setting=f"engine {engine!r}",
                 found=f"outputs that differ from PyTorch's by {error:.1e} of the largest",
                 expected=f"at most {TOLERANCE:.0e}",
                 remedy="choose another engine, or the package's version in requirements-export.txt",

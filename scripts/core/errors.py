@@ -49,7 +49,7 @@ class SettingError(InputError):
     """
 
     def __init__(self, setting: str, found: str, expected: str, remedy: str) -> None:
-        super().__init__(setting if re.search(r"[ -]", setting) else f"setting '{setting}'", found, expected, remedy)
+        super().__init__(setting if re.search(r"[ -]", setting) else f"setting {setting!r}", found, expected, remedy)
 
 
 def check_choice(setting: str, value: object, choices: Sequence[object]) -> None:

@@ -155,7 +155,7 @@ def _check_distinct(files: Sequence[Path], kind: str) -> None:
         if other != file:
             raise InputError(
                 file=file.parent,
-                found=f"two {kind} for case '{pairing_name(file)}', {other.name} and {file.name}",
+                found=f"two {kind} for case {pairing_name(file)!r}, {other.name} and {file.name}",
                 expected="one file of each kind per case",
                 remedy="move one of them elsewhere, or rename it",
             )

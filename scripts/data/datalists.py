@@ -88,7 +88,7 @@ def read_datalist(
     if not content.get(section):
         raise InputError(
             file=listed,
-            found=f"no case under '{section}' (there are: {', '.join(sections) or 'no lists'})",
+            found=f"no case under {section!r} (there are: {', '.join(sections) or 'no lists'})",
             expected="at least one",
             remedy="add cases to that list, or choose another list",
         )
@@ -295,7 +295,7 @@ def _check_entries(entries: list[Any], listed: Path, section: str) -> None:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
             raise InputError(
                 file=listed,
-                found=f"an entry under '{section}' that names no image: {json.dumps(entry)[:80]}",
+                found=f"an entry under {section!r} that names no image: {json.dumps(entry)[:80]}",
                 expected='entries such as {"image": "a_image.nii.gz", "label": "a_label.nii.gz"}',
                 remedy="correct that list",
             )

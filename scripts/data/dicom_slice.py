@@ -155,7 +155,7 @@ def _numbers(
         said = "\\".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
         raise InputError(
             file=file,
-            found=f"{name} '{said}'" if value not in (None, "") else f"no {name}",
+            found=f"{name} {said!r}" if value not in (None, "") else f"no {name}",
             expected=f"{count} number{'s' * (count > 1)}"
             + (f" of {within[0]:g} to {within[1]:g}" if within else "")
             + ": without them neither place nor values of the slice are known",

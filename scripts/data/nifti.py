@@ -170,7 +170,7 @@ def _unit(header: nib.Nifti1Header, path: object) -> str:
         unit = f"code {int(header['xyzt_units'])}"
     if unit not in MM_PER_UNIT:
         remedy = "set the unit of length in the header: 2 is mm"
-        raise InputError(file=path, found=f"a unit of length '{unit}'", expected="mm, m or micron", remedy=remedy)
+        raise InputError(file=path, found=f"a unit of length {unit!r}", expected="mm, m or micron", remedy=remedy)
     return unit
 
 

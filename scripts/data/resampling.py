@@ -84,7 +84,7 @@ class ResampleVolumed(MapTransform):
             # A label's affine may differ from its image's by rounding: only the first decides on the size.
             affine, own_size = resampled_grid(volume.affine.numpy(), volume.shape[1:], self.spacing_mm)
             size = size or own_size
-            check_resampled_size(affine, size, volume.meta.get("filename_or_obj", f"'{key}'"))
+            check_resampled_size(affine, size, volume.meta.get("filename_or_obj", f"{key!r}"))
             resampled[key] = self.resample(volume, dst_affine=affine, spatial_size=size, mode=mode)
         return resampled
 

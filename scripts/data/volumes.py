@@ -218,4 +218,4 @@ def check_cases(dataset: Sequence[Any]) -> None:
 
 
 def _file_of(volume: Any, key: Hashable) -> str:
-    return str(getattr(volume, "meta", {}).get("filename_or_obj", f"'{key}'"))
+    return str(getattr(volume, "meta", {}).get("filename_or_obj", f"{key!r}"))

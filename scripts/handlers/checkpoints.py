@@ -151,7 +151,7 @@ class ResumePoint:
                 raise
             except (RuntimeError, ValueError) as error:
                 raise network_mismatch(
-                    self.path, f"a '{name}' that does not fit", "the state of this config's networks"
+                    self.path, f"a {name!r} that does not fit", "the state of this config's networks"
                 ) from error
 
 

@@ -121,13 +121,13 @@ def check_finite_weights(state: Mapping[str, Any], iteration: int) -> None:
         if isinstance(value, Mapping):
             check_finite_weights({f"{name}.{key}": part for key, part in value.items()}, iteration)
         elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise _not_finite(f"weights '{name}'", iteration, float(value[~value.isfinite()].flatten()[0]))
+            raise _not_finite(f"weights {name!r}", iteration, float(value[~value.isfinite()].flatten()[0]))
 
 
 def _check_finite(losses: Mapping[str, float], iteration: int) -> None:
     for key, value in losses.items():
         if not math.isfinite(value):
-            raise _not_finite(f"loss '{key}'", iteration, value)
+            raise _not_finite(f"loss {key!r}", iteration, value)
 
 
 def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:

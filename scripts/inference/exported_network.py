@@ -131,7 +131,7 @@ def import_engine(package: str, engine: str) -> Any:
         return import_module(package)
     except ImportError as error:
         raise SettingError(
-            setting=f"engine '{engine}'",
+            setting=f"engine {engine!r}",
             found=f"no package {package}",
             expected=f"{package}, which is an optional extra",
             remedy=f"install it with: pip install {package} (tried versions are in requirements-export.txt)",
