@@ -11,7 +11,7 @@ from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
 from releases import OBLIQUE
 
 from scripts.core.errors import InputError
-from scripts.data.dicom import read_series, scan_folder
+from scripts.data.dicom import read_series
 from scripts.lab.bench.preparation import compress_dicom
 
 AXIAL = np.eye(3)
@@ -144,41 +144,18 @@ def test_bits_above_the_stored_ones_are_no_part_of_a_value(signed: bool, tmp_pat
     assert (read_series(tmp_path).image == (-3 if signed else 0xFFD)).all()
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_files_without_preamble_and_meta_information_are_read(syntax: str, tmp_path: Path) -> None:
+    folder = series(tmp_path, volume_of(), syntax=syntax)
+    for file in folder.iterdir():
+        whole = file.read_bytes()
+        file.write_bytes(whole[whole.index(b"\x08\x00\x16\x00") :])  # from the SOP class on
+    assert np.array_equal(read_series(folder).image, volume_of())
+
+
 def test_a_ct_in_monochrome1_keeps_its_hounsfield_units(tmp_path: Path) -> None:
     """It asks viewers to show high values dark; the numbers are HU all the same."""
     folder = series(tmp_path, volume_of(), intercept=-1000, PhotometricInterpretation="MONOCHROME1")
-    assert np.array_equal(read_series(folder).image, volume_of())
-
-
-OTHERS = {
-    "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3",
-    "SEG": "1.2.840.10008.5.1.4.1.1.66.4",
-    "SR": "1.2.840.10008.5.1.4.1.1.88.33",
-    "PR": "1.2.840.10008.5.1.4.1.1.11.1",
-    "RTDOSE": "1.2.840.10008.5.1.4.1.1.481.2",
-    "SC": "1.2.840.10008.5.1.4.1.1.7",
-}
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_other_objects_beside_the_slices_are_left_out_by_their_class(
-    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = series(tmp_path, volume_of())
-    other = pydicom.dcmread(folder / "0.dcm")
-    other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = OTHERS[kind]
-    if kind in ("RTSTRUCT", "SR", "PR"):
-        del other.PixelData, other.Rows, other.Columns
-    other.save_as(folder / "IM9")
-    (folder / "dicomdir").write_bytes((folder / "0.dcm").read_bytes())
-    assert np.array_equal(read_series(folder).image, volume_of())
-    assert "left out, as they are no slices: IM9 (" in caplog.text
-    (said,) = scan_folder(folder).left_out
-    assert said == f"IM9 ({pydicom.uid.UID(OTHERS[kind]).name})"
-
-
-def test_captures_alone_are_slices(tmp_path: Path) -> None:
-    folder = series(tmp_path, volume_of(), SOPClassUID=OTHERS["SC"])
     assert np.array_equal(read_series(folder).image, volume_of())
 
 
@@ -291,6 +268,28 @@ def eight_bits(folder: Path) -> None:
     change(folder, BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=bytes(30))
 
 
+def too_many_bits(folder: Path) -> None:
+    change(folder, BitsStored=17)
+
+
+def high_bit(folder: Path) -> None:
+    change(folder, HighBit=40)
+
+
+def no_orientation(folder: Path) -> None:
+    change(folder, ImageOrientationPatient=[0, 0, 0, 0, 0, 0])
+
+
+def parallel_axes(folder: Path) -> None:
+    change(folder, ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
+
+
+def no_pixels(folder: Path) -> None:
+    slice_ = pydicom.dcmread(folder / "2.dcm")
+    del slice_.PixelData
+    slice_.save_as(folder / "2.dcm")
+
+
 def infinite_intercept(folder: Path) -> None:
     series(folder, volume_of(), RescaleIntercept="inf")
 
@@ -346,6 +345,11 @@ def empty(folder: Path) -> None:
         (inverted_mr, r"dcm: pixels of kind MONOCHROME1\. Expected MONOCHROME2"),
         (inverted_slice, r"several series: kind MONOCHROME2 in 0.dcm and MONOCHROME1 in 2.dcm"),
         (eight_bits, r"several series: bits 16 in 0.dcm and 8 in 2.dcm"),
+        (too_many_bits, r"2.dcm: DICOM data that cannot be decoded \(17 bits stored of 16, the highest at 15\)"),
+        (high_bit, r"2.dcm: DICOM data that cannot be decoded \(16 bits stored of 16, the highest at 40\)"),
+        (no_orientation, r"2.dcm: ImageOrientationPatient '0.*'\. Expected two perpendicular directions of length 1"),
+        (parallel_axes, r"2.dcm: ImageOrientationPatient '1.*'\. Expected two perpendicular directions of length 1"),
+        (no_pixels, r"2.dcm: DICOM data that cannot be decoded"),
         (infinite_intercept, r"0.dcm: RescaleIntercept 'inf'\. Expected 1 number"),
         (slope_is_no_number, r"0.dcm: RescaleSlope 'nan'\. Expected 1 number"),
         (no_slope, r"0.dcm: RescaleSlope '0'\. Expected another number"),

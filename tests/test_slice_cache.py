@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_volume
-from monai.transforms import Compose
+from monai.transforms import Compose, EnsureChannelFirstd
 
 from scripts.data.slices import SliceSet
-from scripts.data.volumes import LoadVolumed
+from scripts.data.volumes import CheckedLoadImaged
 
 
 def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -19,13 +19,14 @@ def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCap
     volumes = np.random.default_rng(0).random((2, 6, 5, 4), np.float32)
     items = [{"image": str(write_volume(tmp_path / f"{n}.nii", volume))} for n, volume in enumerate(volumes)]
     cache = tmp_path / "cache"
-    first = SliceSet(items, Compose([LoadVolumed("image")]), cache_dir=str(cache))
+    loading = Compose([CheckedLoadImaged("image"), EnsureChannelFirstd("image")])
+    first = SliceSet(items, loading, cache_dir=str(cache))
     cut, flipped = sorted(cache.glob("*.pt"))
     cut.write_bytes(cut.read_bytes()[:-100])
     whole = bytearray(flipped.read_bytes())
     (place,) = [at for at in (whole.find(volume.tobytes()[:16]) for volume in volumes) if at >= 0]
     whole[place] ^= 1
     flipped.write_bytes(whole)
-    second = SliceSet(items, Compose([LoadVolumed("image")]), cache_dir=str(cache))
+    second = SliceSet(items, loading, cache_dir=str(cache))
     assert torch.equal(first.images, second.images)
     assert caplog.text.count("a damaged cache file; its volume is prepared again.") == 2

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import VOXEL_EDGE_MM
 
 __all__ = ["DicomSlice", "read_slice"]
+
+ORTHONORMAL_TOLERANCE = 0.01
+"""Rounding of direction cosines that are written with few digits."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def read_slice(file: Path) -> DicomSlice:
         echo_time=str(header.get("EchoTime") or ""),
         uid=str(header.get("SeriesInstanceUID") or ""),
         position=np.array(_numbers(file, header, "ImagePositionPatient", 3)),
-        axes=np.array(_numbers(file, header, "ImageOrientationPatient", 6)).reshape(2, 3),
+        axes=_axes(file, header),
         spacing=_numbers(file, header, "PixelSpacing", 2, within=VOXEL_EDGE_MM),
     )
 
@@ -100,9 +104,11 @@ def _stored_pixels(file: Path, header: Any) -> np.ndarray:
         raise InputError(file=file, found=f"pixels of kind {kind}", expected="MONOCHROME2", remedy=remedy)
     try:
         bits, high, stored = (int(header[name].value) for name in ("BitsAllocated", "HighBit", "BitsStored"))
+        if not 0 < stored <= high + 1 <= bits:
+            raise _broken(file, f"{stored} bits stored of {bits}, the highest at {high}")
         expected = -(-header.Rows * header.Columns * bits // 8)
         length = len(header.PixelData)
-        if not header.file_meta.TransferSyntaxUID.is_compressed and not expected <= length <= expected + expected % 2:
+        if not _transfer_syntax(header).is_compressed and not expected <= length <= expected + expected % 2:
             raise _broken(file, f"{length} bytes of pixels, {expected} in the header's size")
         pixels = header.pixel_array
     except InputError:
@@ -111,8 +117,18 @@ def _stored_pixels(file: Path, header: Any) -> np.ndarray:
         raise _broken(file, innermost_message(error)) from error
     if pixels.ndim != 2:
         raise _broken(file, f"pixels of shape {pixels.shape}")
+    if pixels.dtype.kind not in "iu" or 8 * pixels.dtype.itemsize != bits:
+        return pixels
     # Bits that hold no pixel value may hold old overlays; the second shift repeats the sign.
-    return (pixels << (bits - 1 - high)) >> (bits - stored) if pixels.dtype.kind in "iu" else pixels
+    return (pixels << (bits - 1 - high)) >> (bits - stored)
+
+
+def _transfer_syntax(header: Any) -> Any:
+    """The transfer syntax; a file without meta information has the standard's default or what its reader found."""
+    meta = header.file_meta
+    if "TransferSyntaxUID" not in meta:
+        meta.TransferSyntaxUID = ImplicitVRLittleEndian if header.original_encoding[0] else ExplicitVRLittleEndian
+    return meta.TransferSyntaxUID
 
 
 def _rescaled(file: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
@@ -123,13 +139,22 @@ def _rescaled(file: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
         remedy = "export the series again: a slope of 0 makes all values equal"
         raise InputError(file=file, found="RescaleSlope '0'", expected="another number than 0", remedy=remedy)
     if pixels.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
-        limits, (first, last) = (
-            np.iinfo(np.int16),
-            sorted(slope * int(end) + intercept for end in (pixels.min(), pixels.max())),
-        )
+        limits = np.iinfo(np.int16)
+        first, last = sorted(slope * int(end) + intercept for end in (pixels.min(), pixels.max()))
         if limits.min <= first and last <= limits.max:
             return (pixels.astype(np.int32) * int(slope) + int(intercept)).astype(np.int16)
     return (pixels.astype(np.float64) * slope + intercept).astype(np.float32)
+
+
+def _axes(file: Path, header: Any) -> np.ndarray:
+    """Directions of a row and of a column (2, 3), checked to be perpendicular and of length 1."""
+    axes = np.array(_numbers(file, header, "ImageOrientationPatient", 6)).reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > ORTHONORMAL_TOLERANCE:
+        said = "\\".join(f"{number:g}" for number in axes.ravel())
+        remedy = "export the series again with its geometry, or give the volume as NIfTI"
+        expected = "two perpendicular directions of length 1"
+        raise InputError(file=file, found=f"ImageOrientationPatient '{said}'", expected=expected, remedy=remedy)
+    return axes
 
 
 def _broken(file: object, reason: str) -> InputError:

@@ -140,11 +140,12 @@ def _whole_numbers(label: np.ndarray, file: object) -> np.ndarray:
     if np.issubdtype(label.dtype, np.integer):
         return label
     rounded = np.rint(label)
-    odd = label[np.abs(rounded - label) > LABEL_TOLERANCE]
-    if odd.size or not np.isfinite(label).all():
+    is_whole = (np.abs(rounded - label) <= LABEL_TOLERANCE) & (np.abs(label) <= np.iinfo(np.int32).max)
+    odd = label[~is_whole]  # NaN, too
+    if odd.size:
         raise InputError(
             file=file,
-            found=f"{odd.size} voxels whose label is no whole number, such as {odd.flat[0] if odd.size else 'NaN'!s}",
+            found=f"{odd.size} voxels whose label is no whole number of 32 bits, such as {odd.flat[0]}",
             expected="whole label values",
             remedy="use the original label map: this one was interpolated; resample labels with nearest neighbour",
         )

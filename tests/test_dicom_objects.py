@@ -1,0 +1,52 @@
+"""Objects beside the slices of a series: plans, segmentations, reports and screenshots are left out by SOP class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import stack
+
+from scripts.data.dicom import read_series, scan_folder
+
+VOLUME = np.arange(6 * 5 * 4).reshape(6, 5, 4)
+
+
+def series(folder: Path, **tags: object) -> Path:
+    names = [f"{index}.dcm" for index in range(4)]
+    stack(folder, VOLUME, names=names, origin=np.zeros(3), axes=np.eye(3), spacing=(1.5, 2.0, 4.0), **tags)
+    return folder
+
+
+OTHERS = {
+    "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3",
+    "SEG": "1.2.840.10008.5.1.4.1.1.66.4",
+    "SR": "1.2.840.10008.5.1.4.1.1.88.33",
+    "PR": "1.2.840.10008.5.1.4.1.1.11.1",
+    "RTDOSE": "1.2.840.10008.5.1.4.1.1.481.2",
+    "SC": "1.2.840.10008.5.1.4.1.1.7",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_objects_beside_the_slices_are_left_out_by_their_class(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = series(tmp_path)
+    other = pydicom.dcmread(folder / "0.dcm")
+    other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = OTHERS[kind]
+    if kind in ("RTSTRUCT", "SR", "PR"):
+        del other.PixelData, other.Rows, other.Columns
+    other.save_as(folder / "IM9")
+    (folder / "dicomdir").write_bytes((folder / "0.dcm").read_bytes())
+    assert np.array_equal(read_series(folder).image, VOLUME)
+    assert "left out, as they are no slices: IM9 (" in caplog.text
+    (said,) = scan_folder(folder).left_out
+    assert said == f"IM9 ({pydicom.uid.UID(OTHERS[kind]).name})"
+
+
+def test_captures_alone_are_slices(tmp_path: Path) -> None:
+    folder = series(tmp_path, SOPClassUID=OTHERS["SC"])
+    assert np.array_equal(read_series(folder).image, VOLUME)
