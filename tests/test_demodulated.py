@@ -132,10 +132,9 @@ def disks(inside: float, *, count: int = 4, size: int = 32) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [StyleTransferGenerator, DemodulatedGenerator])
-def test_the_trainer_halves_its_cycle_loss(build: type) -> None:
+def test_the_trainer_halves_its_cycle_loss() -> None:
     iterations = 60
-    generator, discriminator = build(channels=8, num_blocks=1), DomainDiscriminator(channels=4)
+    generator, discriminator = DemodulatedGenerator(channels=8, num_blocks=1), DomainDiscriminator(channels=4)
     cycle: list[float] = []
     trainer = StyleTransferTrainer(
         generator=generator,

@@ -17,7 +17,8 @@ from scripts.networks.translator import Translator
 __all__ = ["DemodulatedGenerator"]
 
 NUM_DOMAINS = 2
-# Of the leaky ReLU. With a plain ReLU, trainings at a high rate ended in images that are background throughout.
+
+# Slope of the leaky ReLU. With a plain ReLU, trainings at a high rate ended in images that are background throughout.
 SLOPE = 0.2
 
 # Norm of a kernel that keeps the second moment through the leaky ReLU.
