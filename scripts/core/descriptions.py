@@ -58,7 +58,7 @@ def describe_transform(transform: object) -> dict[str, Any]:
     kind = type(transform)
     described: dict[str, Any] = {"_target_": _name(kind)}
     holders = [transform, *(part for part in vars(transform).values() if isinstance(part, Transform))]
-    for argument in inspect.signature(kind).parameters.keys() - {"keys", "allow_missing_keys"}:
+    for argument in [name for name in inspect.signature(kind).parameters if name not in ("keys", "allow_missing_keys")]:
         value = next((getattr(holder, argument) for holder in holders if hasattr(holder, argument)), None)
         if isinstance(value, list | tuple):
             value = [describe_transform(part) if isinstance(part, Transform) else part for part in value]
