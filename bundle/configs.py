@@ -22,6 +22,9 @@ __all__ = ["read_configs", "read_task", "write_configs", "write_metadata", "writ
 # Roles whose file in the repository changes another role's; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}
 
+# The roles that a bundle's card documents. Other files of a stage are overlays for experiments in the repository.
+PACKED_ROLES = ("train", "inference", "evaluate", "multi_gpu_train", "inference_trt")
+
 Config = dict[str, Any]
 
 
@@ -60,11 +63,11 @@ def read_task(folder: Path, task: str) -> Config:
 
 
 def read_configs(folder: Path) -> dict[str, Config]:
-    """The configs of a stage by role (``train``, ``inference`` ...), with those in ``LAID_OVER`` merged.
+    """The configs of a stage by role, as in ``PACKED_ROLES``, with those in ``LAID_OVER`` merged.
 
     A file without ``bundle_root`` is an overlay for the command line, such as ``multi_gpu_train``, and stays one.
     """
-    files = {file.stem: str(file) for file in sorted(folder.glob("*.yaml"))}
+    files = {file.stem: str(file) for file in sorted(folder.glob("*.yaml")) if file.stem in PACKED_ROLES}
     configs = {role: ConfigParser.load_config_file(file) for role, file in files.items()}
     for role, base in LAID_OVER.items():
         if role in configs and not is_base(configs[role]):

@@ -14,13 +14,13 @@ from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import InstanceNorm, StyleMapping, adaptive_instance_norm
 from scripts.networks.domain_discriminator import DOMAIN_DISCRIMINATOR_NORMS, DomainDiscriminator, logits_of_domain
 from scripts.networks.feature_discriminator import FEATURE_DISCRIMINATOR_NORMS, FeatureDiscriminator
+from scripts.networks.generator_layers import FoldedUpsampleConv
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.masked_unet import MaskedUNet
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
 from scripts.networks.segmenter import Segmenter
 from scripts.networks.spectral_conv import SpectralConv2d
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
-from scripts.networks.upsample import FoldedUpsampleConv
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 

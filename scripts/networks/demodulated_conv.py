@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.networks.upsample import upsample_conv
+from scripts.networks.generator_layers import upsample_conv
 
 __all__ = ["DemodulatedConv", "DemodulatedUpsampleConv", "demodulate"]
 
