@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["read_configs", "read_task", "write_configs", "write_metadata", "write_values"]
+__all__ = ["is_base", "read_configs", "read_task", "write_configs", "write_metadata", "write_values"]
 
 # Roles whose file in the repository changes another role's; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}

@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigWorkflow
 
+__all__ = ["TestBundle"]
+
 BUNDLE = Path("models", Path(__file__).stem.replace("test_", "", 1))
 CONFIGS = BUNDLE / "configs"
 SHAPE = (48, 48, 4)

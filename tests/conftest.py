@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
+from toy_project import project, weights  # noqa: F401  # fixtures of the tests of packing
 
 from scripts.core.errors import InputError, find_input_error
 from scripts.core.settings import run_bundle

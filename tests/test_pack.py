@@ -11,119 +11,16 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from filelock import FileLock
+from toy_project import PACKED, config_of, files_of
 
 from bundle import pack
 from bundle.__main__ import main
 from bundle.install import RECORD
 from bundle.pack import BUNDLES, ROOT, pack_bundle
 from scripts.core.errors import InputError
-
-BASE = """\
-bundle_root: .
-# Inputs you may change
-task: base   # the task's name
-source_domain: mr
-target_domain: ct
-label_names: [left, right]  # in the order of the classes
-slice_size:
-  - 64  # rows
-  - 64
-
-source_intensity:  # how values become [-1, 1]
-  _target_: ScaleIntensityRanged
-  # the window
-  a_min: 0
-
-# Network
-network_def:
-  _target_: torch.nn.Linear
-  in_features: 2
-  out_features: "$len(@label_names) + 1"
-training:   ["$print('odd   spacing stays')"]
-"""
-
-TASK = """\
-# Three structures.
-task: toy
-source_domain: ct
-target_domain: mr
-label_names: [left, right, top]
-slice_size: [32, 48]
-source_intensity:
-  _target_: ScaleIntensityRanged
-  a_min: -125  # HU
-"""
-
-PACKED = {
-    "bundle_root": ".",
-    "task": "toy",
-    "source_domain": "ct",
-    "target_domain": "mr",
-    "label_names": ["left", "right", "top"],
-    "slice_size": [32, 48],
-    "source_intensity": {"_target_": "ScaleIntensityRanged", "a_min": -125},
-    "network_def": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": "$len(@label_names) + 1"},
-    "training": ["$print('odd   spacing stays')"],
-}
-
-OVERLAY = "# on top of train.yaml\nslice_size: [64, 64]\ndevice: cuda\n"
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project in small: both slices, two tasks, code with its caches."""
-    root = tmp_path / "project"
-    files = {
-        "LICENSE": "licence",
-        "configs/logging.conf": "[loggers]",
-        "configs/tasks/toy.yaml": TASK,
-        "configs/tasks/other.yaml": TASK.replace("toy", "other"),
-        "scripts/__init__.py": "",
-        "scripts/data/__init__.py": "",
-        "scripts/data/slices.py": "x = 1",
-        "scripts/inference/__init__.py": "",
-        "scripts/inference/predictor.py": "from scripts.data import slices",
-        "scripts/lab/__init__.py": "",
-        "scripts/lab/cli.py": "not reached",
-        "scripts/notes.txt": "not code",
-        "scripts/__pycache__/slices.cpython-311.pyc": "",
-        "tests/test_x.py": "",
-    }
-    for name in BUNDLES:
-        files[f"configs/{name}/metadata.json"] = (ROOT / "configs" / name / "metadata.json").read_text()
-        files[f"configs/{name}/train.yaml"] = files[f"configs/{name}/inference.yaml"] = BASE
-        files[f"configs/{name}/multi_gpu_train.yaml"] = OVERLAY
-        files[f"docs/{name}/README.md"] = f"# {name}"
-        files[f"docs/{name}/figures/pipeline.png"] = "picture"
-    for path, text in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
-    return root
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """Weights of the project's network for task toy: Linear(2 -> 3 structures + background)."""
-    path = tmp_path / "run" / "models" / "model.pt"
-    path.parent.mkdir(parents=True)
-    torch.save(torch.nn.Linear(2, 4).state_dict(), path)
-    path.with_name("model.json").write_text('{"task": "toy"}')
-    return path
-
-
-def files_of(folder: Path) -> set[str]:
-    """Every file but the record of what was packed."""
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    return files - {RECORD}
-
-
-def config_of(folder: Path, role: str) -> dict[str, Any]:
-    return json.loads((folder / "configs" / f"{role}.json").read_text())
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -334,94 +231,6 @@ def test_a_place_that_cannot_be_written(project: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a folder that cannot be written"):
         pack_bundle("synthesis", task="toy", out=tmp_path / "file" / "dist", root=project)
-
-
-@pytest.mark.parametrize(
-    ("card", "message"),
-    [
-        ('{"task": "toy"}', "weights made with task: toy. Expected task: other"),
-        ('{"domains": ["mr", "ct"]}', r"weights made with domains: .*Expected domains: \['ct', 'mr'\]"),
-    ],
-)
-def test_weights_of_another_task(project: Path, tmp_path: Path, weights: Path, card: str, message: str) -> None:
-    with (project / "configs" / "synthesis" / "inference.yaml").open("a") as file:
-        file.write('card: {domains: ["@source_domain", "@target_domain"]}\n')
-    weights.with_name("model.json").write_text(card)
-    with pytest.raises(InputError, match=message):
-        pack_bundle("synthesis", task="other", out=tmp_path / "dist", weights=weights, root=project)
-    assert list((tmp_path / "dist").iterdir()) == []
-
-
-def test_network_settings_come_from_the_weights_metadata(project: Path, tmp_path: Path, weights: Path) -> None:
-    torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
-    weights.with_name("model.json").write_text('{"network": {"width": 5, "rate": 1e-05, "mode": "off"}}')
-    for config in ["train", "inference"]:
-        text = BASE.replace("in_features: 2", 'in_features: "@width"') + "width: 2\nrate: 1\nmode: x\n"
-        (project / "configs" / "synthesis" / f"{config}.yaml").write_text(text)
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
-    for config in ["train", "inference"]:
-        packed = config_of(folder, config)
-        assert (packed["width"], packed["rate"], packed["mode"]) == (5, 1e-05, "off")
-
-
-def test_a_whole_network_comes_from_the_weights_metadata(project: Path, tmp_path: Path, weights: Path) -> None:
-    """Arguments that refer to other settings go on referring to them; others take the trained value."""
-    torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
-    trained = {"_target_": "torch.nn.Linear", "in_features": 5, "out_features": 4, "bias": True}
-    weights.with_name("model.json").write_text(json.dumps({"network": {"network_def": trained}}))
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
-    expected = {**trained, "out_features": "$len(@label_names) + 1"}
-    assert config_of(folder, "train")["network_def"] == config_of(folder, "inference")["network_def"] == expected
-
-
-def test_the_grid_comes_from_the_weights_metadata_too(project: Path, tmp_path: Path, weights: Path) -> None:
-    # Trained at a smaller size than the task's: the bundle has to do the same.
-    weights.with_name("model.json").write_text('{"grid": {"slice_size": [16, 24]}}')
-    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
-    assert config_of(folder, "train")["slice_size"] == config_of(folder, "inference")["slice_size"] == [16, 24]
-    ports = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]
-    assert ports["inputs"]["image"]["spatial_shape"] == [16, 24] == ports["outputs"]["pred"]["spatial_shape"]
-
-
-@pytest.mark.parametrize("card", ["[1]", "[]", "{"])
-def test_a_card_that_is_no_card(project: Path, tmp_path: Path, weights: Path, card: str) -> None:
-    weights.with_name("model.json").write_text(card)
-    with pytest.raises(InputError, match=r"model\.json: no JSON object\. Expected metadata of weights\. Fix: copy"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project)
-
-
-def test_weights_of_another_size(project: Path, tmp_path: Path, weights: Path) -> None:
-    torch.save(torch.nn.Linear(2, 7).state_dict(), weights)
-    with pytest.raises(InputError, match=r"model\.pt: other parameters \(size mismatch for weight"):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project)
-    assert list((tmp_path / "dist").iterdir()) == []
-
-
-class Harmful:
-    """Stands for anything that unpickling would have to execute."""
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no such file"),
-        (b"", "Expected a PyTorch state dict"),
-        (b"not weights at all", "Expected a PyTorch state dict"),
-        (Harmful(), r"no weights \(UnpicklingError\)"),
-        ({"model": {"weight": torch.zeros(1)}, "iteration": 3}, "other parameters"),
-        ({}, "other parameters"),
-        (torch.zeros(2), "Tensor"),
-    ],
-)
-def test_weights_that_are_no_state_dict(project: Path, tmp_path: Path, content: object, message: str) -> None:
-    weights = tmp_path / "weights.pt"
-    if isinstance(content, bytes):
-        weights.write_bytes(content)
-    elif content is not None:
-        torch.save(content, weights)
-    with pytest.raises(InputError, match=message):
-        pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project)
-    assert list((tmp_path / "dist").iterdir()) == []
 
 
 def test_the_command_line_packs_and_tells(

@@ -19,7 +19,7 @@ CODE = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "bundle").rglob("*.py
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 LIBRARIES = {"filelock", "torch", "numpy", "monai", "ignite", "nibabel", "pydicom", "gdcm", "scipy", "skimage"}
-LIBRARIES |= {"matplotlib", "tqdm", "yaml", "tensorboard"}
+LIBRARIES |= {"matplotlib", "tqdm", "yaml", "tensorboard", "fire"}
 """Third-party packages that `scripts` may import, each pinned in requirements.txt."""
 
 LAB_LIBRARIES = {"medpy", "SimpleITK", "jinja2", "markupsafe"}
