@@ -185,7 +185,7 @@ def test_no_space_left(
         settings["ckpt_dir"] = trained / base.split("/")[0] / "models"
     monkeypatch.setattr(function, full_disk)
     error = refused(run_base, base, **settings)
-    assert error.found == "that it could not be written (No space left on device)"
+    assert error.found == "could not be written (No space left on device)"
     assert error.expected == "a folder with room for the file"
     assert_nothing_half_written(tmp_path / "run")
 
@@ -194,7 +194,7 @@ def test_no_space_left_for_the_log_of_losses(data: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("scripts.core.files.open", full_disk, raising=False)
     error = refused(run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path)
     assert error.file == str(tmp_path / "logs" / "losses.csv")
-    assert error.found == "that it could not be written (No space left on device)"
+    assert error.found == "could not be written (No space left on device)"
     assert "what was written before is kept" in error.remedy
 
 
