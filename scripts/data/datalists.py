@@ -277,7 +277,7 @@ def _read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else f"a file that cannot be read ({error.strerror})"
+        found = "no such file" if isinstance(error, FileNotFoundError) else f"an unreadable file ({error.strerror})"
         raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
     except ValueError as error:
         raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
