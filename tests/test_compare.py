@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -398,6 +399,16 @@ def test_settings_that_cannot_be_read_are_no_change(
     if text is not None:
         (run.folder / "config.yaml").write_text(text)
     assert changed_settings(run) == ""
+
+
+def test_recorded_commands_can_be_pasted_into_a_shell(one: ComparisonRequest, processes: Processes) -> None:
+    settings = {"a": "['b','c']", "d": "{'e': '$len(@f) + 1'}", "g": 'it\'s `h` \\ "i"', "j": "k l", "m": "it's!"}
+    assert run_comparison(replace(one, settings=settings))
+    command = record_of(one, "methods/none_seed0").content["steps"]["training"]["command"]
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines()[-10:] == [
+        word for key, value in settings.items() for word in (f"--{key}", value)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,9 @@ def _reason(code: int, last_line: str) -> str:
 
 
 def _line(command: Sequence[str]) -> str:
-    """A command as it can be typed; lists of files, which contain single quotes, stand in double quotes."""
-    words = [f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in command]
-    return " ".join(["python", *words])
+    """A command as it can be typed; words with single quotes, such as lists of files, stand in double quotes."""
+
+    def quoted(word: str) -> str:
+        return '"' + re.sub(r'([\\"$`])', r"\\\1", word) + '"' if "'" in word and "!" not in word else shlex.quote(word)
+
+    return " ".join(["python", *map(quoted, command)])
