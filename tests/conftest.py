@@ -191,7 +191,8 @@ def ellipsoid(shape: tuple[int, ...], centre: tuple[float, ...], radii: tuple[fl
 
 def config_files(stage: str, config: str, *overlays: Path | str, task: str = TASK) -> list[str]:
     """A base config, its task file, and what is laid over them."""
-    files = [CONFIGS / stage / f"{config}.yaml", CONFIGS / "tasks" / f"{task}.yaml", *overlays]
+    merged = ["inference", "evaluate"] if config == "evaluate" else [config]
+    files = [*(CONFIGS / stage / f"{name}.yaml" for name in merged), CONFIGS / "tasks" / f"{task}.yaml", *overlays]
     return [str(file) for file in files]
 
 

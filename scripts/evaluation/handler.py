@@ -111,7 +111,8 @@ class EvaluationReport:
     def _draw(self, name: str, written: Sequence[str], path: Path, title: str) -> None:
         (item,) = [item for item in self.worklist.items if case_name(item["image"]) == name]
         load = LoadImage(image_only=True, ensure_channel_first=True)
-        image, prediction = self._oriented(load(item["image"])), self._oriented(load(written[0]))
+        (file,) = [path for path in written if path.endswith("_seg.nii.gz")]  # not the mask or the probabilities
+        image, prediction = self._oriented(load(item["image"])), self._oriented(load(file))
         label = self._oriented(self.preprocessing(dict(item))["label"])
         spacing_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0).tolist()
         case_figure(

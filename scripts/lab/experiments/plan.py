@@ -237,8 +237,8 @@ class _Planner:
 
     def _uses(self, folder: Path, files: Sequence[Path], trained: Mapping[str, Any]) -> list[Step]:
         """Evaluation with and without post-processing, and inference where it gives what evaluation does not."""
-        evaluation = [CONFIGS / "segmentation/evaluate.yaml", *files]
-        inference = [CONFIGS / "segmentation/inference.yaml", *files]
+        base = CONFIGS / "segmentation/inference.yaml"
+        evaluation, inference = [base, CONFIGS / "segmentation/evaluate.yaml", *files], [base, *files]
         options = [*self._data_options(), *_network_options(trained, evaluation)]
         largest = ["--largest_component", "True", "--output_dir", str(folder / "eval_largest_component")]
         segment = ["--dataset_dir", str(self.request.out / "unseen.json"), "--output_dir", str(folder / "inference")]

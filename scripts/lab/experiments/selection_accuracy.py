@@ -27,7 +27,8 @@ from scripts.selection.scores import SCORES
 
 __all__ = ["RuleAccuracy", "ScoredRun", "evaluate_snapshots", "find_runs", "measure_selection", "rule_accuracies"]
 
-CONFIG = Path(__file__).resolve().parents[3] / "configs" / "segmentation" / "evaluate.yaml"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "segmentation"
+FILES = [str(CONFIGS / "inference.yaml"), str(CONFIGS / "evaluate.yaml")]
 OWN_VALUES = {
     "bundle_root",
     "ckpt_dir",
@@ -36,7 +37,6 @@ OWN_VALUES = {
     "run_folder",
     "network",
     "tracked_run",
-    "volume_size",
     "run",
 }
 """Top-level keys that training and evaluation share, each with its own value."""
@@ -190,14 +190,14 @@ def _table(run: Path) -> Path:
 
 def _evaluate(run: Path, weights: Path) -> dict[str, Any]:
     """The summary of an evaluation of some weights with the run's own settings; predictions are not kept."""
-    base, trained = ConfigParser.load_config_file(str(CONFIG)), _trained_settings(run)
+    base, trained = ConfigParser.load_config_files(FILES), _trained_settings(run)
     shared = {key: trained[key] for key in base if key in trained.keys() - OWN_VALUES}
     with tempfile.TemporaryDirectory() as temporary:
         overlay, output = Path(temporary, "settings.yaml"), Path(temporary, "eval")
         # A file instead of arguments: MONAI drops arguments that are None.
         ConfigParser.export_config_file(shared, str(overlay), fmt="yaml", sort_keys=False)
         places = {"bundle_root": str(run), "output_dir": str(output), "checkpoint": str(weights)}
-        run_bundle("evaluating", [str(CONFIG), str(overlay)], **places)
+        run_bundle("evaluating", [*FILES, str(overlay)], **places)
         summary: dict[str, Any] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     return summary | {"oracle": "measured with target labels, to rate the scores; no training reads it"}
 
