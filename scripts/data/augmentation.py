@@ -1,7 +1,7 @@
 """Augmentation of whole batches of slices at once, on the device that holds them.
 
-MONAI's random transforms work sample by sample; one batched affine and a few batched intensity maps feed a step
-eight times faster, so that the data are never waited for.
+MONAI's random transforms process one sample at a time. One batched affine and a few batched intensity maps are eight
+times as fast, so a training step does not wait for data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 __all__ = ["CURVE_PIECES", "LAYERS", "WIDTH", "BatchAugmentation", "Windows", "through_random_networks"]
 
-# Straight pieces of a random intensity curve: few enough that whole tissues change places on the grey scale.
+# Linear pieces of a random intensity curve: few enough that the contrast between whole tissues changes.
 CURVE_PIECES = 4
 
 
@@ -40,27 +40,26 @@ class Windows:
 
 
 class BatchAugmentation:
-    """Random affine and intensity changes, each sample of a batch with its own draw. All off by default.
+    """Random affine and intensity changes, drawn separately for each sample of a batch. All off by default.
 
     Args:
-        rotation_degrees: rotations are uniform in +- this.
+        rotation_degrees: rotations are uniform in +- this value.
         scale: zoom factors are log-uniform in [1 / (1 + scale), 1 + scale].
-        translation: shifts are uniform in +- this share of the window's size.
+        translation: shifts are uniform in +- this fraction of the window's size.
         flip_axes: spatial axes (0, 1) to flip with probability 1/2; none by default, because left and right are
-            labelled organs.
-        intensity_curve: strength in [0, 1] of random intensity curves: each rises through ``CURVE_PIECES`` straight
-            pieces from -1 to 1, at 1 in any way, so that contrasts between tissues grow or nearly vanish while their
-            order stays. In the spirit of the Bezier maps of SLAug (AAAI 2023), which the paper's first author wrote;
-            MONAI's ``RandHistogramShift`` moves each knot only between its neighbours, one sample at a time.
-        structure_curves: share of the labelled samples in which every structure, and the background, goes through a
-            curve of its own instead of all through one: what is bright beside what then says nothing (SLAug's *local*
-            variant).
-        num_structures: classes 1..K that a label may hold, for ``structure_curves``.
-        random_networks: share of the samples that go through small random networks (GIN), before any curve.
+            separate organs.
+        intensity_curve: strength in [0, 1] of random intensity curves. Each rises from -1 to 1 in ``CURVE_PIECES``
+            linear pieces; at strength 1 their slopes are arbitrary. Contrasts between tissues grow or nearly vanish,
+            and their order stays. Similar to the Bezier maps of SLAug (Su et al., AAAI 2023). MONAI's
+            ``RandHistogramShift`` moves each knot only between its neighbours, and takes one sample at a time.
+        structure_curves: fraction of the labelled samples in which each structure and the background have separate
+            curves, so that relative brightness carries no information (the *local* variant of SLAug).
+        num_structures: number of classes K, for ``structure_curves``.
+        random_networks: fraction of the samples that pass through small random networks (GIN), before the curves.
         gamma: exponents are log-uniform in [1 / (1 + gamma), 1 + gamma], applied to the image mapped to [0, 1].
-        contrast: factors are uniform in 1 +- this, about the image's mean.
-        brightness: offsets are uniform in +- this.
-        noise: standard deviations of Gaussian noise are uniform in [0, this].
+        contrast: factors are uniform in 1 +- this value, about the image's mean.
+        brightness: offsets are uniform in +- this value.
+        noise: standard deviations of Gaussian noise are uniform between 0 and this value.
     """
 
     def __init__(
@@ -96,17 +95,17 @@ class BatchAugmentation:
         generator: torch.Generator,
         windows: Windows | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Change a batch.
+        """Augment a batch.
 
         Args:
             image: (B, 1, H, W) in [-1, 1].
-            label: (B, 1, H, W) class ids, moved exactly as the image; or None.
-            generator: CPU generator of every draw.
-            windows: what to show of each slice; None for all of it. A window that is turned or shifted shows what the
-                slice has there: one interpolation cuts and moves.
+            label: (B, 1, H, W) class ids, transformed like the image; or None.
+            generator: CPU generator of all random numbers.
+            windows: the window to cut from each slice; None for whole slices. Cutting and the affine change are one
+                interpolation, so a rotated or shifted window shows the slice's content beyond the plain window.
 
         Returns:
-            The changed image, in [-1, 1], and label: (B, 1, h, w), the size of the windows.
+            The augmented image, in [-1, 1], and label: (B, 1, h, w), the size of the windows.
         """
         windows = windows or Windows(torch.zeros(len(image), 2, dtype=torch.int64), tuple(image.shape[2:]))
         if self.rotation_degrees or self.scale or self.translation or self.flip_axes:
@@ -147,7 +146,7 @@ class BatchAugmentation:
         return torch.cat([matrix, (shift * (sides[0] / sides[1]) + middle)[:, :, None]], 2)
 
     def _bend(self, image: torch.Tensor, label: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
-        """Send each sample through one curve, or each of its structures through one of its own."""
+        """Map each sample through one curve, or each of its structures through a separate one."""
         batch = len(image)
         curves = 1 if label is None or not self.structure_curves else self.num_structures + 1
         shares = _random_shares(batch * curves, CURVE_PIECES, generator)
@@ -179,7 +178,7 @@ def _uniform(count: int, half_width: float, generator: torch.Generator) -> torch
 
 
 def _random_shares(count: int, parts: int, generator: torch.Generator) -> torch.Tensor:
-    """``count`` uniformly random splits of 1 into ``parts``: normalised exponential draws, (count, parts)."""
+    """``count`` uniformly random partitions of 1 into ``parts``: normalised exponential draws, (count, parts)."""
     draws = -torch.log1p(-torch.rand(count, parts, generator=generator))
     return F.normalize(draws, p=1.0, dim=1)
 
@@ -189,8 +188,8 @@ def _through_curves(image: torch.Tensor, rises: torch.Tensor, curve_of: torch.Te
 
     Args:
         image: the samples.
-        rises: (B, N, P), by how much each of the P even pieces of a sample's N curves rises; they sum to 1.
-        curve_of: (B, 1, H, W) int64, which of its sample's curves each pixel takes.
+        rises: (B, N, P) rise of each of the P equal pieces of the N curves of a sample; they sum to 1.
+        curve_of: (B, 1, H, W) int64 index of the curve of each pixel.
     """
     pieces = rises.shape[2]
     place = (image.flatten(1) + 1) / 2 * pieces

@@ -1,8 +1,7 @@
-"""Which part of a volume is looked at, decided by the image alone.
+"""The part of a volume that is used.
 
-Both domains must show the same anatomical section (method notes of the paper's relatives), and a target's labels may
-not decide which. Each class here maps an image (1, H, W, D) to a boolean mask whose bounding box is kept; it is handed
-to MONAI's invertible ``CropForegroundd`` as ``select_fn``.
+Both domains must show the same anatomy, and the target's labels must not be used to select it. Each class maps an image
+(1, H, W, D) to a boolean mask, whose bounding box is kept: the ``select_fn`` of MONAI's ``CropForegroundd``.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ import torch
 from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage
 
-# Slices whose lungs were missed (cut open by the frame) are bridged up to this gap.
+# Gaps up to this length between slices with lungs are closed: the field of view may cut the lungs open.
 GAP_MM = 20.0
 
 __all__ = ["AroundForeground", "BelowLungs", "NotBlank", "body_mask"]
 
 
 class NotBlank:
-    """Keep everything but the blank (constant) slices at both ends of the stack along ``slice_axis``."""
+    """Drop blank (constant) slices at both ends of the stack along ``slice_axis``."""
 
     def __init__(self, *, slice_axis: int = 2) -> None:
         self.slice_axis = slice_axis
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Mask of the slices that are not constant; all of them if every slice is."""
+        """Mask of the slices that are not constant, or of all slices if every one is constant."""
         slices = torch.as_tensor(image).movedim(self.slice_axis + 1, 0).flatten(1)
         shown = (slices.amax(1) > slices.amin(1)).view([-1 if axis == self.slice_axis else 1 for axis in range(3)])
         mask = shown[None].expand(torch.as_tensor(image).shape)
@@ -33,13 +32,13 @@ class NotBlank:
 
 
 class AroundForeground:
-    """Keep the slices within ``margin_mm`` of a labelled one: for the *labelled* domain, as it looks at a label map."""
+    """Keep the slices within ``margin_mm`` of a labelled one. It reads the label map: for the labelled domain only."""
 
     def __init__(self, *, margin_mm: float = 30.0, slice_axis: int = 2) -> None:
         self.margin_mm, self.slice_axis = margin_mm, slice_axis
 
     def __call__(self, label: torch.Tensor) -> torch.Tensor:
-        """Mask of whole slices; all slices if nothing is labelled."""
+        """Mask of whole slices, or of all slices if nothing is labelled."""
         labelled = (torch.as_tensor(label)[0] > 0).movedim(self.slice_axis, 0).flatten(1).any(1)
         indices = labelled.nonzero().flatten()
         keep = torch.zeros_like(labelled)
@@ -53,18 +52,19 @@ class AroundForeground:
 
 
 class BelowLungs:
-    """Keep the upper abdomen of a CT that may show chest to pelvis: a fixed range around the base of the lungs.
+    """Keep the upper abdomen of a CT that may reach from chest to pelvis: a fixed range around the base of the lungs.
 
     Lungs are low values inside the filled body. Their base is the lowest slice of the run of slices in which they
-    fill more than ``lung_share`` of the body's area (of several runs the one with most air: bowel gas makes smaller
-    ones); the range goes from ``above_mm`` above to ``below_mm`` below it. A volume without lungs is taken to start
-    at its top. In plane the body's bounding box is kept. Expects axis 2 to run to superior (``orientation: RAS``).
+    fill more than ``lung_share`` of the body's cross-section. Among several runs the one with the most air counts, as
+    bowel gas forms smaller ones. The range extends from ``above_mm`` above to ``below_mm`` below the base. Without
+    lungs, the topmost slice counts as the base. In plane, the bounding box of the body is kept. Axis 2 must point to
+    superior (``orientation: RAS``).
 
     Args:
-        threshold: values above it are tissue, in the image's own unit (HU).
-        lung_share: share of the body's cross-section that must be lung.
-        above_mm: how far above the lungs' base to look (the liver's dome reaches into the chest).
-        below_mm: how far below.
+        threshold: values above it are tissue, in HU.
+        lung_share: fraction of the body's cross-section that must be lung.
+        above_mm: extent above the base of the lungs; the dome of the liver reaches into the chest.
+        below_mm: extent below it.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class BelowLungs:
 
 
 def body_mask(volume: np.ndarray, threshold: float) -> np.ndarray:
-    """The patient without table and clothing: the largest piece of tissue, its holes filled slice by slice.
+    """The patient without table and clothing: the largest component of tissue, with holes filled slice by slice.
 
     Args:
         volume: (H, W, D).

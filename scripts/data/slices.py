@@ -1,9 +1,8 @@
 """All slices of a domain in memory, and unpaired batches of windows of both domains drawn from them.
 
-A batch is made of shares, one for each process that the run was started with. Every random choice of iteration ``i``
-in share ``k`` comes from a generator seeded by ``(seed, i, k)``, so a resumed run continues with the very batches of an
-uninterrupted one, whatever the number of processes that now divide the shares, and no worker process or file access
-stands between the data and a step.
+A batch consists of shares, one per process of the run's first start. All random numbers of iteration ``i`` in share
+``k`` come from a generator seeded by ``(seed, i, k)``, so a resumed run continues with exactly the batches of an
+uninterrupted one, even with another number of processes. A training step needs no worker process and no file access.
 """
 
 from __future__ import annotations
@@ -39,23 +38,23 @@ __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_ge
 
 logger = logging.getLogger(__name__)
 
-# Of random numbers that no batch draws from.
+# Stream of random numbers for batch-norm statistics; batches use stream 0.
 STATISTICS_STREAM = 103
 
 # Value of preprocessed images outside their field of view.
 BACKGROUND = -1.0
 
-# Window places are drawn from a range this much wider than the slice leaves, and cut to what it leaves.
+# Window positions are drawn from a range wider than the possible one by this factor, and clipped to the possible one.
 BORDER_STRETCH = 1.5
 
-# Share of a GPU's free memory that one domain's slices may take: there are two, and the networks need the rest.
+# Fraction of a GPU's free memory for the slices of one domain; the other domain and the networks need the rest.
 GPU_SHARE = 0.25
 
 
 class SliceSet:
     """The whole slices of some volumes, held as two tensors.
 
-    Slices of different sizes lie in the middle of a common frame, surrounded by background. Training and pictures take
+    Slices of different sizes lie in the middle of a common frame, padded with background. Training and pictures use
     windows of them.
 
     Args:
@@ -144,10 +143,10 @@ class SliceSet:
         return len(self.images)
 
     def windows(self, chosen: torch.Tensor, generator: torch.Generator | None = None) -> Windows:
-        """Places of a window in each chosen slice: drawn at random, or the middle without a generator.
+        """Positions of a window in each chosen slice: random, or the middle without a generator.
 
-        A slice that fits lies in the middle of its window. In a larger one, a third of the draws lie at a border along
-        each axis, where the outer windows of inference always lie.
+        A slice that fits lies in the middle of its window. In a larger slice, a third of the positions touch a border
+        along each axis, as the outer windows of inference do.
         """
         frame, window = torch.tensor(self.images.shape[2:]), torch.tensor(self.window_size)
         room = (self.sizes[chosen] - window).clamp_min(0)  # (B, 2) pixels that the window can move by
@@ -183,8 +182,8 @@ class UnpairedSliceBatches:
         target: slices of the unlabelled domain, or None for training on the labelled domain alone.
         source_augmentation: applied to the source's slices (and labels) after that.
         seed: seed of every choice.
-        shares: of how many shares the batch of all processes is made; None for one per process. They divide them
-            evenly, each process taking its own in order.
+        shares: number of shares in the batch of all processes; None for one per process. Each process takes an equal
+            number of them, in order.
 
     Attributes:
         iteration: number of batches given so far; set by resuming, as is ``shares``.
@@ -217,7 +216,7 @@ class UnpairedSliceBatches:
             yield self.batch(index)
 
     def batch(self, index: int) -> dict[str, torch.Tensor]:
-        """This process's part of the batch of iteration ``index`` (counted from 0); the same whenever asked for."""
+        """This process's part of the batch of iteration ``index`` (from 0); the same at every call."""
         own = self.shares // num_processes()
         shares = [self._share(index, share) for share in range(rank() * own, (rank() + 1) * own)]
         return shares[0] if own == 1 else {key: torch.cat([share[key] for share in shares]) for key in shares[0]}
@@ -231,7 +230,7 @@ class UnpairedSliceBatches:
         return batch
 
     def sample(self, count: int) -> dict[str, torch.Tensor]:
-        """``count`` slices of each domain at fixed, evenly spread places, not augmented: for pictures."""
+        """``count`` slices of each domain at fixed, evenly spaced positions, not augmented: for pictures."""
         spread = torch.linspace(0, 1, count + 2)[1:-1]
         chosen = (spread * (len(self.source) - 1)).long()
         image, label = self.source.middle(chosen)
@@ -241,10 +240,10 @@ class UnpairedSliceBatches:
         return batch
 
     def statistics_slices(self) -> Iterator[torch.Tensor]:
-        """All slices of one domain, in mixed batches, to re-estimate batch-norm statistics on.
+        """All slices of one domain once, in shuffled batches, to re-estimate batch-norm statistics.
 
-        The target's as inference will see them. Where there is no target, the labelled ones as training saw them,
-        augmented: with statistics of other slices than it learned from, a network answers worse on any domain.
+        The target's slices are not augmented, as in inference. Without a target, the labelled slices are augmented as
+        in training: statistics of slices unlike those it learned from make a network worse on every domain.
         """
         slices = self.source if self.target is None else self.target
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(self.seed))
@@ -256,14 +255,14 @@ class UnpairedSliceBatches:
                 yield slices.windows(chosen, generator).cut(slices.images[chosen])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: how many batches were given, of how many shares, and of which slices."""
+        """State for resuming: number of batches so far, number of shares, and hashes of the slices."""
         return {"iteration": self.iteration, "shares": self.shares, "content": self._content()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the batch that ``state`` was taken at, with batches of as many shares.
+        """Continue after the batch at which ``state`` was taken, with the same number of shares.
 
         Raises:
-            InputError: the slices are others, or the processes cannot divide the shares.
+            InputError: the slices differ, or the shares cannot be divided among the processes.
         """
         if state["content"] != self._content():
             raise InputError(

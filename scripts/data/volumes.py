@@ -1,7 +1,6 @@
-"""MONAI transforms of volumes that MONAI lacks: loading with checks, labels to classes, units, removal of the table.
+"""Volume transforms that MONAI lacks: checked loading, label values to class ids, unit checks, removal of the CT table.
 
-Everything else on a volume's road (orientation, resampling, intensity, cropping, inversion) is MONAI's own, listed
-in the YAML.
+The configs combine them with MONAI's own (orientation, intensity, cropping) and with :mod:`scripts.data.resampling`.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ __all__ = [
     "whole_values",
 ]
 
-# Distance from a whole number up to which a label value is that number with a rounding error.
+# Label values this close to a whole number differ from it by a rounding error.
 LABEL_TOLERANCE = 1e-3
 
-# Every CT in HU shows something below this, if not air then fat; one that does not has another unit.
+# Every CT contains air or fat, which lie below this. A volume without such values is not in HU.
 CT_FAT_HU = -50.0
 
 
 class CheckedLoadImaged(LoadImaged):
-    """MONAI's ``LoadImaged`` for 3D NIfTI volumes that refuses what cannot be segmented.
+    """MONAI's ``LoadImaged`` for 3D NIfTI volumes, with checks of what was loaded.
 
-    The channel is added by a transform of its own, so that MONAI Deploy, which brings volumes in memory, can leave the
-    loading out. It recognises it by ``LoadImage`` in the name.
+    A label must lie on its image's grid: same shape, same affine. Its values are rounded where a scale factor in the
+    header turned 1 into 1.0000001.
 
-    A label among the keys must lie on the image's grid: same shape, same affine. Its values are rounded where a scale
-    in the header made 1.0000001 of a 1.
+    The channel axis is added by a separate transform. MONAI Deploy passes volumes in memory and skips every transform
+    whose class name contains ``LoadImage``.
 
     Raises:
         InputError: a file cannot be read or holds no 3D volume with a valid affine; it holds NaN, infinite or constant
@@ -72,15 +71,15 @@ class CheckedLoadImaged(LoadImaged):
 
 
 class LabelsToClassesd(MapTransform):
-    """Label values as they stand in the files to class ids 0..K; an unknown value stops the run.
+    """Map the label values of the files to class ids 0..K; an unknown value is an error.
 
     Args:
         keys: keys of label maps.
-        label_values: the file's value of class 1, 2, ... K.
-        background_values: values that count as background, besides 0.
+        label_values: values of the classes 1, 2, ... K in the files.
+        background_values: values that count as background, in addition to 0.
 
     Raises:
-        InputError: a value that the task does not name.
+        InputError: a value that is in neither list.
     """
 
     def __init__(
@@ -114,14 +113,14 @@ class LabelsToClassesd(MapTransform):
 
 
 class KeepBodyd(MapTransform):
-    """Set everything outside the patient (table, clothing, air) to a CT's minimum.
+    """Set everything outside the patient (table, clothing, air) to the CT's minimum.
 
     Args:
         keys: keys of CT images (1, H, W, D) in HU.
         threshold: values above it are tissue, in HU.
 
     Raises:
-        InputError: no piece of tissue, or neither air nor fat, such as an image of another unit or pure noise.
+        InputError: no tissue, or neither air nor fat: the image is not in HU, or is noise.
     """
 
     def __init__(self, keys: KeysCollection, threshold: float, allow_missing_keys: bool = False) -> None:
@@ -143,14 +142,14 @@ class KeepBodyd(MapTransform):
 
 
 class RequireRanged(MapTransform):
-    """Leave images as they are, and refuse those of another unit: for volumes that are already scaled.
+    """Check that images are already scaled, and leave them unchanged.
 
     Args:
         keys: keys of images (1, H, W, D).
-        within: lowest and highest value that the percentiles 0.5 and 99.5 of an image may have.
+        within: range in which the percentiles 0.5 and 99.5 of an image must lie.
 
     Raises:
-        InputError: values of another unit.
+        InputError: a percentile outside the range.
     """
 
     def __init__(self, keys: KeysCollection, within: Sequence[float], allow_missing_keys: bool = False) -> None:
@@ -158,7 +157,7 @@ class RequireRanged(MapTransform):
         self.lowest, self.highest = within
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Look at each image."""
+        """Check each image."""
         for key in self.key_iterator(dict(data)):
             low, high = np.percentile(np.asarray(data[key]), (0.5, 99.5))
             if low < self.lowest or high > self.highest:
@@ -182,15 +181,15 @@ def _no_ct(image: Any, key: Hashable, found: str) -> InputError:
 
 
 def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> None:
-    """Refuse a volume with values that no training can use.
+    """Check the values of a volume.
 
     Args:
         volume: of any shape.
-        path: its file, for the error.
-        is_label: whether one value everywhere is legal.
+        path: its file, for the error message.
+        is_label: whether a constant volume is allowed.
 
     Raises:
-        InputError: NaN or infinite values, or an image of one value.
+        InputError: NaN or infinite values, or a constant image.
     """
     lowest, highest = float(volume.min()), float(volume.max())
     if not np.isfinite([lowest, highest]).all():
@@ -202,16 +201,16 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
 
 
 def whole_values(label: Any) -> Any:
-    """A label map, array or tensor, rounded if all of its values are whole numbers but for a rounding error."""
+    """Round a label map, array or tensor, if all of its values are whole numbers up to a rounding error."""
     rounded = label.round()
     return rounded if bool((abs(label - rounded) <= LABEL_TOLERANCE).all()) else label
 
 
 def check_cases(dataset: Sequence[Any]) -> None:
-    """Prepare each case of a dataset once and let it go: what cannot be used is found now, not in a training's middle.
+    """Preprocess each case of a dataset once and discard it, to find unusable cases before a training starts.
 
     Raises:
-        InputError: as the dataset's transforms, somewhere among the causes of MONAI's error.
+        InputError: raised by a transform; MONAI's own exception may wrap it.
     """
     for index in range(len(dataset)):
         dataset[index]

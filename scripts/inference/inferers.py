@@ -1,4 +1,4 @@
-"""From a volume to slices, through a 2D network, and back to a volume."""
+"""Slice-wise inference: a 2D network applied to the slices of a volume."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class SliceWiseInferer(Inferer):
 
 
 class SplitMaskd(MapTransform):
-    """Move the last channel of a prediction, the local mask, to a key of its own."""
+    """Move the last channel of a prediction, the local mask, to a separate key."""
 
     def __init__(self, keys: str = "pred", mask_key: str = "mask") -> None:
         super().__init__(keys)

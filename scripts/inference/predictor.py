@@ -1,4 +1,4 @@
-"""A packed bundle as a function of Python: an array with its affine in, an array on the same grid out."""
+"""A packed bundle as a Python function: from an array and its affine to an array on the same grid."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["Predictor"]
 
 
 class Predictor:
-    """What ``run inference`` does to a file, done to an array: the same settings, checks, transforms and weights.
+    """Inference on arrays, with the settings, checks, transforms and weights of ``run inference``.
 
-    Files are neither read nor written, but for the bundle's own.
+    Only the bundle's own files are read, and none are written.
 
     Args:
         bundle: folder of a packed bundle with weights.
@@ -45,7 +45,7 @@ class Predictor:
         parser = ConfigParser(given.merged)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         kinds = [type(transform) for transform in self.preprocessing.transforms]
-        self.loaded = kinds.index(CheckedLoadImaged) + 1  # where an array, which needs no loading, comes in
+        self.loaded = kinds.index(CheckedLoadImaged) + 1  # index of the first transform after loading
         self.postprocessing = parser.get_parsed_content("postprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.device = torch.device(parser.get_parsed_content("device"))

@@ -1,4 +1,4 @@
-"""Which volumes are left to do, and for whom: each volume once, and none again after an interruption."""
+"""Divides volumes among processes: each is processed once, and finished ones are skipped after an interruption."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Record = dict[str, Any]
 
 
 class Worklist:
-    """Share volumes among processes, and note each that is done in ``<folder>/done/<case>.json``.
+    """Divide volumes among processes, and record each finished one in ``<folder>/done/<case>.json``.
 
-    A note says what the result was made with: settings, weights, and the volume's size and time. With ``resume``, a
-    volume whose note still holds and whose results lie where it says is not done again.
+    A record identifies the settings, the weights, and the size and time of the input files. With ``resume``, a volume
+    is skipped if its record is still valid and its results exist.
 
     Args:
-        items: entries with ``image`` and perhaps ``label``, of distinct case names; the first process's are taken.
-        folder: where results go.
-        checkpoint: the weights the results are made with.
-        engine: what runs them: another than ``pytorch`` reads a file of its own in their place.
-        resume: skip what an interrupted run has done; otherwise do everything.
-        settings: what else decides the results; if None, nothing is known to have been made with the same settings, and
-            ``resume`` skips nothing.
+        items: entries with ``image`` and optionally ``label``, with distinct case names; those of rank 0 are used.
+        folder: output folder.
+        checkpoint: the weights.
+        engine: inference engine; engines other than ``pytorch`` read an exported file instead of the weights.
+        resume: skip finished volumes of an interrupted run.
+        settings: the settings that decide the results. If None, earlier results cannot be verified and ``resume`` skips
+            nothing.
 
     Attributes:
-        own: the entries that this process has to do.
+        own: the entries of this process.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class Worklist:
         self.items, self.notes = broadcast_from_rank0(items), Path(folder) / "done"
         self.key = None if settings is None else _digest(settings, files_of_engine(checkpoint, engine))
         found = {case_name(item["image"]): self._note(item) for item in self.items} if resume and rank() == 0 else {}
-        # One process looks, before any begins to write: all must agree on what is left.
+        # Rank 0 decides before any process writes: all must agree on what is left.
         (done,) = broadcast_from_rank0([{name: note for name, note in found.items() if note is not None}])
         self.done: dict[str, Record] = done
         left = [item for item in self.items if case_name(item["image"]) not in self.done]
         self.own = left[rank() :: num_processes()]
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator, after what adds to a case's results."""
+        """Register with an evaluator, after the handlers that add results to a case."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
 
     def run(self, evaluator: Engine) -> None:
-        """Do this process's share, if any is left, and wait for the others."""
+        """Process this rank's volumes, if any are left, and wait for the other ranks."""
         if self.own:
             evaluator.run()
         else:
@@ -75,13 +75,13 @@ class Worklist:
         all_gather(None)
 
     def note(self, engine: Engine) -> None:
-        """Write down that the cases of one iteration are done."""
+        """Record the cases of one iteration as finished."""
         for case in engine.state.output:
             tensors = [value for value in case.values() if isinstance(value, MetaTensor)]
             written = {str(path) for tensor in tensors for path in tensor.meta.get("saved_to", ())}
             image = str(case["image"].meta["filename_or_obj"])
             item = next((item for item in self.own if item["image"] == image), None)
-            if item is None:  # a server put volumes of its own into dataset#data
+            if item is None:  # a server replaced dataset#data
                 continue
             record = {
                 "made_with": self.key,
@@ -93,10 +93,10 @@ class Worklist:
             write_json(self.notes / f"{case_name(image)}.json", record)
 
     def collect(self) -> dict[str, Record]:
-        """What is known of every volume, in the order of the list; all processes wait here for the last one.
+        """The records of all volumes, in the order of the list; waits for all processes.
 
         Raises:
-            InputError: a volume that nobody did.
+            InputError: a volume without a record.
         """
         together = {name: record for part in all_gather(self.done) for name, record in part.items()}
         names = [case_name(item["image"]) for item in self.items]
@@ -111,7 +111,7 @@ class Worklist:
         return {name: together[name] for name in names}
 
     def _note(self, item: Item) -> Record | None:
-        """The note of a volume that needs not be done again; anything else in its place is no note."""
+        """The record of a finished volume; None if there is none, or if it is invalid or outdated."""
         try:
             record = json.loads((self.notes / f"{case_name(item['image'])}.json").read_text(encoding="utf-8"))
             same_work = self.key is not None and record["made_with"] == self.key
@@ -122,7 +122,7 @@ class Worklist:
 
 
 def _digest(settings: Mapping[str, Any], weights: Sequence[Path]) -> str:
-    """Of the settings and the weights; weights that are not there are for their loader to report."""
+    """Hash of the settings and the weights. Missing weights are reported by their loader."""
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True, default=str).encode())
     for file in weights:
         if file.is_file():
