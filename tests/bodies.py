@@ -1,4 +1,4 @@
-"""People with a spine, ribs of their own and four abdominal organs, in CT with a table and in MR."""
+"""Generated abdomens with spine, ribs and four organs, in CT with a table and in MR."""
 
 from __future__ import annotations
 

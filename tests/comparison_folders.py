@@ -1,4 +1,4 @@
-"""A tiny comparison's request, and its folder with known results, as its runner would leave it."""
+"""A tiny comparison: its request, and its folder with known results."""
 
 from __future__ import annotations
 

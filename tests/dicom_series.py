@@ -1,4 +1,4 @@
-"""Series that a DICOM Segmentation can refer to, bundles to segment them, and a reader that knows only the standard."""
+"""Series for DICOM Segmentations, bundles to segment them, and a reader that follows only the standard."""
 
 from __future__ import annotations
 

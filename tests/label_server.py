@@ -1,4 +1,4 @@
-"""MONAI Label as a process of its own, with what a viewer says to it over HTTP."""
+"""MONAI Label as a subprocess, and the HTTP requests of a viewer."""
 
 from __future__ import annotations
 

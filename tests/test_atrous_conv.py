@@ -1,4 +1,4 @@
-"""The pyramid's convolution: the sum of shifted taps is the convolution."""
+"""Atrous convolution: the sum of shifted taps equals the convolution."""
 
 from __future__ import annotations
 

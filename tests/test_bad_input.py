@@ -1,4 +1,4 @@
-"""Bad input gets a sentence: file, what was found, what was expected, what to do; and nothing half-written."""
+"""Bad input gives one message with finding, expectation and fix, and leaves no partial files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that cannot be: unknown keys and words, weights and checkpoints that were made with others."""
+"""Invalid settings: unknown keys and values, and weights and checkpoints made with other settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark: it runs, it tells what it promises, and what it compares computes the same."""
+"""The benchmark runs, and the variants that it compares compute the same."""
 
 from __future__ import annotations
 

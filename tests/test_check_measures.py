@@ -1,4 +1,4 @@
-"""The check's measures, on arrays small enough to work out by hand."""
+"""Measures of the check on arrays small enough to compute by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``python -m scripts check`` looks at: folders, lists and task files, and sentences where they are none."""
+"""Inputs of ``python -m scripts check``: folders, lists and task files, and messages where there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints and loss logs: what is saved, what is refused, and how a loss that is not finite ends a run."""
+"""Checkpoints and loss logs: what is saved, what is rejected, and how a non-finite loss ends a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datalists: sections, pairing of images and labels, and every way a list can be wrong."""
+"""Datalists: sections, pairing of images and labels, and every kind of invalid list."""
 
 from __future__ import annotations
 

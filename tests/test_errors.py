@@ -1,4 +1,4 @@
-"""An input error ends a command with its sentence; every other error keeps its traceback."""
+"""An input error ends a command with its message; every other error keeps its traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: their orientation, their size in pixels, their colours, and that they appear whole."""
+"""Pictures: orientation, size in pixels, colours, and atomic writing."""
 
 from __future__ import annotations
 

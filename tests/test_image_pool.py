@@ -1,4 +1,4 @@
-"""The history of translations: it fills, then exchanges, and each image keeps its domain."""
+"""The pool of earlier translations: it fills, then exchanges, and each image keeps its domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local mask: values, range, broadcasting, gradients, and what it does to the domain gap."""
+"""The local mask: values, range, broadcasting, gradients, and its effect on the domain gap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The objectives of both stages: values by hand, equality with independent forms, ordering, parts and weights."""
+"""Losses of both stages: values computed by hand, independent forms, parts and weights."""
 
 from __future__ import annotations
 

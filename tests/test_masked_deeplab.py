@@ -1,4 +1,4 @@
-"""The segmenter: its dilated backbone, gradient routing, and the weights it can start from."""
+"""DeepLab as segmenter: dilated backbone, gradient routing, and initial weights."""
 
 from __future__ import annotations
 

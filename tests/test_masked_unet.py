@@ -1,4 +1,4 @@
-"""The U-Net as S: its shapes, what the mask reaches, and who owns which parameter."""
+"""The U-Net as segmenter: shapes, what the mask affects, and parameters by role."""
 
 from __future__ import annotations
 

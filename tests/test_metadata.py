@@ -1,4 +1,4 @@
-"""The real configs: metadata that follows the schema, and every task packed into both bundles."""
+"""Metadata follow the schema, and every task can be packed into both bundles."""
 
 from __future__ import annotations
 

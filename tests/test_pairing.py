@@ -1,4 +1,4 @@
-"""Which label map belongs to which image when a folder is only looked at, and what a list says of its own."""
+"""Pairing of label maps and images in folders, and the facts that a list states about itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A packed bundle from Python: the how-to's lines and the notebook run, and give what inference writes."""
+"""A packed bundle from Python: the how-to page and the notebook run and equal inference."""
 
 from __future__ import annotations
 

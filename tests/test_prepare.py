@@ -1,4 +1,4 @@
-"""The command itself: resumable, whole or not at all, side by side, and its source is never touched."""
+"""``prepare``: resumable, atomic, parallel, and its source is never modified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CHAOS: DICOM and PNG masks read together, each mask at its slice, grey values to organs; each trap has its test."""
+"""CHAOS: DICOM and PNG masks read together, masks at their slices, grey values to organs, known problems."""
 
 from __future__ import annotations
 

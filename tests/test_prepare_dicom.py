@@ -1,4 +1,4 @@
-"""DICOM series: geometry from positions, and what is not one series; each trap has its test."""
+"""DICOM series: geometry from positions, rejection of what is not one series, known problems."""
 
 from __future__ import annotations
 

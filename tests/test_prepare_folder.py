@@ -1,4 +1,4 @@
-"""Plain folders: NIfTI images or DICOM series, label maps by name, a label map of values from the command line."""
+"""Own folders: NIfTI images or DICOM series, label maps by name, label values from the command line."""
 
 from __future__ import annotations
 

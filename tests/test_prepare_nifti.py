@@ -1,4 +1,4 @@
-"""MM-WHS, BTCV and MS-CMRSeg: what is written shows the truth, under the published splits; each trap has its test."""
+"""MM-WHS, BTCV and MS-CMRSeg: correct volumes under the published splits, known problems."""
 
 from __future__ import annotations
 

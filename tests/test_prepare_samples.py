@@ -1,4 +1,4 @@
-"""Real files of the public releases, where a copy of them stands beside the checkout; nothing of them is kept."""
+"""Real files of the public releases, if a copy is beside the checkout; nothing is kept."""
 
 from __future__ import annotations
 

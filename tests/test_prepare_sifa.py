@@ -1,4 +1,4 @@
-"""TFRecords without TensorFlow, and SIFA's slices and test volumes; each trap has its test."""
+"""TFRecords without TensorFlow, SIFA's slices and test volumes, known problems."""
 
 from __future__ import annotations
 

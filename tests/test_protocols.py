@@ -1,4 +1,4 @@
-"""Data sets and protocols as data: published ids, label values that fit the task files, and what each set-up does."""
+"""Data sets and protocols: published ids, label values that match the task files, effect of each protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GIN's random networks: equal to a plain form, each sample its own, range kept, contrasts turned over."""
+"""GIN's random networks: equal to a plain form, one per sample, range kept, contrasts inverted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning-rate factors at the iterations where they can be worked out by hand, and the moving average of weights."""
+"""Learning-rate factors where they can be computed by hand, and the moving average of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a volume is looked at: no blank ends, around structures, the upper abdomen below the lungs."""
+"""Sections of a volume: without blank ends, around structures, the abdomen below the lungs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the segmentation bundle does for a server that trains and runs it by MONAI's names, as MONAI Label does."""
+"""The segmentation bundle under a server that trains and runs it by MONAI's names, as MONAI Label does."""
 
 from __future__ import annotations
 

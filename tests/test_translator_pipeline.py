@@ -1,4 +1,4 @@
-"""Every translator's overlay trains, continues, translates and packs in a tiny setting."""
+"""Every translator trains, resumes, translates and packs with tiny settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other translators than the paper's: what each network serves, whom each loss reaches, which passes are made."""
+"""Other translators: what each network uses, where each loss has gradients, and which passes are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading of volumes with its checks, label values to classes, and removal of what is not the patient."""
+"""Loading of volumes with checks, label values to classes, and removal of the CT table."""
 
 from __future__ import annotations
 

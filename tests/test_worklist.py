@@ -1,4 +1,4 @@
-"""Volumes are shared among processes, each is done once, and none again after an interruption."""
+"""Volumes are shared among processes, each is processed once, and never again after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, on a full disk too."""
+"""Files appear complete or not at all, also on a full disk."""
 
 from __future__ import annotations
 
