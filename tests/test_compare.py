@@ -26,7 +26,7 @@ from scripts.lab.experiments.changes import changed_settings
 from scripts.lab.experiments.compare import run_comparison
 from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, plan
-from scripts.lab.experiments.run_record import RunRecord, run_process
+from scripts.lab.experiments.run_record import RunRecord
 
 TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -409,19 +409,3 @@ def test_recorded_commands_can_be_pasted_into_a_shell(one: ComparisonRequest, pr
     assert printed.stdout.splitlines()[-10:] == [
         word for key, value in settings.items() for word in (f"--{key}", value)
     ]
-
-
-@pytest.mark.parametrize(
-    ("code", "end", "last_line"),
-    [
-        ("print('10%\\r20%'); raise SystemExit('error: no labels.')", 1, "error: no labels."),
-        # tqdm's line for 300 of 2400 is the last one of a process that prints nothing at its end
-        ("print('starts'); print('segmentation:  12%|#2 | 300/2400 [06:17<44:01]\\r', end=''); exit(3)", 3, "starts"),
-        ("print('17it [00:03,  5.2it/s]\\n10%'); exit(3)", 3, ""),
-        (f"import os; print('starts', flush=True); os.kill(os.getpid(), {int(signal.SIGTERM)})", -15, "starts"),
-    ],
-)
-def test_a_process_leaves_a_log_and_its_last_line(code: str, end: int, last_line: str, tmp_path: Path) -> None:
-    log = tmp_path / "logs" / "one.log"
-    assert run_process(["-c", code], log, quiet=True) == (end, last_line)
-    assert last_line in log.read_text()

@@ -1,0 +1,26 @@
+"""Processes of a comparison: each leaves a log, its exit code and its last line."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from scripts.lab.experiments.run_record import run_process
+
+
+@pytest.mark.parametrize(
+    ("code", "end", "last_line"),
+    [
+        ("print('10%\\r20%'); raise SystemExit('error: no labels.')", 1, "error: no labels."),
+        # tqdm's line for 300 of 2400 is the last one of a process that prints nothing at its end
+        ("print('starts'); print('segmentation:  12%|#2 | 300/2400 [06:17<44:01]\\r', end=''); exit(3)", 3, "starts"),
+        ("print('17it [00:03,  5.2it/s]\\n10%'); exit(3)", 3, ""),
+        (f"import os; print('starts', flush=True); os.kill(os.getpid(), {int(signal.SIGTERM)})", -15, "starts"),
+    ],
+)
+def test_a_process_leaves_a_log_and_its_last_line(code: str, end: int, last_line: str, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "one.log"
+    assert run_process(["-c", code], log, quiet=True) == (end, last_line)
+    assert last_line in log.read_text()
