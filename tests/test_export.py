@@ -176,7 +176,7 @@ def test_torchscript_carries_what_monais_own_export_does(exports: Any) -> None:
     torch.jit.load(str(exports("segmentation", "torchscript")), _extra_files=extra)
     metadata = json.loads(extra["metadata.json"])
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
-    assert metadata["card"]["domains"] == ["mr", "ct"]
+    assert metadata["weights_metadata"]["domains"] == ["mr", "ct"]
     assert json.loads(extra["inference.json"])["task"] == TASK
 
 
