@@ -59,15 +59,19 @@ def is_nifti(path: Path) -> bool:
     return bool(NIFTI_SUFFIX.search(path.name)) and not path.name.startswith(".")
 
 
-def visible_files(folder: Path) -> list[Path]:
-    """Files below a folder, by path, links followed; hidden files and folders are left out.
+def visible_files(folder: Path, *, nested: bool = True) -> list[Path]:
+    """Files of a folder, by path, links followed; hidden files and folders are left out.
+
+    Args:
+        folder: where they are.
+        nested: whether its subfolders are searched, too.
 
     Raises:
         InputError: a name that is not UTF-8, which no datalist or report could hold.
     """
     files, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if nested and not name.startswith(".")]
         if (real := os.path.realpath(place)) in seen:  # a link to a folder above
             folders.clear()
             continue
@@ -96,8 +100,8 @@ def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = Fal
         InputError: there is none.
     """
     # Absolute, not resolved: a link keeps its own name, after which results are named.
-    found = [file.absolute() for file in visible_files(folder) if is_nifti(file)] if folder.is_dir() else []
-    files = [file for file in found if file.parent == folder.absolute()] or found
+    searches = (visible_files(folder.absolute(), nested=nested) for nested in (False, True))
+    files = next(filter(None, (list(filter(is_nifti, found)) for found in searches)), [])
     if images_only or labels_only:
         files = [file for file in files if _is_label(file) == labels_only]
     if not files:
@@ -193,7 +197,7 @@ def log_left_out(folder: Path, taken: Iterable[Path]) -> None:
     """List in the log the files that a command did not take; those of subfolders only if it took some there."""
     kept = {file.absolute() for file in taken}
     is_flat = all(file.parent == folder.absolute() for file in kept)
-    found = [file for file in visible_files(folder) if not is_flat or file.parent == folder]
+    found = visible_files(folder, nested=not is_flat)
     names = [file.relative_to(folder).as_posix() for file in found if file.absolute() not in kept]
     if names:
         logger.warning("%s: left out: %s. Volumes are .nii or .nii.gz files.", folder, _listed(names))
