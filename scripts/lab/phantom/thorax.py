@@ -1,4 +1,4 @@
-"""The phantom's body round the heart: outline, bones, lungs, diaphragm, upper abdomen, as layers in painting order.
+"""The phantom's body around the heart: outline, bones, lungs, diaphragm, upper abdomen, as layers in painting order.
 
 Coordinates are the body's, RAS in mm; z = 0 is the height of the middle of the heart.
 """
@@ -81,7 +81,7 @@ class Thorax:
         yield self._layer(Tissue.MUSCLE, np.maximum(np.abs(self._above + 1) - 1.6, self._cavity))
 
     def lungs(self, mediastinum: Array, hila: tuple[list[Array], list[Array]]) -> Iterator[Layer]:
-        """Both lungs beside the mediastinum, their branching vessels, the windpipe and the main bronchi.
+        """Both lungs beside the mediastinum, their branching vessels, the trachea and the main bronchi.
 
         Args:
             mediastinum: distance to what the lungs leave free, mm, on the whole grid.
@@ -106,7 +106,7 @@ class Thorax:
         yield from self._airways()
 
     def bones(self) -> Iterator[Layer]:
-        """Ribs, breastbone, shoulder blades, spine."""
+        """Ribs, sternum, shoulder blades, spine."""
         yield from self._ribs()
         yield from self._flat_bone((0, self._front + 7, 35), (19, 6.5, 95))
         for side in (1, -1):
@@ -114,21 +114,21 @@ class Thorax:
         yield from self._vertebrae()
 
     def vessels(self, arch_end: Array) -> Iterator[Layer]:
-        """The descending aorta and the gullet beside it."""
+        """The descending aorta and the oesophagus beside it."""
         x = -27 * self._subject.girth
         y = -33 * self._subject.depth
         points = [tuple(arch_end), (x, y - 2, 66), (x, y, 30), (x + 3, y - 3, -30), (x + 12, y - 4, -110)]
         aorta = tubes(self._grid, chain(points, (14.2, 13.2, 12.6, 12.2, 11.5)))
-        gullet = tubes(
+        oesophagus = tubes(
             self._grid, chain([(-4, -30, 110), (-8, -29, 30), (-14, -26, -20), (-24, -14, -70)], (6, 6, 6, 8))
         )
-        yield self._layer(Tissue.WALL, gullet)
-        yield self._layer(Tissue.STOMACH, gullet + 3.4)
+        yield self._layer(Tissue.WALL, oesophagus)
+        yield self._layer(Tissue.STOMACH, oesophagus + 3.4)
         yield self._layer(Tissue.WALL, aorta - 1.2)
         yield self._layer(Tissue.LEFT_BLOOD, aorta)
 
     def descending_course(self) -> Array:
-        """Distance to the space along the spine that descending aorta and gullet take, for the mediastinum."""
+        """Distance to the space along the spine that descending aorta and oesophagus take, for the mediastinum."""
         x, y = -24 * self._subject.girth, -32 * self._subject.depth
         aorta = tube(self._grid.whole, [(x, y, 90), (x, y, -110)], (15.5, 15.5))
         middle = tube(self._grid.whole, [(0, -18, 120), CARINA, (-6, -26, 20), (-18, -18, -70)], (16, 15, 10, 12))
