@@ -75,7 +75,9 @@ def test_hearts_train_on_their_own_slices_whatever_the_header_says(
     """Turning oblique short-axis stacks by their headers would cut some patients along and others across the stack."""
     keys = ("image", "label") if side == "preprocessing" else ("image",)
     items = [{key: write_stack(tmp_path, code, code)[key] for key in keys} for code in CODES]
-    transform = parser_of(task, stage).get_parsed_content(f"train#{side}")
+    parser = parser_of(task, stage)
+    parser["train#dataset#data"] = items
+    transform = parser.get_parsed_content(f"train#{side}")
     cut = SliceSet(items, transform, slice_axis=TASKS[task]["slice_axis"])
     first, second = cut.images[cut.case_of == 0], cut.images[cut.case_of == 1]
     assert torch.equal(first, second)
