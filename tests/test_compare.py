@@ -318,9 +318,11 @@ def test_bad_requests_are_refused(change: dict, words: list[str], wanted: Compar
 
 
 def test_settings_go_to_every_segmentation_training(wanted: ComparisonRequest) -> None:
-    for run in plan(replace(wanted, settings={"snapshot_interval": "1"})):
+    overlay = CONFIGS / "selection" / "snapshots.yaml"
+    for run in plan(replace(wanted, settings={"selection#interval": "1"}, overlays=[overlay])):
         for step in run.steps:
-            assert ("--snapshot_interval" in step.command) == (run.kind == "method" and step.name == "training")
+            is_training = run.kind == "method" and step.name == "training"
+            assert ("--selection#interval" in step.command) == (str(overlay) in " ".join(step.command)) == is_training
 
 
 def test_a_setting_of_the_network_goes_to_its_evaluation_too(wanted: ComparisonRequest) -> None:

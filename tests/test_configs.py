@@ -193,4 +193,4 @@ def test_methods_name_a_translator_that_exists() -> None:
 
 
 def test_no_file_lets_target_labels_choose_the_weights() -> None:
-    assert [name_of(path) for path in FILES if load(path).get("selection", "last") == "oracle"] == []
+    assert [name_of(path) for path in FILES if load(path).get("selection", {}).get("keep") == "oracle"] == []

@@ -56,7 +56,7 @@ SHORT = {
     "learning_rate": 0.1,
     "learning_rate_warmup": 1,
     "adversarial_warmup": 1,
-    "prediction_discriminator_channels": 4,
+    "d2_def#channels": 4,
 }
 EMPTY = "cardiac_ct2mr"
 """A task packed without weights."""

@@ -65,7 +65,7 @@ OTHER_OPTIONS = {
     "monai.bundle": {"config_file", "logging_file", "meta_file", "net_id", "filepath", "ckpt_file", "tracking"}
     | {"use_trace", "converter_kwargs", "bundle_path"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
-    "scripts": {"out", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
+    "scripts": {"out", "overlay", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {
         "source",
         "protocol",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.handlers import CheckpointLoader
-from test_trainers import after_update, at, copies, dual_trainer, make_batches, same
+from test_trainers import OFF, after_update, at, copies, dual_trainer, make_batches, same, tiny_deeplab
 from torch import nn
 from torch.optim import SGD
 
@@ -19,7 +19,7 @@ from scripts.losses.segmentation import supervised_loss
 
 def test_the_segmenters_step_leaves_both_discriminators_alone() -> None:
     trainer = dual_trainer()
-    segmenter, d1, d2 = trainer.segmenter, trainer.segmenter.feature_discriminator, trainer.prediction_discriminator
+    segmenter, d1, d2 = trainer.segmenter, trainer.segmenter.feature_discriminator, trainer.alignment.d2.network
     adversaries = [*d1.parameters(), *d2.parameters()]
     before, own = copies(adversaries), copies(segmenter.segmenter_parameters())
     seen = after_update(
@@ -41,7 +41,7 @@ def test_the_segmenters_step_leaves_both_discriminators_alone() -> None:
 
 def test_d1_is_changed_by_its_own_optimiser_alone() -> None:
     trainer = dual_trainer(iterations=3)
-    for group in trainer.d1_optimizer.param_groups:
+    for group in trainer.alignment.d1.optimizer.param_groups:
         group["lr"] = 0.0
     before = copies(trainer.segmenter.feature_discriminator.parameters())
     trainer.run()
@@ -51,7 +51,7 @@ def test_d1_is_changed_by_its_own_optimiser_alone() -> None:
 
 
 def test_the_segmenters_total_is_weighted() -> None:
-    trainer = dual_trainer(d1_weight=0.5, d2_weight=0.25)
+    trainer = dual_trainer(d1={"weight": 0.5}, d2={"weight": 0.25})
     trainer.run()
     output = trainer.state.output[0]
     expected = output["cross_entropy"] + output["dice"] + 0.5 * output["alignment_d1"] + 0.25 * output["alignment_d2"]
@@ -60,7 +60,7 @@ def test_the_segmenters_total_is_weighted() -> None:
 
 
 def test_the_adversarial_weights_rise_from_nothing() -> None:
-    trainer = dual_trainer(iterations=4, d1_weight=0.5, d2_weight=0.5, adversarial_warmup=2)
+    trainer = dual_trainer(iterations=4, d1={"weight": 0.5}, d2={"weight": 0.5}, warmup=2)
 
     def adversarial_share() -> float:
         output = trainer.state.output[0]
@@ -83,7 +83,9 @@ def test_the_adversarial_weights_rise_from_nothing() -> None:
 def test_a_weight_of_nothing_switches_a_discriminator_off(
     d1: float, d2: float, present: set[str], absent: set[str]
 ) -> None:
-    trainer = dual_trainer(d1_weight=d1, d2_weight=d2, mask_mode="abs" if d1 else "off")
+    trainer = dual_trainer(
+        d1={"weight": d1}, d2={"weight": d2}, segmenter=tiny_deeplab(mask_mode="abs" if d1 else "off")
+    )
     trainer.run()
     assert present <= set(trainer.state.output[0])
     assert not absent & set(trainer.state.output[0])
@@ -91,7 +93,7 @@ def test_a_weight_of_nothing_switches_a_discriminator_off(
 
 def test_a_mask_whose_discriminator_never_learns_is_refused() -> None:
     with pytest.raises(InputError, match=r"'d1_weight': 0 with a mask.* give --mask_mode off as well"):
-        dual_trainer(d1_weight=0.0)
+        dual_trainer(d1=OFF)
 
 
 def test_a_mask_without_target_slices_is_refused_unless_a_trained_one_is_loaded() -> None:
@@ -101,7 +103,7 @@ def test_a_mask_without_target_slices_is_refused_unless_a_trained_one_is_loaded(
     batches = NoTarget(make_batches(1))
     with pytest.raises(InputError, match=r"'target_datalist': none with a mask.* give --mask_mode off as well"):
         dual_trainer(batches=batches)
-    dual_trainer(batches=batches, mask_mode="off")
+    dual_trainer(batches=batches, segmenter=tiny_deeplab(mask_mode="off"))
     # Fine-tuning: a checkpoint brings a D1 that was trained.
     dual_trainer(batches=batches, train_handlers=[CheckpointLoader("model.pt", {"model": nn.Linear(1, 1)})])
 
@@ -113,10 +115,10 @@ def test_the_average_ends_with_the_last_update_of_d1() -> None:
     assert same(averaged, copies(trainer.segmenter.feature_discriminator.parameters()))
 
 
-@pytest.mark.parametrize("setting", ["d1_kind", "d2_kind"])
-def test_an_unknown_kind_is_refused_before_any_step(setting: str) -> None:
-    with pytest.raises(InputError, match=rf"setting '{setting}': 'wgan'\. Expected one of bce, lsgan, hinge"):
-        dual_trainer(**{setting: "wgan"})
+@pytest.mark.parametrize("adversary", ["d1", "d2"])
+def test_an_unknown_kind_is_refused_before_any_step(adversary: str) -> None:
+    with pytest.raises(InputError, match=rf"setting '{adversary}_kind': 'wgan'\. Expected one of bce, lsgan"):
+        dual_trainer(**{adversary: {"kind": "wgan"}})
 
 
 def running_means(segmenter: nn.Module) -> list[torch.Tensor]:
@@ -132,11 +134,11 @@ def test_one_domain_alone_sets_the_batch_norm_statistics(warmup: int, sole_influ
     def statistics(changed: str) -> list[torch.Tensor]:
         (batch,) = make_batches(1)
         batch[changed] = batch[changed] * 0.5 + 0.3
-        trainer = dual_trainer(batches=[batch], adversarial_warmup=warmup)
+        trainer = dual_trainer(batches=[batch], warmup=warmup)
         trainer.run()
         return running_means(trainer.segmenter)
 
-    plain = dual_trainer(adversarial_warmup=warmup)
+    plain = dual_trainer(warmup=warmup)
     fresh = running_means(plain.segmenter)
     plain.run()
     expected = running_means(plain.segmenter)
@@ -147,7 +149,7 @@ def test_one_domain_alone_sets_the_batch_norm_statistics(warmup: int, sole_influ
 
 def test_statistics_change_hands_when_the_warm_up_ends() -> None:
     # With one batch repeated, the statistics follow the source for two iterations and then turn to the target.
-    trainer = dual_trainer(iterations=4, batches=make_batches(1) * 4, adversarial_warmup=2)
+    trainer = dual_trainer(iterations=4, batches=make_batches(1) * 4, warmup=2)
     updates: list[tuple[bool, bool]] = []
     source_pass, target_pass = trainer.source_pass, trainer.target_pass
 
@@ -207,6 +209,6 @@ def test_the_sources_features_are_masked_on_request_alone() -> None:
 @pytest.mark.parametrize("kind", ["bce", "lsgan", "hinge"])
 @pytest.mark.parametrize("norm", ["none", "spectral"])
 def test_every_kind_of_game_can_be_played(kind: str, norm: str) -> None:
-    trainer = dual_trainer(d1_kind=kind, d2_kind=kind, norm=norm)
+    trainer = dual_trainer(d1={"kind": kind}, d2={"kind": kind}, segmenter=tiny_deeplab(norm))
     trainer.run()
     assert all(bool(torch.isfinite(value.float()).all()) for value in trainer.state.output[0].values())

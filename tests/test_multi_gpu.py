@@ -42,6 +42,12 @@ ABSOLUTE_OF_STATES = {"starganv2": 5e-4}
 
 WEIGHTS, CHECKPOINT = Path("models", "model.pt"), Path("models", "resume", "checkpoint.pt")
 
+SELF_TRAINING = {
+    "_target_": "scripts.losses.self_training.SelfTraining",
+    "teacher": "$@average.module",
+    "start": 0.5,  # the last three iterations
+}
+
 # Three epochs of two iterations and a checkpoint after the second: what is left of an ended run is in its middle.
 RUN: dict[str, Any] = {"max_epochs": 3, "iterations_per_epoch": 2, "checkpoint_interval": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -51,8 +57,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # network this small turns rounding errors into other weights within a few large steps: the rate is low.
     "segmentation": RUN
     | {"labelled_intensity": "@source_intensity", "adversarial_warmup": 3, "val_interval": 2, "learning_rate": 1e-4}
-    | {"snapshot_interval": 1}  # which the first process scores alone
-    | {"self_training_weight": 1.0, "self_training_start": 0.5},  # the last three iterations
+    | {"selection#interval": 1}  # the first process alone scores the snapshots
+    | {"extra_losses#self_training": SELF_TRAINING},
 }
 STAGE = {"synthesis": "synthesis", "starganv2": "synthesis", "segmentation": "segmentation"}
 """Of each training."""
@@ -78,7 +84,8 @@ def command_of(training: str, data: Path, root: Path, **more: Any) -> list[str]:
 
 
 def overlays(training: str) -> list[Path]:
-    return [CONFIGS / "translators" / "starganv2.yaml"] if training == "starganv2" else []
+    files = {"starganv2": ["translators/starganv2.yaml"], "segmentation": ["selection/snapshots.yaml"]}
+    return [CONFIGS / name for name in files.get(training, [])]
 
 
 def losses(root: Path) -> list[dict[str, float]]:

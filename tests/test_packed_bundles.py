@@ -26,7 +26,7 @@ SMALL = {
     "synthesis": ["--generator_channels", "4", "--generator_blocks", "1", "--discriminator_channels", "4"],
     "segmentation": [
         *["--network_def#layers", "[1,1,1,1]", "--network_def#width", "8", "--network_def#feature_channels", "8"],
-        *["--network_def#atrous_rates", "[1,2]", "--prediction_discriminator_channels", "4"],
+        *["--network_def#atrous_rates", "[1,2]", "--d2_def#channels", "4"],
     ],
 }
 SHORT = ["--max_epochs", "1", "--iterations_per_epoch", "2", "--batch_size", "2", "--device", "cpu"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, bundle_command, command_environment, listed_files, run_command, run_config
+from conftest import CONFIGS, ROOT, bundle_command, command_environment, listed_files, run_command, run_config
 
 from scripts.core.errors import InputError, find_input_error
 from scripts.data.slices import UnpairedSliceBatches
@@ -25,14 +25,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # The weights that are kept are chosen among snapshots.
     "segmentation": RUN
     | {"adversarial_warmup": 12, "learning_rate_warmup": 3, "val_interval": 2, "precision": "bf16"}
-    | {"snapshot_interval": 2, "selection": "label_free"},
+    | {"selection#interval": 2},
 }
+OVERLAYS = {"synthesis": [], "segmentation": [CONFIGS / "selection" / "snapshots.yaml"]}
 CHECKPOINT = Path("models", "resume", "checkpoint.pt")
 
 
 def settings(stage: str, data: Path, root: Path, **more: Any) -> dict[str, Any]:
     lists = {"labelled_datalist": data / "mr.json"} if stage == "segmentation" else {}
     return SETTINGS[stage] | lists | {"dataset_dir": data, "bundle_root": root} | more
+
+
+def run_stage(stage: str, **settings: Any) -> None:
+    run_config("training", stage, "train", *OVERLAYS[stage], **settings)
+
+
+def command_of(stage: str, **settings: Any) -> list[str]:
+    return bundle_command("training", stage, "train", *OVERLAYS[stage], **settings)
 
 
 def result(root: Path) -> tuple[dict[str, torch.Tensor], str]:
@@ -62,7 +71,7 @@ def stage(request: pytest.FixtureRequest) -> str:
 def whole(stage: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run. It alone draws pictures, which must not change the result."""
     root = tmp_path_factory.mktemp(f"{stage}_whole")
-    run_config("training", stage, "train", **settings(stage, data, root, panel_interval=3))
+    run_stage(stage, **settings(stage, data, root, panel_interval=3))
     return root
 
 
@@ -81,13 +90,13 @@ def start_and_kill(command: list[str], checkpoint: Path, wait_s: float) -> int:
 
 def test_a_killed_run_continues_to_the_same_result(stage: str, whole: Path, data: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    command = bundle_command("training", stage, "train", **settings(stage, data, root))
+    command = command_of(stage, **settings(stage, data, root))
     code = start_and_kill(command, root / CHECKPOINT, wait_s=0.05)
     assert code == -signal.SIGKILL, "the run ended before it was killed"
     assert not (root / "models" / "model.pt").exists()
     reached = torch.load(root / CHECKPOINT, weights_only=True)["trainer"]["iteration"]
     assert 0 < reached < 24
-    done = run_command(bundle_command("training", stage, "train", **settings(stage, data, root, resume=True)))
+    done = run_command(command_of(stage, **settings(stage, data, root, resume=True)))
     assert done.code == 0, done.stderr
     assert_same_result(whole, root)
     assert not [name for name in listed_files(root / "models") if Path(name).name.startswith(".")]
@@ -105,15 +114,15 @@ def test_an_interrupted_run_continues_to_the_same_result(stage: str, whole: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UnpairedSliceBatches, "batch", batch)
         with pytest.raises(KeyboardInterrupt):
-            run_config("training", stage, "train", **settings(stage, data, tmp_path))
+            run_stage(stage, **settings(stage, data, tmp_path))
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["trainer"]["iteration"] == 12
-    run_config("training", stage, "train", **settings(stage, data, tmp_path, resume=True))
+    run_stage(stage, **settings(stage, data, tmp_path, resume=True))
     assert_same_result(whole, tmp_path)
 
 
 def test_resuming_a_finished_run_changes_nothing(stage: str, whole: Path, data: Path) -> None:
     before = result(whole)
-    run_config("training", stage, "train", **settings(stage, data, whole, resume=True))
+    run_stage(stage, **settings(stage, data, whole, resume=True))
     after = result(whole)
     assert before[1] == after[1]
     assert [name for name in before[0] if not torch.equal(before[0][name], after[0][name])] == []
@@ -139,7 +148,9 @@ def test_a_checkpoint_of_another_task_or_size_is_refused_and_kept(stage: str, wh
     before = (whole / CHECKPOINT).read_bytes()
     for changes, match in [*OTHERS, SIZES[stage]]:
         with pytest.raises(Exception, match=r".") as caught:
-            run_config("training", stage, "train", **settings(stage, data, whole, resume=True, **changes))
+            run_config(
+                "training", stage, "train", *OVERLAYS[stage], **settings(stage, data, whole, resume=True, **changes)
+            )
         error = find_input_error(caught.value)
         assert isinstance(error, InputError), caught.value
         with pytest.raises(InputError, match=match):
@@ -161,16 +172,18 @@ def test_a_new_run_in_a_used_folder_does_not_become_the_old_one(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UnpairedSliceBatches, "batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_config("training", stage, "train", **settings(stage, data, tmp_path / "run", seed=1))
+            run_stage(stage, **settings(stage, data, tmp_path / "run", seed=1))
     assert not (tmp_path / "run" / CHECKPOINT).exists()
     assert (tmp_path / "run" / CHECKPOINT).with_name("earlier_checkpoint.pt").read_bytes() == old
-    run_config("training", stage, "train", **settings(stage, data, tmp_path / "run", seed=1, resume=True))
-    run_config("training", stage, "train", **settings(stage, data, tmp_path / "fresh", seed=1))
+    run_config(
+        "training", stage, "train", *OVERLAYS[stage], **settings(stage, data, tmp_path / "run", seed=1, resume=True)
+    )
+    run_stage(stage, **settings(stage, data, tmp_path / "fresh", seed=1))
     assert_same_result(tmp_path / "fresh", tmp_path / "run")
 
 
 def test_the_same_seed_gives_the_same_result(stage: str, whole: Path, data: Path, tmp_path: Path) -> None:
-    run_config("training", stage, "train", **settings(stage, data, tmp_path))
+    run_stage(stage, **settings(stage, data, tmp_path))
     assert_same_result(whole, tmp_path)
-    run_config("training", stage, "train", **settings(stage, data, tmp_path / "other", seed=1))
+    run_stage(stage, **settings(stage, data, tmp_path / "other", seed=1))
     assert result(whole)[1] != result(tmp_path / "other")[1]

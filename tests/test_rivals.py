@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import pytest
 import torch
 from conftest import CONFIGS, run_config
 from ignite.engine import Events
-from test_trainers import after_update, copies, dual_trainer, make_batches, same
+from test_trainers import OFF, after_update, copies, dual_trainer, make_batches, same, tiny_deeplab
 from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
 from scripts.losses.adversarial import discriminator_loss, generator_loss
-from scripts.losses.disagreement import disagreement_weights, predictor_similarity
+from scripts.losses.disagreement import (
+    Disagreement,
+    PredictorSimilarity,
+    disagreement_weights,
+    predictor_similarity,
+)
 from scripts.losses.segmentation import supervised_loss, supervised_losses
 from scripts.losses.self_training import UNSURE, SelfTraining, pseudo_labels
 from scripts.networks.masked_deeplab import MaskedDeepLab
@@ -63,15 +69,15 @@ def test_entropy_map_of_a_sure_prediction_has_a_finite_gradient() -> None:
 def test_an_unknown_map_is_named() -> None:
     with pytest.raises(ValueError, match="got 'logits'"):
         prediction_map(torch.zeros(1, 2, 1, 1), "logits")
-    with pytest.raises(InputError, match=r"setting 'd2_input': 'logits'\. Expected one of softmax, entropy"):
-        dual_trainer(d2_input="logits")
+    with pytest.raises(InputError, match=r"setting 'input_map': 'logits'\. Expected one of softmax, entropy"):
+        dual_trainer(d2={"input_map": "logits"})
 
 
 @pytest.mark.parametrize("kind", PREDICTION_MAPS)
 def test_d2_sees_the_map_that_was_asked_for(kind: str) -> None:
-    trainer = dual_trainer(d2_input=kind, d1_weight=0.0, mask_mode="off")
+    trainer = dual_trainer(d2={"input_map": kind}, d1=OFF, segmenter=tiny_deeplab(mask_mode="off"))
     seen: list[torch.Tensor] = []
-    trainer.prediction_discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    trainer.alignment.d2.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     trainer.run()
     # S's step shows it the target; its own step both domains, the source first, here with its prediction in the output.
     source = prediction_map(trainer.state.output[0]["pred"], kind)
@@ -166,10 +172,15 @@ def test_each_predictor_learns_from_the_labels_by_itself() -> None:
     assert alone == sum(parts_alone.values())
 
 
-def two_predictors(**changes: Any) -> DualAlignmentTrainer:
-    clan = {"d1_weight": 0.0, "mask_mode": "off", "predictors": 2}
+def two_predictors(base: float = 0.4, weight: float = 40.0, d2_weight: float = 0.01) -> DualAlignmentTrainer:
+    segmenter = tiny_deeplab(mask_mode="off", predictors=2)
+    disagreement = Disagreement(segmenter=segmenter, base=base, weight=weight)
+    similarity = PredictorSimilarity(segmenter=segmenter, weight=0.02)
     return dual_trainer(
-        **clan | {"disagreement_weight": 40.0, "disagreement_base": 0.4, "predictor_similarity_weight": 0.02} | changes
+        segmenter=segmenter,
+        d1=OFF,
+        d2={"weight": d2_weight, "pixel_weights": disagreement},
+        extra_losses=lambda _: {"predictor_similarity": similarity},
     )
 
 
@@ -192,7 +203,7 @@ def test_one_predictor_is_as_it_ever_was() -> None:
 
 def test_the_step_of_two_predictors() -> None:
     trainer = two_predictors(d2_weight=0.5)
-    segmenter, d2 = trainer.segmenter, trainer.prediction_discriminator
+    segmenter, d2 = trainer.segmenter, trainer.alignment.d2.network
     both = [segmenter.predictor, *segmenter.further_predictors]
     d2_before = copies(d2.parameters())
     seen = after_update(
@@ -213,9 +224,9 @@ def test_the_step_of_two_predictors() -> None:
 def test_disagreement_weighs_d2s_game_on_both_sides() -> None:
     # With the same everywhere, a weight of 2, S's and D2's share of the target double; the source's share stays.
     outputs = []
-    for weight, base in ((0.0, 1.0), (1e-9, 2.0)):
-        trainer = two_predictors(disagreement_weight=weight, disagreement_base=base)
-        for parameter in trainer.prediction_discriminator.parameters():
+    for base in (1.0, 2.0):
+        trainer = two_predictors(base=base, weight=0.0)
+        for parameter in trainer.alignment.d2.network.parameters():
             nn.init.zeros_(parameter)  # logits 0: every loss is ln 2
         trainer.run()
         outputs.append({name: float(trainer.state.output[0][name]) for name in ("alignment_d2", "d2")})
@@ -223,10 +234,10 @@ def test_disagreement_weighs_d2s_game_on_both_sides() -> None:
     assert outputs[1] == pytest.approx({"alignment_d2": 2 * LN2, "d2": 0.5 * (1 + 2) * LN2})
 
 
-@pytest.mark.parametrize("setting", ["disagreement_weight", "predictor_similarity_weight"])
-def test_one_predictor_has_nobody_to_disagree_with(setting: str) -> None:
-    with pytest.raises(InputError, match=f"'{setting}': 0.5 with one predictor.* give --predictors 2 as well"):
-        dual_trainer(**{setting: 0.5})
+def test_one_predictor_has_no_other_to_disagree_with() -> None:
+    for build in (partial(Disagreement, base=0.4, weight=40.0), partial(PredictorSimilarity, weight=0.02)):
+        with pytest.raises(InputError, match=r"one predictor.* give --network_def#predictors 2 as well"):
+            build(segmenter=tiny_deeplab())
 
 
 # --- self-training ---------------------------------------------------------------------------------------------------
@@ -254,17 +265,20 @@ def test_self_training_loss_by_hand() -> None:
     # Half of two pixels is sure of class 0: -ln 1/2 there; nothing of the other, whose gradient is 0.
     logits = torch.zeros(1, 2, 1, 2, requires_grad=True)
     teacher = logits_of((0.8, 0.2), (0.6, 0.4)).requires_grad_()
-    loss = SelfTraining(weight=1.0).loss(logits, teacher)
+    loss = SelfTraining(teacher=nn.Identity()).loss(logits, teacher)
     assert float(loss) == pytest.approx(LN2)
     loss.backward()
     assert teacher.grad is None
     torch.testing.assert_close(logits.grad, pixels((-0.5, 0.5), (0.0, 0.0)))
     # No pixel is sure: 0, not 0 / 0.
-    assert float(SelfTraining(portion=0.0).loss(logits, teacher)) == 0.0
+    assert float(SelfTraining(teacher=nn.Identity(), portion=0.0).loss(logits, teacher)) == 0.0
 
 
 def test_self_training_begins_when_it_is_time() -> None:
-    trainer = dual_trainer(iterations=4, self_training=SelfTraining(weight=2.0, start=0.5))
+    trainer = dual_trainer(
+        iterations=4,
+        extra_losses=lambda made: {"self_training": SelfTraining(teacher=made.average.module, weight=2.0, start=0.5)},
+    )
     losses: list[float] = []
     totals: list[bool] = []
     adversarial = ("alignment_d1", "alignment_d2")
@@ -283,7 +297,12 @@ def test_self_training_begins_when_it_is_time() -> None:
 
 
 def test_the_moving_average_teaches_and_does_not_learn() -> None:
-    trainer = dual_trainer(d1_weight=0.0, d2_weight=0.0, mask_mode="off", self_training=SelfTraining(weight=1.0))
+    trainer = dual_trainer(
+        d1=OFF,
+        d2=OFF,
+        segmenter=tiny_deeplab(mask_mode="off"),
+        extra_losses=lambda made: {"self_training": SelfTraining(teacher=made.average.module)},
+    )
     teacher = trainer.average.module
     before = copies(teacher.parameters())
     seen = after_update(

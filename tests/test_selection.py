@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, assert_same_weights, refused, run_base, run_config
+from conftest import CONFIGS, assert_same_weights, refused, run_config
 from ignite.engine import Engine
 from torch import nn
 
@@ -54,7 +54,7 @@ def train(
         average=average,
         card=CARD,
         scorer=ScoreByWeight(dice),  # type: ignore[arg-type]
-        **{"interval": 2, "selection": "label_free", "score": "labelled_dice"} | settings,
+        **{"interval": 2, "keep": "labelled_dice"} | settings,
     )
     engine = Engine(step)
     snapshots.attach(engine)
@@ -113,17 +113,12 @@ def test_of_equal_snapshots_the_latest_is_kept(tmp_path: Path) -> None:
     assert kept(tmp_path)[0] == 4
 
 
-@pytest.mark.parametrize("interval", [0, 2])
-def test_the_last_weights_are_kept_by_default(
-    interval: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train(tmp_path, {2: 0.9, 4: 0.1, 5: 0.1}, selection="last", interval=interval)
+def test_snapshots_without_a_choice_keep_the_last_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, {2: 0.9, 4: 0.1, 5: 0.1}, keep="last")
     weight, card = kept(tmp_path)
     assert (weight, card["iterations"]) == (5, 10)
     assert card["selection"] == {"rule": "last", "epoch": 5, "reads_target_labels": False}
-    assert (
-        (tmp_path / "models" / "snapshots").exists() == (tmp_path / "logs" / "selection.csv").exists() == bool(interval)
-    )
+    assert names(tmp_path) == ["epoch_002.pt", "epoch_004.pt", "epoch_005.pt"]
     assert "the last (epoch 5); nothing was selected" in capsys.readouterr().out
 
 
@@ -186,10 +181,6 @@ def test_a_new_run_sets_an_earlier_ones_snapshots_aside(tmp_path: Path) -> None:
     assert names(tmp_path) == ["epoch_005.pt"]
     assert kept(tmp_path)[0] == 5
     assert len(list((tmp_path / "models" / "earlier_snapshots").glob("*.pt"))) == 3
-    # One without snapshots too: they are none of its own.
-    train(tmp_path, {}, interval=0, selection="last")
-    assert not (tmp_path / "models" / "snapshots").exists()
-    assert not (tmp_path / "logs" / "selection.csv").exists()
 
 
 # ---- through the configs ----
@@ -197,34 +188,42 @@ def test_a_new_run_sets_an_earlier_ones_snapshots_aside(tmp_path: Path) -> None:
 DIRECT = CONFIGS / "methods" / "d1_d2.yaml"
 """Adapts without a translator."""
 
-LONG = {"max_epochs": 3, "snapshot_interval": 1, "checkpoint_interval": 1}
+SNAPSHOTS = CONFIGS / "selection" / "snapshots.yaml"
+
+LONG = {"max_epochs": 3, "checkpoint_interval": 1}
+EVERY_EPOCH = LONG | {"selection#interval": 1}
+
+
+def run_with_snapshots(*overlays: Path, **settings: Any) -> None:
+    run_config("training", "segmentation", "train", *overlays, SNAPSHOTS, **EVERY_EPOCH | settings)
 
 
 @pytest.fixture(scope="module")
 def chosen(without_labels: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The folder of a training with a rule of selection, on target labels in some state; each is run once."""
-    done: dict[tuple[str, str], Path] = {}
+    done: dict[tuple[str | None, str], Path] = {}
 
-    def run(selection: str, labels: str = "as they are") -> Path:
-        if (selection, labels) not in done:
+    def run(keep: str | None, labels: str = "as they are") -> Path:
+        if (keep, labels) not in done:
             root = tmp_path_factory.mktemp("run")
             places = {"bundle_root": root, "dataset_dir": without_labels(labels)}
-            plain = selection == "last"  # as users run it: without snapshots
-            settings = LONG | ({"snapshot_interval": 0} if plain else {"selection": selection})
-            run_config("training", "segmentation", "train", DIRECT, **places, **settings)
-            done[selection, labels] = root
-        return done[selection, labels]
+            if keep is None:  # as users run it: without snapshots
+                run_config("training", "segmentation", "train", DIRECT, **places, **LONG)
+            else:
+                run_with_snapshots(DIRECT, **places, **{"selection#keep": keep})
+            done[keep, labels] = root
+        return done[keep, labels]
 
     return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", ["deleted", "scrambled"])
-@pytest.mark.parametrize("selection", ["last", "label_free"])
-def test_target_labels_change_nothing(selection: str, labels: str, chosen: Callable[..., Path]) -> None:
-    honest, other = chosen(selection), chosen(selection, labels)
+@pytest.mark.parametrize("keep", [None, "masked_consistency"])
+def test_target_labels_change_nothing(keep: str | None, labels: str, chosen: Callable[..., Path]) -> None:
+    honest, other = chosen(keep), chosen(keep, labels)
     assert_same_weights(honest / "models" / "model.pt", other / "models" / "model.pt")
-    for name in ["logs/losses.csv", *(["logs/selection.csv"] if selection == "label_free" else [])]:
+    for name in ["logs/losses.csv", *(["logs/selection.csv"] if keep else [])]:
         assert (honest / name).read_text() == (other / name).read_text()
     assert json.loads((other / "models" / "model.json").read_text())["selection"]["reads_target_labels"] is False
 
@@ -234,7 +233,7 @@ def test_the_oracle_reads_them_and_says_so(
     chosen: Callable[..., Path], without_labels: Callable[[str], Path], data: Path, tmp_path: Path
 ) -> None:
     places = {"bundle_root": tmp_path / "run", "dataset_dir": without_labels("deleted")}
-    error = refused(run_config, "training", "segmentation", "train", DIRECT, **places, **LONG, selection="oracle")
+    error = refused(run_with_snapshots, DIRECT, **places, **{"selection#keep": "oracle"})
     assert "label" in str(error)
     assert not (tmp_path / "run" / "models").exists(), "refused before any work"
     honest, other = chosen("oracle"), chosen("oracle", "scrambled")
@@ -255,7 +254,7 @@ def test_the_oracle_reads_them_and_says_so(
 
 @pytest.mark.slow
 def test_training_does_not_notice_that_snapshots_are_taken(chosen: Callable[..., Path]) -> None:
-    plain, watched = chosen("last"), chosen("label_free")
+    plain, watched = chosen(None), chosen("masked_consistency")
     assert (plain / "logs" / "losses.csv").read_text() == (watched / "logs" / "losses.csv").read_text()
     # The snapshot after the last epoch is what `last` keeps.
     assert_same_weights(plain / "models" / "model.pt", watched / "models" / "snapshots" / "epoch_003.pt")
@@ -268,27 +267,19 @@ def test_training_does_not_notice_that_snapshots_are_taken(chosen: Callable[...,
 def test_the_rule_may_change_when_a_finished_run_is_resumed(chosen: Callable[..., Path], data: Path) -> None:
     root = chosen("oracle", "scrambled")
     places = {"bundle_root": root, "dataset_dir": data, "resume": True}
-    run_config("training", "segmentation", "train", DIRECT, **places, **LONG, selection="label_free")
-    assert_same_weights(root / "models" / "model.pt", chosen("label_free") / "models" / "model.pt")
+    run_with_snapshots(DIRECT, **places, **{"selection#keep": "masked_consistency"})
+    assert_same_weights(root / "models" / "model.pt", chosen("masked_consistency") / "models" / "model.pt")
     # But not the epochs at which there are snapshots.
-    error = refused(
-        run_config, "training", "segmentation", "train", DIRECT, **places, **LONG | {"snapshot_interval": 2}
-    )
-    assert error.found == "a run with snapshot_interval: 1"
+    error = refused(run_with_snapshots, DIRECT, **places, **{"selection#interval": 2})
+    assert error.found == "a run with selection#interval: 1"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("settings", "file"),
-    [
-        ({"selection": "best"}, "setting 'selection'"),
-        ({"selection": "label_free"}, "setting 'snapshot_interval'"),
-        ({"selection": "label_free", "snapshot_interval": 1, "selection_score": "luck"}, "setting 'selection_score'"),
-    ],
-)
-def test_words_that_choose_nothing(settings: dict[str, Any], file: str, data: Path, tmp_path: Path) -> None:
-    error = refused(run_base, "segmentation/train", dataset_dir=data, bundle_root=tmp_path / "run", **settings)
-    assert error.file == file
+@pytest.mark.parametrize("setting", [{"selection#keep": "luck"}, {"selection#interval": 0}])
+def test_settings_that_choose_nothing(setting: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    (key,) = setting
+    error = refused(run_with_snapshots, DIRECT, dataset_dir=data, bundle_root=tmp_path / "run", **setting)
+    assert error.file == f"setting '{key}'"
     assert not (tmp_path / "run" / "models").exists()
 
 
@@ -296,11 +287,10 @@ def test_words_that_choose_nothing(settings: dict[str, Any], file: str, data: Pa
 def test_a_method_without_the_target_is_scored_on_its_images(data: Path, tmp_path: Path) -> None:
     method = CONFIGS / "methods" / "none.yaml"
     plain, scored = tmp_path / "plain", tmp_path / "scored"
-    for root, settings in ((plain, {"snapshot_interval": 0}), (scored, {"selection": "label_free"})):
-        places = {"bundle_root": root, "dataset_dir": data}
-        run_config("training", "segmentation", "train", method, **places, **LONG | settings)
+    run_config("training", "segmentation", "train", method, bundle_root=plain, dataset_dir=data, **LONG)
+    run_with_snapshots(method, bundle_root=scored, dataset_dir=data)
     rows = read_scores(scored / "logs" / "selection.csv")
-    assert [epoch for epoch, row in rows.items() if math.isfinite(row["score_certainty"])] == [1, 2, 3]
+    assert [epoch for epoch, row in rows.items() if math.isfinite(row["score_masked_consistency"])] == [1, 2, 3]
     # The training itself does not notice: the target's images are looked at, and no batch is drawn from them.
     assert (plain / "logs" / "losses.csv").read_text() == (scored / "logs" / "losses.csv").read_text()
     assert_same_weights(plain / "models" / "model.pt", scored / "models" / "snapshots" / "epoch_003.pt")
@@ -310,6 +300,6 @@ def test_a_method_without_the_target_is_scored_on_its_images(data: Path, tmp_pat
 def test_without_target_images_there_is_nothing_to_score(data: Path, tmp_path: Path) -> None:
     places = {"bundle_root": tmp_path, "dataset_dir": data, "scored_datalist": tmp_path / "no.json"}
     method = CONFIGS / "methods" / "none.yaml"
-    error = refused(run_config, "training", "segmentation", "train", method, **places, **LONG, selection="label_free")
-    assert error.found == "label_free, and no target slices to score"
+    error = refused(run_with_snapshots, method, **places)
+    assert error.found == "masked_consistency without target slices to score"
     assert "--scored_datalist" in error.remedy

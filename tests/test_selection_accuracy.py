@@ -92,7 +92,9 @@ def test_snapshots_are_evaluated_once(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "methods" / "d1_d2_seed0"
     method = CONFIGS / "methods" / "d1_d2.yaml"
     places = {"bundle_root": run, "dataset_dir": data}
-    run_config("training", "segmentation", "train", method, **places, max_epochs=2, snapshot_interval=1)
+    snapshots = CONFIGS / "selection" / "snapshots.yaml"
+    every_epoch = {"max_epochs": 2, "selection#interval": 1, "selection#keep": "last"}
+    run_config("training", "segmentation", "train", method, snapshots, **places, **every_epoch)
     runs, found = measure_selection(tmp_path)
     assert {rule.name for rule in found} == {*SCORES, "last", "random"}
     assert [(one.name, sorted(one.oracle_dice)) for one in runs] == [("methods/d1_d2_seed0", [1, 2])]

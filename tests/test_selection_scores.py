@@ -17,26 +17,9 @@ from scripts.core.weights import selection_of_weights, selection_sentence
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet
 from scripts.losses.segmentation import supervised_loss
-from scripts.selection.choice import (
-    best_epoch,
-    check_selection,
-    read_scores,
-)
+from scripts.selection.choice import best_epoch, check_choice_is_possible, read_scores
 from scripts.selection.scorer import SnapshotScorer, predict_classes
-from scripts.selection.scores import (
-    PARTS,
-    SCORES,
-    foreground_shares,
-    mask_patches,
-    masked_consistency_loss,
-    mean_components,
-    mean_dice,
-    neighbourhood_density,
-    normalised_entropy,
-    plausible_areas,
-    plausible_share,
-    volume_deviation,
-)
+from scripts.selection.scores import PARTS, SCORES, mask_patches, masked_consistency_loss, mean_dice
 
 
 def test_dice_is_taken_over_a_whole_case_and_averaged_over_cases_then_structures() -> None:
@@ -48,12 +31,6 @@ def test_dice_is_taken_over_a_whole_case_and_averaged_over_cases_then_structures
     assert mean_dice(prediction, label, np.array([0, 0, 1]), 2) == pytest.approx((of_one + of_two) / 2)
     assert mean_dice(np.zeros_like(label), label, np.array([0, 0, 1]), 2) == 0
     assert math.isnan(mean_dice(np.zeros((1, 1, 2), int), np.zeros((1, 1, 2), int), np.array([0]), 2))
-
-
-def test_entropy_is_0_when_sure_1_when_all_classes_are_alike() -> None:
-    sure, alike, two_of_four = [1.0, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]
-    probabilities = torch.tensor([sure, alike, two_of_four]).T.reshape(1, 4, 1, 3)
-    torch.testing.assert_close(normalised_entropy(probabilities), torch.tensor([[[0.0, 1.0, 0.5]]]))
 
 
 def test_masked_patches_are_squares_each_sample_with_its_own() -> None:
@@ -83,68 +60,9 @@ def test_the_process_that_scores_asks_no_other(monkeypatch: pytest.MonkeyPatch) 
     assert masked_consistency_loss(logits, prediction) == pytest.approx(math.log(2) + 0.5, abs=1e-4)
 
 
-def test_density_is_1_in_one_cluster_and_lower_in_many() -> None:
-    one = torch.eye(4)[torch.zeros(64, dtype=torch.long)]
-    assert neighbourhood_density(one) == pytest.approx(1.0, abs=1e-6)
-    # Two clusters of 32: each prediction has 31 neighbours like it and next to none else: log 31 / log 63.
-    two = torch.eye(4)[torch.arange(64) % 2]
-    assert neighbourhood_density(two) == pytest.approx(math.log(31) / math.log(63), abs=1e-4)
-    # Scattered between classes, no one has a neighbour like it.
-    scattered = torch.rand(64, 4, generator=torch.Generator().manual_seed(0)).softmax(1).pow(8)
-    assert neighbourhood_density(scattered / scattered.sum(1, keepdim=True)) < neighbourhood_density(two)
-
-
-def test_volumes_are_compared_as_shares_of_all_that_is_labelled() -> None:
-    label = np.array([[0, 0, 0, 1], [1, 1, 2, 0]])
-    assert foreground_shares(label, 2).tolist() == [0.75, 0.25]
-    assert foreground_shares(np.zeros((2, 2), int), 2).tolist() == [0, 0]
-    # Labelled cases: 0.5 and 0.7 (mean 0.6, deviation 0.1) of structure 1, the rest of structure 2.
-    reference = np.array([[0.5, 0.5], [0.7, 0.3]])
-    assert volume_deviation(np.array([0.75, 0.25]), reference) == pytest.approx(1.5)
-    assert volume_deviation(np.array([0.6, 0.4]), reference) == pytest.approx(0.0)
-    # Of a single case no spread is known: two points of share count as one deviation.
-    assert volume_deviation(np.array([0.75, 0.25]), np.array([[0.71, 0.29]])) == pytest.approx(2.0)
-
-
-def test_components_are_counted_in_slices_that_show_the_structure() -> None:
-    one = [[1, 0, 1], [0, 0, 0], [2, 2, 0]]  # structure 1 in two pieces, structure 2 in one
-    two = [[1, 1, 0], [0, 0, 0], [0, 0, 0]]  # structure 1 in one piece; no structure 2, which is not counted
-    diagonal = [[1, 0, 0], [0, 1, 0], [0, 0, 0]]  # corners do not join
-    assert mean_components(np.array([one, two]), 2) == pytest.approx(4 / 3)
-    assert mean_components(np.array([diagonal]), 2) == 2
-    assert mean_components(np.zeros((1, 3, 3), int), 2) == 0
-
-
-def test_slices_are_plausible_whose_structures_have_an_area_seen_before() -> None:
-    # Structure 1 covers 1 to 41 pixels in 41 labelled slices: its percentiles 2.5 and 97.5 are 2 and 40. Slice 0 alone
-    # shows structure 2, in 3 pixels; none shows structure 3.
-    labelled = np.zeros((41, 6, 10), int)
-    for index in range(41):
-        labelled[index].flat[: index + 1] = 1
-    labelled[0, 5, :3] = 2
-    limits = plausible_areas(labelled, 3)
-    np.testing.assert_allclose(limits, [[2, 40], [3, 3], [np.nan, np.nan]])
-
-    def predicted(*areas: int) -> np.ndarray:
-        return np.repeat([0, 1, 2, 3], [60 - sum(areas), *areas]).reshape(1, 6, 10)
-
-    for areas, is_plausible in [
-        ((2, 0, 0), True),
-        ((40, 3, 0), True),
-        ((1, 3, 0), False),  # the first is too small
-        ((2, 4, 0), False),  # the second too large
-        ((41, 0, 0), False),
-        ((2, 0, 1), False),  # never seen
-        ((0, 0, 0), False),  # nothing found is no success
-    ]:
-        assert plausible_share(predicted(*areas), limits) == is_plausible, areas
-    both = np.concatenate([predicted(2, 0, 0), predicted(41, 0, 0)])
-    assert plausible_share(both, limits) == 0.5
-
-
 def test_of_every_score_more_is_better() -> None:
-    good = dict(zip(PARTS, [0.9, 0.1, 0.2, 0.9, 0.5, 0.1, 0.8], strict=True))
-    bad = dict(zip(PARTS, [0.5, 0.5, 1.2, 0.4, 3.0, 2.0, 0.3], strict=True))
+    good = dict(zip(PARTS, [0.9, 0.2], strict=True))
+    bad = dict(zip(PARTS, [0.5, 1.2], strict=True))
     assert all(score(good) > score(bad) for score in SCORES.values())
     assert SCORES["masked_consistency"](good) == pytest.approx(0.9 - 0.5 * 0.2)
     assert next(iter(SCORES)) == "masked_consistency", "the default"
@@ -212,9 +130,7 @@ def test_a_perfect_network_has_perfect_parts(scene: tuple[torch.Tensor, torch.Te
     parts = scorer(scene, masked_share=0.0, augmentation=BatchAugmentation()).parts(Nearest(50))
     assert set(parts) == set(PARTS)
     assert parts["labelled_dice"] == 1
-    assert parts["entropy"] == pytest.approx(0, abs=1e-6)
     assert parts["consistency_loss"] == pytest.approx(0, abs=1e-3)
-    assert (parts["volume_deviation"], parts["component_gap"], parts["plausible_share"]) == (0, 0, 1)
 
 
 def test_parts_are_the_same_whenever_they_are_asked_for(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -226,9 +142,7 @@ def test_parts_are_the_same_whenever_they_are_asked_for(scene: tuple[torch.Tenso
     # Masks and noise are noticed; so is a network that finds nothing.
     assert first["consistency_loss"] > 0.01
     empty = scorer(scene).parts(Nearest(bias=25))
-    assert (empty["labelled_dice"], empty["component_gap"], empty["plausible_share"]) == (0, 1, 0)
-    assert empty["volume_deviation"] > 10
-    assert SCORES["certainty"](empty) >= SCORES["certainty"](first), "what finds nothing is sure"
+    assert empty["labelled_dice"] == 0
     assert SCORES["masked_consistency"](empty) < SCORES["masked_consistency"](first)
 
 
@@ -241,11 +155,11 @@ def test_held_out_cases_come_before_training_cases(scene: tuple[torch.Tensor, to
     assert without.parts(Nearest())["labelled_dice"] == 1
 
 
-def test_labelled_slices_take_the_road_they_are_trained_on(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_labelled_slices_are_masked_if_training_masks_them(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
     blinded = Nearest(mask_bias=25)  # the mask makes everything background
     unmasked, masked = (scorer(scene, mask_labelled=it).parts(blinded) for it in (False, True))
     assert (unmasked["labelled_dice"], masked["labelled_dice"]) == (1, 0)
-    assert unmasked["component_gap"] == masked["component_gap"] == 1, "the target is always masked"
+    assert unmasked["consistency_loss"] == masked["consistency_loss"], "the target is always masked"
 
 
 def test_labels_of_the_target_are_not_looked_at(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -286,23 +200,22 @@ def test_nothing_to_choose_by() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "score", "interval", "has_target", "file"),
+    ("keep", "interval", "has_target", "setting"),
     [
-        ("best", "density", 1, True, "setting 'selection'"),
-        ("label_free", "dice", 1, True, "setting 'selection_score'"),
-        ("label_free", "density", 0, True, "setting 'snapshot_interval'"),
-        ("oracle", "density", 0, True, "setting 'snapshot_interval'"),
-        ("label_free", "density", 1, False, "setting 'selection'"),
+        ("best", 1, True, "keep"),
+        ("labelled_dice", 0, True, "interval"),
+        ("oracle", 0, True, "interval"),
+        ("masked_consistency", 1, False, "keep"),
     ],
 )
-def test_what_cannot_choose_is_refused(rule: str, score: str, interval: int, has_target: bool, file: str) -> None:
-    assert refused(check_selection, rule, score, interval, has_target=has_target).file == file
+def test_what_cannot_choose_is_refused(keep: str, interval: int, has_target: bool, setting: str) -> None:
+    error = refused(check_choice_is_possible, keep, interval, has_target=has_target)
+    assert error.file == f"setting 'selection#{setting}'"
 
 
-def test_what_can_choose_is_not() -> None:
-    check_selection("last", "density", 0, has_target=False)
-    check_selection("oracle", "density", 2, has_target=False)
-    check_selection("label_free", "volumes", 1, has_target=True)
+@pytest.mark.parametrize("keep", ["last", "oracle", "labelled_dice"])
+def test_choices_that_need_no_target_images(keep: str) -> None:
+    check_choice_is_possible(keep, 2, has_target=False)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +237,7 @@ def test_a_table_is_read_by_epoch(tmp_path: Path) -> None:
     found = read_scores(tmp_path / "t.csv")
     assert (found[2]["epoch"], found[2]["iteration"], found[2]["a"]) == (2, 20, 0.5)
     assert math.isnan(found[4]["a"])
-    assert math.isnan(found[2]["score_density"]), "a training of earlier code did not measure it"
+    assert math.isnan(found[2]["score_labelled_dice"]), "an absent column"
 
 
 @pytest.mark.parametrize(
@@ -334,8 +247,8 @@ def test_a_table_is_read_by_epoch(tmp_path: Path) -> None:
         ({"rule": "last", "epoch": 7}, "the last (epoch 7); nothing was selected"),
         ({"rule": "snapshot", "epoch": 3}, "the snapshot of epoch 3"),
         (
-            {"rule": "label_free", "epoch": 3, "score": "density", "value": 0.5, "labelled_cases": "training"},
-            "epoch 3, selected without target labels by density = 0.5000 (labelled Dice on training cases)",
+            {"rule": "label_free", "epoch": 3, "score": "labelled_dice", "value": 0.5, "labelled_cases": "training"},
+            "epoch 3, selected without target labels by labelled_dice = 0.5000 (labelled Dice on training cases)",
         ),
         ({"rule": "oracle", "epoch": 3, "value": 0.5}, "SELECTED WITH TARGET LABELS"),
     ],

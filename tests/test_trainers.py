@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +15,16 @@ from torch.optim import SGD
 
 from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import frozen
+from scripts.engines.alignment import DualAlignment, FeatureAdversary, PredictionAdversary
 from scripts.engines.averaging import averaged_model
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
 from scripts.engines.image_pool import ImagePool
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
+from scripts.losses.segmenter_loss import SegmenterLoss
 from scripts.networks.domain_discriminator import DomainDiscriminator
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
+from scripts.networks.segmenter import Segmenter
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
 
 Batch = dict[str, torch.Tensor]
@@ -69,13 +73,43 @@ def style_trainer(iterations: int = 1, batches: Iterable[Batch] | None = None, *
 def dual_trainer(
     iterations: int = 1,
     batches: Iterable[Batch] | None = None,
-    norm: str = "none",
-    mask_mode: str = "abs",
-    predictors: int = 1,
+    segmenter: Segmenter | None = None,
+    d1: dict[str, Any] | None = None,
+    d2: dict[str, Any] | None = None,
+    warmup: int = 0,
+    extra_losses: Callable[[Any], dict[str, SegmenterLoss]] = lambda _: {},
     **changes: Any,
 ) -> DualAlignmentTrainer:
+    """A trainer of tiny networks; ``d1`` and ``d2`` are further arguments of the adversaries.
+
+    ``extra_losses`` makes them from an object with the ``segmenter`` and its ``average``.
+    """
+    segmenter = tiny_deeplab() if segmenter is None else segmenter
+    average = averaged_model(segmenter, 0.9)
+    d2_network = PredictionDiscriminator(num_classes=3, channels=4)
+    alignment = DualAlignment(
+        d1=FeatureAdversary(
+            network=segmenter.feature_discriminator,
+            optimizer=SGD(segmenter.feature_discriminator.parameters(), lr=1e-3),
+            **d1 or {},
+        ),
+        d2=PredictionAdversary(network=d2_network, optimizer=SGD(d2_network.parameters(), lr=1e-3), **d2 or {}),
+        warmup=warmup,
+    )
+    parts = {
+        "segmenter": segmenter,
+        "segmenter_optimizer": SGD(segmenter.segmenter_parameters(), lr=1e-3),
+        "average": average,
+        "alignment": alignment,
+        "extra_losses": extra_losses(SimpleNamespace(segmenter=segmenter, average=average)),
+    }
+    return DualAlignmentTrainer(**parts | settings(iterations, batches, changes))
+
+
+def tiny_deeplab(norm: str = "none", mask_mode: str = "abs", predictors: int = 1) -> MaskedDeepLab:
+    """The same weights each time."""
     torch.manual_seed(0)
-    segmenter = MaskedDeepLab(
+    return MaskedDeepLab(
         num_classes=3,
         layers=(1, 1, 1, 1),
         width=4,
@@ -85,16 +119,10 @@ def dual_trainer(
         mask_mode=mask_mode,
         predictors=predictors,
     )
-    d2 = PredictionDiscriminator(num_classes=3, channels=4)
-    parts = {
-        "segmenter": segmenter,
-        "prediction_discriminator": d2,
-        "segmenter_optimizer": SGD(segmenter.segmenter_parameters(), lr=1e-3),
-        "d1_optimizer": SGD(segmenter.feature_discriminator.parameters(), lr=1e-3),
-        "d2_optimizer": SGD(d2.parameters(), lr=1e-3),
-        "average": averaged_model(segmenter, 0.9),
-    }
-    return DualAlignmentTrainer(**parts | settings(iterations, batches, changes))
+
+
+OFF = {"weight": 0.0}
+"""An adversary that takes no part."""
 
 
 def copies(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:

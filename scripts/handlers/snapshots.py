@@ -19,38 +19,59 @@ from scripts.core.weights import load_weights, save_weights
 from scripts.data.slices import SliceSet
 from scripts.handlers.checkpoints import re_estimate_statistics
 from scripts.handlers.losses import check_finite_weights
-from scripts.selection.choice import best_epoch, check_selection, read_scores, snapshot_file
+from scripts.selection.choice import best_epoch, check_choice_is_possible, read_scores, snapshot_file
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import MEASURED, SCORES, mean_dice
 
-__all__ = ["Snapshots"]
+__all__ = ["LastWeights", "Snapshots"]
+
+State = Mapping[str, torch.Tensor]
 
 COLUMNS = ("epoch", "iteration", *MEASURED)
 
 
-class Snapshots:
-    """Every few epochs, and after the last, keep the weights that evaluation would use, and score them.
+class LastWeights:
+    """Keep the last weights.
 
-    They are a copy with batch-norm statistics of its own, so that training does not notice. Attach it before what
-    saves checkpoints: a resumed run then finds every snapshot up to its checkpoint, and makes the later ones anew.
+    Attributes:
+        choice: how the weights were chosen, once training is over.
+    """
+
+    choice: dict[str, Any]
+
+    def attach(self, engine: Engine) -> None:
+        """Nothing happens during training."""
+
+    def choose(self, engine: Engine, last: State) -> tuple[State, int]:
+        """The weights to keep and their iteration; ``choice`` then describes how they were chosen.
+
+        Args:
+            engine: the trainer, at its end.
+            last: the last weights.
+        """
+        self.choice = {"rule": "last", "epoch": engine.state.epoch, "reads_target_labels": False}
+        return last, engine.state.iteration
+
+
+class Snapshots(LastWeights):
+    """Every few epochs, and after the last, store the weights that evaluation would use, and score them.
+
+    They are a copy with batch-norm statistics of its own, so that training is not affected. Attach it before the
+    checkpoints: a resumed run then finds every snapshot up to its checkpoint, and repeats the later ones.
 
     Args:
         folder: for ``epoch_NNN.pt`` and its card ``epoch_NNN.json``.
         log: CSV file of scores and their parts, a row for each snapshot.
-        interval: epochs between two snapshots; 0 for none.
-        selection: ``last``, ``label_free`` or ``oracle``: which snapshot is kept as the run's weights.
-        score: the score that ``label_free`` goes by, one of ``SCORES``.
+        interval: epochs between two snapshots.
+        keep: which snapshot becomes the result of the run, one of ``KEPT``.
         average: the moving average of the trained network.
-        card: what the weights are good for.
+        card: describes the weights.
         scorer: measures the parts of the scores.
         batches: as in :class:`scripts.handlers.checkpoints.FinalWeights`.
-        oracle: for ``selection: oracle`` alone, slices of the target's held-out cases with their labels.
-
-    Attributes:
-        choice: how the weights were chosen, once training is over.
+        oracle: slices of the target's held-out cases with their labels, for ``keep: oracle`` only.
 
     Raises:
-        InputError: an unknown word, nothing to choose from or by; on resuming, a snapshot is missing.
+        InputError: settings that cannot work; on resuming, a snapshot is missing.
     """
 
     def __init__(
@@ -59,28 +80,25 @@ class Snapshots:
         folder: str,
         log: str,
         interval: int,
-        selection: str,
-        score: str,
+        keep: str,
         average: AveragedModel,
         card: Mapping[str, Any],
         scorer: SnapshotScorer,
         batches: Callable[[], Iterable[torch.Tensor]] | None = None,
         oracle: SliceSet | None = None,
     ) -> None:
-        check_selection(selection, score, interval, has_target=scorer.target is not None)
+        check_choice_is_possible(keep, interval, has_target=scorer.target is not None)
         self.folder, self.log, self.interval = Path(folder), Path(log), interval
-        self.selection, self.score, self.scorer = selection, score, scorer
+        self.keep, self.scorer = keep, scorer
         self.average, self.card, self.batches, self.oracle = average, dict(card), batches, oracle
-        self.choice: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.STARTED, self.start)
-        if self.interval:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.take)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.take)
 
     def start(self, engine: Engine) -> None:
-        """Keep what came before the checkpoint a run resumes from; set an earlier run's snapshots aside otherwise.
+        """On resuming, keep the snapshots up to the checkpoint; otherwise set those of an earlier run aside.
 
         Raises:
             InputError: a snapshot from before the checkpoint is missing.
@@ -90,16 +108,14 @@ class Snapshots:
         kept: dict[int, dict[str, float]] = {}
         if engine.state.iteration == 0:
             _set_aside(self.folder)
-            self.log.unlink(missing_ok=True)
-        elif self.interval and self._due(engine.state.epoch, engine.state.max_epochs):
+        elif self._due(engine.state.epoch, engine.state.max_epochs):
             kept = {epoch: row for epoch, row in self._rows().items() if epoch <= engine.state.epoch}
             self._check_complete(kept, engine.state.epoch, engine.state.max_epochs)
-        if self.interval:
-            with atomic_path(self.log) as temporary:
-                temporary.write_text("".join([_line(COLUMNS), *(_line(_cells(row)) for row in kept.values())]))
+        with atomic_path(self.log) as temporary:
+            temporary.write_text("".join([_line(COLUMNS), *(_line(_cells(row)) for row in kept.values())]))
 
     def take(self, engine: Engine) -> None:
-        """Write and score a snapshot, if one is due, on the first process."""
+        """Store and score a snapshot if one is due, on the first process."""
         epoch, iteration = engine.state.epoch, engine.state.iteration
         if rank() > 0 or epoch not in self._due(epoch, engine.state.max_epochs):
             return
@@ -114,36 +130,26 @@ class Snapshots:
         row = {"epoch": epoch, "iteration": iteration} | scores | parts
         append_text(self.log, _line(_cells(row)))
 
-    def choose(self, engine: Engine, last: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], int]:
-        """The weights to keep and the iteration they are of; ``choice`` says how they were chosen.
-
-        Args:
-            engine: the trainer, at its end.
-            last: the state dict that ``selection: last`` keeps.
+    def choose(self, engine: Engine, last: State) -> tuple[State, int]:
+        """See :class:`LastWeights`.
 
         Raises:
             InputError: a snapshot or the table of scores is missing.
         """
-        if self.selection == "last":
-            self.choice = {"rule": "last", "epoch": engine.state.epoch, "reads_target_labels": False}
-            return last, engine.state.iteration
+        if self.keep == "last":
+            return super().choose(engine, last)
         rows = self._rows()
         self._check_complete(rows, engine.state.epoch, engine.state.max_epochs)
-        if self.selection == "oracle":
+        reads_labels = self.keep == "oracle"
+        if reads_labels:
             values = {epoch: self._oracle_dice(epoch) for epoch in rows}
             self._log_oracle(values)
-            by: dict[str, Any] = {"score": "target_dice"}
+            rule = {"rule": "oracle", "score": "target_dice"}
         else:
-            values = {epoch: row[f"score_{self.score}"] for epoch, row in rows.items()}
-            by = {"score": self.score, "labelled_cases": self.scorer.labelled_cases}
+            values = {epoch: row[f"score_{self.keep}"] for epoch, row in rows.items()}
+            rule = {"rule": "label_free", "score": self.keep, "labelled_cases": self.scorer.labelled_cases}
         epoch = best_epoch(values)
-        self.choice = {
-            "rule": self.selection,
-            "epoch": epoch,
-            **by,
-            "value": values[epoch],
-            "reads_target_labels": self.selection == "oracle",
-        }
+        self.choice = {**rule, "epoch": epoch, "value": values[epoch], "reads_target_labels": reads_labels}
         return torch.load(self._path(epoch), map_location="cpu", weights_only=True), int(rows[epoch]["iteration"])
 
     def _due(self, epoch: int, max_epochs: int) -> list[int]:
@@ -170,7 +176,7 @@ class Snapshots:
     def _oracle_dice(self, epoch: int) -> float:
         """Dice in 3D of the slices' middle windows: the one place that reads a label of the target."""
         slices, network = self.oracle, copy.deepcopy(self.average.module)
-        assert slices is not None, "the config reads these cases for selection: oracle"
+        assert slices is not None, "the config reads these cases for keep: oracle"
         images, labels = slices.middle(torch.arange(len(slices)))
         assert labels is not None, "with their labels"
         load_weights(str(self._path(epoch)), network)
@@ -179,7 +185,7 @@ class Snapshots:
         return mean_dice(prediction, label, slices.case_of.numpy(), self.scorer.num_structures)
 
     def _log_oracle(self, values: Mapping[int, float]) -> None:
-        """Beside the label-free table, not in it: what reads target labels stays apart."""
+        """In a table of its own: numbers that depend on target labels stay apart."""
         lines = [_line(("epoch", "oracle_dice")), *(_line((e, f"{value:.9g}")) for e, value in values.items())]
         with atomic_path(self.log.with_name("oracle.csv")) as temporary:
             temporary.write_text("".join(lines))

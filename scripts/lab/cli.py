@@ -93,7 +93,16 @@ def _add_compare(commands: Any) -> None:
         type=_setting,
         default=[],
         metavar="KEY=VALUE",
-        help="another setting for every segmentation training, such as snapshot_interval=1; may be repeated",
+        help="another setting for every segmentation training, such as ema_decay=0.99; may be repeated",
+    )
+    compare.add_argument(
+        "--overlay",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="another config file for every segmentation training, such as configs/selection/snapshots.yaml; may be "
+        "repeated",
     )
     compare.add_argument("--jobs", type=int, default=1, help="number of parallel runs, for instance one per core")
     compare.set_defaults(run=_compare)
@@ -104,7 +113,7 @@ def _add_compare(commands: Any) -> None:
         "--evaluate_snapshots",
         action="store_true",
         help="evaluate every snapshot WITH TARGET LABELS and show which label-free score finds the best; FOLDER "
-        "may be any that contains runs trained with snapshot_interval",
+        "may be any that contains runs trained with configs/selection/snapshots.yaml",
     )
     report.set_defaults(run=_report)
 
@@ -229,6 +238,7 @@ def _compare(options: argparse.Namespace) -> None:
         dataset_dir=options.dataset_dir,
         translators=options.translators,
         settings=dict(options.set),
+        overlays=options.overlay,
     )
     complete = run_comparison(request, jobs=options.jobs)
     print(f"Report: {write_comparison_report(options.out)}")

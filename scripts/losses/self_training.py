@@ -1,4 +1,4 @@
-"""Self-training: the target learns from its own sure predictions, late in a training.
+"""Self-training within a training: S learns from its own confident predictions on target slices.
 
 Source: the selection of Zou et al., Unsupervised domain adaptation for semantic segmentation via class-balanced
 self-training, 2018, with the cap of Yu et al., DAST: unsupervised domain adaptation in semantic segmentation based on
@@ -7,48 +7,60 @@ discriminator attention and self-training, 2021 (its published code).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scripts.core.processes import all_gather_batch, num_processes, sum_over_processes
+from scripts.losses.segmenter_loss import SegmenterLoss, SegmenterStep
 
 __all__ = ["UNSURE", "SelfTraining", "pseudo_labels"]
 
 UNSURE = -1
-"""The pseudo-label of a pixel that teaches nothing."""
+"""The pseudo-label of a pixel that is ignored."""
 
 
-@dataclass(frozen=True)
-class SelfTraining:
-    """When and from which predictions the target learns.
+class SelfTraining(SegmenterLoss):
+    """Cross-entropy of the target with the confident predictions of the moving average, batch by batch.
 
     Args:
-        weight: of the cross-entropy with the pseudo-labels; 0 switches self-training off.
-        start: share of the training's iterations after which it begins.
+        teacher: the moving average of S, in whatever mode.
+        weight: factor of the term in the total.
+        start: share of the training after which it begins; the term is 0 until then.
         portion: as for :func:`pseudo_labels`.
-        cap: likewise.
+        cap: as for :func:`pseudo_labels`.
     """
 
-    weight: float = 0.0
-    start: float = 0.0
-    portion: float = 0.5
-    cap: float = 0.9
+    needs_target = True
+
+    def __init__(
+        self, *, teacher: nn.Module, weight: float = 1.0, start: float = 0.0, portion: float = 0.5, cap: float = 0.9
+    ) -> None:
+        super().__init__(weight=weight)
+        self.teacher, self.start, self.portion, self.cap = teacher, start, portion, cap
+
+    def __call__(self, step: SegmenterStep) -> Tensor:
+        """See :class:`SegmenterLoss`."""
+        assert step.target is not None, "the trainer passes target slices to terms that need them"
+        logits = step.target["logits"]
+        if step.iteration <= self.start * step.iterations:
+            return logits.new_zeros(())
+        with torch.no_grad():
+            taught = self.teacher.eval()(step.target["image"])
+        return self.loss(logits, taught)
 
     def loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Mean cross-entropy over the pixels of which the teacher is sure; 0 where there is none.
+        """Mean cross-entropy over the pixels where the teacher is confident; 0 where there is none.
 
-        Of several processes each returns its own pixels' share of that: the mean over processes, as gradients are
-        averaged, is the loss of one process with the slices of all.
+        With several processes each returns its own pixels' share: the mean over processes, as gradients are averaged,
+        is the loss of one process with the slices of all.
 
         Args:
-            logits: what learns, (B, K, H, W), the same shape on every process.
-            teacher_logits: what teaches, of the same shape; no gradient reaches it.
+            logits: of the student, (B, K, H, W), the same shape on every process.
+            teacher_logits: of the teacher, in the same shape; no gradient reaches it.
 
         Returns:
-            A float32 scalar, not yet weighted.
+            A float32 scalar, unweighted.
         """
         labels = pseudo_labels(teacher_logits.detach().float().softmax(1), portion=self.portion, cap=self.cap)
         total = F.cross_entropy(logits.float(), labels, ignore_index=UNSURE, reduction="sum")
@@ -56,16 +68,16 @@ class SelfTraining:
 
 
 def pseudo_labels(probabilities: Tensor, *, portion: float, cap: float) -> Tensor:
-    """Class ids of sure pixels, with a threshold for each class, so that hard classes are not left out.
+    """Class ids of confident pixels, with a threshold for each class, so that difficult classes are not left out.
 
-    The threshold of a class is the confidence that ``portion`` of the pixels it wins reach, but ``cap`` at most, and 1
-    where it wins too few. A pixel gets the class with the largest ratio of probability to threshold, if it reaches 1.
-    Several processes have the same thresholds, found among the pixels of all.
+    The threshold of a class is the confidence that ``portion`` of its predicted pixels reach, at most ``cap``, and 1
+    where it has too few. A pixel gets the class with the largest ratio of probability to threshold, if that is at
+    least 1. Several processes have the same thresholds, found among the pixels of all.
 
     Args:
         probabilities: of each class, (B, K, H, W), the same shape on every process.
-        portion: share of a class's pixels that are sure.
-        cap: a confidence that is always enough.
+        portion: share of the predicted pixels of a class that are confident.
+        cap: a confidence that is always sufficient.
 
     Returns:
         (B, H, W), int64: the class, or ``UNSURE``.

@@ -11,43 +11,42 @@ from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = [
-    "RULES",
+    "KEPT",
     "best_epoch",
-    "check_selection",
+    "check_choice_is_possible",
     "read_scores",
     "snapshot_file",
 ]
 
-RULES = ("last", "label_free", "oracle")
-"""What may choose the weights: nothing, a score without target labels, or Dice with target labels."""
+KEPT = ("last", *SCORES, "oracle")
+"""Which weights can be kept: the last, the best by a score without target labels, the best by target labels."""
 
 
-def check_selection(rule: str, score: str, interval: int, *, has_target: bool) -> None:
-    """Refuse what cannot choose, before any work.
+def check_choice_is_possible(keep: str, interval: int, *, has_target: bool) -> None:
+    """Refuse settings that cannot work, before training.
 
     Raises:
-        InputError: an unknown word, no snapshots to choose from, or no target slices to score.
+        SettingError: unknown ``keep``, no snapshots, or no target slices to score.
     """
-    check_choice("selection", rule, RULES)
-    check_choice("selection_score", score, tuple(SCORES))
-    if rule != "last" and interval < 1:
+    check_choice("selection#keep", keep, KEPT)
+    if interval < 1:
         raise SettingError(
-            setting="setting 'snapshot_interval'",
-            found=f"{interval} with selection: {rule}",
-            expected="epochs between two snapshots to choose from, 1 or more",
-            remedy="give --snapshot_interval as well, or --selection last",
+            setting="selection#interval",
+            found=str(interval),
+            expected="epochs between two snapshots, 1 or more",
+            remedy="give --selection#interval as well, or leave the selection's config file out",
         )
-    if rule == "label_free" and not has_target:
+    if keep == "masked_consistency" and not has_target:
         raise SettingError(
-            setting="setting 'selection'",
-            found="label_free, and no target slices to score",
-            expected="a datalist of the target's images, which scores read without their labels",
-            remedy="name one with --scored_datalist, or give --selection last",
+            setting="selection#keep",
+            found="masked_consistency without target slices to score",
+            expected="a datalist of target images, which are scored without their labels",
+            remedy="name one with --scored_datalist, or give --selection#keep last",
         )
 
 
 def best_epoch(values: Mapping[int, float]) -> int:
-    """The epoch of the greatest value; of equal ones the latest, which is nearest to what is kept by default.
+    """The epoch of the greatest value; the latest of equal ones, which is nearest to what is kept by default.
 
     Raises:
         InputError: there is no value.
@@ -58,7 +57,7 @@ def best_epoch(values: Mapping[int, float]) -> int:
             file="the snapshots",
             found="no score to choose by",
             expected="a number for at least one of them",
-            remedy="give --selection last, or another selection_score",
+            remedy="give --selection#keep last",
         )
     return max(known, key=lambda epoch: (known[epoch], epoch))
 
@@ -71,7 +70,7 @@ def snapshot_file(folder: Path, epoch: int) -> Path:
 def read_scores(path: Path) -> dict[int, dict[str, float]]:
     """The table of snapshots that a training writes: epoch -> column -> number.
 
-    A last line without an end is skipped. What a training of earlier code did not measure is NaN.
+    An unfinished last line is skipped. A column that is absent is NaN.
 
     Raises:
         InputError: there is no such file, or it is no such table.
@@ -84,7 +83,7 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
         raise InputError(
             file=path,
             found=f"no table of snapshots ({type(error).__name__}: {error})",
-            expected="what a training with snapshot_interval writes: a row for each epoch with a snapshot",
+            expected="a row for each epoch with a snapshot, as configs/selection/snapshots.yaml has it written",
             remedy="restore it, or start the training anew without --resume",
         ) from error
     return {epoch: dict.fromkeys(MEASURED, math.nan) | row for epoch, row in found.items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scripts.data.augmentation import BatchAugmentation
 from scripts.engines.adversarial_trainer import frozen
+from scripts.engines.alignment import DualAlignment, FeatureAdversary, PredictionAdversary
 from scripts.engines.averaging import averaged_model
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
 from scripts.lab.bench.data import random_batches
@@ -131,24 +132,29 @@ def dual_alignment_steps(
     """
     fast = channels_last(copy.deepcopy(segmenter).to(device))
     fast_d2 = channels_last(copy.deepcopy(prediction_discriminator).to(device))
+    optimizers = _optimizers(fast, fast_d2)
     trainer = DualAlignmentTrainer(
+        segmenter=fast,
+        segmenter_optimizer=optimizers["segmenter_optimizer"],
         average=averaged_model(fast, 0.999),
+        alignment=DualAlignment(
+            d1=FeatureAdversary(network=fast.feature_discriminator, optimizer=optimizers["d1_optimizer"]),
+            d2=PredictionAdversary(network=fast_d2, optimizer=optimizers["d2_optimizer"]),
+        ),
         device=device,
         max_epochs=1,
         epoch_length=1,
         train_data_loader=[],
         precision=precision,
-        **_with_optimizers(fast, fast_d2),
     )
-    plain = copy.deepcopy(segmenter).to(device), copy.deepcopy(prediction_discriminator).to(device)
-    return trainer, PlainDualAlignmentStep(**_with_optimizers(*plain))
+    plain, plain_d2 = copy.deepcopy(segmenter).to(device), copy.deepcopy(prediction_discriminator).to(device)
+    networks = {"segmenter": plain, "prediction_discriminator": plain_d2}
+    return trainer, PlainDualAlignmentStep(**networks, **_optimizers(plain, plain_d2))
 
 
-def _with_optimizers(segmenter: MaskedDeepLab, d2: nn.Module) -> dict[str, Any]:
+def _optimizers(segmenter: MaskedDeepLab, d2: nn.Module) -> dict[str, torch.optim.Optimizer]:
     d1 = segmenter.feature_discriminator
     return {
-        "segmenter": segmenter,
-        "prediction_discriminator": d2,
         "segmenter_optimizer": torch.optim.SGD(
             segmenter.segmenter_parameters(), lr=1e-2, momentum=0.9, weight_decay=5e-4
         ),

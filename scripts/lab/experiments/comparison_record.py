@@ -38,6 +38,7 @@ def write_comparison(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> 
         # A generated phantom moves with its comparison.
         "dataset_dir": "data" if request.dataset_dir is None else os.path.abspath(request.dataset_dir),
         "settings": dict(request.settings),
+        "overlays": [str(path) for path in request.overlays],
         **{key: task[key] for key in ("source_domain", "target_domain", "label_names")},
         "methods": [*dict.fromkeys(run.name for run in runs if run.kind == "method")],
         "seeds": list(request.seeds),

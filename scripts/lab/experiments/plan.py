@@ -38,6 +38,7 @@ class ComparisonRequest:
         dataset_dir: folder with ``<domain>.json``; None to generate the phantom.
         translators: output folder of a comparison of the other direction, whose translators are used.
         settings: additional settings of every segmentation training, as on a command line.
+        overlays: additional config files of every segmentation training, merged last.
     """
 
     task: str
@@ -48,6 +49,7 @@ class ComparisonRequest:
     dataset_dir: Path | None = None
     translators: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    overlays: Sequence[Path] = ()
 
     @property
     def data(self) -> Path:
@@ -220,7 +222,7 @@ class _Planner:
     def method_run(self, name: str, one: _Training, translator: str, seed: int) -> PlannedRun:
         folder = self._folder("methods", name, seed)
         files = [self.task, *self._files("both"), *self._files("segmentation_network")]
-        training = [BASE, *files, *self._files("segmentation_training"), *one.overlays]
+        training = [BASE, *files, *self._files("segmentation_training"), *one.overlays, *self.request.overlays]
         options = [*self._data_options(), *self._training_options(seed)]
         options += [word for key, value in self.request.settings.items() for word in (f"--{key}", value)]
         needs = []

@@ -198,7 +198,8 @@ def _read_run(record: RunRecord, label_names: Iterable[str]) -> RunResult:
         return RunResult(**run, status=record.status, error=record.error or "it was not run, or was interrupted")
     if content["kind"] == "translator":
         return RunResult(**run, status="done")
-    selection = str(_settings_of(folder).get("selection", "last"))  # as asked for, unless the evaluation knows better
+    # As requested in the settings, unless the evaluation says otherwise.
+    selection = str(_settings_of(folder).get("selection", {}).get("keep", "last"))
     if not any(name.startswith("evaluation") for name in content["steps"]):
         return RunResult(**run, status="done", selection=selection)
     try:

@@ -118,8 +118,8 @@ def find_runs(folder: Path) -> dict[Path, str]:
         raise InputError(
             file=folder,
             found="no run with snapshots in it",
-            expected="runs of the segmentation bundle that were trained with snapshot_interval above 0",
-            remedy="train with --snapshot_interval 1, or name another folder",
+            expected="runs of the segmentation bundle that were trained with configs/selection/snapshots.yaml",
+            remedy="train with that file, or name another folder",
         )
     return {run: names.get(run, run.relative_to(folder).as_posix() if run != folder else run.name) for run in runs}
 
