@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -32,26 +32,41 @@ from scripts.handlers.losses import check_finite_losses, check_finite_weights
 
 __all__ = [
     "FinalWeights",
+    "LastWeights",
     "ResumePoint",
     "ServedWeightsd",
-    "WeightsChooser",
     "WeightsLoader",
     "check_start_weights",
     "re_estimate_statistics",
 ]
 
 
-class WeightsChooser(Protocol):
-    """Selects the weights that are kept at the end: :class:`scripts.handlers.snapshots.Snapshots`."""
+logger = logging.getLogger(__name__)
+
+State = Mapping[str, torch.Tensor]
+
+
+class LastWeights:
+    """Keep the last weights; :class:`scripts.handlers.snapshots.Snapshots` selects others.
+
+    Attributes:
+        choice: how the weights were selected, once training is over.
+    """
 
     choice: dict[str, Any]
 
-    def choose(self, engine: Engine, last: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], int]:
-        """Return the state dict to keep and its iteration; ``choice`` then describes the selection."""
-        ...
+    def attach(self, engine: Engine) -> None:
+        """Nothing happens during training."""
 
+    def choose(self, engine: Engine, last: State) -> tuple[State, int]:
+        """Return the weights to keep and their iteration; ``choice`` then describes the selection.
 
-logger = logging.getLogger(__name__)
+        Args:
+            engine: the trainer, at its end.
+            last: the last weights.
+        """
+        self.choice = {"rule": "last", "epoch": engine.state.epoch, "reads_target_labels": False}
+        return last, engine.state.iteration
 
 
 class ResumePoint:
@@ -175,7 +190,7 @@ class FinalWeights:
         average: AveragedModel,
         card: Mapping[str, Any],
         batches: Callable[[], Iterable[torch.Tensor]] | None = None,
-        chooser: WeightsChooser | None = None,
+        chooser: LastWeights | None = None,
     ) -> None:
         self.path, self.average, self.card, self.batches = Path(path), average, dict(card), batches
         self.chooser = chooser

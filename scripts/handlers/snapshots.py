@@ -17,40 +17,17 @@ from scripts.core.files import append_text, atomic_path
 from scripts.core.processes import rank
 from scripts.core.weights import load_weights, save_weights
 from scripts.data.slices import SliceSet
-from scripts.handlers.checkpoints import re_estimate_statistics
+from scripts.handlers.checkpoints import LastWeights, re_estimate_statistics
 from scripts.handlers.losses import check_finite_weights
 from scripts.selection.choice import best_epoch, check_choice_is_possible, read_scores, snapshot_file
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import MEASURED, SCORES, mean_dice
 
-__all__ = ["LastWeights", "Snapshots"]
+__all__ = ["Snapshots"]
 
 State = Mapping[str, torch.Tensor]
 
 COLUMNS = ("epoch", "iteration", *MEASURED)
-
-
-class LastWeights:
-    """Keep the last weights.
-
-    Attributes:
-        choice: how the weights were chosen, once training is over.
-    """
-
-    choice: dict[str, Any]
-
-    def attach(self, engine: Engine) -> None:
-        """Nothing happens during training."""
-
-    def choose(self, engine: Engine, last: State) -> tuple[State, int]:
-        """The weights to keep and their iteration; ``choice`` then describes how they were chosen.
-
-        Args:
-            engine: the trainer, at its end.
-            last: the last weights.
-        """
-        self.choice = {"rule": "last", "epoch": engine.state.epoch, "reads_target_labels": False}
-        return last, engine.state.iteration
 
 
 class Snapshots(LastWeights):
