@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from scripts.core.domains import IGNORED
 from scripts.losses.adversarial import ADVERSARIAL_KINDS, discriminator_loss, generator_loss
-from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_loss
+from scripts.losses.segmentation import (
+    alignment_discriminator_loss,
+    alignment_loss,
+    supervised_loss,
+    supervised_losses,
+)
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 
 LN2, LN3, LN4 = math.log(2.0), math.log(3.0), math.log(4.0)
@@ -52,7 +57,7 @@ def test_values_at_logit_zero() -> None:
 @pytest.mark.parametrize("kind", ADVERSARIAL_KINDS)
 @settings(max_examples=25, deadline=None)
 @given(margin=st.floats(0.01, 0.45), better=st.floats(0.01, 0.5))
-def test_a_better_discriminator_has_the_lower_loss_and_a_better_deceiver_too(
+def test_a_better_discriminator_has_the_lower_loss_and_a_better_generator_too(
     kind: str, margin: float, better: float
 ) -> None:
     # Real above 1/2 and fake below it by the same margin; all within [0, 1], where LSGAN, too, is monotone.
@@ -221,3 +226,14 @@ def test_alignment_loss_by_hand_and_with_a_discriminator_off() -> None:
     total, parts = alignment_loss(d1_logits_target=None, d2_logits_target=None, **arguments)
     assert parts == {}
     assert float(total) == 0.0
+
+
+def test_deep_supervision_by_hand() -> None:
+    # Nothing is known: p = 1/2 everywhere. Fine head, two of four pixels are foreground: hits 1, false alarms 1,
+    # misses 1, Dice 2 / (2 + 1 + 1) = 1/2. Coarse head, its one pixel takes the label of the first, background: Dice 0.
+    label = torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8).view(1, 1, 2, 2)
+    heads = [torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 1, 1)]
+    total, parts = supervised_losses(heads, label, [2 / 3, 1 / 3])
+    assert float(parts["cross_entropy"]) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(parts["dice"]) == pytest.approx(2 / 3 * 0.5 + 1 / 3 * 1.0, abs=1e-4)
+    assert float(total) == pytest.approx(math.log(2) + 2 / 3, abs=1e-4)
