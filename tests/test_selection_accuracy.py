@@ -18,7 +18,7 @@ from scripts.selection.scores import PARTS, SCORES
 def scored(name: str, score: list[float], dice: list[float]) -> ScoredRun:
     epochs = range(1, len(dice) + 1)
     row = dict.fromkeys([f"score_{name}" for name in SCORES] + list(PARTS) + ["iteration"], float("nan"))
-    scores = {epoch: row | {"score_density": value} for epoch, value in zip(epochs, score, strict=True)}
+    scores = {epoch: row | {"score_labelled_dice": value} for epoch, value in zip(epochs, score, strict=True)}
     return ScoredRun(name=name, folder=Path(name), scores=scores, oracle_dice=dict(zip(epochs, dice, strict=True)))
 
 
@@ -26,21 +26,21 @@ def test_accuracies_by_hand(tmp_path: Path) -> None:
     # One run in the score's order, one against it: rank correlations 1 and -1.
     runs = [scored("a", [1, 2, 3, 4], [50, 60, 70, 80]), scored("b", [1, 2, 3, 4], [80, 70, 60, 30])]
     found = {rule.name: rule for rule in rule_accuracies(runs)}
-    assert set(found) == {"density", "last", "random"}, "a score that no run has is not rated"
-    density = found["density"]
-    assert density.correlations == pytest.approx([1, -1])
+    assert set(found) == {"labelled_dice", "last", "random"}, "a score that no run has is not rated"
+    rated = found["labelled_dice"]
+    assert rated.correlations == pytest.approx([1, -1])
     # Ranks of the Dice over all: 2, 3.5, 5.5, 7.5 and 7.5, 5.5, 3.5, 1; the score's: 1.5, 3.5, 5.5, 7.5 twice.
-    assert density.correlation_over_all == pytest.approx(
+    assert rated.correlation_over_all == pytest.approx(
         np.corrcoef([1.5, 3.5, 5.5, 7.5] * 2, [2, 3.5, 5.5, 7.5, 7.5, 5.5, 3.5, 1])[0, 1]
     )
-    assert density.dice_lost == [0, 50]
+    assert rated.dice_lost == [0, 50]
     assert found["last"].dice_lost == [0, 50]
     assert found["random"].dice_lost == [15, 20]
     write_selection_page(tmp_path, runs, list(found.values()))
     page = (tmp_path / "selection.md").read_text()
     assert accuracy_table(list(found.values())).as_markdown() in page
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
-    assert ["density", "0.00 (-1.00 to 1.00)"] in [row[:2] for row in rows]
+    assert ["labelled_dice", "0.00 (-1.00 to 1.00)"] in [row[:2] for row in rows]
     assert ["last", "-", "-", "25.00 (n = 2)", "50.00"] in rows
     assert len((tmp_path / "selection.csv").read_text().splitlines()) == 9
     assert (tmp_path / "plots" / "selection.png").stat().st_size > 1000
