@@ -199,7 +199,8 @@ def _read_run(record: RunRecord, label_names: Iterable[str]) -> RunResult:
     if content["kind"] == "translator":
         return RunResult(**run, status="done")
     # As requested in the settings, unless the evaluation says otherwise.
-    selection = str(_settings_of(folder).get("selection", {}).get("keep", "last"))
+    chosen = _settings_of(folder).get("selection", {})
+    selection = str(chosen.get("keep", "last") if isinstance(chosen, Mapping) else chosen)
     if not any(name.startswith("evaluation") for name in content["steps"]):
         return RunResult(**run, status="done", selection=selection)
     try:
