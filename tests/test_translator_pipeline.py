@@ -107,4 +107,4 @@ def test_packing_takes_the_translator_from_the_weights(run_of: Callable[[str], P
     weights = run_of("cyclegan") / "models" / "model.pt"
     packed = pack_bundle("synthesis", task="phantom_mr2ct", out=tmp_path, weights=weights)
     for config in ("train", "inference"):
-        assert "\ntranslator: cyclegan #" in (packed.folder / "configs" / f"{config}.yaml").read_text()
+        assert json.loads((packed.folder / "configs" / f"{config}.json").read_text())["translator"] == "cyclegan"

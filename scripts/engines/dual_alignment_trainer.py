@@ -110,7 +110,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
         """S on target slices: features, D1's logits on them, the local mask, the logits of the masked features."""
         segmenter, image = self.segmenter, image.contiguous(memory_format=self.segmenter.memory_format)
         features = segmenter.forward_features(image)
-        d1_logits = segmenter.feature_discriminator(features[0])  # (B, 1, h, w)
+        d1_logits = segmenter.feature_discriminator(features[0])  # type: ignore[operator]  # (B, 1, h, w)
         mask = segmenter.mask_of_logits(d1_logits)
         predictions = self.predictions(features, mask, image)
         weights = self.alignment.d2.weigh(predictions["heads"])

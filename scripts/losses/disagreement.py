@@ -7,6 +7,7 @@ adaptation (CLAN), 2019.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def predictor_similarity(first: nn.Module, second: nn.Module) -> Tensor:
 
 
 def _two_predictors(segmenter: Segmenter) -> tuple[nn.Module, nn.Module]:
-    further = getattr(segmenter, "further_predictors", ())
+    further: Any = getattr(segmenter, "further_predictors", ())
     if len(further) != 1:
         raise SettingError(
             setting="network_def",
@@ -100,4 +101,5 @@ def _two_predictors(segmenter: Segmenter) -> tuple[nn.Module, nn.Module]:
             expected="two predictors to compare",
             remedy="give --network_def#predictors 2 as well",
         )
-    return segmenter.predictor, further[0]
+    predictor: Any = segmenter.predictor
+    return predictor, further[0]

@@ -117,6 +117,7 @@ class _Decoder(nn.Module):
         self.up1 = DemodulatedUpsampleConv(wide, 2 * channels, code_channels=code_channels, gain=ACTIVATION_GAIN)
         self.up2 = DemodulatedUpsampleConv(2 * channels, channels, code_channels=code_channels, gain=ACTIVATION_GAIN)
         self.to_image = nn.Conv2d(channels, out_channels, 3, padding=1)
+        assert self.to_image.bias is not None
         nn.init.constant_(self.to_image.bias, BACKGROUND_LOGIT)
 
     def forward(self, content: Tensor, code: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Segmenter(nn.Module):
         """
         if self.mask_mode == "off":
             return torch.zeros_like(features[0][:, :1])
-        return self.mask_of_logits(self.feature_discriminator(features[0]))
+        return self.mask_of_logits(self.feature_discriminator(features[0]))  # type: ignore[operator]
 
     @torch.jit.export
     def apply_mask(self, features: List[Tensor], mask: Tensor) -> List[Tensor]:

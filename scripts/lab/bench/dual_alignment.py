@@ -148,11 +148,11 @@ def dual_alignment_steps(
         precision=precision,
     )
     plain, plain_d2 = copy.deepcopy(segmenter).to(device), copy.deepcopy(prediction_discriminator).to(device)
-    networks = {"segmenter": plain, "prediction_discriminator": plain_d2}
+    networks: dict[str, Any] = {"segmenter": plain, "prediction_discriminator": plain_d2}
     return trainer, PlainDualAlignmentStep(**networks, **_optimizers(plain, plain_d2))
 
 
-def _optimizers(segmenter: MaskedDeepLab, d2: nn.Module) -> dict[str, torch.optim.Optimizer]:
+def _optimizers(segmenter: MaskedDeepLab, d2: nn.Module) -> dict[str, Any]:
     d1 = segmenter.feature_discriminator
     return {
         "segmenter_optimizer": torch.optim.SGD(
