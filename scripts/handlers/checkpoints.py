@@ -50,10 +50,11 @@ class LastWeights:
     """Keep the last weights; :class:`scripts.handlers.snapshots.Snapshots` selects others.
 
     Attributes:
-        choice: how the weights were selected, once training is over.
+        choice: how the weights were selected, once training is over; empty on all processes but the first.
     """
 
-    choice: dict[str, Any]
+    def __init__(self) -> None:
+        self.choice: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
         """Nothing happens during training."""

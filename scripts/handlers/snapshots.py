@@ -68,6 +68,7 @@ class Snapshots(LastWeights):
         self.folder, self.log, self.interval = Path(folder), Path(log), interval
         self.keep, self.scorer = keep, scorer
         self.average, self.card, self.batches, self.oracle = average, dict(card), batches, oracle
+        self.choice: dict[str, Any] = {}  # the first process alone chooses
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
