@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
-
 from scripts.core.errors import InputError, SettingError
 
 __all__ = ["is_base", "read_configs", "read_task", "write_configs", "write_metadata", "write_values"]

@@ -10,11 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from bundle.pack import ROOT, pack_bundle
 from monai.bundle import ConfigParser, ckpt_export
 from monai.networks import convert_to_onnx
-from torch import nn
-
-from bundle.pack import ROOT, pack_bundle
 from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.core.files import atomic_path
 from scripts.core.weights import load_weights, read_metadata
@@ -27,6 +25,7 @@ from scripts.inference.exported_network import (
     path_for_engine,
 )
 from scripts.networks.translator import Translator
+from torch import nn
 
 __all__ = ["TOLERANCE", "export_network"]
 

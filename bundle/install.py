@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
-
 from scripts.core.errors import InputError
 from scripts.core.weights import load_weights, metadata_file, read_metadata
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import yaml
 from conftest import write_volume
-
 from scripts.core.files import write_json
 from scripts.evaluation.metrics import StructureResult
 from scripts.evaluation.summaries import write_evaluation

@@ -18,11 +18,10 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from toy_project import project, weights  # noqa: F401  # fixtures of the tests of packing
-
 from scripts.core.errors import InputError, find_input_error
 from scripts.core.settings import run_bundle
 from scripts.core.weights import save_weights
+from toy_project import project, weights  # noqa: F401  # fixtures of the tests of packing
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from bundle.pack import pack_bundle
 from conftest import ROOT, write_weights
 from dicom_files import stack
-
-from bundle.pack import pack_bundle
 from scripts.data.dicom import dicom_files
 
 TASK = "abdomen_mr2ct"

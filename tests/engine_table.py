@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from monai.bundle import ConfigParser
-
 from bundle.export import export_network
 from bundle.pack import pack_bundle
+from monai.bundle import ConfigParser
 from scripts.inference.exported_network import ENGINES, ExportedNetwork
 from scripts.inference.inferers import SliceWiseInferer
 

@@ -16,9 +16,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from dicom_files import IMPLICIT, stack
-from skimage.io import imsave
-
 from scripts.lab.prepare.tfrecord import masked_crc
+from skimage.io import imsave
 
 CENTRES = np.array([[x, y, z] for x in (-11.3, 9.7) for y in (-10.2, 8.8) for z in (-9.6, 11.1)])
 """Centres of eight balls in mm, RAS; no two are mirror images of each other."""

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from scripts.networks.atrous_conv import SLOW_DILATION, AtrousConv2d, sum_of_taps
 from torch import Tensor
 from torch.nn import functional as F
-
-from scripts.networks.atrous_conv import SLOW_DILATION, AtrousConv2d, sum_of_taps
 
 
 def gradients(layer: AtrousConv2d, x: Tensor, result: Tensor) -> list[Tensor]:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from scripts.data.augmentation import CURVE_PIECES, BatchAugmentation, Windows
 
 

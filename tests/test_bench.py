@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from scripts.lab.bench import surface_distance
 from scripts.lab.bench.benchmark import run_bench
 from scripts.lab.bench.cyclegan import CycleGanStep

@@ -19,7 +19,6 @@ import pytest
 from bodies import body_case
 from conftest import write_volume
 from scipy import ndimage
-
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import Finding, MeasuredCase
 from scripts.lab.check.command import TaskLabels, check_cases, judge_cases

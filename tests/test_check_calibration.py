@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-
 from scripts.lab.check import copies, orientation
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.command import TaskLabels, check_cases, judge_cases

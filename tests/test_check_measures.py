@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 from scipy import ndimage
-
 from scripts.lab.check.alignment import measure_alignment
 from scripts.lab.check.cases import Structure
 from scripts.lab.check.coarse import body_of, grain, resample

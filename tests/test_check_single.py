@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from bodies import body_case
 from conftest import CONFIGS, write_volume
-
 from scripts.lab.check import measure
 from scripts.lab.check.across import find_wrong_spacing
 from scripts.lab.check.case_search import find_cases

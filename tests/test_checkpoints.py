@@ -12,14 +12,13 @@ import pytest
 import torch
 from conftest import Finished, listed_files
 from ignite.engine import Engine
-from torch import nn
-from torch.optim import SGD
-
 from scripts.core.errors import InputError
 from scripts.core.weights import digest_of, load_weights, save_weights
 from scripts.engines.averaging import averaged_model
 from scripts.handlers.checkpoints import FinalWeights, ResumePoint, WeightsLoader
 from scripts.handlers.losses import LossLog, NotFiniteError, TrainingProgress, scalar_outputs
+from torch import nn
+from torch.optim import SGD
 
 CARD = {"stage": "segmentation", "domains": ["mr", "ct"], "network": {"width": 64, "layers": [3, 4]}}
 

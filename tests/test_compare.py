@@ -16,7 +16,6 @@ from comparison_folders import request_for
 from conftest import CONFIGS, METHODS, ROOT
 from filelock import FileLock
 from monai.bundle import ConfigParser
-
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.lab.experiments import run_record

@@ -13,7 +13,6 @@ from comparison_folders import AFFINE, CASES, SHAPE, add_volumes, known_results,
 from conftest import refused
 from matplotlib.axes import Axes
 from matplotlib.image import imread
-
 from scripts.core.files import write_json
 from scripts.lab.cli import main
 from scripts.lab.experiments.case_volumes import ComparisonVolumes, Cut, Volume

@@ -11,7 +11,6 @@ import torch
 from comparison_folders import request_for
 from conftest import CONFIGS, ROOT
 from monai.bundle import ConfigParser
-
 from scripts.core.settings import Settings
 from scripts.lab.experiments.plan import plan
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from comparison_folders import CASES, everywhere, known_results, write_comparison
 from conftest import refused
-
 from scripts.core.files import write_json
 from scripts.lab.cli import main
 from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods

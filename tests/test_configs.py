@@ -14,7 +14,6 @@ import pytest
 from conftest import BASES, CONFIGS, METHODS, config_files
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
-
 from scripts.core.errors import InputError
 from scripts.core.settings import Settings
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_volume
-
 from scripts.core.errors import InputError
 from scripts.data.case_names import case_name
 from scripts.data.datalists import (

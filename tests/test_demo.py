@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from comparison_folders import evaluated, everywhere
 from conftest import ROOT
-
 from scripts.core.files import write_json
 from scripts.evaluation.summaries import write_evaluation
 from scripts.lab.experiments import compare, run_record

@@ -7,10 +7,6 @@ import math
 import pytest
 import torch
 from ignite.engine import Events
-from torch import Tensor
-from torch.nn import functional as F
-from torch.optim import Adam
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
@@ -20,6 +16,9 @@ from scripts.networks.demodulated_conv import DemodulatedConv, DemodulatedUpsamp
 from scripts.networks.demodulated_generator import DemodulatedGenerator
 from scripts.networks.domain_discriminator import DomainDiscriminator
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Adam
 
 
 @pytest.fixture(autouse=True)

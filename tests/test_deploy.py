@@ -20,6 +20,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from bundle.pack import pack_bundle, packed_name
 from conftest import FILE_VALUES, ROOT, SMALL, processes_of, write_volume, write_weights
 from label_server import (
     ENDING_SECONDS,
@@ -32,8 +33,6 @@ from label_server import (
 )
 from packed_configs import set_packed_values
 from test_bad_input import IMAGES, LABELS, replace_volume
-
-from bundle.pack import pack_bundle, packed_name
 
 pytestmark = [
     pytest.mark.deploy,

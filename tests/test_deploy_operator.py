@@ -15,7 +15,6 @@ from conftest import config_files, run_config, small_settings, write_weights
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
-
 from scripts.core.weights import load_weights
 
 TASK = "phantom_mr2ct"

@@ -8,7 +8,6 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import stack
-
 from scripts.data.dicom import read_series, scan_folder
 
 VOLUME = np.arange(6 * 5 * 4).reshape(6, 5, 4)

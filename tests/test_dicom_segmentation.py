@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIGS, refused, write_weights
-from dicom_series import FORMATS, NAMES, OBLIQUE, TASK, labels_by_slice, retag, tiny_bundle, write_series
-
 from bundle.__main__ import main
 from bundle.pack import pack_bundle
+from conftest import CONFIGS, refused, write_weights
+from dicom_series import FORMATS, NAMES, OBLIQUE, TASK, labels_by_slice, retag, tiny_bundle, write_series
 from scripts.data.dicom import dicom_files, read_series
 from scripts.inference.dicom_segmentation import Maker, segment_series, source_slices, write_segmentation
 from scripts.inference.predictor import Predictor

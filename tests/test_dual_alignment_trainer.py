@@ -9,12 +9,11 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.handlers import CheckpointLoader
+from scripts.core.errors import InputError
+from scripts.losses.segmentation import supervised_loss
 from test_trainers import OFF, after_update, at, copies, dual_trainer, make_batches, same, tiny_deeplab
 from torch import nn
 from torch.optim import SGD
-
-from scripts.core.errors import InputError
-from scripts.losses.segmentation import supervised_loss
 
 
 def test_the_segmenters_step_leaves_both_discriminators_alone() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-
 from scripts.core.errors import InputError, find_input_error, show_input_errors_as_sentences
 
 

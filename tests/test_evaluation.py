@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from scripts.core.errors import InputError
 from scripts.evaluation.metrics import StructureResult, evaluate_case
 from scripts.evaluation.summaries import CONVENTIONS, format_table, summarise, worst_and_median_case, write_evaluation

@@ -16,15 +16,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TASK, refused, run_config
-from monai.bundle import ConfigParser
-from torch import Tensor, nn
-
 from bundle.__main__ import main
 from bundle.export import export_network
 from bundle.pack import BUNDLES
+from conftest import CONFIGS, ROOT, TASK, refused, run_config
+from monai.bundle import ConfigParser
 from scripts.core.weights import load_weights
 from scripts.inference.exported_network import ENGINES, ExportedNetwork
+from torch import Tensor, nn
 
 pytestmark = pytest.mark.slow
 

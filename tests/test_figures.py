@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
-from skimage.color import deltaE_ciede2000, rgb2lab
-
 from scripts.core.errors import InputError
 from scripts.evaluation.figures import (
     Translation,
@@ -32,6 +30,7 @@ from scripts.evaluation.montage import (
     upright,
 )
 from scripts.lab.experiments.charts import line_style
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 LINE_COLOURS = [line_style(order)["color"] for order in range(7)]
 

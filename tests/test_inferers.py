@@ -8,12 +8,11 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
-from torch import nn
-from torch.nn import functional as F
-
 from scripts.core.errors import InputError
 from scripts.inference.inferers import SliceWiseInferer, SplitMaskd
 from scripts.networks.masked_deeplab import MaskedDeepLab
+from torch import nn
+from torch.nn import functional as F
 
 
 def volume(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-
 from scripts.losses.adversarial import discriminator_loss
 from scripts.networks.feature_discriminator import FeatureDiscriminator
 from scripts.networks.local_mask import MASK_MODES, local_mask

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from scripts.core.domains import IGNORED
 from scripts.losses.adversarial import ADVERSARIAL_KINDS, discriminator_loss, generator_loss
 from scripts.losses.segmentation import (

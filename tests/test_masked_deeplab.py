@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from monai.networks.nets import ResNet
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts.core.errors import InputError
 from scripts.networks.dilated_resnet import build_dilated_resnet
 from scripts.networks.masked_deeplab import MaskedDeepLab
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @pytest.fixture(autouse=True)

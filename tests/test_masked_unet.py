@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks.nets import DynUNet
-
 from scripts.core.errors import InputError
 from scripts.networks.masked_unet import MaskedUNet
 

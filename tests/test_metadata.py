@@ -8,7 +8,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-
 from bundle.pack import BUNDLES, ROOT, pack_bundle, packed_name
 
 TASKS = sorted(path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml"))

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy.ndimage import gaussian_filter
-
 from scripts.evaluation.metrics import (
     StructureResult,
     average_symmetric_surface_distance,

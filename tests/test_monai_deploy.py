@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle.pack import pack_bundle
 from conftest import ROOT, Finished, ellipsoid
 from dicom_series import FORMATS, TASK, labels_by_slice, retag, tiny_bundle, write_series
-
-from bundle.pack import pack_bundle
 from scripts.data.dicom import read_series
 from scripts.inference.predictor import Predictor
 

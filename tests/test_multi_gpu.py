@@ -26,11 +26,10 @@ from conftest import (
     run_config,
     torchrun,
 )
-from test_worklist import CASES, assert_same_evaluation, predictions, run_two
-
 from scripts.core import processes
 from scripts.core.errors import InputError
 from scripts.data import datalists
+from test_worklist import CASES, assert_same_evaluation, predictions, run_two
 
 TIMEOUT_S = 240
 

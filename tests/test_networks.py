@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from monai.data import MetaTensor
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import InstanceNorm, StyleMapping, adaptive_instance_norm
 from scripts.networks.domain_discriminator import DOMAIN_DISCRIMINATOR_NORMS, DomainDiscriminator, logits_of_domain
@@ -21,6 +18,8 @@ from scripts.networks.prediction_discriminator import PredictionDiscriminator
 from scripts.networks.segmenter import Segmenter
 from scripts.networks.spectral_conv import SpectralConv2d
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd
-
 from scripts.core.errors import InputError
 from scripts.core.files import AtomicSaveImaged
 from scripts.data.geometry import check_affine, check_resampled_size

@@ -13,14 +13,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
-from toy_project import PACKED, config_of, files_of
-
 from bundle import pack
 from bundle.__main__ import main
 from bundle.install import RECORD
 from bundle.pack import BUNDLES, ROOT, pack_bundle
+from filelock import FileLock
 from scripts.core.errors import InputError
+from toy_project import PACKED, config_of, files_of
 
 
 @pytest.mark.parametrize("name", BUNDLES)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_project import BASE, config_of
-
 from bundle.pack import pack_bundle
 from scripts.core.errors import InputError
+from toy_project import BASE, config_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
 from bundle.pack import BUNDLES, ROOT, pack_bundle
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, TASK, write_weights
-
 from bundle.pack import BUNDLES, ROOT, pack_bundle
+from conftest import SMALL, TASK, write_weights
 
 pytestmark = pytest.mark.slow
 

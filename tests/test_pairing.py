@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from scripts.core.errors import InputError
 from scripts.data.case_names import match_labels, pair_volumes
 from scripts.data.datalists import all_sections, find_volumes, folder_datalist, read_datalist

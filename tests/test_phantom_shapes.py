@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from scripts.lab.phantom import generate as phantom
 from scripts.lab.phantom.shapes import Grid, ellipsoid, smooth_union, superellipse, tube, tubes
 from scripts.lab.phantom.thorax import branches

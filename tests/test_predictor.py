@@ -14,9 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TASK, refused, run_config
-
 from bundle.pack import BUNDLES, pack_bundle
+from conftest import ROOT, TASK, refused, run_config
 from scripts.inference.predictor import Predictor
 
 pytestmark = pytest.mark.slow

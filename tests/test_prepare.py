@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import run_command
 from releases import CT_AFFINE, save, sections, write_btcv, write_chaos_mr, write_mmwhs
-
 from scripts.core.errors import InputError
 from scripts.lab.cli import main
 from scripts.lab.prepare import run as run_module

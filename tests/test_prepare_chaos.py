@@ -9,13 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from releases import CHAOS_GREY, assert_is_truth, chaos_geometry, sections, write_chaos_ct, write_chaos_mr
-from skimage.io import imread, imsave
-
 from scripts.core.errors import InputError
 from scripts.data.case_names import natural_order
 from scripts.lab.prepare.outputs import print_report
 from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.source_case import SearchOptions
+from skimage.io import imread, imsave
 
 
 def chaos(source: Path, out: Path, **find: object) -> dict:

@@ -9,7 +9,6 @@ import pydicom
 import pytest
 from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
 from releases import OBLIQUE
-
 from scripts.core.errors import InputError
 from scripts.data.dicom import read_series
 from scripts.lab.bench.preparation import compress_dicom

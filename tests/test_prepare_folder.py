@@ -11,7 +11,6 @@ import pydicom
 import pytest
 from dicom_files import stack
 from releases import CT_AFFINE, MR_AFFINE, assert_is_truth, save, sections, true_image, true_label, world_of
-
 from scripts.core.errors import InputError
 from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.source_case import SearchOptions

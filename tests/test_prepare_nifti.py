@@ -23,7 +23,6 @@ from releases import (
     write_mmwhs,
     write_mscmr,
 )
-
 from scripts.core.errors import InputError
 from scripts.data.datalists import read_datalist
 from scripts.lab.prepare.nifti_pairs import read_pair

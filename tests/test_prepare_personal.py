@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nibabel as nib
 from releases import CT_AFFINE, assert_is_truth, write_btcv
-
 from scripts.lab.prepare.run import Preparation, prepare
 
 

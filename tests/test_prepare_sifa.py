@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 from releases import sections, tfrecord
-
 from scripts.core.errors import InputError
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.prepare.run import Preparation, prepare

@@ -25,7 +25,6 @@ from releases import (
     write_mmwhs,
     write_mscmr,
 )
-
 from scripts.core.errors import InputError
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.command import check_cases

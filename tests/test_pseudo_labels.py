@@ -10,14 +10,13 @@ import pytest
 import torch
 from conftest import refused
 from ignite.engine import Engine
-from torch import Tensor, nn
-
 from scripts.core.domains import IGNORED
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.pseudo_labels import PseudoLabels, SelfTrainingBatches, cleaned_labels
 from scripts.data.slices import SliceSet
 from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
 from scripts.inference.inferers import SliceWiseInferer
+from torch import Tensor, nn
 
 K = 2
 """Structures of these tests: 1 where an image is bright, 2 where it is dark, background where it is 0."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
-
 from scripts.data.augmentation import LAYERS, WIDTH, BatchAugmentation, through_random_networks
+from torch.nn import functional as F
 
 
 def generator(seed: int = 0) -> torch.Generator:

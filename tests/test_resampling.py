@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, Spacingd
 from scipy.spatial.transform import Rotation
-
 from scripts.data import resampling
 from scripts.data.resampling import ResampleVolumed, RestoreGridd, resampled_grid, restore_grid
 

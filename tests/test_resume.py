@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONFIGS, ROOT, bundle_command, command_environment, listed_files, run_command, run_config
-
 from scripts.core.errors import InputError, find_input_error
 from scripts.data.slices import UnpairedSliceBatches
 

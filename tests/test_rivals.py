@@ -12,9 +12,6 @@ import pytest
 import torch
 from conftest import CONFIGS, run_config
 from ignite.engine import Events
-from test_trainers import OFF, after_update, copies, dual_trainer, make_batches, same, tiny_deeplab
-from torch import nn
-
 from scripts.core.errors import InputError
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
 from scripts.losses.adversarial import discriminator_loss, generator_loss
@@ -28,6 +25,8 @@ from scripts.losses.segmentation import supervised_loss, supervised_losses
 from scripts.losses.self_training import UNSURE, SelfTraining, pseudo_labels
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PREDICTION_MAPS, prediction_map
+from test_trainers import OFF, after_update, copies, dual_trainer, make_batches, same, tiny_deeplab
+from torch import nn
 
 LN2, LN3 = math.log(2.0), math.log(3.0)
 

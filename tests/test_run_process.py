@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from scripts.lab.experiments.run_record import run_process
 
 

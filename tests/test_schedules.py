@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scripts.engines.averaging import averaged_model
+from scripts.engines.schedules import ConstantThenLinear, PolynomialDecay, linear_ramp
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
-
-from scripts.engines.averaging import averaged_model
-from scripts.engines.schedules import ConstantThenLinear, PolynomialDecay, linear_ramp
 
 
 @pytest.mark.parametrize(("iteration", "factor"), [(0, 1.0), (50, 0.5**0.9), (100, 0.0), (150, 0.0)])

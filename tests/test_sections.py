@@ -10,7 +10,6 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, Orientationd
-
 from scripts.data.sections import AroundForeground, BelowLungs, NotBlank, body_mask
 
 ROOT = Path(__file__).resolve().parents[1]

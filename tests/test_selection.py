@@ -12,14 +12,13 @@ import pytest
 import torch
 from conftest import CONFIGS, assert_same_weights, refused, run_config
 from ignite.engine import Engine
-from torch import nn
-
 from scripts.core.weights import digest_of
 from scripts.engines.averaging import averaged_model
 from scripts.handlers.checkpoints import FinalWeights
 from scripts.handlers.snapshots import Snapshots
 from scripts.selection.choice import read_scores
 from scripts.selection.scores import PARTS, SCORES
+from torch import nn
 
 CARD = {"stage": "segmentation"}
 

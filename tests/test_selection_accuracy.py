@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from comparison_folders import known_results, write_comparison
 from conftest import CONFIGS, refused, run_config
-
 from scripts.lab.experiments.selection_accuracy import ScoredRun, find_runs, measure_selection, rule_accuracies
 from scripts.lab.experiments.selection_page import accuracy_table, write_selection_page
 from scripts.selection.scores import PARTS, SCORES

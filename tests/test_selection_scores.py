@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
-from torch import nn
-
 from scripts.core.weights import selection_of_weights, selection_sentence
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet
@@ -20,6 +18,7 @@ from scripts.losses.segmentation import supervised_loss
 from scripts.selection.choice import best_epoch, check_choice_is_possible, read_scores
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import PARTS, SCORES, mask_patches, masked_consistency_loss, mean_dice
+from torch import nn
 
 
 def test_dice_is_taken_over_a_whole_case_and_averaged_over_cases_then_structures() -> None:

@@ -11,9 +11,6 @@ import monai.bundle
 import pytest
 import torch
 from conftest import CONFIGS, assert_same_weights, config_files, refused, small_settings
-from test_trainers import copies, make_batches, same, settings
-from torch.optim import SGD
-
 from scripts.core.domains import IGNORED
 from scripts.data.slices import UnpairedSliceBatches
 from scripts.engines.averaging import averaged_model
@@ -21,6 +18,8 @@ from scripts.engines.self_training_trainer import SelfTrainingTrainer
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.masked_unet import MaskedUNet
 from scripts.networks.segmenter import Segmenter
+from test_trainers import copies, make_batches, same, settings
+from torch.optim import SGD
 
 SECOND = CONFIGS / "segmentation" / "self_train.yaml"
 METHODS = CONFIGS / "methods"

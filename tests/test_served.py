@@ -15,13 +15,12 @@ import pytest
 import torch
 from conftest import FILE_VALUES, TASK, config_files, refused, run_config, write_volume, write_weights
 from monai.bundle import ConfigParser
-from test_bad_input import replace_volume
-from torch import nn
-
 from scripts.core.errors import InputError
 from scripts.core.files import save_tensors
 from scripts.data.datalists import read_datalist
 from scripts.handlers.checkpoints import ServedWeightsd
+from test_bad_input import replace_volume
+from torch import nn
 
 CARD = {"dataset_name": "heart"}
 

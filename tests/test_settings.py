@@ -13,12 +13,11 @@ import pytest
 import torch
 from conftest import ROOT, config_files
 from monai.transforms import Compose, ScaleIntensityRanged
-from torch import Tensor, nn
-
 from scripts.core.descriptions import describe_component, describe_transform, records_arguments
 from scripts.core.errors import InputError
 from scripts.core.settings import Settings, current_settings, deciding_settings, is_bundle_command, run_bundle
 from scripts.core.weights import check_metadata
+from torch import Tensor, nn
 
 BASE: dict[str, Any] = {
     "rate": 0.1,

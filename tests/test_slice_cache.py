@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import write_volume
 from monai.transforms import Compose, EnsureChannelFirstd
-
 from scripts.data.slices import SliceSet
 from scripts.data.volumes import CheckedLoadImaged
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_volume
-from test_slices import loading
-
 from scripts.data.slices import SliceSet
+from test_slices import loading
 
 
 def numbered_set(folder: Path, *sizes: tuple[int, int], window: tuple[int, int]) -> SliceSet:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import refused, write_volume
 from monai.transforms import Compose, LoadImaged, MapTransform, ScaleIntensityRanged
-
 from scripts.core.errors import InputError
 from scripts.data import slices
 from scripts.data.augmentation import BatchAugmentation

@@ -17,7 +17,6 @@ from conftest import CONFIGS, SMALL, config_files, refused, run_config, write_vo
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from scipy.spatial.transform import Rotation
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.data.resampling import restore_grid
 from scripts.data.slices import SliceSet, UnpairedSliceBatches

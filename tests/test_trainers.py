@@ -10,9 +10,6 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
-from torch import nn
-from torch.optim import SGD
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import frozen
 from scripts.engines.alignment import DualAlignment, FeatureAdversary, PredictionAdversary
@@ -26,6 +23,8 @@ from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
 from scripts.networks.segmenter import Segmenter
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from torch import nn
+from torch.optim import SGD
 
 Batch = dict[str, torch.Tensor]
 

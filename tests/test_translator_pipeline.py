@@ -11,9 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, refused, run_base, run_config
-
 from bundle.pack import pack_bundle
+from conftest import CONFIGS, refused, run_base, run_config
 from scripts.data.slices import UnpairedSliceBatches
 
 pytestmark = pytest.mark.slow

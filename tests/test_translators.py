@@ -10,10 +10,6 @@ import pytest
 import torch
 from conftest import CONFIGS
 from monai.bundle import ConfigParser
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import SGD
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
@@ -26,6 +22,9 @@ from scripts.networks.domain_discriminator import DomainDiscriminator
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
 from scripts.networks.translator import Translator
 from scripts.networks.translators import TRANSLATORS, build_translator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD
 
 OTHERS = ["demodulated", "cyclegan", "starganv2"]
 MIXED = torch.tensor([TARGET, SOURCE, SOURCE, TARGET, SOURCE])

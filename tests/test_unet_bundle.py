@@ -11,15 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, SHORT, TASK, assert_same_weights, config_files, refused
-from monai.bundle import ConfigParser
-from test_export import every_engine
-from torch import nn
-
 from bundle.export import export_network
 from bundle.pack import pack_bundle
+from conftest import CONFIGS, SHORT, TASK, assert_same_weights, config_files, refused
+from monai.bundle import ConfigParser
 from scripts.data.slices import UnpairedSliceBatches
 from scripts.inference.exported_network import ENGINES, ExportedNetwork
+from test_export import every_engine
+from torch import nn
 
 pytestmark = pytest.mark.slow
 

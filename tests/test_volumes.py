@@ -12,7 +12,6 @@ import torch
 from conftest import FILE_VALUES, MR_AFFINE, write_volume
 from monai.data import MetaTensor
 from monai.transforms import Compose
-
 from scripts.core.errors import InputError, find_input_error
 from scripts.data.geometry import AFFINE_TOLERANCE_MM
 from scripts.data.nifti import QFORM_TOLERANCE_MM, qform_gap_mm

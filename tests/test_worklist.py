@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import ROOT, Finished, bundle_command, run_command, run_config, torchrun
 from monai.data import MetaTensor
-
 from scripts.inference.work_sharing import Worklist
 
 pytestmark = pytest.mark.slow

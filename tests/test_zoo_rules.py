@@ -46,15 +46,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from bundle.__main__ import main
+from bundle.pack import BUNDLES, ROOT, pack_bundle
+from bundle.weights import LARGEST_FILE
 from conftest import SMALL, SMALL_TRAINING, TASK, config_files, refused
 from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, ConfigWorkflow, download_large_files
 from packaging.requirements import Requirement
 from packed_configs import packed_configs, set_packed_values
-
-from bundle.__main__ import main
-from bundle.pack import BUNDLES, ROOT, pack_bundle
-from bundle.weights import LARGEST_FILE
 
 TASKS = sorted(path.stem for path in (ROOT / "configs" / "tasks").glob("*.yaml"))
 

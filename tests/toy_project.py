@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from bundle.install import RECORD
 from bundle.pack import BUNDLES, ROOT
 

@@ -19,7 +19,6 @@ from monai.config import DtypeLike, KeysCollection
 from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayout
 from monai.transforms import SaveImaged
-
 from scripts.core.errors import InputError
 
 __all__ = [

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
-
 from scripts.core.errors import SettingError
 
 __all__ = [

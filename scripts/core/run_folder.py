@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
-
 from scripts.core.errors import show_input_errors_as_sentences
 from scripts.core.files import atomic_path, make_folder, write_json
 from scripts.core.processes import join, leave, num_processes, rank

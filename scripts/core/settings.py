@@ -22,7 +22,6 @@ from typing import Any
 
 import monai.bundle
 from monai.bundle import ConfigComponent, ConfigParser, update_kwargs
-
 from scripts.core.errors import InputError, SettingError
 
 __all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "run_bundle"]

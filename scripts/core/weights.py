@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-
 from scripts.core.errors import InputError
 from scripts.core.files import save_tensors, write_json
+from torch import nn
 
 __all__ = [
     "WEIGHTS_SHA256",

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import load_decathlon_datalist
-
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import check_file_name, write_json
 from scripts.core.processes import rank

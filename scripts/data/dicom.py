@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-
 from scripts.core.errors import InputError
 from scripts.data.case_names import natural_order
 from scripts.data.dicom_slice import DicomSlice, read_slice

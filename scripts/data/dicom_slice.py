@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import VOXEL_EDGE_MM
 
 __all__ = ["DicomSlice", "read_slice"]
 
+# Rounding of direction cosines that are written with few digits.
 ORTHONORMAL_TOLERANCE = 0.01
-"""Rounding of direction cosines that are written with few digits."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.data import ImageReader
-
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import affine_gap_mm, check_affine, check_shape, spacing_of
 

@@ -9,11 +9,10 @@ from typing import Any, cast
 import torch
 from monai.inferers import Inferer
 from monai.transforms import KeepLargestConnectedComponent
-from torch import Tensor, nn
-
 from scripts.core.domains import IGNORED
 from scripts.core.errors import InputError
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
+from torch import Tensor, nn
 
 __all__ = ["PseudoLabels", "SelfTrainingBatches", "StructureCount", "cleaned_labels"]
 

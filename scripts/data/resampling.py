@@ -17,7 +17,6 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialResample
 from monai.utils import ensure_tuple_rep
-
 from scripts.data.geometry import check_resampled_size
 
 __all__ = ["ResampleVolumed", "RestoreGridd", "resampled_grid", "restore_grid"]

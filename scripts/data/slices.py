@@ -24,15 +24,14 @@ from monai.data import MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Transform
 from monai.utils import convert_to_tensor
-from torch.nn import functional as F
-from tqdm import tqdm
-
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import num_processes, rank
 from scripts.data import nifti, resampling, sections, volumes
 from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
+from torch.nn import functional as F
+from tqdm import tqdm
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
 

@@ -13,7 +13,6 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapLabelValue, MapTransform
-
 from scripts.core.errors import InputError
 from scripts.data.geometry import check_same_grid
 from scripts.data.nifti import NiftiReader

@@ -12,11 +12,10 @@ from ignite.engine import Engine, Events
 from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
-from torch import nn
-
 from scripts.core.errors import InputError
 from scripts.core.processes import mean_over_processes, num_processes
 from scripts.engines.precision import autocast
+from torch import nn
 
 __all__ = ["AdversarialTrainer", "frozen"]
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-
 from scripts.core.errors import check_choice
 from scripts.engines.schedules import linear_ramp
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.networks.prediction_discriminator import PREDICTION_MAPS, prediction_map
+from torch import Tensor, nn
 
 __all__ = ["Adversary", "DualAlignment", "FeatureAdversary", "PredictionAdversary"]
 
+# From the logits of the heads of S, each (B, K, H, W), to the weight of each pixel, (B, 1, H, W).
 PixelWeights = Callable[[Sequence[Tensor]], Tensor]
-"""From the logits of the heads of S, each (B, K, H, W), to the weight of each pixel, (B, 1, H, W)."""
 
 
 @dataclass(kw_only=True)

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from scripts.core.processes import mean_over_processes, num_processes
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from scripts.core.processes import mean_over_processes, num_processes
 
 __all__ = ["BatchNormOverProcesses", "running_statistics", "synchronised", "unsynchronised"]
 

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
-
 from scripts.core.errors import SettingError
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.alignment import Adversary, DualAlignment
@@ -18,6 +15,8 @@ from scripts.engines.batch_norm import running_statistics
 from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_losses
 from scripts.losses.segmenter_loss import ForwardPass, SegmenterLoss, SegmenterStep
 from scripts.networks.segmenter import Segmenter
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["DualAlignmentTrainer"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from scripts.core.processes import all_gather_batch, local_shard
 from scripts.data.slices import iteration_generator
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from scripts.core.errors import check_choice
 
 __all__ = ["autocast", "bf16_is_fast"]

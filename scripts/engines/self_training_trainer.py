@@ -6,13 +6,12 @@ from typing import Any, cast
 
 import torch
 from ignite.engine import Engine
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.batch_norm import running_statistics
 from scripts.losses.segmentation import supervised_losses
 from scripts.networks.segmenter import Segmenter
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["SelfTrainingTrainer"]
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from torch.optim.swa_utils import AveragedModel
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.core.errors import check_choice
 from scripts.data.slices import iteration_generator
@@ -19,6 +17,7 @@ from scripts.losses.extra import ExtraLoss, Translated, drawn_style
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
 from scripts.networks.translator import Translator
+from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["StyleTransferTrainer"]
 

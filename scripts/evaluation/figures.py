@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
-
 from scripts.core.errors import InputError
 from scripts.evaluation.montage import (
     INK,

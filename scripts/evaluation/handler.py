@@ -13,7 +13,6 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
-
 from scripts.core.processes import rank
 from scripts.core.run_folder import provenance
 from scripts.core.weights import selection_in_metadata, selection_of_weights, selection_sentence

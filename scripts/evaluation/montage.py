@@ -21,7 +21,6 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-
 from scripts.core.files import atomic_path
 from scripts.inference.structure_codes import STRUCTURE_COLOURS, structure_colour
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, write_json
 from scripts.evaluation.metrics import StructureResult

@@ -13,9 +13,6 @@ from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.handlers import CheckpointLoader
 from monai.transforms import MapTransform
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, update_bn
-
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import all_gather, rank
@@ -29,6 +26,8 @@ from scripts.core.weights import (
 )
 from scripts.engines.batch_norm import unsynchronised
 from scripts.handlers.losses import check_finite_losses, check_finite_weights
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 __all__ = [
     "FinalWeights",

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from tqdm import tqdm
-
 from scripts.core.errors import InputError
 from scripts.core.files import append_text, atomic_path
 from scripts.core.processes import rank
+from tqdm import tqdm
 
 __all__ = [
     "LossLog",

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.core.processes import rank
 from scripts.data.slices import UnpairedSliceBatches
 from scripts.evaluation.figures import Translation, loss_curves, segmentation_panel, translation_panel
+from torch import nn
 
 if TYPE_CHECKING:  # so that a packed bundle contains the network of its own stage alone
     from scripts.networks.segmenter import Segmenter

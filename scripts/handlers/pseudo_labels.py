@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from torch import nn
-
 from scripts.core.domains import IGNORED
 from scripts.core.files import atomic_path
 from scripts.core.processes import rank
 from scripts.data.pseudo_labels import PseudoLabels
 from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
+from torch import nn
 
 __all__ = ["PseudoLabelRounds", "rounds_due"]
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch.optim.swa_utils import AveragedModel
-
 from scripts.core.errors import InputError
 from scripts.core.files import append_text, atomic_path
 from scripts.core.processes import rank
@@ -22,6 +20,7 @@ from scripts.handlers.losses import check_finite_weights
 from scripts.selection.choice import best_epoch, check_choice_is_possible, read_scores, snapshot_file
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import MEASURED, SCORES, mean_dice
+from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["Snapshots"]
 

@@ -10,7 +10,6 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 from monai.utils import optional_import
-
 from scripts.handlers.losses import scalar_outputs
 
 __all__ = ["TrackedRun"]

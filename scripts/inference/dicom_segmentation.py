@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from pydicom.valuerep import DS
-
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, check_file_name
 from scripts.data.dicom import Series, read_slices

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.core.weights import check_metadata
 from scripts.engines.precision import autocast, bf16_is_fast
 from scripts.networks.plain_tensor import as_plain_tensor
+from torch import Tensor, nn
 
 __all__ = [
     "ENGINES",

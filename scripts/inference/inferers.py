@@ -9,10 +9,9 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
-from torch.nn import functional as F
-
 from scripts.core.errors import SettingError, check_choice
 from scripts.engines.precision import autocast
+from torch.nn import functional as F
 
 __all__ = ["SliceWiseInferer", "SplitMaskd"]
 

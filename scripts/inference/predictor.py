@@ -10,7 +10,6 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from numpy.typing import ArrayLike
-
 from scripts.core.errors import InputError
 from scripts.core.files import AtomicSaveImaged
 from scripts.core.settings import Settings

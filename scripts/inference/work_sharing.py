@@ -11,7 +11,6 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.processes import all_gather, broadcast_from_rank0, num_processes, rank

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from scripts.core.files import atomic_path
 from scripts.evaluation.figures import image_to_data_uri
 

@@ -13,10 +13,9 @@ Source: Goodfellow et al., Generative adversarial nets, 2014; Mao et al., Least 
 from __future__ import annotations
 
 import torch
+from scripts.core.domains import FAKE, REAL
 from torch import Tensor
 from torch.nn import functional as F
-
-from scripts.core.domains import FAKE, REAL
 
 __all__ = ["ADVERSARIAL_KINDS", "discriminator_loss", "generator_loss"]
 

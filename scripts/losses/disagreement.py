@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts.core.errors import SettingError
 from scripts.losses.segmenter_loss import SegmenterLoss, SegmenterStep
 from scripts.networks.segmenter import Segmenter
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["Disagreement", "PredictorSimilarity", "disagreement_weights", "predictor_similarity"]
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from scripts.core.processes import all_gather_batch, local_shard
 from scripts.networks.translator import Translator
+from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["ExtraLoss", "Identity", "StyleDiversity", "StyleReconstruction", "Translated", "drawn_style"]
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from monai.losses.utils import compute_tp_fp_fn
 from monai.networks import one_hot
-from torch import Tensor
-from torch.nn import functional as F
-
 from scripts.core.domains import IGNORED
 from scripts.core.processes import sum_over_processes
 from scripts.losses.adversarial import discriminator_loss, generator_loss
+from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["alignment_discriminator_loss", "alignment_loss", "supervised_loss", "supervised_losses"]
 

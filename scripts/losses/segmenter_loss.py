@@ -10,11 +10,10 @@ from torch import Tensor
 
 __all__ = ["ForwardPass", "SegmenterLoss", "SegmenterStep"]
 
+# The results of a forward pass of S by name: ``image`` and ``logits``, and the lists ``features`` and ``heads``.
+#
+# For target slices also ``d1_logits``, ``mask`` and ``pixel_weights``.
 ForwardPass = dict[str, Any]
-"""The results of a forward pass of S by name: ``image`` and ``logits``, and the lists ``features`` and ``heads``.
-
-For target slices also ``d1_logits``, ``mask`` and ``pixel_weights``.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)

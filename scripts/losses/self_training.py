@@ -8,16 +8,15 @@ discriminator attention and self-training, 2021 (its published code).
 from __future__ import annotations
 
 import torch
+from scripts.core.processes import all_gather_batch, num_processes, sum_over_processes
+from scripts.losses.segmenter_loss import SegmenterLoss, SegmenterStep
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.core.processes import all_gather_batch, num_processes, sum_over_processes
-from scripts.losses.segmenter_loss import SegmenterLoss, SegmenterStep
-
 __all__ = ["UNSURE", "SelfTraining", "pseudo_labels"]
 
+# The pseudo-label of a pixel that is ignored.
 UNSURE = -1
-"""The pseudo-label of a pixel that is ignored."""
 
 
 class SelfTraining(SegmenterLoss):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from scripts.losses.adversarial import discriminator_loss, generator_loss
 from torch import Tensor
 from torch.nn import functional as F
-
-from scripts.losses.adversarial import discriminator_loss, generator_loss
 
 __all__ = ["domain_discriminator_loss", "generator_translation_loss"]
 

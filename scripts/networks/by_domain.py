@@ -1,9 +1,8 @@
 """Splits a mixed batch by domain, for networks that treat one domain at a time."""
 
 import torch
-from torch import Tensor
-
 from scripts.core.domains import SOURCE
+from torch import Tensor
 
 __all__ = ["join_domains", "split_by_domain"]
 

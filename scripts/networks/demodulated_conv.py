@@ -1,10 +1,9 @@
 """Convolutions whose weights carry the style: modulated by it, then normalised (demodulated)."""
 
 import torch
+from scripts.networks.generator_layers import upsample_conv
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from scripts.networks.generator_layers import upsample_conv
 
 __all__ = ["DemodulatedConv", "DemodulatedUpsampleConv", "demodulate"]
 

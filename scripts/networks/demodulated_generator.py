@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import StyleMapping
 from scripts.networks.by_domain import join_domains, split_by_domain
@@ -13,6 +10,8 @@ from scripts.networks.demodulated_conv import DemodulatedConv, DemodulatedUpsamp
 from scripts.networks.generator_layers import ContentEncoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.translator import Translator
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["DemodulatedGenerator"]
 

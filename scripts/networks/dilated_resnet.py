@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 from monai.networks.nets import ResNet
-from torch import Tensor, nn
-
 from scripts.core.errors import InputError, check_choice
+from torch import Tensor, nn
 
 __all__ = ["build_dilated_resnet"]
 

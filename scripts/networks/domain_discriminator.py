@@ -1,12 +1,11 @@
 """The image discriminator D of the synthesis stage (section 3.1)."""
 
 import torch
-from torch import Tensor, nn
-
 from scripts.core.errors import check_choice
 from scripts.networks.adain import InstanceNorm
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.spectral_conv import SpectralConv2d
+from torch import Tensor, nn
 
 __all__ = ["DOMAIN_DISCRIMINATOR_NORMS", "DomainDiscriminator", "logits_of_domain"]
 

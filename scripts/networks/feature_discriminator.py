@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
-
 from scripts.core.errors import check_choice
 from scripts.networks.adain import InstanceNorm
 from scripts.networks.spectral_conv import SpectralConv2d
+from torch import Tensor, nn
 
 __all__ = ["FEATURE_DISCRIMINATOR_NORMS", "FeatureDiscriminator"]
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Optional
 
 import torch
+from scripts.networks.adain import adaptive_instance_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from scripts.networks.adain import adaptive_instance_norm
 
 __all__ = [
     "ContentEncoder",

@@ -7,9 +7,6 @@ from typing import List, Optional
 
 import torch
 from monai.networks.blocks import Convolution
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts.core.descriptions import records_arguments
 from scripts.core.errors import check_choice
 from scripts.networks.atrous_conv import AtrousConv2d
@@ -17,6 +14,8 @@ from scripts.networks.dilated_resnet import build_dilated_resnet
 from scripts.networks.feature_discriminator import FeatureDiscriminator
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.segmenter import Segmenter
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["MaskedDeepLab"]
 

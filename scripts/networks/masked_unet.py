@@ -5,13 +5,12 @@ from typing import List
 
 import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
-from torch import Tensor, nn
-
 from scripts.core.descriptions import records_arguments
 from scripts.core.errors import check_choice
 from scripts.networks.feature_discriminator import FeatureDiscriminator
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.segmenter import Segmenter
+from torch import Tensor, nn
 
 __all__ = ["MaskedUNet"]
 

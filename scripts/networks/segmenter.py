@@ -3,10 +3,9 @@
 from typing import List
 
 import torch
-from torch import Tensor, nn
-
 from scripts.core.errors import check_choice
 from scripts.networks.local_mask import MASK_MODES, local_mask
+from torch import Tensor, nn
 
 __all__ = ["Segmenter"]
 

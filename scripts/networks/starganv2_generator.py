@@ -6,14 +6,13 @@ from itertools import pairwise
 from typing import Any, Dict, Optional
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import CodeMapping, NoMapping
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.translator import Translator
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["StarGanV2Generator"]
 

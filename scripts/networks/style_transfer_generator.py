@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import StyleMapping
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
 from scripts.networks.translator import Translator
+from torch import Tensor
 
 __all__ = ["StyleTransferGenerator"]
 

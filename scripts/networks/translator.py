@@ -3,9 +3,8 @@
 from typing import Any, Dict, Optional
 
 import torch
-from torch import Tensor, nn
-
 from scripts.core.domains import SOURCE, TARGET
+from torch import Tensor, nn
 
 __all__ = ["Translator"]
 

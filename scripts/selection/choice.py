@@ -18,8 +18,8 @@ __all__ = [
     "snapshot_file",
 ]
 
+# Which weights can be kept: the last, the best by a score without target labels, the best by target labels.
 KEPT = ("last", *SCORES, "oracle")
-"""Which weights can be kept: the last, the best by a score without target labels, the best by target labels."""
 
 
 def check_choice_is_possible(keep: str, interval: int, *, has_target: bool) -> None:

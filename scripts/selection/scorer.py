@@ -8,18 +8,17 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet, iteration_generator
 from scripts.engines.precision import autocast
 from scripts.networks.segmenter import Segmenter
 from scripts.selection.scores import PARTS, mask_patches, masked_consistency_loss, mean_dice
+from torch import nn
 
 __all__ = ["SnapshotScorer", "predict_classes"]
 
+# Random number streams that batches do not use.
 SAMPLE_STREAM, CHANGE_STREAM = 101, 102
-"""Random number streams that batches do not use."""
 
 
 class SnapshotScorer:

@@ -8,28 +8,27 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scripts.evaluation.metrics import dice_per_class
+from scripts.losses.segmentation import supervised_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.evaluation.metrics import dice_per_class
-from scripts.losses.segmentation import supervised_loss
-
 __all__ = ["MEASURED", "PARTS", "SCORES", "mask_patches", "masked_consistency_loss", "mean_dice"]
 
+# What is measured: the first on labelled cases of the other domain, the second on target images.
 PARTS = ("labelled_dice", "consistency_loss")
-"""What is measured: the first on labelled cases of the other domain, the second on target images."""
 
+# The scores computed from these parts; higher is better. The first is MAPSeg's (CVPR 2024).
 SCORES: dict[str, Callable[[Mapping[str, float]], float]] = {
     "masked_consistency": lambda part: part["labelled_dice"] - 0.5 * part["consistency_loss"],
     "labelled_dice": lambda part: part["labelled_dice"],
 }
-"""The scores computed from these parts; higher is better. The first is MAPSeg's (CVPR 2024)."""
 
+# Columns of ``logs/selection.csv`` for each snapshot.
 MEASURED = (*(f"score_{name}" for name in SCORES), *PARTS)
-"""Columns of ``logs/selection.csv`` for each snapshot."""
 
+# The value of a masked pixel: the darkest.
 MASK_VALUE = -1.0
-"""The value of a masked pixel: the darkest."""
 
 
 def mean_dice(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
 from scripts.lab.bench.dual_alignment import measure_dual_alignment

@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts.engines.adversarial_trainer import frozen
 from scripts.losses.adversarial import discriminator_loss, generator_loss
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["CycleGanStep"]
 

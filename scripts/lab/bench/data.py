@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from monai.transforms import Transform
-
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet, UnpairedSliceBatches
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from scripts.data.augmentation import BatchAugmentation
 from scripts.engines.adversarial_trainer import frozen
 from scripts.engines.alignment import DualAlignment, FeatureAdversary, PredictionAdversary
@@ -20,6 +18,7 @@ from scripts.losses.adversarial import discriminator_loss, generator_loss
 from scripts.losses.segmentation import supervised_loss
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
+from torch import Tensor, nn
 
 __all__ = ["PlainDualAlignmentStep", "dual_alignment_steps", "measure_dual_alignment"]
 

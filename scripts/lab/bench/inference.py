@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from monai.inferers import SliceInferer
-
 from scripts.inference.inferers import SliceWiseInferer
 from scripts.lab.bench.timing import Measurement, Ratio, channels_last, round_robin
 from scripts.networks.masked_deeplab import MaskedDeepLab

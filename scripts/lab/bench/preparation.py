@@ -15,7 +15,6 @@ import numpy as np
 import pydicom
 import torch
 from pydicom.uid import CTImageStorage
-
 from scripts.core.processes import available_cores
 from scripts.data.dicom import read_series
 from scripts.lab.bench.timing import Measurement, Ratio, round_robin

@@ -6,8 +6,6 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
-
 from scripts.data.augmentation import BatchAugmentation
 from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
@@ -18,6 +16,7 @@ from scripts.lab.bench.term_by_term import TermByTermStep
 from scripts.lab.bench.timing import Measurement, Ratio, channels_last, round_robin
 from scripts.networks.domain_discriminator import DomainDiscriminator
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from torch import nn
 
 __all__ = ["measure_style_transfer", "style_transfer_steps"]
 

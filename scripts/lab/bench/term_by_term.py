@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import frozen
 from scripts.losses.adversarial import discriminator_loss, generator_loss
 from scripts.networks.adain import InstanceNorm
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["TermByTermStep"]
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-
 from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, others_of
 from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.proportions import Stretch, middle_proportions, proportions_of, stretch_of

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-
 from scripts.lab.check.cases import Alignment
 
 __all__ = ["measure_alignment"]

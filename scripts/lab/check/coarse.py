@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
-
 from scripts.data.sections import body_mask
+from skimage.filters import threshold_otsu
 
 __all__ = ["COARSE_MM", "body_of", "grain", "resample"]
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
-
 from scripts.core.errors import InputError
 from scripts.core.processes import available_cores
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
@@ -28,6 +26,7 @@ from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_s
 from scripts.lab.check.page import CheckResult, summary_table, write_check
 from scripts.lab.check.single import judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
+from tqdm import tqdm
 
 __all__ = ["TaskLabels", "check_cases", "judge_cases", "read_task", "run_check"]
 

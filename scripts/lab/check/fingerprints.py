@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
-
 from scripts.lab.check.coarse import COARSE_MM, resample
 
 __all__ = ["Fingerprint", "agreement", "detail_of", "mirrored", "similarity", "spectrum_of"]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-
 from scripts.lab.check.cases import Structure
 
 __all__ = ["RankedLabels", "find_structures", "ranked", "rim_shares"]

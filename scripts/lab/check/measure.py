@@ -11,7 +11,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import affine_gap_mm
 from scripts.data.nifti import read_nifti

@@ -8,7 +8,6 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-
 from scripts.lab.check.cases import Finding, MeasuredCase, Severity, by_domain, others_of
 from scripts.lab.check.fingerprints import mirrored, similarity
 from scripts.lab.check.layout import AXES, Explanation, Layout, explain_layout, middle_layout, reference_of

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-
 from scripts.core.files import atomic_path, write_json
 from scripts.data.geometry import AFFINE_TOLERANCE_MM
 from scripts.evaluation.montage import structure_colour

@@ -13,7 +13,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 from scipy import ndimage
-
 from scripts.evaluation.montage import percentile_limits, structure_colour, upright
 from scripts.lab.check.coarse import resample
 

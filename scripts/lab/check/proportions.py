@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from scripts.lab.check.cases import Structure
 
 __all__ = ["Proportions", "Stretch", "middle_proportions", "proportions_of", "stretch_of"]

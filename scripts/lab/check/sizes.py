@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
 from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, others_of
 from scripts.lab.check.limits import LIMITS, VOLUMES_ML
 

@@ -14,7 +14,6 @@ from monai.bundle import ConfigParser
 from monai.transforms import LoadImage, Orientation
 from numpy.typing import NDArray
 from scipy import ndimage
-
 from scripts.core.errors import InputError
 from scripts.data.case_names import Item, case_name
 from scripts.data.datalists import read_datalist

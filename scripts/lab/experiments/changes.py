@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-
 from scripts.core.settings import deciding_settings
 from scripts.lab.experiments.plan import PlannedRun
 

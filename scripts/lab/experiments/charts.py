@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-
 from scripts.core.errors import InputError
 from scripts.evaluation.figures import read_log, running_mean
 from scripts.evaluation.montage import INK, LINE_COLOURS, PALE_INK, quiet_axes, save_figure

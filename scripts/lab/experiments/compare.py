@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 
 from filelock import FileLock, Timeout
-
 from scripts.core.errors import SettingError
 from scripts.core.files import make_folder, write_json
 from scripts.data.datalists import read_datalist

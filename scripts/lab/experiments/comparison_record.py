@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
@@ -18,8 +17,8 @@ from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, named_fi
 __all__ = ["COMPARISON", "read_comparison_record", "write_comparison"]
 
 COMPARISON = "comparison.json"
+# What all requests to one folder must have in common.
 FIXED = ("task", "size", "dataset_dir", "settings")
-"""What all requests to one folder must have in common."""
 
 
 def write_comparison(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> None:

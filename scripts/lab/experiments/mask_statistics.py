@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-
 from scripts.core.errors import InputError
 from scripts.lab.experiments.case_volumes import ComparisonVolumes
 from scripts.lab.experiments.results import LOWER, Comparison, RunResult

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
 from scripts.core.errors import InputError
 from scripts.data.case_names import Item, case_name
 from scripts.data.datalists import read_datalist

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
-
 from scripts.core.errors import InputError
 from scripts.core.weights import metadata_file, read_metadata
 

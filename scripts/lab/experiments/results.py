@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-
 from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.run_record import RunRecord, Status
 
 __all__ = ["LOWER", "RECOMMENDED", "REFERENCE", "UPPER", "Comparison", "MethodResult", "RunResult", "read_comparison"]
 
+# The lower and the upper bound, the method that the others are tested against, and the one for users.
 LOWER, UPPER, REFERENCE, RECOMMENDED = "none", "supervised", "glua", "recommended"
-"""The lower and the upper bound, the method that the others are tested against, and the one for users."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import yaml
 from monai.bundle import ConfigParser
-
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.settings import run_bundle
@@ -29,6 +28,7 @@ __all__ = ["RuleAccuracy", "ScoredRun", "evaluate_snapshots", "find_runs", "meas
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "segmentation"
 FILES = [str(CONFIGS / "inference.yaml"), str(CONFIGS / "evaluate.yaml")]
+# Top-level keys that training and evaluation share, each with its own value.
 OWN_VALUES = {
     "bundle_root",
     "ckpt_dir",
@@ -39,7 +39,6 @@ OWN_VALUES = {
     "tracked_run",
     "run",
 }
-"""Top-level keys that training and evaluation share, each with its own value."""
 
 
 @dataclass(frozen=True, kw_only=True)

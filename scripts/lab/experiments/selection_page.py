@@ -9,7 +9,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
 from scripts.core.files import atomic_path
 from scripts.evaluation.montage import INK, LINE_COLOURS, PALE_INK, quiet_axes, save_figure
 from scripts.lab.experiments.selection_accuracy import RuleAccuracy, ScoredRun

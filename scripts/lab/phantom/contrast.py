@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-
 from scripts.lab.phantom.shapes import Grid
 from scripts.lab.phantom.types import Array, Layer, Tissue
 

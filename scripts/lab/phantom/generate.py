@@ -12,14 +12,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
-
 from scripts.core.errors import SettingError
 from scripts.core.files import atomic_path, make_folder
 from scripts.lab.phantom.anatomy import anatomy
 from scripts.lab.phantom.contrast import ct_image, mr_image
 from scripts.lab.phantom.shapes import Grid
 from scripts.lab.phantom.types import Array, Deformation, Subject
+from tqdm import tqdm
 
 __all__ = ["FIRST_ID", "MODALITIES", "PhantomCase", "make_case", "write_phantom"]
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-
 from scripts.lab.phantom.shapes import Grid, Patch, Point, ellipsoid, smooth_union, tube
 from scripts.lab.phantom.types import LABEL_VALUES, Array, Layer, Subject, Tissue
 

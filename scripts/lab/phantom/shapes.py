@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from scripts.lab.phantom.types import Array, Deformation
 
 __all__ = [

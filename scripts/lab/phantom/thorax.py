@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-
 from scripts.lab.phantom.shapes import (
     Grid,
     Patch,

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from skimage.io import imread
-
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.case_names import natural_order, visible_files
 from scripts.data.dicom import Series, read_series
 from scripts.data.volumes import check_values
 from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
+from skimage.io import imread
 
 __all__ = ["ChaosTree"]
 

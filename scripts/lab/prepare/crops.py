@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, SpatialCrop, SpatialPad
-
 from scripts.core.errors import InputError
 
 __all__ = ["CropAroundLabeld"]

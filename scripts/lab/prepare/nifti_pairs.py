@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path
 from scripts.data.geometry import AFFINE_TOLERANCE_MM, affine_gap_mm, check_same_grid

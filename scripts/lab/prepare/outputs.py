@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance

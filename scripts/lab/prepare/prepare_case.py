@@ -11,7 +11,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-
 from scripts.core.errors import InputError, find_input_error, innermost_message
 from scripts.core.files import write_json
 from scripts.lab.prepare.nifti_pairs import write_nifti

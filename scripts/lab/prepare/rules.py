@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-
 from scripts.core.errors import InputError, SettingError
 from scripts.lab.prepare.protocol_file import STEPS, check_protocol
 from scripts.lab.prepare.source_case import SearchOptions, SourceCase

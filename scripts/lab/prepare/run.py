@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from scripts.core.errors import InputError, SettingError, innermost_message
 from scripts.core.files import make_folder
 from scripts.core.processes import available_cores
@@ -20,6 +18,7 @@ from scripts.lab.prepare.prepare_case import finished_record, prepare_case, sett
 from scripts.lab.prepare.rules import DomainRules, Rules, read_label_map, read_rules
 from scripts.lab.prepare.source_case import SearchOptions, SourceCase
 from scripts.lab.prepare.values import ValueMap
+from tqdm import tqdm
 
 __all__ = ["Preparation", "prepare"]
 

@@ -14,7 +14,6 @@ from zipfile import BadZipFile
 
 import nibabel as nib
 import numpy as np
-
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.case_names import natural_order, visible_files
 from scripts.data.volumes import check_values

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from scripts.core.errors import InputError
 from scripts.data.case_names import visible_files
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
 from scripts.core.errors import InputError
 
 __all__ = ["masked_crc", "parse_example", "read_records"]

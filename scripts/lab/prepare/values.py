@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
 from scripts.core.errors import InputError
 from scripts.data.volumes import LABEL_TOLERANCE
 
