@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
-from scripts.core.weights import load_weights, metadata_file, read_metadata
+from scripts.core.weights import load_weights, read_metadata
 
 __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "write_large_files"]
 
@@ -52,8 +52,10 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     card = parser.get_parsed_content("card") if "card" in parser else {}
     load_weights(str(weights), parser.get_parsed_content("network_def"), {**card, "task": task})
     shutil.copyfile(weights, folder / "models" / "model.pt")
-    if metadata_file(weights).is_file():
-        shutil.copyfile(metadata_file(weights), folder / "models" / "model.json")
+    metadata = read_metadata(weights)
+    if metadata:
+        # The Model Zoo's format of JSON files.
+        (folder / "models" / "model.json").write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
 
 
 def read_metrics(summary: Path) -> dict[str, float]:

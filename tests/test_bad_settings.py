@@ -83,12 +83,7 @@ MASK_MODES = "one of abs, target_confidence, uncertainty, source_distance, off"
         ("synthesis/train", "adversarial_kind", "wgan", "one of bce, lsgan, hinge"),
         ("segmentation/train", "d2_kind", "wgan", "one of bce, lsgan, hinge"),
         ("segmentation/train", "mask_mode", "on", MASK_MODES),
-        (
-            "segmentation/evaluate",
-            "mask_mode",
-            False,
-            MASK_MODES,
-        ),
+        ("segmentation/evaluate", "mask_mode", False, MASK_MODES),
         ("segmentation/train", "network_def#output_stride", 32, "one of 4, 8, 16"),
     ],
 )

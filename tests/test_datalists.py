@@ -69,14 +69,8 @@ def test_absolute_paths_are_legal(data: Path, tmp_path: Path) -> None:
         ('{"name": "toy"}', r"there are: no lists"),
         ('{"training": [{"image": "gone.nii", "label": "gone.nii"}]}', r"gone.nii: no such file.*list.json"),
         ('{"training": [{"image": "gone.nii.gz"}]}', r"no label for .*gone.nii.gz"),
-        (
-            '{"training": [{"image": "a/._x.nii.gz", "label": "a/x.nii.gz"}]}',
-            r"list.json: a name .* dot, ._x.nii.gz",
-        ),
-        (
-            '{"training": ["a.nii.gz"]}',
-            r"an entry under 'training' that names no image: \"a.nii.gz\"\. Expected ent",
-        ),
+        ('{"training": [{"image": "a/._x.nii.gz", "label": "a/x.nii.gz"}]}', r"list.json: a name .* dot, ._x.nii.gz"),
+        ('{"training": ["a.nii.gz"]}', r"an entry under 'training' that names no image: \"a.nii.gz\"\. Expected ent"),
         ('{"training": [{"label": "a.nii.gz"}]}', r"that names no image: \{\"label\": \"a.nii.gz\"\}"),
     ],
 )
@@ -105,10 +99,7 @@ def test_a_datalist_gives_all_of_its_sections(data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "match"),
-    [
-        (lambda folder: None, "no such folder"),
-        (lambda folder: touch(folder, "notes.txt"), "no NIfTI file in it"),
-    ],
+    [(lambda folder: None, "no such folder"), (lambda folder: touch(folder, "notes.txt"), "no NIfTI file in it")],
 )
 def test_a_folder_without_volumes_gets_a_sentence(tmp_path: Path, make: object, match: str) -> None:
     make(tmp_path / "volumes")
@@ -258,10 +249,7 @@ def test_the_translated_list_pairs_translations_with_the_sources_labels(data: Pa
     path = TranslatedDatalist(datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="translated").write()
     assert path == tmp_path / "datalist.json"
     (case,) = read_datalist(str(path), "validation", needs_label=True)
-    assert case == {
-        "image": str(tmp_path / "mr_2_image_translated.nii.gz"),
-        "label": str(data / "mr_2_label.nii.gz"),
-    }
+    assert case == {"image": str(tmp_path / "mr_2_image_translated.nii.gz"), "label": str(data / "mr_2_label.nii.gz")}
     assert len(read_datalist(str(path), "training", needs_label=True)) == 2
     assert json.loads(path.read_text())["name"] == "mr"
 

@@ -176,11 +176,7 @@ def segment(box: Path, folder: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("tags", "found"),
-    [
-        ({"SOPInstanceUID": "1.2.4"}, "1 UIDs for 4 slices"),
-        ({"Modality": "MR"}, "modality MR"),
-    ],
+    ("tags", "found"), [({"SOPInstanceUID": "1.2.4"}, "1 UIDs for 4 slices"), ({"Modality": "MR"}, "modality MR")]
 )
 def test_a_series_that_cannot_be_used_is_refused(box: Path, tags: dict, found: str, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", volume_of(), **tags)

@@ -8,12 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from ignite.engine import Events
-from test_trainers import Batch, dual_trainer, tiny_deeplab
-from torch import Tensor
-
 from scripts.evaluation.metrics import dice_per_class
 from scripts.networks.masked_unet import MaskedUNet
 from scripts.networks.segmenter import Segmenter
+from test_trainers import Batch, dual_trainer, tiny_deeplab
+from torch import Tensor
 
 
 def tiny_unet() -> MaskedUNet:

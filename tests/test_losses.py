@@ -11,12 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.core.domains import IGNORED
 from scripts.losses.adversarial import ADVERSARIAL_KINDS, discriminator_loss, generator_loss
-from scripts.losses.segmentation import (
-    alignment_discriminator_loss,
-    alignment_loss,
-    supervised_loss,
-    supervised_losses,
-)
+from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_loss, supervised_losses
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 
 LN2, LN3, LN4 = math.log(2.0), math.log(3.0), math.log(4.0)
@@ -129,12 +124,7 @@ def test_content_gradient_flows_through_both_contents() -> None:
     arguments["content"].requires_grad_()
     arguments["content_of_translation"].requires_grad_()
     total, _ = generator_translation_loss(
-        **arguments,
-        reconstruction_weight=0.0,
-        cycle_weight=0.0,
-        content_weight=1.0,
-        adversarial_weight=0.0,
-        kind="bce",
+        **arguments, reconstruction_weight=0.0, cycle_weight=0.0, content_weight=1.0, adversarial_weight=0.0, kind="bce"
     )
     total.backward()
     # d|a - b| / da = sign / 8 values: +1/8 for the target (2 > -1), -1/8 for the other.

@@ -128,10 +128,7 @@ def test_style_mapping_splits_in_the_order_of_the_layers() -> None:
     with torch.no_grad():
         mapping.last.bias.copy_(torch.arange(10.0))
     styles = mapping(torch.tensor([SOURCE]))
-    assert [[part.tolist() for part in pair] for pair in styles] == [
-        [[[0, 1]], [[2, 3]]],
-        [[[4, 5, 6]], [[7, 8, 9]]],
-    ]
+    assert [[part.tolist() for part in pair] for pair in styles] == [[[[0, 1]], [[2, 3]]], [[[4, 5, 6]], [[7, 8, 9]]]]
 
 
 # --- up-sampling -----------------------------------------------------------------------------------------------------

@@ -15,12 +15,7 @@ from ignite.engine import Events
 from scripts.core.errors import InputError
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
 from scripts.losses.adversarial import discriminator_loss, generator_loss
-from scripts.losses.disagreement import (
-    Disagreement,
-    PredictorSimilarity,
-    disagreement_weights,
-    predictor_similarity,
-)
+from scripts.losses.disagreement import Disagreement, PredictorSimilarity, disagreement_weights, predictor_similarity
 from scripts.losses.segmentation import supervised_loss, supervised_losses
 from scripts.losses.self_training import UNSURE, SelfTraining, pseudo_labels
 from scripts.networks.masked_deeplab import MaskedDeepLab

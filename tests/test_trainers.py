@@ -230,11 +230,7 @@ def test_the_shared_passes_are_those_of_the_equations() -> None:
 def test_events_fire_in_order(make: Callable[..., Any]) -> None:
     trainer = make(iterations=2)
     order: list[str] = []
-    for event in (
-        Events.ITERATION_STARTED,
-        *IterationEvents,
-        Events.ITERATION_COMPLETED,
-    ):
+    for event in (Events.ITERATION_STARTED, *IterationEvents, Events.ITERATION_COMPLETED):
         if event != IterationEvents.INNER_ITERATION_STARTED and event != IterationEvents.INNER_ITERATION_COMPLETED:
             trainer.add_event_handler(event, lambda engine, name=event.name: order.append(name))
     trainer.run()

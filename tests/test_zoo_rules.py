@@ -26,10 +26,11 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 | ``docs/README.md`` with the zoo's headings and figures | ``test_the_card_has_the_zoos_headings`` |
 | its commands run | ``test_the_cards_commands`` |
 | the name says task and job | ``test_the_name`` |
-| black, isort, flake8: most of them, as ruff's rules | ``test_repository.test_linters_pass`` |
+| isort, black, flake8 with the zoo's settings | ``test_the_zoos_linters_pass`` |
+| the zoo's commit hooks: docstring first, JSON format, ends of lines and files | ``test_the_zoos_commit_hooks_pass`` |
 | TensorRT, as far as can be without a GPU | ``test_export.test_tensorrts_settings_are_those_that_monai_knows`` |
 
-Not reproduced: pytype; flake8's P; the zoo's ``model_info.json``, which its own workflow fills after a bundle has
+Not reproduced: pytype; the zoo's ``model_info.json``, which its own workflow fills after a bundle has
 been accepted; an installation of the requirements under Python 3.10.
 """
 
@@ -147,6 +148,57 @@ def test_large_weights_are_named_with_their_address(
 def test_an_address_without_weights_is_refused(tmp_path: Path) -> None:
     error = refused(pack_bundle, "synthesis", task=TASK, out=tmp_path, weights_url="https://example.org/model.pt")
     assert (error.file, error.expected) == ("--weights_url", "the weights it is of")
+
+
+ZOO_SETTINGS = """[flake8]
+select = B,C,E,F,N,P,T4,W,B9
+max_line_length = 120
+ignore = E203,E501,E741,W503,W504,C408,N812,B023
+per_file_ignores = __init__.py: F401, __main__.py: F401
+
+[isort]
+known_first_party = models
+profile = black
+line_length = 120
+"""
+"""The zoo's ``setup.cfg``; its black runs with a line length of 120 and without magic trailing commas."""
+
+LINTERS = [
+    ["isort", "--check", "--settings-path", "setup.cfg", "models"],
+    ["black", "--check", "--quiet", "--line-length=120", "--skip-magic-trailing-comma", "models"],
+    ["flake8", "--config", "setup.cfg", "models"],
+]
+
+
+@pytest.mark.slow
+def test_the_zoos_linters_pass(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "setup.cfg").write_text(ZOO_SETTINGS)
+    shutil.copytree(box.folder / "scripts", tmp_path / "models" / box.folder.name / "scripts")
+    for command in LINTERS:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
+
+
+COMMIT_HOOKS = [
+    ("check_docstring_first", "*.py", []),
+    ("pretty_format_json", "*.json", ["--no-sort-keys", "--indent=4"]),
+    ("end_of_file_fixer", "*.[jpmy]*", []),
+    ("trailing_whitespace_fixer", "*.[jpmy]*", []),
+]
+
+
+@pytest.mark.parametrize(("hook", "pattern", "options"), COMMIT_HOOKS)
+def test_the_zoos_commit_hooks_pass(box: Box, tmp_path: Path, hook: str, pattern: str, options: list[str]) -> None:
+    """Run on a copy, as the hooks rewrite files in place."""
+    shutil.copytree(box.folder, tmp_path / "bundle")
+    binary = (".pt", ".png", ".pyc")
+    files = [str(file) for file in (tmp_path / "bundle").rglob(pattern) if file.suffix not in binary and file.is_file()]
+    assert files
+    command = [sys.executable, "-m", f"pre_commit_hooks.{hook}", *options, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_version_and_changelog(box: Box) -> None:

@@ -39,12 +39,7 @@ class RunFolder:
     """
 
     def __init__(
-        self,
-        *,
-        root: str,
-        seed: int = 0,
-        may_change: Sequence[str] = (),
-        ignored_keys: Sequence[str] = (),
+        self, *, root: str, seed: int = 0, may_change: Sequence[str] = (), ignored_keys: Sequence[str] = ()
     ) -> None:
         self.root, self.seed = Path(root), seed
         self.settings = current_settings()

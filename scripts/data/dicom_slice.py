@@ -149,10 +149,10 @@ def _axes(file: Path, header: Any) -> np.ndarray:
     """Directions of a row and of a column (2, 3), checked to be perpendicular and of length 1."""
     axes = np.array(_numbers(file, header, "ImageOrientationPatient", 6)).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > ORTHONORMAL_TOLERANCE:
-        said = "\\".join(f"{number:g}" for number in axes.ravel())
+        found = "\\".join(f"{number:g}" for number in axes.ravel())
         remedy = "export the series again with its geometry, or give the volume as NIfTI"
         expected = "two perpendicular directions of length 1"
-        raise InputError(file=file, found=f"ImageOrientationPatient '{said}'", expected=expected, remedy=remedy)
+        raise InputError(file=file, found=f"ImageOrientationPatient {found}", expected=expected, remedy=remedy)
     return axes
 
 

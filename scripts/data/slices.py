@@ -281,11 +281,7 @@ class UnpairedSliceBatches:
         return {"image": image} if label is None else {"image": image, "label": label}
 
     def _window(
-        self,
-        slices: SliceSet,
-        chosen: torch.Tensor,
-        generator: torch.Generator,
-        labels: torch.Tensor | None = None,
+        self, slices: SliceSet, chosen: torch.Tensor, generator: torch.Generator, labels: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """An augmented window of each chosen slice, and of ``labels`` (N, 1, H, W) on the slices' frame."""
         windows = slices.windows(chosen, generator)

@@ -311,7 +311,4 @@ def _surface_points(ids: NDArray[Any], num_classes: int) -> list[_Points]:
 
 def _nearest_distances(predicted: _Points, true: _Points, spacing_mm: Sequence[float]) -> tuple[_Distances, _Distances]:
     here, there = predicted * np.asarray(spacing_mm), true * np.asarray(spacing_mm)
-    return (
-        cKDTree(there, **_TREE_SETTINGS).query(here)[0],
-        cKDTree(here, **_TREE_SETTINGS).query(there)[0],
-    )
+    return (cKDTree(there, **_TREE_SETTINGS).query(here)[0], cKDTree(here, **_TREE_SETTINGS).query(there)[0])

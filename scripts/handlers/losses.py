@@ -156,11 +156,7 @@ class TrainingProgress:
         """Start the bar at the run's first iteration."""
         total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 0)
         self.bar = tqdm(
-            total=total,
-            initial=engine.state.iteration,
-            desc=self.description,
-            disable=rank() > 0,
-            dynamic_ncols=True,
+            total=total, initial=engine.state.iteration, desc=self.description, disable=rank() > 0, dynamic_ncols=True
         )
 
     def advance(self, engine: Engine) -> None:

@@ -47,13 +47,7 @@ class DemodulatedConv(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        code_channels: int,
-        gain: float = 1.0,
+        self, in_channels: int, out_channels: int, kernel_size: int, *, code_channels: int, gain: float = 1.0
     ) -> None:
         super().__init__()
         self.sizes = [in_channels, out_channels]

@@ -19,12 +19,7 @@ STAGES = ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer
 
 
 def build_dilated_resnet(
-    *,
-    in_channels: int,
-    layers: Sequence[int],
-    width: int,
-    output_stride: int,
-    weights: str | Path | None = None,
+    *, in_channels: int, layers: Sequence[int], width: int, output_stride: int, weights: str | Path | None = None
 ) -> nn.Sequential:
     """MONAI's ResNet without its classifier, its last stages dilated; parameter names are torchvision's.
 

@@ -10,13 +10,7 @@ from pathlib import Path
 from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.selection.scores import MEASURED, SCORES
 
-__all__ = [
-    "KEPT",
-    "best_epoch",
-    "check_choice_is_possible",
-    "read_scores",
-    "snapshot_file",
-]
+__all__ = ["KEPT", "best_epoch", "check_choice_is_possible", "read_scores", "snapshot_file"]
 
 # Which weights can be kept: the last, the best by a score without target labels, the best by target labels.
 KEPT = ("last", *SCORES, "oracle")

@@ -10,16 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "REPORT",
-    "Alignment",
-    "Finding",
-    "ListedCase",
-    "MeasuredCase",
-    "Structure",
-    "by_domain",
-    "others_of",
-]
+__all__ = ["REPORT", "Alignment", "Finding", "ListedCase", "MeasuredCase", "Structure", "by_domain", "others_of"]
 
 # The check's own result; in a folder that is looked at, it is no datalist.
 REPORT = "check.json"

@@ -248,10 +248,7 @@ class _Planner:
         if is_labelled := has_labels(self.request.data / f"{task_settings(self.task)['target_domain']}.json"):
             steps.append(Step("evaluation", _bundle("evaluating", evaluation, folder, *options)))
             steps.append(
-                Step(
-                    "evaluation_largest_component",
-                    _bundle("evaluating", evaluation, folder, *options, *largest),
-                )
+                Step("evaluation_largest_component", _bundle("evaluating", evaluation, folder, *options, *largest))
             )
         has_mask = trained["mask_mode"] != "off"
         if has_mask or not is_labelled:
