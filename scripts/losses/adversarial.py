@@ -1,10 +1,10 @@
 """The adversarial losses of both stages (section 3.2).
 
-The paper prints every adversarial term as ``E[log D(real)] + E[1 - log D(fake)]``. Taken literally, the discriminator's
-share ``-log D(fake)`` is a reward whose gradient never vanishes: logits and loss run off to infinity. It is read as a
-misprint of ``log(1 - D(fake))``, the usual minimax game, which is what ``bce`` plays. The generator then minimises
-``-log D(fake)`` in place of ``log(1 - D(fake))`` (the non-saturating form): same fixed point, but a gradient also where
-the discriminator is sure; up to its constant, this is the printed term as the generator sees it.
+The paper prints every adversarial term as ``E[log D(real)] + E[1 - log D(fake)]``. Taken literally, the gradient of the
+discriminator's term ``-log D(fake)`` never vanishes: logits and loss diverge. We read it as a misprint of
+``log(1 - D(fake))``, the usual minimax game, which is ``bce``. The generator minimises ``-log D(fake)`` instead of
+``log(1 - D(fake))`` (the non-saturating form): the same fixed point, but with a gradient where the discriminator is
+confident. Up to its constant this is the printed term of the generator.
 
 Source: Goodfellow et al., Generative adversarial nets, 2014; Mao et al., Least squares generative adversarial networks,
 2017; Lim and Ye, Geometric GAN, 2017.
@@ -25,17 +25,17 @@ ADVERSARIAL_KINDS = ("bce", "lsgan", "hinge")
 def discriminator_loss(
     real_logits: Tensor, fake_logits: Tensor, kind: str, fake_weights: Tensor | None = None
 ) -> Tensor:
-    """What a discriminator minimises: half the sum of its mean losses on real and on fake (section 3.2).
+    """Discriminator loss: half the sum of the mean losses on real and fake samples (section 3.2).
 
     * ``bce``: binary cross-entropy of the logits with ``REAL`` and ``FAKE``.
     * ``lsgan``: squared distance of the logits to ``REAL`` and ``FAKE``.
     * ``hinge``: max(0, 1 - z) on real, max(0, 1 + z) on fake.
 
     Args:
-        real_logits: raw logits of what should be called real, any shape.
-        fake_logits: raw logits of what should be called fake, any shape.
+        real_logits: raw logits of real samples, any shape.
+        fake_logits: raw logits of fake samples, any shape.
         kind: one of ``ADVERSARIAL_KINDS``.
-        fake_weights: how much each pixel of the fakes counts, as in :func:`generator_loss`.
+        fake_weights: weight of each pixel of the fakes, as in :func:`generator_loss`.
 
     Returns:
         A float32 scalar.
@@ -53,7 +53,7 @@ def discriminator_loss(
 
 
 def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
-    """What the deceiver minimises: the mean loss of calling its fakes real, not halved (section 3.2).
+    """Generator loss: the mean loss of its fakes being classified as real, not halved (section 3.2).
 
     * ``bce``: binary cross-entropy of the logits with ``REAL``, i.e. -log D(fake).
     * ``lsgan``: squared distance of the logits to ``REAL``.
@@ -62,8 +62,8 @@ def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None
     Args:
         fake_logits: raw logits of the fakes, any shape; (B, 1, h, w) with weights.
         kind: one of ``ADVERSARIAL_KINDS``.
-        weights: how much each pixel counts, (B, 1, H, W); logits of a coarser grid are spread bilinearly over it. The
-            loss is the mean of weight x loss, so weights of 1 change nothing on the same grid. None for 1 everywhere.
+        weights: weight of each pixel, (B, 1, H, W); logits of a coarser grid are interpolated bilinearly. The loss is
+            the mean of weight x loss, so that weights of 1 change nothing on the same grid. None for 1 everywhere.
 
     Returns:
         A float32 scalar.
@@ -76,9 +76,9 @@ def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None
     return _distance_to(fake_logits, REAL, kind, weights)
 
 
-def _distance_to(logits: Tensor, verdict: float, kind: str, weights: Tensor | None = None) -> Tensor:
+def _distance_to(logits: Tensor, goal: float, kind: str, weights: Tensor | None = None) -> Tensor:
     logits = _at_pixels(logits, weights)
-    target = torch.full_like(logits, verdict)
+    target = torch.full_like(logits, goal)
     reduction = "mean" if weights is None else "none"
     if kind == "bce":
         distance = F.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
@@ -90,7 +90,7 @@ def _distance_to(logits: Tensor, verdict: float, kind: str, weights: Tensor | No
 
 
 def _at_pixels(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """Float32 logits on the grid of the weights, if there are any."""
+    """Float32 logits, on the grid of the weights if there are any."""
     logits = logits.float()
     if weights is None or weights.shape[2:] == logits.shape[2:]:
         return logits

@@ -1,4 +1,4 @@
-"""The atrous convolution of the segmenter's pyramid, in a form that bf16 units of a CPU compute fast."""
+"""Atrous convolution in a form that is fast in bf16 on a CPU."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The segmentation network's backbone: a ResNet of bottleneck blocks with dilation in place of its last strides."""
+"""The backbone of DeepLab: a ResNet of bottleneck blocks whose last strides are replaced by dilation."""
 
 import pickle
 from collections import OrderedDict
@@ -23,8 +23,8 @@ def build_dilated_resnet(
 ) -> nn.Sequential:
     """MONAI's ResNet without its classifier, its last stages dilated; parameter names are torchvision's.
 
-    At every pixel that the strided network computes, the dilated one computes the same value, so that weights trained
-    with strides keep their meaning.
+    At every pixel of the strided network the dilated one computes the same value, so that weights trained with strides
+    can be used.
 
     Args:
         in_channels: channels of an image.
@@ -32,7 +32,7 @@ def build_dilated_resnet(
         width: inner width of the first stage, 64 for ResNet-50; the output has 32 times as many channels.
         output_stride: 4, 8 or 16, input pixels per output pixel.
         weights: path of a state dict to start from. A first convolution of 3 input channels is summed over them and
-            shared out over ``in_channels``, so that a grey image gets the response that its RGB copy had.
+            divided by ``in_channels``, so that a grey image gives the response of its RGB copy.
 
     Raises:
         InputError: another ``output_stride``; weights that cannot be read, or whose names or shapes do not fit.

@@ -13,19 +13,19 @@ FEATURE_DISCRIMINATOR_NORMS = ("none", "instance", "spectral")
 
 
 class FeatureDiscriminator(nn.Module):
-    """The paper's D1: is this feature pixel from the (translated) source or from the target (section 3.1)?
+    """The paper's D1: classifies each feature pixel as (translated) source or target (section 3.1).
 
-    3 x 3 convolutions of stride 1, LeakyReLU 0.2 between; resolution is kept, each logit sees 9 x 9 feature pixels with
-    the default depth. The output is a raw logit, not a probability: the local mask takes its absolute value.
+    3 x 3 convolutions of stride 1 with LeakyReLU 0.2 between them. The resolution is kept; with the default depth the
+    receptive field is 9 x 9 feature pixels. The output is a raw logit: the local mask takes its absolute value.
 
     Args:
         in_channels: channels of the features.
         channels: widths of the hidden layers.
-        norm: "none"; "instance" (affine, the related code's: it removes the per-image shift that D1 should see);
-            "spectral" (every weight of spectral norm 1, which keeps the logits and so the mask from saturating).
+        norm: "none"; "instance" (affine, as in the related code: it removes the per-image shift that D1 should see);
+            "spectral" (weights of spectral norm 1, which keep the logits and thus the mask from saturating).
 
     Raises:
-        InputError: for another ``norm``.
+        SettingError: unknown ``norm``.
 
     Source: github.com/Kaiseem/DAR-UNet, models/discriminator.py.
     """
@@ -37,7 +37,7 @@ class FeatureDiscriminator(nn.Module):
         layers: list[nn.Module] = []
         width = in_channels
         for next_width in channels:
-            # Instance normalisation would remove a bias.
+            # Instance norm would remove a bias.
             layers.append(convolution(width, next_width, 3, padding=1, bias=norm != "instance"))
             if norm == "instance":
                 layers.append(InstanceNorm(num_features=next_width, affine=True))

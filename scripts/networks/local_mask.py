@@ -9,13 +9,13 @@ MASK_MODES = ("abs", "target_confidence", "uncertainty", "source_distance", "off
 
 
 def local_mask(logits: Tensor, mode: str) -> Tensor:
-    """The weight that D1's verdict gives to each pixel of the target's features, ``f * (1 + mask)`` (section 3.1).
+    """The local mask m from the logits of D1; target features become ``f * (1 + m)`` (section 3.1).
 
-    * ``abs``: tanh|z|, the paper's: high where D1 is sure, of either domain.
-    * ``target_confidence``: tanh(relu(-z)): high only where D1 is sure of the target, which is where the gap remains.
-    * ``uncertainty``: 4 p (1 - p) with p = sigmoid(z): high where D1 cannot tell, the word of the paper's introduction.
-    * ``source_distance``: tanh|z - 1|: high where the verdict is far from 1, which a D1 of kind ``lsgan`` says of the
-      source; it rises with the gap where ``abs`` would fall.
+    * ``abs``: tanh|z|, the paper's: high where D1 is confident, of either domain.
+    * ``target_confidence``: tanh(relu(-z)): high only where D1 is confident of the target, where the gap remains.
+    * ``uncertainty``: 4 p (1 - p) with p = sigmoid(z): high where D1 is uncertain, as in the introduction.
+    * ``source_distance``: tanh|z - 1|: high where z is far from 1, the target value of the source for a D1 of kind
+      ``lsgan``; it rises with the gap where ``abs`` would fall.
     * ``off``: 0.
 
     Args:

@@ -11,12 +11,12 @@ PREDICTION_MAPS = ("softmax", "entropy")
 
 
 class PredictionDiscriminator(nn.Module):
-    """The paper's D2: is this map of class probabilities a prediction on the source or on the target (section 3.1)?
+    """The paper's D2: classifies maps of class probabilities as predictions on source or target (section 3.1).
 
-    Five 4 x 4 convolutions of stride 2, LeakyReLU 0.2 between, no normalisation. The smallest map is 32 x 32.
+    Five 4 x 4 convolutions of stride 2 with LeakyReLU 0.2 between them, no normalisation. Maps are 32 x 32 or larger.
 
     Args:
-        num_classes: channels of the map, the background included.
+        num_classes: channels of the map, background included.
         channels: width of the first layer; doubled by each of the next three.
 
     Source: Tsai et al., Learning to adapt structured output space for semantic segmentation, 2018 (its discriminator).
@@ -37,7 +37,7 @@ class PredictionDiscriminator(nn.Module):
 
 
 def prediction_map(logits: Tensor, kind: str) -> Tensor:
-    """What a prediction discriminator looks at, each channel between 0 and 1.
+    """The input of a prediction discriminator, each channel between 0 and 1.
 
     * ``softmax``: the probability p_k of each class, the paper's.
     * ``entropy``: the weighted self-information -p_k log p_k / log K of each class. Over the K classes it sums to the
