@@ -16,7 +16,15 @@ import yaml
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["is_base", "read_configs", "read_task", "write_configs", "write_metadata", "write_values"]
+__all__ = [
+    "is_base",
+    "read_configs",
+    "read_task",
+    "write_configs",
+    "write_metadata",
+    "write_training_of_network",
+    "write_values",
+]
 
 # Roles whose file in the repository changes another role's; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}
@@ -103,6 +111,20 @@ def write_values(configs: Mapping[str, Config], values: Mapping[str, Any], *, or
             )
         for key in values.keys() & config.keys():
             config[key] = _replaced(config[key], deepcopy(values[key]))
+
+
+def write_training_of_network(configs: Mapping[str, Config], folder: Path, network_def: Any) -> None:
+    """Train a network with the optimiser and the rates of its own overlay in ``configs/networks``, if it has one.
+
+    Args:
+        configs: by role; ``train`` is changed in place.
+        folder: the overlays of networks.
+        network_def: the network of the packed weights, from their metadata; None if they name none.
+    """
+    for file in sorted(folder.glob("*.yaml")) if network_def else ():
+        overlay = ConfigParser.load_config_file(str(file))
+        if overlay.pop("network_def")["_target_"] == network_def["_target_"]:
+            configs["train"].update(overlay)
 
 
 def write_configs(configs: Mapping[str, Config], folder: Path) -> None:

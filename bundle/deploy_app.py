@@ -18,7 +18,7 @@ from monai.deploy.core import AppContext, Application, Fragment, Operator, Opera
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 
-__all__ = ["SegmentSeriesOperator", "SegmentationApp"]
+__all__ = ["SegmentSeriesOperator", "SegmentationApp", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ class SegmentationApp(Application):
         context: AppContext = init_app_context(self.argv)
         bundle = _bundle_in(Path(context.model_path).absolute())
         sys.path.insert(0, str(bundle))  # the bundle's own code
-        importlib.import_module("scripts.core.errors").show_input_errors_as_sentences()
         rules = Path(__file__).with_name(RULES_FILE)
         # must_load: the loader would raise its own error for an empty study; the operator has a clearer one.
         loader = DICOMDataLoaderOperator(
@@ -100,5 +99,21 @@ def _bundle_in(models: Path) -> Path:
     return models if (models / "configs").is_dir() or len(inside) != 1 else inside[0]
 
 
+def main() -> None:
+    """Run the application; an input error ends it with one sentence and exit code 1.
+
+    Raises:
+        SystemExit: with the sentence.
+    """
+    try:
+        SegmentationApp().run()
+    except Exception as error:
+        errors = sys.modules.get("scripts.core.errors")  # the bundle's, once compose() has found it
+        cause = errors.find_input_error(error) if errors else None
+        if cause is None:
+            raise
+        sys.exit(f"error: {cause}")
+
+
 if __name__ == "__main__":
-    SegmentationApp().run()
+    main()

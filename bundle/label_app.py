@@ -161,7 +161,7 @@ def _refusal(error: Exception) -> HTTPException | None:
     """The HTTP error with the bundle's message; None if the error is not an input error."""
     cause: BaseException | None = error
     # By name: each bundle has its own class, which is imported again for every request.
-    while cause is not None and type(cause).__name__ != "InputError":
+    while cause is not None and "InputError" not in [kind.__name__ for kind in type(cause).__mro__]:
         cause = cause.__cause__ or cause.__context__
     if cause is None:
         return None

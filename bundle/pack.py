@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundle.configs import read_configs, read_task, write_configs, write_metadata, write_values
+from bundle.configs import (
+    read_configs,
+    read_task,
+    write_configs,
+    write_metadata,
+    write_training_of_network,
+    write_values,
+)
 from bundle.install import build_folder, install, packed_files
 from bundle.reach import named_modules, reached_modules
 from bundle.weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
@@ -106,6 +113,7 @@ def pack_bundle(
     configs = read_configs(root / "configs" / name)
     write_values(configs, values, origin=root / "configs" / "tasks" / f"{task}.yaml")
     write_values(configs, settings, origin=weights or root)
+    write_training_of_network(configs, root / "configs" / "networks", settings.get("network_def"))
     target = make_folder(out) / packed_name(task, name)
     with build_folder(target) as building:
         _copy_files(root, name, building, _modules(root, name, configs))

@@ -50,6 +50,19 @@ def test_a_whole_network_comes_from_the_weights_metadata(project: Path, tmp_path
     assert config_of(folder, "train")["network_def"] == config_of(folder, "inference")["network_def"] == expected
 
 
+def test_a_networks_own_optimiser_and_rates_are_packed(project: Path, tmp_path: Path, weights: Path) -> None:
+    """Retraining weights of a U-Net with DeepLab's optimiser would be another training."""
+    trained = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 4}
+    weights.with_name("model.json").write_text(json.dumps({"network": {"network_def": trained}}))
+    networks = project / "configs" / "networks"
+    networks.mkdir()
+    (networks / "linear.yaml").write_text("network_def: {_target_: torch.nn.Linear}\nlearning_rate: 0.002\n")
+    (networks / "conv.yaml").write_text("network_def: {_target_: torch.nn.Conv2d}\nlearning_rate: 1.0\n")
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
+    assert config_of(folder, "train")["learning_rate"] == 0.002
+    assert "learning_rate" not in config_of(folder, "inference")
+
+
 def test_the_grid_comes_from_the_weights_metadata_too(project: Path, tmp_path: Path, weights: Path) -> None:
     # Trained at a smaller size than the task's: the bundle has to do the same.
     weights.with_name("model.json").write_text('{"grid": {"slice_size": [16, 24]}}')
