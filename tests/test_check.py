@@ -6,6 +6,7 @@ The set is generated: bodies with four organs in two domains, each measured once
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from copy import copy
@@ -19,6 +20,7 @@ import pytest
 from bodies import body_case
 from conftest import write_volume
 from scipy import ndimage
+from scripts.lab.check.across import find_wrong_spacing
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import Finding, MeasuredCase
 from scripts.lab.check.command import TaskLabels, check_cases, judge_cases
@@ -149,6 +151,22 @@ def test_among_sixteen_cases_of_a_domain_a_comparison_gives_an_error(
     assert judge_cases(people, LABELS) == []
     damaged = clean.damaged(1, change, tmp_path)
     assert kinds(judge_cases([*people[1:], damaged], LABELS)) == {("error", kind, (damaged.name,))}
+
+
+@pytest.mark.parametrize(("factor", "severity"), [(1.25, None), (1.38, "warning"), (1.5, "error")])
+def test_a_stretch_is_an_error_only_ten_per_cent_above_the_threshold(
+    clean: Set, factor: float, severity: str | None
+) -> None:
+    """All are alike but one, whose structures and grain both state the factor: from 1.3 on, and from 1.43 on."""
+    people = [copy(clean.cases[0]) for _ in range(16)]
+    longer, stack = people[0], people[0].stack_axis
+    longer.grain -= 0.75 * math.log(factor)
+    longer.structures = {
+        value: replace(one, spread_mm=tuple(np.multiply(one.spread_mm, np.where(np.arange(3) == stack, factor, 1))))
+        for value, one in longer.structures.items()
+    }
+    findings = find_wrong_spacing(people)
+    assert [one.severity for one in findings] == ([severity] if severity else [])
 
 
 def scale(factors: tuple[float, float, float]) -> Callable[..., Any]:

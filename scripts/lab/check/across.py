@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, others_of
+from scripts.lab.check.cases import Finding, MeasuredCase, Severity, by_domain, others_of
 from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.proportions import Stretch, middle_proportions, proportions_of, stretch_of
 
@@ -78,13 +78,15 @@ def find_wrong_spacing(cases: Sequence[MeasuredCase]) -> list[Finding]:
             others = [seen[id(other)] for other in others_of(group, case)]
             stretch = stretch_of(seen[id(case)], others) if len(others) >= LIMITS.least_cases else None
             heard = stretch is not None and stretch.height is not None and stretch.grain is not None
-            if stretch and _is_stretched(stretch, LIMITS.stretch if heard else LIMITS.stretch_alone):
-                findings.append(_stretch_finding(domain, (case.name,), stretch, case.spacing_mm[case.stack_axis]))
+            least = LIMITS.stretch if heard else LIMITS.stretch_alone
+            if stretch and _is_stretched(stretch, least):
+                spacing_mm = case.spacing_mm[case.stack_axis]
+                findings.append(_stretch_finding(domain, (case.name,), stretch, least, spacing_mm))
     labelled = {domain: [seen[id(case)] for case in group if case.structures] for domain, group in groups.items()}
     for first, second in combinations([name for name in labelled if len(labelled[name]) >= LIMITS.least_cases], 2):
         between = stretch_of(middle_proportions(labelled[first]), labelled[second])
         if between and between.height is not None and _is_stretched(between, LIMITS.stretch_domains):
-            findings.append(_stretch_finding(f"{first}, {second}", (), between, None))
+            findings.append(_stretch_finding(f"{first}, {second}", (), between, LIMITS.stretch_domains))
     return findings
 
 
@@ -94,7 +96,9 @@ def _is_stretched(stretch: Stretch, factor: float) -> bool:
     return is_far and stretch.agrees(LIMITS.stretch_agreement)
 
 
-def _stretch_finding(domain: str, cases: tuple[str, ...], stretch: Stretch, spacing_mm: float | None) -> Finding:
+def _stretch_finding(
+    domain: str, cases: tuple[str, ...], stretch: Stretch, least: float, spacing_mm: float | None = None
+) -> Finding:
     said = {"structures": stretch.height, "image": stretch.grain, "volumes": stretch.volume}
     detail = ", ".join(f"{name} {value:.2f}" for name, value in said.items() if value is not None)
     whom = "the others" if cases else "the second domain's"
@@ -104,4 +108,5 @@ def _stretch_finding(domain: str, cases: tuple[str, ...], stretch: Stretch, spac
     remedy = "take the spacing from the slices' positions in the original, and correct the header" + (
         " of image and label" if cases else " of the domain that is wrong"
     )
-    return Finding("error", "wrong slice spacing", domain, cases, found, expected, remedy)
+    severity: Severity = "error" if _is_stretched(stretch, least * LIMITS.error_margin) else "warning"
+    return Finding(severity, "wrong slice spacing", domain, cases, found, expected, remedy)

@@ -179,5 +179,6 @@ def _mirror_finding(
     found = f"{what} {ratio:.1f} times as much like {whom} when {_explanation('flipped', flip, {}, axes)}"
     remedy = "correct the affine, or flip the volume back"
     remedy += "" if cases else "; the pictures show which of the two domains is wrong"
-    severity: Severity = "error" if cases else "warning"
+    is_clear = ratio >= LIMITS.mirror_ratio * LIMITS.error_margin
+    severity: Severity = "error" if cases and is_clear else "warning"
     return Finding(severity, "mirrored volume", domain, cases, found, "all images the same way up", remedy)
