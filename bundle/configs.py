@@ -29,7 +29,7 @@ __all__ = [
 # Roles whose file in the repository changes another role's; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}
 
-# The roles that a bundle's card documents. Other files of a stage are overlays for experiments in the repository.
+# The roles that a bundle's README documents. Other files of a stage are overlays for experiments in the repository.
 PACKED_ROLES = ("train", "inference", "evaluate", "multi_gpu_train", "inference_trt")
 
 Config = dict[str, Any]

@@ -70,13 +70,13 @@ def export_network(
         parser.read_config(str(folder / "configs" / "inference.json"))
         parser.read_meta(str(folder / "configs" / "metadata.json"))
         history = {key: value for key, value in read_metadata(weights).items() if key in HISTORY}
-        card = {**parser.get_parsed_content("card"), "task": task, **history}
+        metadata = {**parser.get_parsed_content("weights_metadata"), "task": task, **history}
         network = parser.get_parsed_content("network_def").eval()
         _check_slices_suffice(network, weights)
         load_weights(str(weights), network)
         made = folder / "models" / f"model{ENGINES[engine]}"
         size = parser.get_parsed_content("slice_size")
-        _WRITERS[engine](made, folder=folder, network=network, card=card, size=size)
+        _WRITERS[engine](made, folder=folder, network=network, metadata=metadata, size=size)
         _check_agreement(made, network, engine, size)
         _put_in_place(made, target)
     return target
@@ -103,7 +103,7 @@ def _check_slices_suffice(network: nn.Module, weights: Path) -> None:
         )
 
 
-def _torchscript(made: Path, *, folder: Path, card: Mapping[str, Any], **_: Any) -> None:
+def _torchscript(made: Path, *, folder: Path, metadata: Mapping[str, Any], **_: Any) -> None:
     """MONAI's export, which stores metadata and config in the file, where MONAI Deploy reads them."""
     ckpt_export(
         net_id="network_def",
@@ -111,11 +111,11 @@ def _torchscript(made: Path, *, folder: Path, card: Mapping[str, Any], **_: Any)
         ckpt_file=str(folder / "models" / "model.pt"),
         meta_file=str(folder / "configs" / "metadata.json"),
         config_file=str(folder / "configs" / "inference.json"),
-        **{f"_meta_#{METADATA_KEY}": dict(card)},
+        **{f"_meta_#{METADATA_KEY}": dict(metadata)},
     )
 
 
-def _onnx(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: list[int], **_: Any) -> None:
+def _onnx(made: Path, *, network: nn.Module, metadata: Mapping[str, Any], size: list[int], **_: Any) -> None:
     onnx = import_engine("onnx", "onnx")
     # Traced: the exporter based on torch.export needs another package and takes twenty times as long.
     model = convert_to_onnx(
@@ -127,17 +127,17 @@ def _onnx(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: list
         use_trace=True,
         dynamo=False,
     )
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(model)
     onnx.save(model, str(made))
 
 
-def _openvino(made: Path, *, network: nn.Module, card: Mapping[str, Any], size: list[int], **_: Any) -> None:
+def _openvino(made: Path, *, network: nn.Module, metadata: Mapping[str, Any], size: list[int], **_: Any) -> None:
     openvino = import_engine("openvino", "openvino")
     through = made.with_suffix(ENGINES["onnx"])
-    _onnx(through, network=network, card=card, size=size)
+    _onnx(through, network=network, metadata=metadata, size=size)
     model = openvino.convert_model(str(through))
-    model.set_rt_info(json.dumps(card), [METADATA_KEY])
+    model.set_rt_info(json.dumps(metadata), [METADATA_KEY])
     openvino.save_model(model, str(made), compress_to_fp16=False)
 
 

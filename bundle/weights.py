@@ -49,8 +49,8 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     """
     parser = ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
-    card = parser.get_parsed_content("card") if "card" in parser else {}
-    load_weights(str(weights), parser.get_parsed_content("network_def"), {**card, "task": task})
+    metadata = parser.get_parsed_content("weights_metadata") if "weights_metadata" in parser else {}
+    load_weights(str(weights), parser.get_parsed_content("network_def"), {**metadata, "task": task})
     shutil.copyfile(weights, folder / "models" / "model.pt")
     metadata = read_metadata(weights)
     if metadata:

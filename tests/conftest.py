@@ -199,8 +199,11 @@ def write_weights(
     parser.read_config(config_files(stage, "train", task=task))
     parser.update(SMALL[stage] | settings)
     torch.manual_seed(len(task) if seed is None else seed)
-    state, card = parser.get_parsed_content("network_def").state_dict(), parser.get_parsed_content("card")
-    save_weights(folder / "model.pt", state, card)
+    state, metadata = (
+        parser.get_parsed_content("network_def").state_dict(),
+        parser.get_parsed_content("weights_metadata"),
+    )
+    save_weights(folder / "model.pt", state, metadata)
     return folder / "model.pt"
 
 

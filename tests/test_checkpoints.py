@@ -20,7 +20,7 @@ from scripts.handlers.losses import LossLog, NotFiniteError, TrainingProgress, s
 from torch import nn
 from torch.optim import SGD
 
-CARD = {"stage": "segmentation", "domains": ["mr", "ct"], "network": {"width": 64, "layers": [3, 4]}}
+METADATA = {"stage": "segmentation", "domains": ["mr", "ct"], "network": {"width": 64, "layers": [3, 4]}}
 
 
 def train(
@@ -133,7 +133,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
         train(step, point, iterations=2)
     average = averaged_model(network, 0.9)
     with pytest.raises(NotFiniteError, match="weights 'weight'"):
-        train(step, FinalWeights(path=str(tmp_path / "model.pt"), average=average, card=CARD))
+        train(step, FinalWeights(path=str(tmp_path / "model.pt"), average=average, metadata=METADATA))
     assert list(listed_files(tmp_path)) == []
 
 
@@ -152,9 +152,9 @@ def test_a_bar_is_closed_and_exceptions_pass(capsys: pytest.CaptureFixture[str])
         train(fail, TrainingProgress(description="toy"))
 
 
-def resume_point(path: Path, network: nn.Module, card: dict[str, Any] | None = None, **more: Any) -> ResumePoint:
+def resume_point(path: Path, network: nn.Module, metadata: dict[str, Any] | None = None, **more: Any) -> ResumePoint:
     save_dict = {"network": network, "optimizer": SGD(network.parameters(), lr=0.1)}
-    return ResumePoint(path=str(path), save_dict=save_dict, interval=2, card=card or CARD, **more)
+    return ResumePoint(path=str(path), save_dict=save_dict, interval=2, metadata=metadata or METADATA, **more)
 
 
 def save(point: ResumePoint) -> None:
@@ -191,7 +191,7 @@ def test_nothing_is_loaded_unless_asked_for(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_task_gets_a_sentence(tmp_path: Path) -> None:
     save(resume_point(tmp_path / "c.pt", nn.Linear(2, 1)))
-    other = CARD | {"domains": ["ct", "mr"]}
+    other = METADATA | {"domains": ["ct", "mr"]}
     with pytest.raises(InputError, match=r"domains: \['mr', 'ct'\]\. Expected domains: \['ct', 'mr'\]\. Fix: choose"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), other, resume=True).attach(Engine(finite))
 
@@ -200,13 +200,17 @@ def test_a_checkpoint_of_another_size_gets_a_sentence(tmp_path: Path) -> None:
     save(resume_point(tmp_path / "c.pt", nn.Linear(2, 1)))
     with pytest.raises(InputError, match=r"a 'network' that does not fit\. Expected the state of this config"):
         resume_point(tmp_path / "c.pt", nn.Linear(3, 1), resume=True).attach(Engine(finite))
-    other = CARD | {"network": {"width": 32, "layers": [3, 4]}}
+    other = METADATA | {"network": {"width": 32, "layers": [3, 4]}}
     with pytest.raises(InputError, match=r"made with width: 64\. Expected width: 32"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), other, resume=True).attach(Engine(finite))
 
 
 def test_a_checkpoint_of_other_parts_gets_a_sentence(tmp_path: Path) -> None:
-    save(ResumePoint(path=str(tmp_path / "c.pt"), save_dict={"generator": nn.Linear(2, 1)}, interval=1, card=CARD))
+    save(
+        ResumePoint(
+            path=str(tmp_path / "c.pt"), save_dict={"generator": nn.Linear(2, 1)}, interval=1, metadata=METADATA
+        )
+    )
     with pytest.raises(InputError, match=r"states of generator\. Expected network, optimizer"):
         resume_point(tmp_path / "c.pt", nn.Linear(2, 1), resume=True).attach(Engine(finite))
 
@@ -215,53 +219,55 @@ def test_final_weights_are_a_plain_state_dict_with_a_card(tmp_path: Path) -> Non
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     average = averaged_model(network, 0.9)
     slices = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
-    handler = FinalWeights(path=str(tmp_path / "model.pt"), average=average, card=CARD, batches=lambda: slices.split(3))
+    handler = FinalWeights(
+        path=str(tmp_path / "model.pt"), average=average, metadata=METADATA, batches=lambda: slices.split(3)
+    )
     train(finite, handler)
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     assert sorted(state) == sorted(network.state_dict())
     # The statistics are those of the slices given: the mean over both batches.
     expected = network[0](slices).mean((0, 2, 3))
     torch.testing.assert_close(state["1.running_mean"], expected.detach(), atol=1e-4, rtol=1e-4)
-    card = CARD | {"iterations": 4, "weights_sha256": digest_of(state)}
-    assert json.loads((tmp_path / "model.json").read_text()) == card
+    metadata = METADATA | {"iterations": 4, "weights_sha256": digest_of(state)}
+    assert json.loads((tmp_path / "model.json").read_text()) == metadata
     assert sorted(listed_files(tmp_path)) == ["model.json", "model.pt"]
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Weights of a small network, with their card."""
-    save_weights(tmp_path / "model.pt", nn.Linear(2, 1).state_dict(), CARD | {"iterations": 7})
+    """Weights of a small network, with their metadata."""
+    save_weights(tmp_path / "model.pt", nn.Linear(2, 1).state_dict(), METADATA | {"iterations": 7})
     return tmp_path / "model.pt"
 
 
 def test_weights_are_loaded_before_anything_runs(weights: Path) -> None:
     network = nn.Linear(2, 1)
-    WeightsLoader(path=str(weights), network=network, card=CARD).attach(Engine(finite))
+    WeightsLoader(path=str(weights), network=network, metadata=METADATA).attach(Engine(finite))
     assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
 
 
 def test_weights_need_no_card_but_a_warning_says_so(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = nn.Linear(2, 1)
-    load_weights(str(weights), network, CARD)
+    load_weights(str(weights), network, METADATA)
     assert caplog.messages == []
     weights.with_suffix(".json").unlink()
-    load_weights(str(weights), network, CARD)
+    load_weights(str(weights), network, METADATA)
     assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
     assert caplog.messages == [f"{weights}: no metadata beside it (model.json); its task is not checked"]
 
 
 def test_weights_beside_the_card_of_others_get_a_sentence(weights: Path) -> None:
-    """Another task's weights may have the same sizes: only the card knows, if it is the card of these weights."""
+    """Another task's weights may have the same sizes: only metadata of these very weights can tell them apart."""
     torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, weights)
     with pytest.raises(InputError, match=r"model\.pt: other weights than its metadata, model\.json, describe"):
-        load_weights(str(weights), nn.Linear(2, 1), CARD)
+        load_weights(str(weights), nn.Linear(2, 1), METADATA)
 
 
 def test_a_card_knows_its_weights_after_they_were_saved_again(weights: Path) -> None:
     before, state = weights.read_bytes(), torch.load(weights, weights_only=True)
     torch.save(dict(reversed(state.items())), weights, _use_new_zipfile_serialization=False)
     assert weights.read_bytes() != before
-    load_weights(str(weights), nn.Linear(2, 1), CARD)
+    load_weights(str(weights), nn.Linear(2, 1), METADATA)
 
 
 @pytest.mark.parametrize(
@@ -306,22 +312,22 @@ def write_bad_weights(path: Path, kind: str) -> None:
 def test_what_is_no_state_dict_gets_a_sentence(weights: Path, kind: str, match: str) -> None:
     write_bad_weights(weights, kind)
     with pytest.raises(InputError, match=match) as caught:
-        load_weights(str(weights), nn.Linear(2, 1), CARD)
+        load_weights(str(weights), nn.Linear(2, 1), METADATA)
     assert caught.value.file == str(weights)
 
 
 def test_a_damaged_card_gets_a_sentence(weights: Path) -> None:
     weights.with_suffix(".json").write_text("{")
     with pytest.raises(InputError, match=r"model\.json: no JSON object"):
-        load_weights(str(weights), nn.Linear(2, 1), CARD)
+        load_weights(str(weights), nn.Linear(2, 1), METADATA)
 
 
 def test_weights_of_another_task_get_a_sentence(weights: Path) -> None:
     with pytest.raises(InputError, match=r"made with stage: segmentation\. Expected stage: synthesis"):
-        load_weights(str(weights), nn.Linear(2, 1), CARD | {"stage": "synthesis"})
+        load_weights(str(weights), nn.Linear(2, 1), METADATA | {"stage": "synthesis"})
 
 
 @pytest.mark.parametrize("network", [nn.Linear(3, 1), nn.Sequential(nn.Linear(2, 1))])
 def test_weights_of_another_size_get_a_sentence(weights: Path, network: nn.Module) -> None:
     with pytest.raises(InputError, match=r"other parameters \(.+\)\. Expected those of this config's network_def"):
-        load_weights(str(weights), network, CARD)
+        load_weights(str(weights), network, METADATA)

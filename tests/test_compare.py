@@ -98,7 +98,7 @@ def test_methods_share_one_translator_per_seed(wanted: ComparisonRequest) -> Non
 def test_the_other_direction_may_lend_its_translators(wanted: ComparisonRequest, tmp_path: Path) -> None:
     other = replace(wanted, task="phantom_ct2mr", translators=tmp_path / "mr2ct", seeds=[1])
     weights = tmp_path / "mr2ct" / "translators" / "style_seed1" / "models" / "model.pt"
-    with pytest.raises(InputError, match=r"the card of a trained translator\. Fix: run the other direction first"):
+    with pytest.raises(InputError, match=r"metadata of a trained translator\. Fix: run the other direction first"):
         plan(other)
     write_json(weights.with_suffix(".json"), {"domains": ["mr", "ct"]})
     (translation,) = plan(other)[0].steps
@@ -123,7 +123,7 @@ def test_evaluation_builds_the_network_that_was_trained(method: str, wanted: Com
         command = list(use.command)
         used = ConfigParser.load_config_files(files_of(command))
         options = {word.removeprefix("--"): value for word, value in itertools.pairwise(command)}
-        for key in trained["card"]["network"]:
+        for key in trained["weights_metadata"]["network"]:
             assert str(options.get(key, used[key])) == str(trained[key])
 
 

@@ -36,7 +36,7 @@ def test_every_task_has_every_size_and_its_configs_parse(
         Settings.read(list(files), {}).check()
         if "labels_are_class_ids" in parser:
             parser["labels_are_class_ids"] = False  # its value comes from the datalist, which does not exist here
-        grid = parser.get_parsed_content("card")["grid"]
+        grid = parser.get_parsed_content("weights_metadata")["grid"]
         assert len(grid["spacing_mm"]) == 3
         assert all(side % 4 == 0 and (size == "full" or side <= 128) for side in grid["slice_size"])
         if files[0].endswith("train.yaml"):

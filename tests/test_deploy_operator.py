@@ -36,7 +36,7 @@ def test_a_volume_in_memory_is_segmented_as_its_file_is(data: Path, tmp_path: Pa
     parser.read_config(config_files("segmentation", "inference"))
     parser.update(small_settings("segmentation", "inference", bundle_root=tmp_path))
     network = parser.get_parsed_content("network").eval()
-    load_weights(parser.get_parsed_content("checkpoint"), network, parser.get_parsed_content("card"))
+    load_weights(parser.get_parsed_content("checkpoint"), network, parser.get_parsed_content("weights_metadata"))
     image = nib.load(data / "ct_2_image.nii.gz")
     # As the SDK's DICOM reader describes a volume.
     meta = {"affine": image.affine, "original_affine": image.affine, "original_channel_dim": "no_channel"}

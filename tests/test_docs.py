@@ -137,11 +137,11 @@ def prose(text: str) -> str:
 
 
 def unpacked(name: str, page: str) -> list[str]:
-    """Paths in this repository for a path in a packed bundle: of the card's own bundle, or of either."""
-    card = re.fullmatch(r"docs/(\w+)/README\.md", page)
+    """Paths in this repository for a path in a packed bundle: of the page's own bundle, or of either."""
+    readme = re.fullmatch(r"docs/(\w+)/README\.md", page)
     folder, _, rest = name.partition("/")
     names = [rest, rest.replace(".json", ".yaml")]  # packing writes configs as JSON
-    bundles = [card[1]] if card else ["synthesis", "segmentation"]
+    bundles = [readme[1]] if readme else ["synthesis", "segmentation"]
     return [f"{folder}/{bundle}/{name}" for bundle in bundles for name in names]
 
 

@@ -45,11 +45,11 @@ def weights_of(trained: Path, name: str) -> Path:
 
 
 def network_of(name: str, weights: Path) -> nn.Module:
-    """The network in PyTorch, built from the config and the card beside the weights."""
+    """The network in PyTorch, built from the config and the metadata beside the weights."""
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / name / "inference.yaml"), str(CONFIGS / "tasks" / f"{TASK}.yaml")])
-    card = json.loads(weights.with_suffix(".json").read_text())
-    parser.update({**card["grid"], **card["network"]})
+    metadata = json.loads(weights.with_suffix(".json").read_text())
+    parser.update({**metadata["grid"], **metadata["network"]})
     network = parser.get_parsed_content("network_def").eval()
     load_weights(str(weights), network)
     return network
@@ -125,22 +125,22 @@ def test_inference_by_an_engine_writes_the_same_volumes(
 
 @every_engine
 def test_an_export_says_how_its_weights_were_chosen(exports: Any, trained: Path, engine: str) -> None:
-    card = json.loads(weights_of(trained, "segmentation").with_suffix(".json").read_text())
-    found = ExportedNetwork(engine=engine, path=exports("segmentation", engine)).card
-    assert card["selection"]["rule"] == "last"
-    assert (found["selection"], found["iterations"]) == (card["selection"], card["iterations"])
+    metadata = json.loads(weights_of(trained, "segmentation").with_suffix(".json").read_text())
+    found = ExportedNetwork(engine=engine, path=exports("segmentation", engine)).metadata
+    assert metadata["selection"]["rule"] == "last"
+    assert (found["selection"], found["iterations"]) == (metadata["selection"], metadata["iterations"])
 
 
 def test_an_evaluation_of_an_export_reports_its_own_selection(
     trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, own = tmp_path / "model.pt", weights_of(trained, "segmentation")
-    card = json.loads(own.with_suffix(".json").read_text())
+    metadata = json.loads(own.with_suffix(".json").read_text())
     chosen = {"rule": "snapshot", "epoch": 7, "reads_target_labels": False}
     weights.write_bytes(own.read_bytes())
-    weights.with_suffix(".json").write_text(json.dumps(card | {"selection": chosen}))
+    weights.with_suffix(".json").write_text(json.dumps(metadata | {"selection": chosen}))
     export_network("segmentation", task=TASK, weights=weights, engine="torchscript")
-    weights.with_suffix(".json").write_text(json.dumps(card))  # weights of a later training lie beside it now
+    weights.with_suffix(".json").write_text(json.dumps(metadata))  # weights of a later training lie beside it now
     places = {"bundle_root": tmp_path, "dataset_dir": data, "checkpoint": weights, "output_dir": tmp_path / "eval"}
     run_config("evaluating", "segmentation", "evaluate", engine="torchscript", **places)
     assert json.loads((tmp_path / "eval" / "summary.json").read_text())["selection"] == chosen
@@ -220,8 +220,8 @@ def test_a_file_that_is_no_network(tmp_path: Path, engine: str) -> None:
 
 @every_engine
 def test_a_network_of_another_task(exports: Any, engine: str) -> None:
-    card = {"domains": ["ct", "mr"]}
-    error = refused(ExportedNetwork, engine=engine, path=exports("segmentation", engine), card=card)
+    metadata = {"domains": ["ct", "mr"]}
+    error = refused(ExportedNetwork, engine=engine, path=exports("segmentation", engine), metadata=metadata)
     assert error.found == "weights made with domains: ['mr', 'ct']"
 
 

@@ -13,16 +13,16 @@ from toy_project import BASE, config_of
 
 
 @pytest.mark.parametrize(
-    ("card", "message"),
+    ("metadata", "message"),
     [
         ('{"task": "toy"}', "weights made with task: toy. Expected task: other"),
         ('{"domains": ["mr", "ct"]}', r"weights made with domains: .*Expected domains: \['ct', 'mr'\]"),
     ],
 )
-def test_weights_of_another_task(project: Path, tmp_path: Path, weights: Path, card: str, message: str) -> None:
+def test_weights_of_another_task(project: Path, tmp_path: Path, weights: Path, metadata: str, message: str) -> None:
     with (project / "configs" / "synthesis" / "inference.yaml").open("a") as file:
-        file.write('card: {domains: ["@source_domain", "@target_domain"]}\n')
-    weights.with_name("model.json").write_text(card)
+        file.write('weights_metadata: {domains: ["@source_domain", "@target_domain"]}\n')
+    weights.with_name("model.json").write_text(metadata)
     with pytest.raises(InputError, match=message):
         pack_bundle("synthesis", task="other", out=tmp_path / "dist", weights=weights, root=project)
     assert list((tmp_path / "dist").iterdir()) == []
@@ -72,9 +72,9 @@ def test_the_grid_comes_from_the_weights_metadata_too(project: Path, tmp_path: P
     assert ports["inputs"]["image"]["spatial_shape"] == [16, 24] == ports["outputs"]["pred"]["spatial_shape"]
 
 
-@pytest.mark.parametrize("card", ["[1]", "[]", "{"])
-def test_a_card_that_is_no_card(project: Path, tmp_path: Path, weights: Path, card: str) -> None:
-    weights.with_name("model.json").write_text(card)
+@pytest.mark.parametrize("metadata", ["[1]", "[]", "{"])
+def test_damaged_metadata_are_refused(project: Path, tmp_path: Path, weights: Path, metadata: str) -> None:
+    weights.with_name("model.json").write_text(metadata)
     with pytest.raises(InputError, match=r"model\.json: no JSON object\. Expected metadata of weights\. Fix: copy"):
         pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project)
 

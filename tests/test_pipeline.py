@@ -90,12 +90,14 @@ def test_a_training_leaves_weights_card_log_and_pictures(
     folder = run_folder / stage
     state = torch.load(folder / "models" / "model.pt", weights_only=True)
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
-    card = json.loads((folder / "models" / "model.json").read_text())
-    assert (card["stage"], card["dataset_name"], card["domains"]) == (stage, "phantom", ["mr", "ct"])
+    metadata = json.loads((folder / "models" / "model.json").read_text())
+    assert (metadata["stage"], metadata["dataset_name"], metadata["domains"]) == (stage, "phantom", ["mr", "ct"])
     # Only segmenters have snapshots to select from; the default keeps the last weights.
-    assert card.get("selection", {}).get("rule") == {"segmentation": "last"}.get(stage)
-    assert card["iterations"] == iterations
-    network = card["network"] | {f"network_def#{k}": v for k, v in card["network"].get("network_def", {}).items()}
+    assert metadata.get("selection", {}).get("rule") == {"segmentation": "last"}.get(stage)
+    assert metadata["iterations"] == iterations
+    network = metadata["network"] | {
+        f"network_def#{k}": v for k, v in metadata["network"].get("network_def", {}).items()
+    }
     named = {key: value for key, value in SMALL[stage].items() if key in network}
     assert named.items() <= network.items()
     assert named
@@ -112,9 +114,9 @@ def test_a_run_records_its_settings_and_where_they_came_from(run_folder: Path, s
     config = ConfigParser.load_config_file(str(run_folder / stage / "config.yaml"))
     assert config["slice_size"] == [32, 32]
     assert config["task"] == "phantom_mr2ct"
-    assert config["card"]["stage"] == stage
+    assert config["weights_metadata"]["stage"] == stage
     record = json.loads((run_folder / stage / "provenance.json").read_text())
-    assert {"time", "packages", "device", "commit", "seed", "card"} <= set(record)
+    assert {"time", "packages", "device", "commit", "seed", "weights_metadata"} <= set(record)
 
 
 def test_every_labelled_volume_is_translated_on_its_own_grid(run_folder: Path, data: Path) -> None:
@@ -239,11 +241,11 @@ def test_every_method_trains(method: str, data: Path, cache: Path, tmp_path: Pat
     translated = {} if merged["translator"] == "none" else {"labelled_datalist": data / "mr.json"}
     settings = {"bundle_root": tmp_path, "dataset_dir": data, "cache_dir": cache}
     run_config("training", "segmentation", "train", overlay, **settings, **translated)
-    card = json.loads((tmp_path / "models" / "model.json").read_text())
+    metadata = json.loads((tmp_path / "models" / "model.json").read_text())
     small = {key.split("#")[1]: value for key, value in SMALL["segmentation"].items() if key.startswith("network_def#")}
-    assert card["network"]["mask_mode"] == merged["mask_mode"]
-    assert small.items() <= card["network"]["network_def"].items()
-    assert card["network"]["network_def"]["_target_"] == merged["network_def"]["_target_"]
+    assert metadata["network"]["mask_mode"] == merged["mask_mode"]
+    assert small.items() <= metadata["network"]["network_def"].items()
+    assert metadata["network"]["network_def"]["_target_"] == merged["network_def"]["_target_"]
 
 
 @pytest.mark.parametrize("val_interval", [0, 1])

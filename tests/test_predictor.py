@@ -108,13 +108,13 @@ def test_what_is_refused(boxes: dict[str, Path], tmp_path: Path) -> None:
     empty = pack_bundle("segmentation", task=TASK, out=tmp_path).folder
     assert refused(Predictor, empty).found == "no such file"
     other = Path(shutil.copytree(boxes["segmentation"], tmp_path / "other"))
-    card = json.loads((other / "models" / "model.json").read_text())
-    (other / "models" / "model.json").write_text(json.dumps(card | {"dataset_name": "abdomen"}))
+    metadata = json.loads((other / "models" / "model.json").read_text())
+    (other / "models" / "model.json").write_text(json.dumps(metadata | {"dataset_name": "abdomen"}))
     assert refused(Predictor, other).found == "weights made with dataset_name: abdomen"
     shutil.copy(boxes["segmentation"] / "models" / "model.json", other / "models")
     weights = other / "models" / "model.pt"
     state = torch.load(weights, weights_only=True)
-    torch.save({name: value + 1 for name, value in state.items()}, weights)  # weights alone, the card stays
+    torch.save({name: value + 1 for name, value in state.items()}, weights)  # weights alone, the metadata stay
     assert refused(Predictor, other).found == "other weights than its metadata, model.json, describe"
     predict = Predictor(boxes["segmentation"], device="cpu")
     assert refused(predict, np.zeros((4, 4)), np.eye(4)).found == "2 dimensions (4, 4)"

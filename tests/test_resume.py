@@ -48,7 +48,7 @@ def result(root: Path) -> tuple[dict[str, torch.Tensor], str]:
 
 
 def tables(root: Path) -> list[str]:
-    """The card, with the choice among snapshots where there are any, and their scores."""
+    """The metadata, with the choice among snapshots where there are any, and their scores."""
     files = [root / "models" / "model.json", root / "logs" / "selection.csv"]
     return [file.read_text() for file in files if file.exists()]
 
@@ -128,7 +128,7 @@ def test_resuming_a_finished_run_changes_nothing(stage: str, whole: Path, data: 
 
 
 AS_THEY_ARE = {f"{side}_intensity": {"_target_": "ScaleIntensityd", "keys": "image"} for side in ("source", "target")}
-"""Intensities of either modality; those of the task refuse an MR in a CT's place before any card is compared."""
+"""Intensities of either modality; those of the task refuse an MR in a CT's place before any metadata are compared."""
 
 OTHERS: list[tuple[dict[str, Any], str]] = [
     (

@@ -20,7 +20,7 @@ from scripts.selection.choice import read_scores
 from scripts.selection.scores import PARTS, SCORES
 from torch import nn
 
-CARD = {"stage": "segmentation"}
+METADATA = {"stage": "segmentation"}
 
 
 class ScoreByWeight:
@@ -51,20 +51,22 @@ def train(
         folder=str(root / "models" / "snapshots"),
         log=str(root / "logs" / "selection.csv"),
         average=average,
-        card=CARD,
+        metadata=METADATA,
         scorer=ScoreByWeight(dice),  # type: ignore[arg-type]
         **{"interval": 2, "keep": "labelled_dice"} | settings,
     )
     engine = Engine(step)
     snapshots.attach(engine)
-    FinalWeights(path=str(root / "models" / "model.pt"), average=average, card=CARD, chooser=snapshots).attach(engine)
+    FinalWeights(path=str(root / "models" / "model.pt"), average=average, metadata=METADATA, chooser=snapshots).attach(
+        engine
+    )
     engine.load_state_dict({"iteration": start * 2, "epoch_length": 2, "max_epochs": epochs})
     engine.run(range(2), max_epochs=epochs, epoch_length=2)
     return snapshots
 
 
 def kept(root: Path) -> tuple[float, dict[str, Any]]:
-    """The weight that was kept, and its card."""
+    """The weight that was kept, and its metadata."""
     weight = torch.load(root / "models" / "model.pt", weights_only=True)["weight"].item()
     return weight, json.loads((root / "models" / "model.json").read_text())
 
@@ -76,8 +78,8 @@ def names(root: Path) -> list[str]:
 def test_snapshots_are_taken_every_few_epochs_and_after_the_last(tmp_path: Path) -> None:
     train(tmp_path, {2: 0.1, 4: 0.9, 5: 0.5})
     assert names(tmp_path) == ["epoch_002.pt", "epoch_004.pt", "epoch_005.pt"]
-    card = json.loads((tmp_path / "models" / "snapshots" / "epoch_004.json").read_text())
-    assert card == CARD | {
+    metadata = json.loads((tmp_path / "models" / "snapshots" / "epoch_004.json").read_text())
+    assert metadata == METADATA | {
         "iterations": 8,
         "selection": {"rule": "snapshot", "epoch": 4, "reads_target_labels": False},
         "weights_sha256": digest_of(torch.load(tmp_path / "models" / "snapshots" / "epoch_004.pt", weights_only=True)),
@@ -93,10 +95,10 @@ def test_snapshots_are_taken_every_few_epochs_and_after_the_last(tmp_path: Path)
 
 def test_the_best_snapshot_is_kept_and_its_card_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     snapshots = train(tmp_path, {2: 0.1, 4: 0.9, 5: 0.5})
-    weight, card = kept(tmp_path)
-    assert (weight, card["iterations"]) == (4, 8)
-    assert card["selection"] == snapshots.choice
-    assert card["selection"] == {
+    weight, metadata = kept(tmp_path)
+    assert (weight, metadata["iterations"]) == (4, 8)
+    assert metadata["selection"] == snapshots.choice
+    assert metadata["selection"] == {
         "rule": "label_free",
         "epoch": 4,
         "score": "labelled_dice",
@@ -114,9 +116,9 @@ def test_of_equal_snapshots_the_latest_is_kept(tmp_path: Path) -> None:
 
 def test_snapshots_without_a_choice_keep_the_last_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path, {2: 0.9, 4: 0.1, 5: 0.1}, keep="last")
-    weight, card = kept(tmp_path)
-    assert (weight, card["iterations"]) == (5, 10)
-    assert card["selection"] == {"rule": "last", "epoch": 5, "reads_target_labels": False}
+    weight, metadata = kept(tmp_path)
+    assert (weight, metadata["iterations"]) == (5, 10)
+    assert metadata["selection"] == {"rule": "last", "epoch": 5, "reads_target_labels": False}
     assert names(tmp_path) == ["epoch_002.pt", "epoch_004.pt", "epoch_005.pt"]
     assert "the last (epoch 5); nothing was selected" in capsys.readouterr().out
 
@@ -257,7 +259,7 @@ def test_training_does_not_notice_that_snapshots_are_taken(chosen: Callable[...,
     assert (plain / "logs" / "losses.csv").read_text() == (watched / "logs" / "losses.csv").read_text()
     # The snapshot after the last epoch is what `last` keeps.
     assert_same_weights(plain / "models" / "model.pt", watched / "models" / "snapshots" / "epoch_003.pt")
-    # And what is kept is the snapshot that the card names.
+    # And what is kept is the snapshot that the metadata name.
     epoch = json.loads((watched / "models" / "model.json").read_text())["selection"]["epoch"]
     assert_same_weights(watched / "models" / "model.pt", watched / "models" / "snapshots" / f"epoch_{epoch:03d}.pt")
 

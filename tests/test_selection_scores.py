@@ -257,7 +257,7 @@ def test_how_weights_were_chosen_is_a_sentence(selection: dict[str, Any] | None,
 
 
 @pytest.mark.parametrize(
-    ("card", "selection"),
+    ("metadata", "selection"),
     [
         (None, None),
         ("[", None),
@@ -266,7 +266,7 @@ def test_how_weights_were_chosen_is_a_sentence(selection: dict[str, Any] | None,
         ('{"selection": {"rule": "last"}}', {"rule": "last"}),
     ],
 )
-def test_a_card_says_how_weights_were_chosen(card: str | None, selection: Any, tmp_path: Path) -> None:
-    if card is not None:
-        (tmp_path / "model.json").write_text(card)
+def test_metadata_name_the_selection_of_weights(metadata: str | None, selection: Any, tmp_path: Path) -> None:
+    if metadata is not None:
+        (tmp_path / "model.json").write_text(metadata)
     assert selection_of_weights(tmp_path / "model.pt") == selection

@@ -22,7 +22,7 @@ from scripts.handlers.checkpoints import ServedWeightsd
 from test_bad_input import replace_volume
 from torch import nn
 
-CARD = {"dataset_name": "heart"}
+METADATA = {"dataset_name": "heart"}
 
 
 def corrected(data: Path, folder: Path) -> list[dict[str, str]]:
@@ -110,13 +110,13 @@ def test_a_server_trains_on_from_its_weights(start: Path, data: Path, tmp_path: 
     assert 0 < (before[name] - after[name]).abs().max() < 0.1 * before[name].abs().max()
 
 
-@pytest.mark.parametrize("kind", ["another task", "another task, its card left behind", "another network"])
+@pytest.mark.parametrize("kind", ["another task", "another task, its metadata left behind", "another network"])
 def test_a_server_does_not_train_on_weights_that_do_not_fit(kind: str, start: Path, data: Path, tmp_path: Path) -> None:
     if kind == "another task":
         found = "weights made with dataset_name: abdomen"
-        card = json.loads(start.with_suffix(".json").read_text())
-        start.with_suffix(".json").write_text(json.dumps(card | {"dataset_name": "abdomen"}))
-    elif kind == "another task, its card left behind":
+        metadata = json.loads(start.with_suffix(".json").read_text())
+        start.with_suffix(".json").write_text(json.dumps(metadata | {"dataset_name": "abdomen"}))
+    elif kind == "another task, its metadata left behind":
         found = "other weights than its metadata, model.json, describe"
         shutil.copy(write_weights("abdomen_ct2mr", tmp_path / "abdomen", seed=1), start)
     else:
@@ -163,8 +163,8 @@ def test_a_model_folder_that_cannot_be_written_is_found_before_training(data: Pa
 @pytest.fixture
 def served(tmp_path: Path) -> ServedWeightsd:
     save_tensors(tmp_path / "model.pt", nn.Linear(2, 1).state_dict())
-    (tmp_path / "model.json").write_text(json.dumps(CARD))
-    return ServedWeightsd(folder=str(tmp_path), network=nn.Linear(2, 1), card=CARD)
+    (tmp_path / "model.json").write_text(json.dumps(METADATA))
+    return ServedWeightsd(folder=str(tmp_path), network=nn.Linear(2, 1), metadata=METADATA)
 
 
 @pytest.mark.parametrize("named", [{}, {"model_filename": []}, {"model_filename": "model.pt"}])
@@ -182,6 +182,6 @@ def test_weights_that_a_server_would_load_leniently(served: ServedWeightsd) -> N
     save_tensors(served.folder / "half.pt", {"weight": torch.zeros(1, 2)})
     with pytest.raises(InputError, match=r"half\.pt: other parameters"):
         served({"model_filename": "half.pt"})
-    served.card = {"dataset_name": "abdomen"}
+    served.metadata = {"dataset_name": "abdomen"}
     with pytest.raises(InputError, match=r"weights made with dataset_name: heart\. Expected dataset_name: abdomen"):
         served({"model_filename": "model.pt"})

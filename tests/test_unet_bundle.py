@@ -1,4 +1,4 @@
-"""The U-Net in the bundle's whole life: training, evaluation by its card, packing, export, inference by an engine."""
+"""The U-Net in the bundle's whole life: training, evaluation by its metadata, packing, export, inference by an engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(run_id: str, config: str, *overlays: Path, **settings: Any) -> None:
 
 
 def network_of(root: Path) -> nn.Module:
-    """The network of a training, from its card."""
+    """The network of a training, from its metadata."""
     parser = ConfigParser()
     parser.read_config(config_files("segmentation", "inference"))
     parser.update(json.loads((root / "models" / "model.json").read_text())["network"])
@@ -56,9 +56,9 @@ def trained_unet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_card_names_the_network_and_the_evaluation_takes_it(trained_unet: Path, data: Path, tmp_path: Path) -> None:
-    card = json.loads((trained_unet / "models" / "model.json").read_text())
-    assert card["network"]["mask_mode"] == "abs"
-    network = card["network"]["network_def"]
+    metadata = json.loads((trained_unet / "models" / "model.json").read_text())
+    assert metadata["network"]["mask_mode"] == "abs"
+    network = metadata["network"]["network_def"]
     assert network["_target_"] == "scripts.networks.masked_unet.MaskedUNet"
     assert (network["channels"], network["levels"], network["alignment_level"]) == (4, 4, 2)
     run("evaluating", "evaluate", bundle_root=trained_unet, dataset_dir=data, output_dir=tmp_path / "eval")

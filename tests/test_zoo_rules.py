@@ -23,8 +23,8 @@ every generative bundle stands on them. Neither of these two needs to. Packed bu
 | training and inference run from the bundle's folder alone | ``test_packed_bundles.test_segmentation_is_evaluated`` |
 | training runs under ``torchrun`` | ``test_multi_gpu.test_two_processes_train_as_one_with_twice_the_batch`` |
 | no personal paths | ``test_packed_bundles.test_nothing_in_a_bundle_points_outside_it`` |
-| ``docs/README.md`` with the zoo's headings and figures | ``test_the_card_has_the_zoos_headings`` |
-| its commands run | ``test_the_cards_commands`` |
+| ``docs/README.md`` with the zoo's headings and figures | ``test_the_readme_has_the_zoos_headings`` |
+| its commands run | ``test_the_commands_of_the_readme`` |
 | the name says task and job | ``test_the_name`` |
 | isort, black, flake8 with the zoo's settings | ``test_the_zoos_linters_pass`` |
 | the zoo's commit hooks: docstring first, JSON format, ends of lines and files | ``test_the_zoos_commit_hooks_pass`` |
@@ -88,7 +88,7 @@ class Box:
 
 @pytest.fixture(scope="module", params=BUNDLES)
 def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Box:
-    """Each bundle, packed with the weights of a network that nobody trained, whose size stands on their card."""
+    """Each bundle, packed with the weights of a network that nobody trained, whose size is in their metadata."""
     name, work = request.param, tmp_path_factory.mktemp("zoo")
     parser = ConfigParser()
     parser.read_config(config_files(name, "inference"))
@@ -96,7 +96,9 @@ def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     weights = work / "weights" / "model.pt"
     weights.parent.mkdir()
     torch.save(parser.get_parsed_content("network_def").state_dict(), weights)
-    weights.with_suffix(".json").write_text(json.dumps({"network": parser.get_parsed_content("card")["network"]}))
+    weights.with_suffix(".json").write_text(
+        json.dumps({"network": parser.get_parsed_content("weights_metadata")["network"]})
+    )
     return Box(name, pack_bundle(name, task=TASK, out=work, weights=weights).folder)
 
 
@@ -279,28 +281,28 @@ def test_the_workflow_has_every_property(
 
 
 @every_bundle
-def test_the_card_has_the_zoos_headings(name: str) -> None:
+def test_the_readme_has_the_zoos_headings(name: str) -> None:
     text = (ROOT / "docs" / name / "README.md").read_text(encoding="utf-8")
     found = re.findall(r"^#{1,2} (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     assert found == HEADINGS
     for figure in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
         assert (ROOT / "docs" / name / figure).is_file(), figure
         assert not figure.startswith("http"), "figures travel with the bundle"
-    assert re.search(r"!\[", text), "the zoo's cards show what the model does"
+    assert re.search(r"!\[", text), "the READMEs of the zoo show what the model does"
 
 
-CARD_COMMANDS = re.compile(r"```\n((?:python|torchrun) .*?)```", re.DOTALL)
+README_COMMANDS = re.compile(r"```\n((?:python|torchrun) .*?)```", re.DOTALL)
 
 COMMAND_SECONDS = 600
 """What one of them may take at most, on a core that many processes share."""
 
 
 @pytest.mark.slow
-def test_the_cards_commands(box: Box, data: Path, tmp_path: Path) -> None:
-    """Every command of the card as it stands there, in the bundle's folder, one after the other."""
+def test_the_commands_of_the_readme(box: Box, data: Path, tmp_path: Path) -> None:
+    """Every command of the README as written, in the bundle's folder, one after the other."""
     text = (box.folder / "docs" / "README.md").read_text(encoding="utf-8")
-    found = [block.strip() for block in CARD_COMMANDS.findall(text)]
-    assert len(found) == text.count("```") // 2, "every block of the card is a command"
+    found = [block.strip() for block in README_COMMANDS.findall(text)]
+    assert len(found) == text.count("```") // 2, "every block of the README is a command"
     folder = _shortened(box, data, tmp_path)
     for command in found:
         done = subprocess.run(

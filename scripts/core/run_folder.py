@@ -61,11 +61,11 @@ class RunFolder:
         set_determinism(self.seed)
         return self
 
-    def record(self, card: Mapping[str, Any]) -> RunFolder:
+    def record(self, metadata: Mapping[str, Any]) -> RunFolder:
         """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes).
 
         Args:
-            card: metadata of the weights made or used here. It describes the network, which must not be built before
+            metadata: metadata of the weights made or used here. It describes the network, which must not be built before
                 :meth:`open` has set the seed.
         """
         if rank() > 0:
@@ -73,7 +73,9 @@ class RunFolder:
         if self.settings is not None:
             with atomic_path(self.root / "config.yaml") as temporary:
                 ConfigParser.export_config_file(self.settings.merged, str(temporary), fmt="yaml", sort_keys=False)
-        write_json(self.root / "provenance.json", provenance() | {"seed": self.seed, "card": dict(card)})
+        write_json(
+            self.root / "provenance.json", provenance() | {"seed": self.seed, "weights_metadata": dict(metadata)}
+        )
         return self
 
     def note(self, **entries: Any) -> RunFolder:

@@ -36,12 +36,12 @@ WEIGHTS_SHA256 = "weights_sha256"
 logger = logging.getLogger(__name__)
 
 
-def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
+def save_weights(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a plain state dict, and its metadata with the digest of these weights beside it.
 
     Earlier metadata are removed first, so that no reader finds new weights with the metadata of others.
     """
-    described = {**card, WEIGHTS_SHA256: digest_of(state)}
+    described = {**metadata, WEIGHTS_SHA256: digest_of(state)}
     metadata_file(path).unlink(missing_ok=True)
     save_tensors(path, state)
     write_json(metadata_file(path), described)
@@ -60,15 +60,15 @@ def read_metadata(weights: Path) -> dict[str, Any]:
     """
     file = metadata_file(weights)
     try:
-        card = json.loads(file.read_text(encoding="utf-8"))
+        metadata = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
-        card = None
-    if not isinstance(card, dict):
+        metadata = None
+    if not isinstance(metadata, dict):
         remedy = "copy the file that was written with the weights, or remove it to load them unchecked"
         raise InputError(file=file, found="no JSON object", expected="metadata of weights", remedy=remedy)
-    return card
+    return metadata
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:
@@ -95,12 +95,12 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
     Raises:
         InputError: the metadata are damaged, describe other weights, or name another setting.
     """
-    card = read_metadata(path)
+    metadata = read_metadata(path)
     if not metadata_file(path).exists():
         logger.warning("%s: no metadata beside it (%s); its task is not checked", path, metadata_file(path).name)
         return
-    check_metadata(card, expected, path)
-    digest = card.get(WEIGHTS_SHA256)
+    check_metadata(metadata, expected, path)
+    digest = metadata.get(WEIGHTS_SHA256)
     if digest is not None and digest != digest_of(state):
         raise InputError(
             file=path,
@@ -143,7 +143,7 @@ def _agree(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None = None) -> nn.Module:
+def load_weights(path: str, network: nn.Module, metadata: Mapping[str, Any] | None = None) -> nn.Module:
     """Load a plain state dict strictly.
 
     Returns:
@@ -154,8 +154,8 @@ def load_weights(path: str, network: nn.Module, card: Mapping[str, Any] | None =
     """
     file = Path(path)
     state = read_state(file)
-    if card:
-        check_weights(file, state, card)
+    if metadata:
+        check_weights(file, state, metadata)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -200,10 +200,10 @@ def network_mismatch(path: Path, found: str, expected: str) -> InputError:
 def selection_of_weights(weights: Path) -> dict[str, Any] | None:
     """How some weights were selected, from their metadata; None if unknown."""
     try:
-        card = json.loads(metadata_file(weights).read_text(encoding="utf-8"))
+        metadata = json.loads(metadata_file(weights).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return selection_in_metadata(card) if isinstance(card, dict) else None
+    return selection_in_metadata(metadata) if isinstance(metadata, dict) else None
 
 
 def selection_in_metadata(metadata: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -40,10 +40,10 @@ class EvaluationReport:
         worklist: whose cases are evaluated.
         preprocessing: gives a case's ``label`` on the image's grid.
         label_names: names of the classes 1..K.
-        card: what was evaluated, kept in ``summary.json``.
-        weights: file of the evaluated weights; the card beside it says how they were chosen, which is printed and kept
+        metadata: of the evaluated weights, recorded in ``summary.json``.
+        weights: file of the evaluated weights; how they were selected, from the metadata beside it, is printed and recorded
             with the numbers.
-        exported: the network that was evaluated in their place, with a card of its own; None for the weights.
+        exported: the exported network that was evaluated instead, which contains its metadata; None for the weights.
         orientation: axes the pictures are turned to; None leaves them as stored.
         slice_axis: axis of the slices shown, after that.
     """
@@ -55,13 +55,13 @@ class EvaluationReport:
         worklist: Worklist,
         preprocessing: Callable[[dict[str, str]], dict[str, Any]],
         label_names: Sequence[str],
-        card: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         weights: str | None = None,
         exported: ExportedNetwork | None = None,
         orientation: str | None = "RAS",
         slice_axis: int = 2,
     ) -> None:
-        self.folder, self.label_names, self.card = Path(folder), list(label_names), dict(card)
+        self.folder, self.label_names, self.metadata = Path(folder), list(label_names), dict(metadata)
         self.worklist, self.preprocessing = worklist, preprocessing
         self.weights, self.exported = weights, exported
         self.orientation, self.slice_axis = orientation, slice_axis
@@ -90,7 +90,7 @@ class EvaluationReport:
             name: [StructureResult(**result) for result in record["results"]] for name, record in records.items()
         }
         selection = self._selection()
-        origin = provenance() | {"card": self.card}
+        origin = provenance() | {"weights_metadata": self.metadata}
         summary = write_evaluation(self.folder, results, self.label_names, origin, selection)
         engine.state.metrics.update(
             {measure: mean for measure, mean in summary["mean_over_structures"].items() if mean is not None}
@@ -104,7 +104,7 @@ class EvaluationReport:
 
     def _selection(self) -> dict[str, Any] | None:
         if self.exported is not None:
-            return selection_in_metadata(self.exported.card)
+            return selection_in_metadata(self.exported.metadata)
         return selection_of_weights(Path(self.weights)) if self.weights else None
 
     def _draw(self, name: str, written: Sequence[str], path: Path, title: str) -> None:

@@ -110,7 +110,7 @@ def write_evaluation(
         results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
         label_names: names of the structures 1..K.
         provenance: config, seed, data, commit, device and the like; written as the summary's ``provenance``.
-        selection: how the evaluated weights were chosen, from their card; None where it does not say.
+        selection: how the evaluated weights were selected, from their metadata; None if unknown.
 
     Returns:
         The summary, as written.

@@ -81,7 +81,7 @@ class ResumePoint:
             schedules, batches, trainer.
         interval: epochs between two saves.
         resume: continue from the file if it exists; otherwise start a new run.
-        card: metadata of the weights, compared on resuming.
+        metadata: metadata of the weights, compared on resuming.
         settings: everything else that decides the result, such as learning rates, compared on resuming.
 
     Raises:
@@ -95,11 +95,11 @@ class ResumePoint:
         save_dict: Mapping[str, Any],
         interval: int,
         resume: bool = False,
-        card: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.save_dict, self.interval, self.resume = Path(path), dict(save_dict), interval, resume
-        self.card, self.settings = dict(card or {}), dict(settings or {})
+        self.metadata, self.settings = dict(metadata or {}), dict(settings or {})
         self.unproven = self.path.with_name(f"unproven_{self.path.name}")
         self.is_pending = False  # whether there is one: no step asks the disk
 
@@ -137,7 +137,7 @@ class ResumePoint:
         if rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
             check_finite_weights(states, engine.state.iteration)
-            described = {"card": json.dumps(self.card), "settings": json.dumps(self.settings, default=str)}
+            described = {"metadata": json.dumps(self.metadata), "settings": json.dumps(self.settings, default=str)}
             save_tensors(self.unproven, states | described)
             self.is_pending = True
 
@@ -151,7 +151,8 @@ class ResumePoint:
     def load(self) -> None:
         """Restore the saved state of every object."""
         states = read_state(self.path)
-        check_metadata(json.loads(states.pop("card", "{}")), self.card, self.path)
+        metadata = states.pop("metadata", None) or states.pop("card", "{}")  # "card" in earlier versions
+        check_metadata(json.loads(metadata), self.metadata, self.path)
         # Both through JSON, because settings given in Python may be paths or devices.
         now = json.loads(json.dumps(self.settings, default=str))
         _check_settings(json.loads(states.pop("settings", "{}")), now, self.path)
@@ -176,7 +177,7 @@ class FinalWeights:
     Args:
         path: the weights file.
         average: the moving average of the trained network.
-        card: metadata of the weights.
+        metadata: metadata of the weights.
         batches: returns all slices of the domain that the network is used on, to re-estimate its batch-norm statistics;
             None to keep the statistics of training.
         chooser: selects other weights than the last; None for the last. The selection is printed and recorded in the
@@ -188,11 +189,11 @@ class FinalWeights:
         *,
         path: str,
         average: AveragedModel,
-        card: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         batches: Callable[[], Iterable[torch.Tensor]] | None = None,
         chooser: LastWeights | None = None,
     ) -> None:
-        self.path, self.average, self.card, self.batches = Path(path), average, dict(card), batches
+        self.path, self.average, self.metadata, self.batches = Path(path), average, dict(metadata), batches
         self.chooser = chooser
 
     def attach(self, engine: Engine) -> None:
@@ -210,12 +211,12 @@ class FinalWeights:
         state: Mapping[str, torch.Tensor] = network.state_dict()
         iterations = engine.state.iteration
         check_finite_weights(state, iterations)
-        card = dict(self.card)
+        metadata = dict(self.metadata)
         if self.chooser is not None:
             state, iterations = self.chooser.choose(engine, state)
-            card["selection"] = self.chooser.choice
+            metadata["selection"] = self.chooser.choice
             print(selection_sentence(self.chooser.choice), flush=True)
-        save_weights(self.path, state, card | {"iterations": iterations})
+        save_weights(self.path, state, metadata | {"iterations": iterations})
 
 
 def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[torch.Tensor]] | None) -> None:
@@ -235,15 +236,15 @@ class WeightsLoader:
     Args:
         path: a plain state dict; its metadata, if any, lie beside it with the suffix ``.json``.
         network: the network to load into.
-        card: metadata that this config expects.
+        metadata: metadata that this config expects.
     """
 
-    def __init__(self, *, path: str, network: nn.Module, card: Mapping[str, Any]) -> None:
-        self.path, self.network, self.card = path, network, dict(card)
+    def __init__(self, *, path: str, network: nn.Module, metadata: Mapping[str, Any]) -> None:
+        self.path, self.network, self.metadata = path, network, dict(metadata)
 
     def attach(self, engine: Engine) -> None:
         """Load now, before anything runs with weights that do not fit."""
-        load_weights(self.path, self.network, self.card)
+        load_weights(self.path, self.network, self.metadata)
 
 
 class ServedWeightsd(MapTransform):
@@ -259,14 +260,14 @@ class ServedWeightsd(MapTransform):
         keys: keys of the images; they stay as they are.
         folder: where the server looks for weights.
         network: built as the server builds it; loading the weights into it compares every key and shape.
-        card: metadata that this config expects.
+        metadata: metadata that this config expects.
     """
 
     def __init__(
-        self, keys: KeysCollection = "image", *, folder: str, network: nn.Module, card: Mapping[str, Any]
+        self, keys: KeysCollection = "image", *, folder: str, network: nn.Module, metadata: Mapping[str, Any]
     ) -> None:
         super().__init__(keys)
-        self.folder, self.network, self.card = Path(folder), network, dict(card)
+        self.folder, self.network, self.metadata = Path(folder), network, dict(metadata)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check the weights that the request names and return the data unchanged.
@@ -277,11 +278,11 @@ class ServedWeightsd(MapTransform):
         named = data.get("model_filename") or []
         first = named if isinstance(named, str) else next(iter(named), None)  # the server takes the first of several
         if first is not None:
-            load_weights(str(self.folder / first), self.network, self.card)
+            load_weights(str(self.folder / first), self.network, self.metadata)
         return dict(data)
 
 
-def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, card: Mapping[str, Any]) -> None:
+def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Refuse to train on weights of another task or of another network.
 
     A server adds MONAI's ``CheckpointLoader`` to a training. It loads whatever fits, and the training replaces the file
@@ -290,14 +291,14 @@ def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, card: Ma
     Args:
         handlers: handlers of the trainer.
         network: the trained network; the weights are loaded into it.
-        card: metadata that this config expects.
+        metadata: metadata that this config expects.
 
     Raises:
         InputError: as :func:`load_weights`.
     """
     for handler in handlers:
         if isinstance(handler, CheckpointLoader):
-            load_weights(handler.load_path, network, card)
+            load_weights(handler.load_path, network, metadata)
 
 
 def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -36,12 +36,12 @@ class Snapshots(LastWeights):
     checkpoints: a resumed run then finds every snapshot up to its checkpoint, and repeats the later ones.
 
     Args:
-        folder: for ``epoch_NNN.pt`` and its card ``epoch_NNN.json``.
+        folder: for ``epoch_NNN.pt`` and its metadata ``epoch_NNN.json``.
         log: CSV file of scores and their parts, a row for each snapshot.
         interval: epochs between two snapshots.
         keep: which snapshot becomes the result of the run, one of ``KEPT``.
         average: the moving average of the trained network.
-        card: describes the weights.
+        metadata: describes the weights.
         scorer: measures the parts of the scores.
         batches: as in :class:`scripts.handlers.checkpoints.FinalWeights`.
         oracle: slices of the target's held-out cases with their labels, for ``keep: oracle`` only.
@@ -58,7 +58,7 @@ class Snapshots(LastWeights):
         interval: int,
         keep: str,
         average: AveragedModel,
-        card: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         scorer: SnapshotScorer,
         batches: Callable[[], Iterable[torch.Tensor]] | None = None,
         oracle: SliceSet | None = None,
@@ -66,7 +66,7 @@ class Snapshots(LastWeights):
         check_choice_is_possible(keep, interval, has_target=scorer.target is not None)
         self.folder, self.log, self.interval = Path(folder), Path(log), interval
         self.keep, self.scorer = keep, scorer
-        self.average, self.card, self.batches, self.oracle = average, dict(card), batches, oracle
+        self.average, self.metadata, self.batches, self.oracle = average, dict(metadata), batches, oracle
         self.choice: dict[str, Any] = {}  # the first process alone chooses
 
     def attach(self, engine: Engine) -> None:
@@ -101,7 +101,7 @@ class Snapshots(LastWeights):
         check_finite_weights(network.state_dict(), iteration)
         path = self._path(epoch)
         selection = {"rule": "snapshot", "epoch": epoch, "reads_target_labels": False}
-        save_weights(path, network.state_dict(), self.card | {"iterations": iteration, "selection": selection})
+        save_weights(path, network.state_dict(), self.metadata | {"iterations": iteration, "selection": selection})
         parts = self.scorer.parts(network)
         scores = {f"score_{name}": score(parts) for name, score in SCORES.items()}
         row = {"epoch": epoch, "iteration": iteration} | scores | parts

@@ -83,13 +83,16 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
     """
     _import("highdicom")
     predict = Predictor(bundle, **settings)
-    if predict.card["stage"] != "segmentation":
+    if predict.metadata["stage"] != "segmentation":
         _raise(
-            bundle, f"a {predict.card['stage']} bundle", "a segmentation bundle", "name a packed segmentation bundle"
+            bundle,
+            f"a {predict.metadata['stage']} bundle",
+            "a segmentation bundle",
+            "name a packed segmentation bundle",
         )
     series = read_slices(files, source)
     slices = source_slices(series, source)
-    _check_modality(source, str(slices[0].get("Modality", "")), predict.card["domains"][1])
+    _check_modality(source, str(slices[0].get("Modality", "")), predict.metadata["domains"][1])
     labels = predict(series.image, series.affine)
     path = out / f"{check_file_name(str(slices[0].SeriesInstanceUID), source)}_seg.dcm"
     names = predict.label_names[1:]

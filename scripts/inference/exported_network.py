@@ -52,10 +52,10 @@ class ExportedNetwork(nn.Module):
         device: where TorchScript runs; ONNX Runtime follows it to CUDA where its package can, OpenVINO runs on the CPU.
         precision: ``auto``, ``bf16`` or ``float32``, as for :class:`SliceWiseInferer`, whose autocast only PyTorch and
             TorchScript see. ONNX Runtime computes in float32, so ``bf16`` is refused for it.
-        card: metadata that this config expects.
+        metadata: metadata that this config expects.
 
     Attributes:
-        card: the metadata in the file.
+        metadata: the metadata in the file.
 
     Raises:
         InputError: another engine, a package that is missing, no such file or one that the engine cannot read, a file
@@ -69,7 +69,7 @@ class ExportedNetwork(nn.Module):
         path: str | Path,
         device: torch.device | str = "cpu",
         precision: str = "auto",
-        card: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_choice("engine", engine, ["pytorch", *ENGINES])
@@ -80,10 +80,10 @@ class ExportedNetwork(nn.Module):
             raise InputError(file=file, found="no such file", expected=f"a network for {engine}", remedy=remedy)
         load = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}[engine]
         self.engine = engine
-        self.runner, self.card = load(file, torch.device(device), precision)
-        if card and not self.card:
+        self.runner, self.metadata = load(file, torch.device(device), precision)
+        if metadata and not self.metadata:
             logger.warning("%s: no metadata in it; its task is not checked", file)
-        check_metadata(self.card, card or {}, file)
+        check_metadata(self.metadata, metadata or {}, file)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) float32 to the network's output, (B, K, H, W), on the same device."""

@@ -48,10 +48,10 @@ class Predictor:
         self.postprocessing = parser.get_parsed_content("postprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.device = torch.device(parser.get_parsed_content("device"))
-        self.card: dict[str, Any] = parser.get_parsed_content("card")  # its stage, domains and labels
+        self.metadata: dict[str, Any] = parser.get_parsed_content("weights_metadata")  # its stage, domains and labels
         self.network = parser.get_parsed_content("network").eval()
         if parser["engine"] == "pytorch":
-            load_weights(parser.get_parsed_content("checkpoint"), self.network, self.card)
+            load_weights(parser.get_parsed_content("checkpoint"), self.network, self.metadata)
         labels = parser.get_parsed_content("label_names")
         self.label_names: list[str] = ["background", *labels]
 

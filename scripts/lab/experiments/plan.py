@@ -270,17 +270,17 @@ class _Planner:
 
 
 def _trained_domains(weights: Path) -> list[str]:
-    card = metadata_file(weights)
-    if not card.is_file():
+    file = metadata_file(weights)
+    if not file.is_file():
         remedy = "run the other direction first, with a method that uses this translator and the same seeds"
-        raise InputError(file=card, found="no such file", expected="the card of a trained translator", remedy=remedy)
+        raise InputError(file=file, found="no such file", expected="metadata of a trained translator", remedy=remedy)
     return list(read_metadata(weights)["domains"])
 
 
 def _network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
     """The settings of the trained network that another config has otherwise."""
     used = _merged(use)
-    keys = trained["card"]["network"]
+    keys = trained["weights_metadata"]["network"]
     return [word for key in keys if trained[key] != used[key] for word in (f"--{key}", str(trained[key]))]
 
 

@@ -29,7 +29,7 @@ __all__ = ["RuleAccuracy", "ScoredRun", "evaluate_snapshots", "find_runs", "meas
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "segmentation"
 FILES = [str(CONFIGS / "inference.yaml"), str(CONFIGS / "evaluate.yaml")]
 # Top-level keys that training and evaluation share, each with its own value.
-OWN_VALUES = {"bundle_root", "ckpt_dir", "device", "card", "run_folder", "network", "tracked_run", "run"}
+OWN_VALUES = {"bundle_root", "ckpt_dir", "device", "weights_metadata", "run_folder", "network", "tracked_run", "run"}
 
 
 @dataclass(frozen=True, kw_only=True)
