@@ -1,4 +1,4 @@
-"""The U-Net in the bundle's whole life: training, evaluation by its metadata, packing, export, inference by an engine."""
+"""The U-Net in every job of the bundle: training, evaluation, packing, export, inference by an exported network."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class RunFolder:
         """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes).
 
         Args:
-            metadata: metadata of the weights made or used here. It describes the network, which must not be built before
+            metadata: of the weights made or used here. They describe the network, which must not be built before
                 :meth:`open` has set the seed.
         """
         if rank() > 0:

@@ -41,7 +41,7 @@ class EvaluationReport:
         preprocessing: gives a case's ``label`` on the image's grid.
         label_names: names of the classes 1..K.
         metadata: of the evaluated weights, recorded in ``summary.json``.
-        weights: file of the evaluated weights; how they were selected, from the metadata beside it, is printed and recorded
+        weights: file of the evaluated weights; their selection, from the metadata beside it, is printed and recorded
             with the numbers.
         exported: the exported network that was evaluated instead, which contains its metadata; None for the weights.
         orientation: axes the pictures are turned to; None leaves them as stored.
