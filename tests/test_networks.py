@@ -123,7 +123,7 @@ def test_instance_norm_of_one_pixel_is_the_shift() -> None:
 
 
 def test_style_mapping_splits_in_the_order_of_the_layers() -> None:
-    mapping = StyleMapping(num_features=[2, 3])
+    mapping = StyleMapping([2, 3])
     nn.init.zeros_(mapping.last.weight)
     with torch.no_grad():
         mapping.last.bias.copy_(torch.arange(10.0))

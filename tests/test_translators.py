@@ -133,13 +133,13 @@ def test_bf16_channels_last_is_close_to_float32(name: str) -> None:
 
 def test_without_a_mapping_adain_is_instance_norm() -> None:
     x = torch.randn(2, 3, 5, 6)
-    first, second = NoMapping(num_features=[3, 7])(MIXED)
+    first, second = NoMapping([3, 7])(MIXED)
     assert (first[0].shape, second[1].shape) == ((1, 3), (1, 7))
     torch.testing.assert_close(adaptive_instance_norm(x, *first), F.instance_norm(x))
 
 
 def test_a_code_is_mapped_linearly_in_the_order_of_the_layers() -> None:
-    mapping = CodeMapping(num_features=[2, 1], code_channels=1)
+    mapping = CodeMapping([2, 1], code_channels=1)
     with torch.no_grad():
         mapping.linear.weight.copy_(torch.arange(6.0)[:, None])
         mapping.linear.bias.fill_(10)

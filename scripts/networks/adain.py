@@ -68,7 +68,7 @@ class StyleMapping(nn.Module):
         num_domains: number of domains.
     """
 
-    def __init__(self, *, num_features: Sequence[int], hidden_channels: int = 64, num_domains: int = 2) -> None:
+    def __init__(self, num_features: Sequence[int], *, hidden_channels: int = 64, num_domains: int = 2) -> None:
         super().__init__()
         self.num_domains = num_domains
         self.sizes = [2 * features for features in num_features]
@@ -97,7 +97,7 @@ class CodeMapping(nn.Module):
     Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
     """
 
-    def __init__(self, *, num_features: Sequence[int], code_channels: int) -> None:
+    def __init__(self, num_features: Sequence[int], *, code_channels: int) -> None:
         super().__init__()
         self.sizes = [2 * features for features in num_features]
         self.linear = nn.Linear(code_channels, sum(self.sizes))
@@ -118,7 +118,7 @@ class NoMapping(nn.Module):
         num_features: channels of each AdaIN layer, in execution order.
     """
 
-    def __init__(self, *, num_features: Sequence[int]) -> None:
+    def __init__(self, num_features: Sequence[int]) -> None:
         super().__init__()
         self.num_features = list(num_features)
 

@@ -1,6 +1,7 @@
-"""The two generators of CycleGAN, source -> target and target -> source, behind the interface of one."""
+"""The two generators of CycleGAN, source -> target and target -> source, behind one interface."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from scripts.core.domains import SOURCE, TARGET
@@ -26,53 +27,27 @@ class CycleGanGenerator(Translator):
         in_channels: channels of an image.
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks in each encoder, and again in each decoder; the original has 9 in all.
-        from_domain: domain of the input of ``forward``.
-        to_domain: domain of the output of ``forward``.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017.
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int = 1,
-        channels: int = 64,
-        num_blocks: int = 4,
-        from_domain: int = SOURCE,
-        to_domain: int = TARGET,
-    ) -> None:
-        super().__init__(from_domain=from_domain, to_domain=to_domain)
+    def __init__(self, *, in_channels: int = 1, channels: int = 64, num_blocks: int = 4, **direction: int) -> None:
+        super().__init__(**direction)
 
-        def mapping(num_features: Sequence[int]) -> NoMapping:
-            return NoMapping(num_features=num_features)
-
-        sizes = {"channels": channels, "num_blocks": num_blocks}
-        self.encoders = _ByDomain(
-            [ContentEncoder(in_channels=in_channels, mapping=mapping, **sizes) for _ in (SOURCE, TARGET)]
-        )
-        self.decoders = _ByDomain(
-            [ImageDecoder(out_channels=in_channels, mapping=mapping, **sizes) for _ in (SOURCE, TARGET)]
-        )
+        sizes: dict[str, Any] = {"channels": channels, "num_blocks": num_blocks, "mapping": NoMapping}
+        self.encoders = _ByDomain([ContentEncoder(in_channels=in_channels, **sizes) for _ in (SOURCE, TARGET)])
+        self.decoders = _ByDomain([ImageDecoder(out_channels=in_channels, **sizes) for _ in (SOURCE, TARGET)])
         self.apply(initialise_generator)
 
     @torch.jit.export
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """Each image through its domain's encoder, (B, 4 * channels, H / 4, W / 4).
-
-        Args:
-            image: (B, in_channels, H, W) in [-1, 1].
-            domain: int64 domain labels, (B,).
-        """
+        """See :class:`Translator`; the content is (B, 4 * channels, H / 4, W / 4)."""
         return self.encoders(as_plain_tensor(image), domain)
 
     @torch.jit.export
     def decode(self, content: Tensor, domain: Tensor) -> Tensor:
-        """Each content through the decoder of the domain to render it in, (B, in_channels, H, W) in [-1, 1].
-
-        Args:
-            content: (B, 4 * channels, H / 4, W / 4).
-            domain: int64 domain labels, (B,).
-        """
+        """See :class:`Translator`."""
         return self.decoders(content, domain)
 
 

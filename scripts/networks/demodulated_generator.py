@@ -1,9 +1,8 @@
 """A translator whose decoder has no feature normalisation: the style modulates its convolutions' weights."""
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
-from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import StyleMapping
 from scripts.networks.by_domain import join_domains, split_by_domain
 from scripts.networks.demodulated_conv import DemodulatedConv, DemodulatedUpsampleConv
@@ -32,15 +31,15 @@ BACKGROUND_LOGIT = -2.0
 
 
 class DemodulatedGenerator(Translator):
-    """The paper's encoder, and its decoder with demodulated convolutions in place of AdaIN.
+    """The paper's encoder, and its decoder with demodulated convolutions instead of AdaIN.
 
     AdaIN divides features by their standard deviation over the image. A decoder can therefore rescale a whole channel
     by placing one strong spike, and does: bright droplets and rings in flat regions. Demodulation divides by the
     *expected* standard deviation, which follows from the weights alone, so spikes gain nothing.
 
-    Each domain has one learned style code, which is what an MLP makes of a one-hot label. Other differences from
+    Each domain has one learned style code, the equivalent of an MLP of a one-hot label. Other differences from
     :class:`StyleTransferGenerator`: leaky ReLU in the decoder, zero instead of reflection padding there, and a last
-    convolution of 3 x 3 instead of 7 x 7, which took a tenth of a step.
+    convolution of 3 x 3 instead of 7 x 7, which took a tenth of the time of a step.
 
     Height and width must be multiples of 4 and at least 8.
 
@@ -49,8 +48,7 @@ class DemodulatedGenerator(Translator):
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks in the encoder, and again in the decoder.
         style_channels: hidden width of the encoder's MLP, and length of a style code of the decoder.
-        from_domain: domain of the input of ``forward``.
-        to_domain: domain of the output of ``forward``.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: Karras et al., Analyzing and improving the image quality of StyleGAN, 2020.
     """
@@ -62,16 +60,15 @@ class DemodulatedGenerator(Translator):
         channels: int = 64,
         num_blocks: int = 4,
         style_channels: int = 64,
-        from_domain: int = SOURCE,
-        to_domain: int = TARGET,
+        **direction: int,
     ) -> None:
-        super().__init__(from_domain=from_domain, to_domain=to_domain)
-
-        def mapping(num_features: Sequence[int]) -> StyleMapping:
-            return StyleMapping(num_features=num_features, hidden_channels=style_channels)
+        super().__init__(**direction)
 
         self.encoder = ContentEncoder(
-            in_channels=in_channels, channels=channels, num_blocks=num_blocks, mapping=mapping
+            in_channels=in_channels,
+            channels=channels,
+            num_blocks=num_blocks,
+            mapping=partial(StyleMapping, hidden_channels=style_channels),
         )
         self.encoder.apply(initialise_generator)
         self.codes = nn.Parameter(torch.randn(NUM_DOMAINS, style_channels))
@@ -79,22 +76,12 @@ class DemodulatedGenerator(Translator):
 
     @torch.jit.export
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """The content of images, (B, 4 * channels, H / 4, W / 4).
-
-        Args:
-            image: (B, in_channels, H, W) in [-1, 1].
-            domain: int64 domain labels, (B,).
-        """
+        """See :class:`Translator`; the content is (B, 4 * channels, H / 4, W / 4)."""
         return self.encoder(as_plain_tensor(image), domain)
 
     @torch.jit.export
     def decode(self, content: Tensor, domain: Tensor) -> Tensor:
-        """A content rendered in the style of a domain, (B, in_channels, H, W) in [-1, 1].
-
-        Args:
-            content: (B, 4 * channels, H / 4, W / 4).
-            domain: int64 domain labels, (B,).
-        """
+        """See :class:`Translator`."""
         parts, order = split_by_domain(content, domain)
         images: list[Tensor] = []
         for index, part in enumerate(parts):

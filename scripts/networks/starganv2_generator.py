@@ -1,12 +1,11 @@
 """StarGAN v2's generator, mapping network and style encoder: many styles per domain."""
 
 import zlib
-from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Dict, Optional
 
 import torch
-from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import CodeMapping, NoMapping
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
@@ -35,8 +34,7 @@ class StarGanV2Generator(Translator):
         noise_channels: length of the noise vector, 16 as in the original.
         code_channels: length of a style code, 64 as in the original.
         mapping_channels: width of the mapping network; 512 in the original.
-        from_domain: domain of the input of ``forward``.
-        to_domain: domain of the output of ``forward``.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
     """
@@ -50,52 +48,32 @@ class StarGanV2Generator(Translator):
         noise_channels: int = 16,
         code_channels: int = 64,
         mapping_channels: int = 128,
-        from_domain: int = SOURCE,
-        to_domain: int = TARGET,
+        **direction: int,
     ) -> None:
-        super().__init__(from_domain=from_domain, to_domain=to_domain)
-
-        def plain(num_features: Sequence[int]) -> NoMapping:
-            return NoMapping(num_features=num_features)
-
-        def by_code(num_features: Sequence[int]) -> CodeMapping:
-            return CodeMapping(num_features=num_features, code_channels=code_channels)
+        super().__init__(**direction)
 
         self.noise_channels = noise_channels
-        self.encoder = ContentEncoder(in_channels=in_channels, channels=channels, num_blocks=num_blocks, mapping=plain)
-        self.decoder = ImageDecoder(out_channels=in_channels, channels=channels, num_blocks=num_blocks, mapping=by_code)
+        sizes = {"channels": channels, "num_blocks": num_blocks}
+        self.encoder = ContentEncoder(in_channels=in_channels, mapping=NoMapping, **sizes)
+        mapping = partial(CodeMapping, code_channels=code_channels)
+        self.decoder = ImageDecoder(out_channels=in_channels, mapping=mapping, **sizes)
         self.mapping_network = _MappingNetwork(noise_channels, mapping_channels, code_channels)
         self.style_encoder = _StyleEncoder(in_channels, channels, code_channels)
         self.apply(initialise_generator)
 
     @torch.jit.export
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """The content of an image, independent of its domain label: (B, 4 * channels, H / 4, W / 4).
-
-        Args:
-            image: (B, in_channels, H, W) in [-1, 1].
-            domain: int64 domain labels, (B,); ignored.
-        """
+        """See :class:`Translator`; the content is (B, 4 * channels, H / 4, W / 4) and independent of ``domain``."""
         return self.encoder(as_plain_tensor(image), domain)
 
     @torch.jit.export
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """A content rendered in a style, (B, in_channels, H, W) in [-1, 1].
-
-        Args:
-            content: (B, 4 * channels, H / 4, W / 4).
-            style: codes, (B, code_channels).
-        """
+        """See :class:`Translator`; a style is a code, (B, code_channels)."""
         return self.decoder(content, style)
 
     @torch.jit.export
     def own_style(self, image: Tensor, domain: Tensor) -> Tensor:
-        """The style encoder: the codes of images in the given domains, (B, code_channels).
-
-        Args:
-            image: (B, in_channels, H, W) in [-1, 1].
-            domain: int64 domain labels, (B,).
-        """
+        """The style encoder: see :class:`Translator`; the codes are (B, code_channels)."""
         return self.style_encoder(as_plain_tensor(image), domain)
 
     @torch.jit.export
@@ -109,22 +87,12 @@ class StarGanV2Generator(Translator):
         return self.mapping_network(noise, domain)
 
     def new_style(self, domain: Tensor, random: Optional[torch.Generator] = None) -> Tensor:
-        """A random code in the domain of each sample, (B, code_channels).
-
-        Args:
-            domain: int64 domain labels, (B,).
-            random: generator on the CPU; PyTorch's own by default.
-        """
+        """A random code in the domain of each sample, (B, code_channels): see :class:`Translator`."""
         noise = torch.randn(domain.shape[0], self.noise_channels, generator=random)
         return self.map_noise(noise.to(domain.device, non_blocking=True), domain)
 
     def volume_arguments(self, volume: Tensor, seed: int) -> Dict[str, Any]:
-        """One style for all slices of a volume. It depends on the voxels and the seed only.
-
-        Args:
-            volume: (in_channels, H, W, D) in [-1, 1].
-            seed: seed of the style.
-        """
+        """One style for all slices of a volume; it depends on the voxels and the seed only. See :class:`Translator`."""
         checksum = zlib.crc32(as_plain_tensor(volume).float().cpu().contiguous().numpy().tobytes(), seed)
         domain = torch.tensor([self.to_domain], device=volume.device)
         return {"style": self.new_style(domain, torch.Generator().manual_seed(checksum))}

@@ -1,9 +1,8 @@
 """The synthesis network G: one encoder and one decoder for both domains, styled by the domain label (section 3.1)."""
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
-from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.adain import StyleMapping
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
@@ -29,8 +28,7 @@ class StyleTransferGenerator(Translator):
         channels: width at full resolution; doubled by each down-sampling.
         num_blocks: residual blocks in the encoder, and again in the decoder.
         style_channels: hidden width of the two MLPs.
-        from_domain: domain of the input of ``forward``.
-        to_domain: domain of the output of ``forward``.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: github.com/Kaiseem/AD-GAN, models/generator.py.
     """
@@ -42,39 +40,22 @@ class StyleTransferGenerator(Translator):
         channels: int = 64,
         num_blocks: int = 4,
         style_channels: int = 64,
-        from_domain: int = SOURCE,
-        to_domain: int = TARGET,
+        **direction: int,
     ) -> None:
-        super().__init__(from_domain=from_domain, to_domain=to_domain)
+        super().__init__(**direction)
 
-        def mapping(num_features: Sequence[int]) -> StyleMapping:
-            return StyleMapping(num_features=num_features, hidden_channels=style_channels)
-
-        self.encoder = ContentEncoder(
-            in_channels=in_channels, channels=channels, num_blocks=num_blocks, mapping=mapping
-        )
-        self.decoder = ImageDecoder(out_channels=in_channels, channels=channels, num_blocks=num_blocks, mapping=mapping)
+        mapping = partial(StyleMapping, hidden_channels=style_channels)
+        sizes = {"channels": channels, "num_blocks": num_blocks}
+        self.encoder = ContentEncoder(in_channels=in_channels, mapping=mapping, **sizes)
+        self.decoder = ImageDecoder(out_channels=in_channels, mapping=mapping, **sizes)
         self.apply(initialise_generator)
 
     @torch.jit.export
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """GE(x, d): the content of an image, ideally independent of the domain.
-
-        Args:
-            image: (B, in_channels, H, W) in [-1, 1].
-            domain: int64 domain labels, (B,).
-
-        Returns:
-            (B, 4 * channels, H / 4, W / 4).
-        """
+        """GE(x, d): see :class:`Translator`; the content is (B, 4 * channels, H / 4, W / 4)."""
         return self.encoder(as_plain_tensor(image), domain)
 
     @torch.jit.export
     def decode(self, content: Tensor, domain: Tensor) -> Tensor:
-        """GD(c, d): a content rendered in the style of a domain, (B, in_channels, H, W) in [-1, 1].
-
-        Args:
-            content: (B, 4 * channels, H / 4, W / 4).
-            domain: int64 domain labels, (B,).
-        """
+        """GD(c, d): see :class:`Translator`."""
         return self.decoder(content, domain)

@@ -26,7 +26,7 @@ class Translator(nn.Module):
         self.to_domain = to_domain
 
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
-        """The content of an image.
+        """The content of an image, ideally independent of the domain: (B, C, h, w).
 
         Args:
             image: (B, in_channels, H, W) in [-1, 1].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,12 +96,11 @@ def segmentation_picture(comparison: Comparison, path: Path) -> str:
     }
     if not runs:
         raise _nothing(path, "no segmentation of the cases shown")
-    rows, row_titles = [], []
-    for case, word in cases.items():
-        shown = _load_case(volumes, items[case], runs.values())
-        for index in shown.slices:
-            rows.append([shown.panel(index), *(shown.panel(index, labels) for labels in shown.label_maps)])
-            row_titles.append(f"{word} case, slice {index}")
+
+    def panels(case: str, shown: _ShownCase, index: int) -> list[Panel]:
+        return [shown.panel(index), *(shown.panel(index, labels) for labels in shown.label_maps)]
+
+    rows, row_titles = _case_rows(volumes, items, cases, list(runs.values()), panels)
     seed, truth = comparison.shown_seed, ["truth"] if "label" in items[next(iter(cases))] else []
     columns = [name if run.seed == seed else f"{name} (seed {run.seed})" for name, run in runs.items()]
     slice_montage(
@@ -136,18 +135,16 @@ def mask_picture(comparison: Comparison, path: Path) -> str:
     if not masked or LOWER not in runs or not all("label" in items[case] for case in cases):
         found = f"no labels, or no result of '{LOWER}'" if masked else "no local mask of the cases shown"
         raise _nothing(path, found)
-    rows, row_titles, maximum = [], [], 0.0
-    for case, word in cases.items():
-        shown = _load_case(volumes, items[case], [runs[LOWER]])
-        masks = [volumes.mask(run, case) for run in masked.values()]
-        maximum = max([maximum, *(float(mask.voxels.max()) for mask in masks)])
-        for index in shown.slices:
-            label_panels = [shown.panel(index, labels) for labels in shown.label_maps]
-            truth, predicted = (np.asarray(panel.labels) for panel in label_panels)
-            errors = Panel(image=(truth != predicted).astype(float), limits=(0.0, 1.0))
-            heat = [Panel(image=shown.cut.of(mask, index), heat=True) for mask in masks]
-            rows.append([*label_panels, errors, *heat])
-            row_titles.append(f"{word} case, slice {index}")
+    masks = {case: [volumes.mask(run, case) for run in masked.values()] for case in cases}
+    maximum = max(float(mask.voxels.max()) for of_case in masks.values() for mask in of_case)
+
+    def panels(case: str, shown: _ShownCase, index: int) -> list[Panel]:
+        labels = [shown.panel(index, label_map) for label_map in shown.label_maps]
+        truth, predicted = (np.asarray(panel.labels) for panel in labels)
+        errors = Panel(image=(truth != predicted).astype(float), limits=(0.0, 1.0))
+        return [*labels, errors, *(Panel(image=shown.cut.of(mask, index), heat=True) for mask in masks[case])]
+
+    rows, row_titles = _case_rows(volumes, items, cases, [runs[LOWER]], panels)
     slice_montage(
         rows,
         path,
@@ -196,6 +193,22 @@ class _ShownCase:
     def panel(self, index: int, labels: Volume | None = None) -> Panel:
         plain = Panel(image=self.cut.of(self.image, index), limits=NORMALISED, style="area")
         return replace(plain, labels=self.cut.of(labels, index, is_label=True)) if labels else plain
+
+
+def _case_rows(
+    volumes: ComparisonVolumes,
+    items: Mapping[str, Item],
+    cases: Mapping[str, str],
+    runs: Sequence[RunResult],
+    panels: Callable[[str, _ShownCase, int], list[Panel]],
+) -> tuple[list[list[Panel]], list[str]]:
+    """The panels of each slice to show, and the title of each row."""
+    rows, titles = [], []
+    for case, word in cases.items():
+        shown = _load_case(volumes, items[case], runs)
+        rows += [panels(case, shown, index) for index in shown.slices]
+        titles += [f"{word} case, slice {index}" for index in shown.slices]
+    return rows, titles
 
 
 def _load_case(volumes: ComparisonVolumes, item: Item, runs: Iterable[RunResult]) -> _ShownCase:
