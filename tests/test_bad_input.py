@@ -195,7 +195,7 @@ def test_no_space_left_for_the_log_of_losses(data: Path, tmp_path: Path, monkeyp
     error = refused(run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path)
     assert error.file == str(tmp_path / "logs" / "losses.csv")
     assert error.found == "could not be written (No space left on device)"
-    assert "what was written before is kept" in error.remedy
+    assert "earlier lines are kept" in error.remedy
 
 
 def test_no_space_left_keeps_the_last_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_a_batch_of_no_slices_gets_a_sentence(data: Path, tmp_path: Path) -> Non
     error = refused(
         run_base, "synthesis/train", dataset_dir=data, bundle_root=tmp_path, target_intensity=window | {"clip": True}
     )
-    assert "blank slices alone" in error.found
+    assert "only constant slices" in error.found
 
 
 @pytest.mark.slow

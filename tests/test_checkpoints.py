@@ -259,7 +259,7 @@ def test_weights_need_no_card_but_a_warning_says_so(weights: Path, caplog: pytes
 def test_weights_beside_the_card_of_others_get_a_sentence(weights: Path) -> None:
     """Another task's weights may have the same sizes: only metadata of these very weights can tell them apart."""
     torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, weights)
-    with pytest.raises(InputError, match=r"model\.pt: other weights than its metadata, model\.json, describe"):
+    with pytest.raises(InputError, match=r"model\.pt: weights other than those that model\.json describes"):
         load_weights(str(weights), nn.Linear(2, 1), METADATA)
 
 

@@ -236,7 +236,7 @@ def test_weights_that_have_gone_are_missed(served: Served, models: Path) -> None
     ("files", "found"),
     [
         (["model.pt", "model.json"], "weights made with dataset_name: abdomen. Expected dataset_name: phantom"),
-        (["model.pt"], "other weights than its metadata, model.json, describe"),
+        (["model.pt"], "weights other than those that model.json describes"),
     ],
 )
 def test_weights_of_another_task_are_refused(

@@ -41,7 +41,7 @@ def test_other_objects_beside_the_slices_are_left_out_by_their_class(
     other.save_as(folder / "IM9")
     (folder / "dicomdir").write_bytes((folder / "0.dcm").read_bytes())
     assert np.array_equal(read_series(folder).image, VOLUME)
-    assert "left out, as they are no slices: IM9 (" in caplog.text
+    assert "not used, because they are not slices: IM9 (" in caplog.text
     (said,) = scan_folder(folder).left_out
     assert said == f"IM9 ({pydicom.uid.UID(OTHERS[kind]).name})"
 

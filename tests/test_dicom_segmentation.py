@@ -112,7 +112,7 @@ def test_missing_uids_are_found_or_made_the_same_each_time(tmp_path: Path, caplo
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         (made,) = {getattr(piece, name) for piece in slices}
         assert made.startswith("2.25.")
-        assert f"no {name}; the segmentation says {made}" in caplog.text
+        assert f"no {name}; the segmentation uses {made}" in caplog.text
         assert made == getattr(source_slices(series, folder)[0], name)
 
 

@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_no_file(writer: str, results: dict, tmp_path: Path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writer, fill_the_disk)  # the CSV file's writer, then the JSON file's
-    with pytest.raises(InputError, match=r"No space left on device.*nothing half-written was left"):
+    with pytest.raises(InputError, match=r"No space left on device.*no partial file was left"):
         write_evaluation(tmp_path / "eval", results, NAMES, {})
     assert list((tmp_path / "eval").iterdir()) == []
 

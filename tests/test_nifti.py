@@ -114,7 +114,7 @@ def test_an_sform_counts_where_the_spacing_disagrees(change: str, tmp_path: Path
     volume = read_nifti(path)
     np.testing.assert_array_equal(volume.affine, affine)
     assert len(volume.notes) == 1
-    assert volume.notes[0].startswith("pixdim says")
+    assert volume.notes[0].startswith("pixdim is")
     np.testing.assert_array_equal(np.asarray(CheckedLoadImaged("image")({"image": str(path)})["image"].affine), affine)
     np.testing.assert_array_equal(saved_copy(path, tmp_path / "out").affine, affine)
 

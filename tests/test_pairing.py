@@ -91,11 +91,11 @@ def test_suffixes_count_in_capitals_and_what_is_left_out_is_listed(
 ) -> None:
     touch(tmp_path, "a.NII.GZ", "b.Nii", "b_gt.nii", "c.hdr", "c.img", ".hidden.nii", "predictions/a_seg.nii.gz")
     assert [Path(item["image"]).name for item in find_volumes(str(tmp_path))] == ["a.NII.GZ", "b.Nii"]
-    assert f"{tmp_path}: left out: b_gt.nii, c.hdr, c.img." in caplog.text
+    assert f"{tmp_path}: not used: b_gt.nii, c.hdr, c.img." in caplog.text
     caplog.clear()
     listed = folder_datalist(str(tmp_path), None, name="ct", modality="CT", validation_fraction=0)
     assert len(listed["training"]) == 2
-    assert "left out: b_gt.nii, c.hdr, c.img." in caplog.text
+    assert "not used: b_gt.nii, c.hdr, c.img." in caplog.text
 
 
 def test_a_folder_of_folders_is_searched_and_links_end(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_what_is_refused(boxes: dict[str, Path], tmp_path: Path) -> None:
     weights = other / "models" / "model.pt"
     state = torch.load(weights, weights_only=True)
     torch.save({name: value + 1 for name, value in state.items()}, weights)  # weights alone, the metadata stay
-    assert refused(Predictor, other).found == "other weights than its metadata, model.json, describe"
+    assert refused(Predictor, other).found == "weights other than those that model.json describes"
     predict = Predictor(boxes["segmentation"], device="cpu")
     assert refused(predict, np.zeros((4, 4)), np.eye(4)).found == "2 dimensions (4, 4)"
     assert refused(predict, np.zeros((4, 4, 4)), np.eye(4)).found == "one value everywhere (0)"

@@ -180,7 +180,7 @@ def test_qform_and_sform_that_disagree_are_noted_and_made_equal(tmp_path: Path) 
         nib.save(image, path)
     report = run("mmwhs", source, tmp_path / "out")
     notes = report["domains"]["ct"]["notes"]["ct_1001"]
-    assert notes[0] == "ct_train_1001_image.nii.gz: qform and sform differ by up to 7 mm; the sform was taken"
+    assert notes[0] == "ct_train_1001_image.nii.gz: qform and sform differ by up to 7 mm; the sform was used"
     assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
 
 

@@ -117,7 +117,7 @@ def test_a_server_does_not_train_on_weights_that_do_not_fit(kind: str, start: Pa
         metadata = json.loads(start.with_suffix(".json").read_text())
         start.with_suffix(".json").write_text(json.dumps(metadata | {"dataset_name": "abdomen"}))
     elif kind == "another task, its metadata left behind":
-        found = "other weights than its metadata, model.json, describe"
+        found = "weights other than those that model.json describes"
         shutil.copy(write_weights("abdomen_ct2mr", tmp_path / "abdomen", seed=1), start)
     else:
         found = "other parameters"
@@ -135,7 +135,7 @@ def test_without_target_volumes_a_server_trains_on_labels_alone(
     with caplog.at_level(logging.WARNING):
         train_as_a_server(corrected(data, tmp_path), tmp_path / "run", dataset_dir=tmp_path, **off)
     assert not {"d1", "d2"} & losses_of(tmp_path / "run")
-    assert f"{tmp_path / 'ct.json'}: no such datalist; the training goes on without its volumes" in caplog.text
+    assert f"{tmp_path / 'ct.json'}: no such datalist; training continues without its volumes" in caplog.text
 
 
 def test_anyone_else_is_told_that_the_target_list_is_missing(data: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_no_case_gets_a_sentence() -> None:
 def test_nothing_but_blank_slices_gets_a_sentence(tmp_path: Path) -> None:
     (item,) = write_items(tmp_path, 3, label=False)
     write_volume(Path(item["image"]), np.full((4, 6, 3), 500.0, np.float32))
-    with pytest.raises(InputError, match="blank slices alone") as caught:
+    with pytest.raises(InputError, match="only constant slices") as caught:
         SliceSet([item], loading("image"))
     assert caught.value.file == item["image"]
 

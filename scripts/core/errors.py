@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend: as "file: finding. Expected what. Fix: remedy"."""
+"""Errors that a user can correct, with messages of the form "file: finding. Expected ... Fix: remedy."."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TRACEBACK_VARIABLE = "GLUA_TRACEBACK"
 
 
 class InputError(ValueError):
-    """Something is wrong with a file or a folder, and a person can mend it.
+    """A problem with a file or a folder that the user can correct.
 
     Args:
         file: the file or folder at fault.
         found: what is wrong, such as "no such file".
-        expected: what should be there.
+        expected: what was expected.
         remedy: what to do, in the imperative.
     """
 
@@ -44,7 +44,7 @@ class SettingError(InputError):
     Args:
         setting: its name, or how it was given, such as ``--domain``.
         found: its value.
-        expected: what would be right.
+        expected: what was expected.
         remedy: what to do, in the imperative.
     """
 
@@ -56,7 +56,7 @@ def check_choice(setting: str, value: object, choices: Sequence[object]) -> None
     """Refuse a value that is none of a setting's choices.
 
     Raises:
-        InputError: naming the setting, its value and the choices.
+        InputError: the value is not among the choices.
     """
     if value not in choices:
         quotes = "; YAML reads a bare off as false: write it in quotes" if value is False and "off" in choices else ""

@@ -1,4 +1,4 @@
-"""Atomic writing of files: they appear whole or not at all."""
+"""Atomic writing of files: a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-# Difference between the affines of a volume and of its file that is rounding in the header.
+# Differences between the affines of a volume and of its file up to this are rounding in the header.
 GRID_TOLERANCE_MM = 1e-2
 
 
@@ -56,13 +56,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise _not_written(path, error, "nothing half-written was left") from error
+        raise _not_written(path, error, "no partial file was left") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:
-    """Append whole lines to a log; its readers skip an incomplete last line.
+    """Append lines to a log, whose readers skip an incomplete last line.
 
     Raises:
         InputError: the file cannot be written, or the device is full.
@@ -71,18 +71,18 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise _not_written(path, error, "what was written before is kept") from error
+        raise _not_written(path, error, "earlier lines are kept") from error
 
 
 def check_file_name(name: str, source: object) -> str:
-    """Return a name that becomes part of a file's path, if it cannot lead out of its folder.
+    """Return a name if it is safe as part of a file name.
 
     Args:
         name: such as the name of a domain.
         source: the file or setting it comes from, for the message.
 
     Raises:
-        InputError: it is empty, starts with a dot, or contains a separator or a character that cannot be printed.
+        InputError: it is empty, starts with a dot, or contains a separator or an unprintable character.
     """
     if not name or name.startswith(".") or re.search(r"[/\\:]", name) or not name.isprintable():
         raise InputError(
@@ -129,16 +129,16 @@ def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
 
 
 class AtomicSaveImaged(SaveImaged):
-    """Write volumes as ``<case>_<output_postfix>.nii.gz`` on the grid of their input, each whole or not at all.
+    """Write volumes as ``<case>_<output_postfix>.nii.gz`` on the grid of their input, atomically.
 
-    It is a ``SaveImaged``, so that servers which save predictions themselves know it and leave it out. The parent takes
-    any failure for a missing writer: a full disk would end in advice on packages.
+    It is a ``SaveImaged``, so that servers that save predictions themselves recognise and skip it. MONAI's own reports
+    a full disk as a missing writer package.
 
     Args:
-        keys: keys of volumes (C, H, W, D) with the name of the file they come from in their metadata.
+        keys: keys of volumes (C, H, W, D) with their source file in the metadata.
         output_dir: folder to write into.
-        output_postfix: what is put behind the case's name.
-        output_dtype: type of the voxels on disk; int32 where it does not hold all values.
+        output_postfix: suffix of the case's name.
+        output_dtype: type of the voxels on disk; int32 if it cannot represent all values.
     """
 
     def __init__(
@@ -155,10 +155,10 @@ class AtomicSaveImaged(SaveImaged):
         self.output_dtype = output_dtype
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write each key; several channels become the last axis of the file. Its metadata say where: ``saved_to``."""
+        """Write each key, channels as the last axis of the file; ``saved_to`` in the metadata lists the files."""
         for key in self.key_iterator(data):
             volume = data[key]
-            # The layout knows suffixes in lower case only.
+            # MONAI's layout recognises only lower-case suffixes.
             source = re.sub(
                 r"\.nii(\.gz)?$", lambda match: match[0].lower(), volume.meta["filename_or_obj"], flags=re.I
             )
@@ -169,7 +169,7 @@ class AtomicSaveImaged(SaveImaged):
         return dict(data)
 
     def _on_its_input_grid(self, volume: MetaTensor) -> nib.Nifti1Image:
-        """The volume with the position fields of its input's header; without one, with an sform in mm."""
+        """The volume with the position fields of its input's header; without a header, with an sform in mm."""
         values, dtype = volume.detach().cpu().numpy(), np.dtype(self.output_dtype)  # (C, H, W, D)
         if dtype.kind in "iu" and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
             dtype = np.dtype(np.int32)
@@ -188,16 +188,16 @@ class AtomicSaveImaged(SaveImaged):
         position = image.header.get_best_affine()
         position[:3] *= float(volume.meta.get("mm_per_unit", 1.0))
         if not np.allclose(position, affine, rtol=0, atol=GRID_TOLERANCE_MM):
-            raise RuntimeError(f"{volume.meta['filename_or_obj']}: its output would not lie on its grid")
+            raise RuntimeError(f"{volume.meta['filename_or_obj']}: the output would not lie on the input's grid")
         return image
 
 
-def _not_written(path: str | os.PathLike[str], error: OSError, comfort: str) -> InputError:
+def _not_written(path: str | os.PathLike[str], error: OSError, state: str) -> InputError:
     return InputError(
         file=path,
         found=f"could not be written ({error.strerror or error})",
         expected="a folder with room for the file",
-        remedy=f"free some space or choose another output folder; {comfort}",
+        remedy=f"free some space or choose another output folder; {state}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The settings a run was started with: a check of every key, and the subset that decides the result.
+"""The settings of a run: a check of every key, and the subset that decides the result.
 
 MONAI ignores top-level keys that it does not know, and gives components no access to the config they are part of. The
 merged config is therefore rebuilt from what the workflow was started with: the command line of ``python -m

@@ -104,7 +104,7 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
     if digest is not None and digest != digest_of(state):
         raise InputError(
             file=path,
-            found=f"other weights than its metadata, {metadata_file(path).name}, describe",
+            found=f"weights other than those that {metadata_file(path).name} describes",
             expected="weights and metadata of one training",
             remedy="copy both files together, or remove the metadata to load the weights unchecked",
         )

@@ -200,27 +200,25 @@ def _through_curves(image: torch.Tensor, rises: torch.Tensor, curve_of: torch.Te
     return value.view_as(image) * 2 - 1
 
 
-# Convolutions of a random network of GIN, and the channels between them: those of the paper.
+# Number of convolutions of a random network of GIN, and channels between them, as in the paper.
 LAYERS, WIDTH = 4, 2
 
 
 def through_random_networks(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """GIN: mix each sample with its own random network's output, and map the mixture onto the sample's range of values.
+    """GIN: mix each sample with the output of a random network, and rescale the mixture to the sample's value range.
 
     Ouyang et al., Causality-inspired single-source domain generalization for medical image segmentation, IEEE TMI 2023.
 
-    Every network has weights and offsets from the standard normal distribution, leaky ReLUs, and convolutions of 1 x 1
-    or 3 x 3 pixels, by the toss of a coin; the output's share is uniform in [0, 1]. The original gives the mixture the
-    sample's Frobenius norm; here values must stay in [-1, 1], so the least and the greatest are the sample's own.
-    Borders are continued by their own values.
+    Weights and offsets are standard normal, activations leaky ReLUs; each convolution is 1 x 1 or 3 x 3 with
+    probability 1/2; the mixing weight is uniform in [0, 1]. The original keeps the sample's Frobenius norm; here values
+    must stay in [-1, 1], so the minimum and maximum are kept. Padding replicates the border.
 
     Args:
         image: (B, 1, H, W), of any floating type; computed in float32.
         generator: CPU generator of every draw.
 
     Returns:
-        Images of the same shape and, sample by sample, of the same range. Edges stay where they are, contrasts may
-        turn over.
+        Images of the same shape and, per sample, the same range. Edges keep their position; contrasts may invert.
     """
     with torch.autocast(image.device.type, enabled=False):
         given = image.float()

@@ -1,4 +1,4 @@
-"""Which files are volumes, which of them are label maps, and which case they belong to: all by their names."""
+"""Finds volumes and label maps, and pairs them by case, from their file names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# A case of a datalist: ``image`` and perhaps ``label``, as paths.
+# A case of a datalist: ``image`` and optionally ``label``, as paths.
 Item = dict[str, str]
 
 NIFTI_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -34,13 +34,13 @@ LABEL_WORDS = (
     "labels?|labelmaps?|segs?|segmentations?|masks?|manual|gt|ground_?truth|annotations?|contours?|delineations?|rois?"
 )
 IMAGE_WORDS = "images?|imgs?|scans?|volumes?|vols?"
-NO_LETTER_BEFORE, NO_LETTER_BEHIND = r"(?<![^\W\d_])", r"(?![^\W\d_])"
-LABEL = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}){NO_LETTER_BEHIND}")
-ROLE = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}|{IMAGE_WORDS}){NO_LETTER_BEHIND}")
+NO_LETTER_BEFORE, NO_LETTER_AFTER = r"(?<![^\W\d_])", r"(?![^\W\d_])"
+LABEL = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}){NO_LETTER_AFTER}")
+ROLE = re.compile(f"{NO_LETTER_BEFORE}({LABEL_WORDS}|{IMAGE_WORDS}){NO_LETTER_AFTER}")
 ROLE_OF_FOLDER = re.compile(f"^({LABEL_WORDS}|{IMAGE_WORDS})")
-# Parts of an image's name that its label's name may lack: nnU-Net's channel and modalities.
+# Parts of an image's name that may be missing from its label's name: nnU-Net's channel, and modalities.
 CHANNELS = {"0000", "ct", "cta", "mr", "mri", "pet", "t1", "t1w", "t2", "t2w", "flair", "dwi", "adc", "lge", "bssfp"}
-# Names in a message.
+# Number of names listed in a message.
 LISTED = 8
 
 
@@ -50,24 +50,24 @@ def case_name(path: str) -> str:
 
 
 def natural_order(path: Path) -> list[int | str]:
-    """Sorting key of a file by its name, numbers by their value: ``case2`` before ``case10``."""
+    """Sorting key that compares numbers in file names by value: ``case2`` before ``case10``."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a name is that of a NIfTI file, in capitals or not; hidden ones are macOS's junk."""
+    """Whether a file has a NIfTI suffix, in upper or lower case; hidden files (macOS metadata) do not count."""
     return bool(NIFTI_SUFFIX.search(path.name)) and not path.name.startswith(".")
 
 
 def visible_files(folder: Path, *, nested: bool = True) -> list[Path]:
-    """Files of a folder, by path, links followed; hidden files and folders are left out.
+    """All files of a folder, sorted by path; links are followed, hidden files and folders are skipped.
 
     Args:
-        folder: where they are.
-        nested: whether its subfolders are searched, too.
+        folder: folder to search.
+        nested: search subfolders too.
 
     Raises:
-        InputError: a name that is not UTF-8, which no datalist or report could hold.
+        InputError: a file name that is not UTF-8, which cannot be written to a datalist or report.
     """
     files, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -81,25 +81,25 @@ def visible_files(folder: Path, *, nested: bool = True) -> list[Path]:
         if any("\ud800" <= letter <= "\udfff" for letter in str(file)):
             raise InputError(
                 file=ascii(str(file)),
-                found="a name that is not UTF-8",
-                expected="names that a datalist can hold",
+                found="a file name that is not UTF-8",
+                expected="names that can be written to a datalist",
                 remedy="rename it, for instance with convmv -f latin1 -t utf8 --notest",
             )
     return sorted(files)
 
 
 def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
-    """The NIfTI files of a folder in natural order, as absolute paths; those of its subfolders if it holds none itself.
+    """NIfTI files of a folder, or of its subfolders if it contains none, in natural order, as absolute paths.
 
     Args:
-        folder: where they lie.
-        images_only: leave label maps out, which their names tell (``label``, ``seg``, ``mask``, ``gt`` ...).
-        labels_only: leave everything else out.
+        folder: folder to search.
+        images_only: skip label maps, which are recognised by name (``label``, ``seg``, ``mask``, ``gt`` ...).
+        labels_only: return label maps only.
 
     Raises:
-        InputError: there is none.
+        InputError: no file found.
     """
-    # Absolute, not resolved: a link keeps its own name, after which results are named.
+    # Absolute, not resolved: results are named after the link, not after its target.
     searches = (visible_files(folder.absolute(), nested=nested) for nested in (False, True))
     files = next(filter(None, (list(filter(is_nifti, found)) for found in searches)), [])
     if images_only or labels_only:
@@ -115,19 +115,19 @@ def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = Fal
 
 
 def pairing_name(path: Path) -> str:
-    """What the names of a case's image and label share: their parts without ``image``, ``label`` and the like."""
+    """The name of a case without ``image``, ``label`` and the like, by which images and labels are paired."""
     return "_".join(filter(None, re.split(r"[\W_]+", ROLE.sub(" ", case_name(str(path)).lower()))))
 
 
 def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[Path, Path]:
-    """The label of each image, by the case's name; a modality or nnU-Net's channel in the image's name may be missing.
+    """Pair images with labels by case name; the label's name may lack the modality or nnU-Net's channel.
 
     Args:
-        images: one for each case.
-        labels: one for each image; None for images without labels, of which only the names are checked.
+        images: one per case.
+        labels: one per image; None for images without labels, whose names are still checked.
 
     Raises:
-        InputError: two images or two labels of one case, or an image without a label of its own.
+        InputError: two images or two labels for one case, or an image without a label.
     """
     for kind, files in (("images", images), ("labels", labels or ())):
         _check_distinct(files, kind)
@@ -148,11 +148,7 @@ def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[
 
 
 def _check_distinct(files: Sequence[Path], kind: str) -> None:
-    """Refuse two files of one case.
-
-    Raises:
-        InputError: naming both.
-    """
+    """Refuse two files of one case."""
     seen: dict[str, Path] = {}
     for file in files:
         other = seen.setdefault(pairing_name(file), file)
@@ -166,11 +162,11 @@ def _check_distinct(files: Sequence[Path], kind: str) -> None:
 
 
 def pair_volumes(files: Iterable[Path]) -> list[Item]:
-    """The images among NIfTI files, each with the label map of the same case where there is one, in natural order.
+    """The images among NIfTI files in natural order, each with the label map of its case if there is one.
 
-    Label maps are told by their names or their folders' (``label``, ``seg``, ``mask``). One beside its image comes
-    before one in the folder's counterpart (``imagesTr``, ``labelsTr``), and that before one elsewhere; none serves two
-    images.
+    Label maps are recognised by their own or their folder's name (``label``, ``seg``, ``mask``). A label map in the
+    image's folder is preferred to one in the matching folder (``imagesTr``, ``labelsTr``), and that to one elsewhere.
+    A label map is used once.
     """
     listed = [file.absolute() for file in files if is_nifti(file)]
     is_label = {file: _is_label(file) or bool(re.match(LABEL_WORDS, file.parent.name.lower())) for file in listed}
@@ -183,30 +179,30 @@ def pair_volumes(files: Iterable[Path]) -> list[Item]:
 
 
 def lone_labels(files: Iterable[Path], items: Iterable[Item]) -> list[Path]:
-    """The label maps among NIfTI files that no item has.
+    """Label maps that were not paired with an image.
 
     Args:
-        files: as given to :func:`pair_volumes`.
-        items: what it gave.
+        files: the argument of :func:`pair_volumes`.
+        items: its result.
     """
     used = {path for item in items for path in item.values()}
     return sorted(file for file in files if is_nifti(file) and str(file.absolute()) not in used)
 
 
 def log_left_out(folder: Path, taken: Iterable[Path]) -> None:
-    """List in the log the files that a command did not take; those of subfolders only if it took some there."""
+    """Log the files that a command did not use; those of subfolders only if it used some of them."""
     kept = {file.absolute() for file in taken}
     is_flat = all(file.parent == folder.absolute() for file in kept)
     found = visible_files(folder, nested=not is_flat)
     names = [file.relative_to(folder).as_posix() for file in found if file.absolute() not in kept]
     if names:
-        logger.warning("%s: left out: %s. Volumes are .nii or .nii.gz files.", folder, _listed(names))
+        logger.warning("%s: not used: %s. Volumes are .nii or .nii.gz files.", folder, _listed(names))
 
 
 def _pair_uniquely(
     images: Iterable[Path], labels: Iterable[Path], keys: Sequence[Callable[[Path], Hashable]]
 ) -> dict[Path, Path]:
-    """Image and label where a key belongs to one image and one label alone; each further key takes what is left."""
+    """Pairs whose key is unique among images and labels; each further key is applied to the remaining files."""
     pairs: dict[Path, Path] = {}
     left, spare = list(images), list(labels)
     for key in keys:

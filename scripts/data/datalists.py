@@ -1,8 +1,7 @@
-"""Datalists: which files belong to a domain, in MONAI's decathlon form.
+"""Datalists in MONAI's Decathlon format: the files of a domain.
 
 A datalist is a JSON file ``{"name", "modality", "labels", "training": [{"image", "label"}], "validation": [...]}``,
-one per domain. Paths in it are relative to its own folder or absolute. Entries without a label are legal in the
-target domain.
+one per domain. Paths are absolute or relative to the datalist's folder. Entries of the target domain need no label.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Datalist(list[Item]):
 
 
 def is_from_server(cases: Sequence[Item]) -> bool:
-    """Whether a server replaced a config's datalist by a list of its own: volumes labelled with class ids."""
+    """Whether a server replaced the config's datalist by its own list, whose labels are class ids."""
     return not isinstance(cases, Datalist)
 
 
@@ -56,28 +55,26 @@ def read_datalist(
     may_be_empty: bool = False,
     may_be_missing: bool = False,
 ) -> Datalist:
-    """The entries of one section (``training``, ``validation`` ...) of a datalist, as absolute, existing paths.
+    """Read one section (``training``, ``validation`` ...) of a datalist; paths become absolute and must exist.
 
     Args:
-        path: the datalist's JSON file; None for no cases at all.
-        section: the key of the list to read.
-        needs_label: whether each entry must have a label; otherwise labels are dropped, so that no later step can
-            read them.
-        distinct_names: whether each image's file name must be its own, as reports and outputs are named after it; an
-            entry that is listed again then counts once.
-        may_be_empty: whether a section that is missing or empty is no case rather than an error.
-        may_be_missing: whether a file that is not there is no case, and said in the log, rather than an error.
+        path: JSON file; None returns no cases.
+        section: key of the list.
+        needs_label: require a label for each entry. Otherwise labels are dropped, so that no later step can read them.
+        distinct_names: require distinct image file names, after which reports and outputs are named; repeated entries
+            count once.
+        may_be_empty: return no cases if the section is missing or empty.
+        may_be_missing: return no cases, with a warning, if the file does not exist.
 
     Raises:
-        InputError: the file or a volume is missing or has a name that starts with a dot, the section is missing or
-            empty, an entry is none, a label is missing, or, with ``distinct_names``, a name stands for two images or
-            an image has two labels.
+        InputError: the file or a volume is missing or hidden, the section is missing or empty, an entry is invalid, a
+            label is missing, or, with ``distinct_names``, two images share a name or an image has two labels.
     """
     if path is None:
         return Datalist()
     listed = Path(path)
     if may_be_missing and not listed.exists():
-        logger.warning("%s: no such datalist; the training goes on without its volumes", listed)
+        logger.warning("%s: no such datalist; training continues without its volumes", listed)
         return Datalist()
     remedy = "write it with 'python -m scripts datalist', or name another one"
     content = _read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
@@ -98,13 +95,12 @@ def read_datalist(
 
 
 def find_volumes(where: str) -> list[Item]:
-    """The images to segment that a person named: a NIfTI file, a folder of them, or a datalist (all of its sections).
+    """Images to segment: a NIfTI file, a folder of them, or all sections of a datalist.
 
-    An image that stands in two sections counts once. Of a folder, label maps are left out; their names
-    tell them (``label``, ``seg``, ``mask``).
+    An image listed in two sections counts once. Label maps in a folder, recognised by name, are skipped.
 
     Raises:
-        InputError: nothing is there, no NIfTI file is in it, or two images have one name: their results would too.
+        InputError: the path does not exist, contains no NIfTI file, or two images share a name.
     """
     path = Path(where)
     if path.suffix == ".json":
@@ -121,10 +117,9 @@ def find_volumes(where: str) -> list[Item]:
 
 
 def all_sections(path: str) -> dict[str, dict[str, Any]]:
-    """The datalists in a JSON file by domain name, with every section and every label: to look at data, not to train.
+    """All sections and labels of a datalist, or of each domain of a ``dataset.json``, for data checks only.
 
-    The file is a datalist (one domain) or a ``dataset.json`` with ``domains``. Paths become absolute; the volumes need
-    not exist, an entry needs no label, and a plain string stands for an image.
+    Paths become absolute. Volumes may be missing, labels are optional, and a plain string is an image.
 
     Raises:
         InputError: the file is missing or lists no volume.
@@ -148,10 +143,10 @@ def all_sections(path: str) -> dict[str, dict[str, Any]]:
 def folder_datalist(
     images: str, labels: str | None, *, name: str, modality: str, validation_fraction: float
 ) -> dict[str, Any]:
-    """A datalist of a folder of images and a folder of labels (which may be the same folder).
+    """Build a datalist from a folder of images and a folder of labels, which may be the same folder.
 
-    Image and label are paired by the case's name, see :func:`scripts.data.case_names.match_labels`. The last cases in
-    natural order become the validation list. Files that were left out are listed in the log.
+    Images and labels are paired by case name (:func:`scripts.data.case_names.match_labels`). The last cases in natural
+    order are held out for validation. Files that are not used are logged.
 
     Raises:
         InputError: an empty folder, two files of one case, or an image without its label.
@@ -166,7 +161,7 @@ def folder_datalist(
 
 
 def _images_of(folder: Path) -> list[Path]:
-    """The images of a folder; all of its volumes where each is called a label map."""
+    """The images of a folder; all of its volumes if every one has the name of a label map."""
     try:
         return nifti_files(folder, images_only=True)
     except InputError:
@@ -174,10 +169,10 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def training_share(cases: int, validation_fraction: float) -> int:
-    """How many of a folder's cases are for training.
+    """Number of training cases after the validation cases are held out.
 
     Raises:
-        InputError: none is left.
+        InputError: no training case remains.
     """
     kept = cases - round(cases * validation_fraction)
     if kept < 1:
@@ -194,7 +189,7 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
     """The datalists under ``domains.<name>`` of a ``dataset.json``, by domain name, with absolute paths.
 
     Raises:
-        InputError: not such a file.
+        InputError: the file is missing or has another format.
     """
     path, expected = Path(dataset), "a dataset.json with 'domains: {name: {modality, training, validation}}'"
     remedy = "name such a file, or give --images and --labels of a plain folder"
@@ -217,9 +212,7 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
 
 
 def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) -> None:
-    """Write a datalist, atomically, after checking that it lists at least one training case.
-
-    Paths of files below its folder are written relative to it, so that the folder can be moved as a whole.
+    """Write a datalist atomically. Paths below its folder become relative, so that the folder can be moved.
 
     Raises:
         InputError: no training case.
@@ -241,19 +234,19 @@ def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) ->
 
 
 class TranslatedDatalist:
-    """The datalist of the translated source set: each translated image beside the source's own label.
+    """The datalist of the translated source volumes, with the labels of the original volumes.
 
     Args:
         datalist: the source's datalist.
-        folder: where synthesis wrote ``<case>_<postfix>.nii.gz``; the new ``datalist.json`` goes there too.
-        postfix: what synthesis put behind a case's name.
+        folder: folder of the translated ``<case>_<postfix>.nii.gz``, to which ``datalist.json`` is written.
+        postfix: suffix of the translated files.
     """
 
     def __init__(self, *, datalist: str, folder: str, postfix: str) -> None:
         self.datalist, self.folder, self.postfix = Path(datalist), Path(folder), postfix
 
     def write(self) -> Path:
-        """Write it on the first process, with the source's own sections; entries without a label are left out."""
+        """Write it on rank 0, with the sections of the source's datalist; entries without a label are skipped."""
         content = json.loads(self.datalist.read_text(encoding="utf-8"))
         translated: dict[str, Any] = {key: value for key, value in content.items() if not isinstance(value, list)}
         for section in (key for key, value in content.items() if isinstance(value, list) and value):
@@ -287,7 +280,7 @@ def _read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
 
 
 def _check_entries(entries: list[Any], listed: Path, section: str) -> None:
-    """Refuse what MONAI's reader would stumble over; it takes plain strings under ``test`` alone, as the Decathlon."""
+    """Refuse entries that MONAI cannot read: plain strings are allowed in ``test`` only, as in the Decathlon."""
     if section == "test" and all(isinstance(entry, str) for entry in entries):
         return
     for entry in entries:
@@ -313,7 +306,7 @@ def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) ->
         item["label"] = str(entry["label"])
     for path in item.values():
         if Path(path).name.startswith("."):
-            remedy = "take it out of the list: macOS leaves such a file beside each real one"
+            remedy = "remove it from the list: macOS creates such a file beside each volume"
             found = f"a name that starts with a dot, {Path(path).name}"
             raise InputError(file=listed, found=found, expected="volumes", remedy=remedy)
         if not os.path.isfile(path):
@@ -323,7 +316,7 @@ def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) ->
 
 
 def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
-    """Each case once, if no two *different* images share a case name, nor two labels an image."""
+    """Remove repeated cases; refuse two images with one case name, and two labels for one image."""
     item_of: dict[str, Item] = {}
     for item in items:
         other = item_of.setdefault(case_name(item["image"]), item)
@@ -331,15 +324,15 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
             raise InputError(
                 file=where,
                 found=f"one case name for two images, {other['image']} and {item['image']}",
-                expected="a file name of its own for each image, as results are named after it",
-                remedy="rename one of them (a link with another name will do)",
+                expected="distinct file names, because results are named after them",
+                remedy="rename one of them, or use a link with another name",
             )
         if other != item:
             raise InputError(
                 file=where,
                 found=f"two labels for {item['image']}, {other.get('label')} and {item.get('label')}",
                 expected="one label for each image",
-                remedy="take one of the two entries out",
+                remedy="remove one of the two entries",
             )
     return list(item_of.values())
 
@@ -350,7 +343,7 @@ def _relative(file: str, folder: Path) -> str:
 
 
 def _entries(listed: list[Any], folder: Path) -> list[Item]:
-    """Image and label of each entry as absolute paths (links keep their names); what else is listed is no case."""
+    """Image and label of each entry as absolute paths, links not resolved; other entries are skipped."""
     entries = [{"image": entry} if isinstance(entry, str) else entry for entry in listed]
     return [
         {key: str((folder / entry[key]).absolute()) for key in ("image", "label") if isinstance(entry.get(key), str)}
@@ -365,6 +358,6 @@ def _absolute(entry: Mapping[str, str] | str, folder: Path) -> Item:
 
 
 def _modality(domain: Mapping[str, Any], name: str) -> Any:
-    """What a list says of its modality: a word, or the Decathlon's and nnU-Net's names of channels, in one line."""
-    said = domain.get("modality", domain.get("channel_names", name))
-    return " ".join(map(str, said.values())) if isinstance(said, Mapping) else said
+    """The modality of a datalist: a word, or the channel names of the Decathlon or nnU-Net joined in one line."""
+    modality = domain.get("modality", domain.get("channel_names", name))
+    return " ".join(map(str, modality.values())) if isinstance(modality, Mapping) else modality

@@ -1,8 +1,11 @@
-"""A DICOM series as one volume: geometry from the slices' positions, values from their rescale.
+"""Reads a DICOM series as one volume, with geometry from the positions of the slices and rescaled values.
 
-Spacing and order follow from ImagePositionPatient alone; SliceThickness, SpacingBetweenSlices and file names do not
-give them. Series UIDs are missing or differ from file to file in public releases, so files are one series if their
-slices fit together. pydicom reads the files; it decodes compressed ones with GDCM.
+Spacing and order follow from ImagePositionPatient only; SliceThickness, SpacingBetweenSlices and file names are not
+reliable. In public releases series UIDs are missing or differ between files, so the slices themselves decide whether
+files form one series. pydicom reads the files and decodes compressed ones with GDCM.
+
+``highdicom.get_volume_from_series`` is not used: it refuses slices without a SOP class UID, which a public JPEG 2000
+series lacks, returns float64, and its errors do not name the file.
 """
 
 from __future__ import annotations
@@ -25,9 +28,8 @@ __all__ = ["FolderScan", "Series", "dicom_files", "read_series", "read_slices", 
 
 logger = logging.getLogger(__name__)
 
-# Rounding of positions that are written with few digits ...
+# Differences between slice distances that count as rounding: in mm, or as a share of the spacing for thick slices.
 GAP_TOLERANCE_MM = 0.05
-# ... or, for thick slices, this share of the spacing.
 GAP_TOLERANCE = 0.02
 TILT_TOLERANCE_DEGREES = 0.5
 SHIFT_TOLERANCE_MM = 0.5
@@ -35,23 +37,23 @@ COSINE_TOLERANCE = 1e-3
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 PREAMBLE, MAGIC = 128, b"DICM"
-# Groups that a file without a preamble starts with.
+# First groups of a file without a preamble.
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 SCANNED = ("SOPClassUID", "SeriesInstanceUID", "PatientID", "ImagePositionPatient", "Rows")
 SECONDARY_CAPTURE = "Secondary Capture"
-# Words in the names of SOP classes that a folder of slices may hold and that are no slices.
+# Words in the names of SOP classes that are not image slices.
 NO_SLICES = ("Segmentation", "RT ", "Presentation State", "Structured", " SR", "Parametric Map", "Waveform", "Report")
 
 
 @dataclass(frozen=True)
 class FolderScan:
-    """The DICOM files that lie directly in a folder.
+    """The DICOM files of a folder, without subfolders.
 
     Attributes:
         files: slices, in natural order of their names.
-        series: SeriesInstanceUIDs of the slices, each with the PatientID; empty ones left out.
+        series: pairs of SeriesInstanceUID and PatientID of the slices; empty UIDs are omitted.
         positions: ImagePositionPatient of the slices, as text.
-        left_out: names of DICOM files that are no slices, each with its SOP class.
+        left_out: names of DICOM files that are not slices, each with its SOP class.
     """
 
     files: tuple[Path, ...]
@@ -67,7 +69,7 @@ class Series:
     Attributes:
         image: (X, Y, Z), rescaled to the modality's unit, slices in ascending position along their normal.
         affine: (4, 4), from voxel index to RAS+ position in mm.
-        files: the slices' files in natural order of their names.
+        files: files of the slices in natural order of their names.
         order: for each slice of ``image``, the index of its file in ``files``.
         headers: for each slice of ``image``, its pydicom ``Dataset`` without pixels.
     """
@@ -80,19 +82,19 @@ class Series:
 
 
 def scan_folder(folder: Path) -> FolderScan:
-    """Tell slices from other objects (RTSTRUCT, SEG, SR, presentation states, DICOMDIR) by their SOP class.
+    """Separate slices from other objects (RTSTRUCT, SEG, SR, presentation states, DICOMDIR) by their SOP class.
 
     Raises:
         InputError: no such folder.
     """
     if not folder.is_dir():
-        remedy = "name the folder that holds the slices themselves"
+        remedy = "name the folder that contains the slices"
         raise InputError(file=folder, found="no such folder", expected="a folder of DICOM slices", remedy=remedy)
     names = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_order)
     headers = {file: _scanned(file) for file in names if not file.name.startswith(".")}
     found = {file: header for file, header in headers.items() if header is not None}
     kinds = {file: _sop_class(header) for file, header in found.items()}
-    # A slice may be a secondary capture; beside real slices one is a screenshot or a dose report.
+    # Some series consist of secondary captures; among other slices they are screenshots or dose reports.
     all_captured = all(kind.startswith(SECONDARY_CAPTURE) for kind in kinds.values())
     slices = [
         file
@@ -101,21 +103,21 @@ def scan_folder(folder: Path) -> FolderScan:
         and not any(word in kind for word in NO_SLICES)
         and (all_captured or not kind.startswith(SECONDARY_CAPTURE))
     ]
-    said = [tuple(str(found[file].get(name) or "") for name in SCANNED[1:4]) for file in slices]
-    series = frozenset((uid, patient) for uid, patient, _ in said if uid)
+    elements = [tuple(str(found[file].get(name) or "") for name in SCANNED[1:4]) for file in slices]
+    series = frozenset((uid, patient) for uid, patient, _ in elements if uid)
     left_out = tuple(f"{file.name} ({kinds[file] or 'no image'})" for file in found if file not in set(slices))
-    return FolderScan(tuple(slices), series, frozenset(position for *_, position in said), left_out)
+    return FolderScan(tuple(slices), series, frozenset(position for *_, position in elements), left_out)
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The slices that lie directly in a folder, in natural order of their names; the log lists what is no slice.
+    """The slices of a folder, without subfolders, in natural order of their names; other DICOM files are logged.
 
     Raises:
         InputError: no such folder.
     """
     scan = scan_folder(folder)
     if scan.left_out:
-        logger.warning("%s: left out, as they are no slices: %s.", folder, ", ".join(scan.left_out))
+        logger.warning("%s: not used, because they are not slices: %s.", folder, ", ".join(scan.left_out))
     return list(scan.files)
 
 
@@ -123,7 +125,7 @@ def read_series(folder: Path) -> Series:
     """Read the one series in a folder.
 
     Args:
-        folder: holds the slices of one series and no others.
+        folder: folder with the slices of one series and no others.
 
     Raises:
         InputError: as :func:`read_slices`.
@@ -136,18 +138,18 @@ def read_slices(files: Sequence[Path], source: object) -> Series:
 
     Args:
         files: the slices of one series and no others, in natural order of their names.
-        source: what a message calls the series: its folder.
+        source: name of the series in messages: its folder.
 
     Raises:
-        InputError: fewer than two files, a damaged one, pixels that are no grey values or whose number is not that of
-            the header, several series, a missing position, unequal gaps, a tilted gantry.
+        InputError: fewer than two files, a damaged file, pixels that are not grey values or do not match the header,
+            several series, a missing position, unequal slice distances, a tilted gantry.
     """
     if len(files) < 2:
         raise InputError(
             file=source,
             found=f"{len(files)} DICOM files",
             expected="the slices of one series, at least 2",
-            remedy="name the folder that holds the slices themselves",
+            remedy="name the folder that contains the slices",
         )
     slices = [read_slice(file) for file in files]
     _check_one_series(source, slices)
@@ -161,7 +163,7 @@ def read_slices(files: Sequence[Path], source: object) -> Series:
 
 
 def _scanned(file: Path) -> Any:
-    """A few elements of a DICOM file; None if it is none, or a DICOMDIR."""
+    """A few elements of a DICOM file; None for other files and for a DICOMDIR."""
     with file.open("rb") as opened:
         start = opened.read(PREAMBLE + len(MAGIC))
     has_magic = start[PREAMBLE:] == MAGIC
@@ -169,7 +171,7 @@ def _scanned(file: Path) -> Any:
         return None
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(SCANNED), force=not has_magic)
-    except Exception:  # a damaged file counts as a slice: reading the series names it and what is wrong
+    except Exception:  # a damaged file counts as a slice: reading the series reports it
         header = pydicom.Dataset()
         header.Rows = 0
         return header if has_magic else None
@@ -177,7 +179,7 @@ def _scanned(file: Path) -> Any:
 
 
 def _sop_class(header: Any) -> str:
-    """The name of an object's SOP class, from its file's own header where the object has none."""
+    """The name of an object's SOP class, from the file meta information if the object has none."""
     meta = getattr(header, "file_meta", {})
     uid = header.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""
     return str(getattr(uid, "name", uid))
@@ -198,10 +200,10 @@ def _check_one_series(source: object, slices: Sequence[DicomSlice]) -> None:
         if not all(fits):
             other = slices[fits.index(False)]
             ours, theirs = (getattr(piece, what) for piece in (first, other))
-            said = f"{what.replace('_', ' ')} {ours} in {first.file.name} and {theirs} in {other.file.name}"
-            raise _mixed(source, said)
+            found = f"{what.replace('_', ' ')} {ours} in {first.file.name} and {theirs} in {other.file.name}"
+            raise _mixed(source, found)
     series = [uid for uid, count in Counter(piece.uid for piece in slices).most_common() if count > 1]
-    # A UID of its own in each file says nothing; two that are shared by several files are two series.
+    # UIDs that differ in every file carry no information; two UIDs that several files share are two series.
     if len(series) > 1:
         raise _mixed(source, f"{len(series)} series UIDs, {series[0]} and {series[1]}")
 
@@ -211,12 +213,12 @@ def _mixed(source: object, found: str) -> InputError:
         file=source,
         found=f"several series: {found}",
         expected="the slices of one series",
-        remedy="put each series into a folder of its own",
+        remedy="put each series into a separate folder",
     )
 
 
 def _step_mm(source: object, ordered: Sequence[DicomSlice], normal: np.ndarray) -> np.ndarray:
-    """The vector from one slice to the next, in mm, checked to be the same everywhere and along the normal."""
+    """The vector from one slice to the next in mm, after checking that it is constant and along the normal."""
     positions = np.array([piece.position for piece in ordered])
     along = (positions @ normal).tolist()
     spacing = (along[-1] - along[0]) / (len(along) - 1)
@@ -225,7 +227,7 @@ def _step_mm(source: object, ordered: Sequence[DicomSlice], normal: np.ndarray) 
     if gaps.min() < GAP_TOLERANCE_MM:
         index = int(gaps.argmin())
         names = f"{ordered[index].file.name} and {ordered[index + 1].file.name}"
-        raise _mixed(source, f"{names} lie at the same position ({along[index]:.2f} mm)")
+        raise _mixed(source, f"{names} at the same position ({along[index]:.2f} mm)")
     if np.abs(gaps - usual).max() > max(GAP_TOLERANCE_MM, GAP_TOLERANCE * spacing):
         index = int(np.abs(gaps - usual).argmax())
         names = f"{ordered[index].file.name} and {ordered[index + 1].file.name}"
@@ -233,14 +235,14 @@ def _step_mm(source: object, ordered: Sequence[DicomSlice], normal: np.ndarray) 
             file=source,
             found=f"slices {gaps[index]:.2f} mm apart between {names}, {usual:.2f} mm elsewhere",
             expected="one slice spacing",
-            remedy="look for missing slices, or resample the series to equal spacing and give it as NIfTI",
+            remedy="add the missing slices, or resample the series to equal spacing and convert it to NIfTI",
         )
     _check_stacked(source, positions, normal, spacing)
     return spacing * normal
 
 
 def _check_stacked(source: object, positions: np.ndarray, normal: np.ndarray, spacing: float) -> None:
-    """Refuse slices that are shifted against each other in plane: steadily (a tilted gantry) or singly."""
+    """Refuse slices that are shifted in plane: progressively (a tilted gantry) or individually."""
     offsets = positions - positions[0]
     in_plane = offsets - np.outer(offsets @ normal, normal)
     sideways = float(np.linalg.norm(in_plane[-1])) / (len(positions) - 1)
@@ -256,9 +258,9 @@ def _check_stacked(source: object, positions: np.ndarray, normal: np.ndarray, sp
     if shift_mm > SHIFT_TOLERANCE_MM + sideways * len(positions):
         raise InputError(
             file=source,
-            found=f"a slice that is shifted in plane by {shift_mm:.2f} mm against the first",
+            found=f"a slice shifted in plane by {shift_mm:.2f} mm from the first",
             expected="slices stacked along their normal",
-            remedy="look whether the folder holds slices of another series",
+            remedy="check whether the folder contains slices of another series",
         )
 
 

@@ -1,4 +1,4 @@
-"""One DICOM slice: its values in the modality's unit, and its place, both checked before they are believed."""
+"""Reads and checks one DICOM slice: values in the modality's unit, position and orientation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.data.geometry import VOXEL_EDGE_MM
 
 __all__ = ["DicomSlice", "read_slice"]
 
-# Rounding of direction cosines that are written with few digits.
+# Rounding of direction cosines that are stored with few digits.
 ORTHONORMAL_TOLERANCE = 0.01
 
 
@@ -24,7 +24,7 @@ class DicomSlice:
     """A slice of a series.
 
     Attributes:
-        file: where it was read.
+        file: its file.
         header: its pydicom ``Dataset`` without pixels.
         pixels: (rows, columns) in the modality's unit; int16 if the values are whole and fit, else float32.
         size: rows and columns as text.
@@ -61,8 +61,8 @@ def read_slice(file: Path) -> DicomSlice:
     """Read a file that holds one slice.
 
     Raises:
-        InputError: it is damaged or has several frames; its pixels are no grey values, or not as many as its header
-            says; its place or its rescale is missing or impossible.
+        InputError: the file is damaged or has several frames; pixels are not grey values or do not match the header;
+            position or rescale are missing or invalid.
     """
     try:
         header = pydicom.dcmread(file, force=True)

@@ -1,4 +1,4 @@
-"""Where a volume lies: what a valid affine is, when two grids are one, how large a resampled volume may get."""
+"""Checks of geometry: valid affines, equal grids, and the size of resampled volumes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = [
     "spacing_of",
 ]
 
-# Largest difference between the entries of two affines that still describe one grid. It is a quarter of a millimetre
-# at the 256th voxel; tools that write in single precision stay below a tenth of it.
+# Largest difference between the entries of two affines of one grid: 0.25 mm at the 256th voxel. Tools that write single
+# precision stay below a tenth of it.
 AFFINE_TOLERANCE_MM = 1e-3
 
-# Shortest and longest voxel edge that is taken for a length in mm.
+# Shortest and longest plausible voxel edge in mm.
 VOXEL_EDGE_MM = (1e-4, 1e3)
 
 # Largest distance of a volume from the scanner's origin.
 LARGEST_OFFSET_MM = 1e6
 
-# Determinant of the three unit directions below which they do not span the space.
+# Determinant of the three unit directions below which they count as linearly dependent.
 SMALLEST_DETERMINANT = 1e-3
 
 # Voxels of a resampled volume: 2 GiB in float32. A scan of 512 x 512 x 1500 voxels has 0.7 of it.
@@ -42,7 +42,7 @@ def spacing_of(affine: Any) -> tuple[float, float, float]:
 
 
 def check_affine(affine: Any, source: object) -> None:
-    """Refuse an affine that places no volume.
+    """Refuse an invalid affine.
 
     Args:
         affine: voxel indices to RAS+ coordinates in mm, (4, 4).
@@ -60,10 +60,9 @@ def check_affine(affine: Any, source: object) -> None:
     if not np.array_equal(matrix[3], [0, 0, 0, 1]):
         raise _no_geometry(source, f"an affine whose last row is {matrix[3].tolist()}", "0, 0, 0, 1")
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
-    said = " x ".join(f"{edge:.4g}" for edge in edges)
     if edges.min() < VOXEL_EDGE_MM[0] or edges.max() > VOXEL_EDGE_MM[1]:
         lengths = f"edges of {VOXEL_EDGE_MM[0]:g} to {VOXEL_EDGE_MM[1]:g} mm"
-        raise _no_geometry(source, f"voxels of {said} mm", lengths)
+        raise _no_geometry(source, f"voxels of {' x '.join(f'{edge:.4g}' for edge in edges)} mm", lengths)
     if abs(np.linalg.det(matrix[:3, :3] / edges)) < SMALLEST_DETERMINANT:
         raise _no_geometry(source, "an affine that cannot be inverted", "three independent axes")
     if np.abs(matrix[:3, 3]).max() > LARGEST_OFFSET_MM:
@@ -84,7 +83,7 @@ def check_shape(shape: Sequence[int], source: object) -> None:
 
 
 def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> None:
-    """Refuse a grid to resample to that no computer can hold, before anything is allocated.
+    """Refuse a resampled grid that does not fit into memory, before anything is allocated.
 
     Args:
         affine: of the new grid, (4, 4).
@@ -92,7 +91,7 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
         source: file of the volume, for the error.
 
     Raises:
-        InputError: with the size and the memory that one copy would take.
+        InputError: the grid is too large.
     """
     gibibytes = 4 * float(np.prod(size, dtype=np.float64)) / 2**30
     if gibibytes <= 4 * LARGEST_RESAMPLED_VOXELS / 2**30:
@@ -116,7 +115,7 @@ def check_same_grid(
     image_path: str,
     label_path: str,
 ) -> None:
-    """Refuse a label map that does not lie on its image's grid: same shape (H, W, D), same affine (4, 4).
+    """Refuse a label map whose shape (H, W, D) or affine (4, 4) differs from its image's.
 
     Raises:
         InputError: naming both files.

@@ -1,7 +1,8 @@
-"""The only reader of NIfTI files: voxels in their own type, geometry in mm, and notes on the header.
+"""Reads NIfTI files: voxels in the stored type, geometry in mm, and notes on the header.
 
-A file is read, unpacked and parsed in one pass, so that the checksum of a ``.nii.gz`` is always verified. Its content
-tells the format, not its name. Where a header contradicts itself the sform counts, then the qform, then the spacing.
+A file is read, decompressed and parsed as a whole, so that the checksum of a ``.nii.gz`` is always verified. The format
+is recognised by content, not by name. If a header is inconsistent, the sform takes precedence over the qform, and that
+over the spacing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from scripts.data.geometry import affine_gap_mm, check_affine, check_shape, spac
 
 __all__ = ["QFORM_TOLERANCE_MM", "NiftiReader", "NiftiVolume", "personal_text", "qform_gap_mm", "read_nifti"]
 
-# Difference between qform and sform that is rounding: a quaternion in single precision turns an axis that is nearly
-# straight by up to 0.0085 mm for a voxel of 8 mm.
+# Differences between qform and sform up to this are rounding: for voxels of 8 mm a single-precision quaternion causes
+# up to 0.0085 mm.
 QFORM_TOLERANCE_MM = 1e-2
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -32,7 +33,7 @@ POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
-# Free text of a header, which tools fill with anything, patients' names included.
+# Free text of a header, which may contain patients' names.
 TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
 
 
@@ -41,12 +42,11 @@ class NiftiVolume:
     """A 3D volume as stored in a file.
 
     Attributes:
-        voxels: (X, Y, Z) in the file's own type; scaled values, and types wider than 4 bytes that do not fit a
-            narrower integer, are float32.
+        voxels: (X, Y, Z) in the stored type; float32 for scaled values and for 8-byte values that do not fit int32.
         affine: voxel indices to RAS+ coordinates in mm, (4, 4).
         header: of the file.
-        mm_per_unit: length of the header's unit.
-        notes: contradictions and gaps in the header, and how they were resolved.
+        mm_per_unit: length of the header's unit in mm.
+        notes: inconsistent and missing entries of the header, and how they were resolved.
     """
 
     voxels: np.ndarray
@@ -57,21 +57,21 @@ class NiftiVolume:
 
 
 def read_nifti(path: str | os.PathLike[str]) -> NiftiVolume:
-    """Read a volume and check that it is one.
+    """Read and check a 3D volume.
 
     Args:
-        path: a single-file NIfTI-1 or NIfTI-2, packed or not, of either byte order.
+        path: a single-file NIfTI-1 or NIfTI-2, compressed or not, of either byte order.
 
     Raises:
-        InputError: the file is missing, damaged or no NIfTI; it is not 3D; its voxels are no real numbers; its affine
-            is not finite, not invertible or of impossible size.
+        InputError: the file is missing, damaged or not NIfTI; it is not 3D; its voxels are not real numbers; its
+            affine is not finite, not invertible or of implausible size.
     """
     image = _parse(Path(path))
     header = image.header
     dtype = header.get_data_dtype()
     if dtype.fields or dtype.kind not in "iuf":
         kind = header.get_value_label("datatype")
-        remedy = "convert it to one real number per voxel: take the channel or the magnitude that the task needs"
+        remedy = "convert it to one real number per voxel: extract the channel or the magnitude that the task needs"
         raise InputError(file=path, found=f"voxels of type {kind}", expected="one real number per voxel", remedy=remedy)
     shape = tuple(image.shape)
     while len(shape) > 3 and shape[-1] == 1:  # some tools write axes of one time point
@@ -90,13 +90,13 @@ def read_nifti(path: str | os.PathLike[str]) -> NiftiVolume:
 
 
 def qform_gap_mm(header: nib.Nifti1Header) -> float:
-    """Largest difference between the entries of a header's qform and sform; 0 where one of them is not set."""
+    """Largest difference between the entries of a header's qform and sform; 0 if one of them is not set."""
     qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
     return 0.0 if qform is None or sform is None else affine_gap_mm(qform, sform)
 
 
 def personal_text(header: nib.Nifti1Header) -> list[str]:
-    """Fields of a header that hold free text, and its extensions, by name; never their content."""
+    """Names of header fields with free text, and the number of extensions; never their content."""
     found = [name for name in TEXT_FIELDS if name in header and bytes(header[name]).strip(b"\0 ")]
     return found + [f"{len(header.extensions)} extension(s)"] * bool(header.extensions)
 
@@ -104,11 +104,11 @@ def personal_text(header: nib.Nifti1Header) -> list[str]:
 class NiftiReader(ImageReader):
     """MONAI's interface to :func:`read_nifti`.
 
-    The metadata keep the position fields of the header, so that outputs lie where every other program sees the input.
+    The metadata keep the position fields of the header, so that every program places outputs where it places the input.
     """
 
     def verify_suffix(self, filename: Any) -> bool:
-        """Any name will do: a file's content tells its format."""
+        """Accept any name: the format is recognised by content."""
         return True
 
     def read(self, data: Any, **kwargs: Any) -> list[tuple[str, NiftiVolume]]:
@@ -131,7 +131,7 @@ class NiftiReader(ImageReader):
 
 
 def _position_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
-    """A header with nothing but the position of another: spacing, unit of length, qform and sform with their codes."""
+    """A header with only the position fields of another: spacing, unit of length, qform, sform and their codes."""
     position = nib.Nifti1Header()
     for name in POSITION_FIELDS:
         position[name] = header[name]
@@ -174,7 +174,7 @@ def _unit(header: nib.Nifti1Header, path: object) -> str:
 
 
 def _narrowed(voxels: np.ndarray) -> np.ndarray:
-    """The voxels in 4 bytes at most: other programs read no wider integers, and no task needs double precision."""
+    """The voxels in at most 4 bytes: other programs read no wider integers, and double precision is not needed."""
     if voxels.dtype.itemsize <= 4:
         return voxels
     if voxels.dtype.kind in "iu" and voxels.size:
@@ -190,13 +190,13 @@ def _header_notes(header: nib.Nifti1Header, affine: np.ndarray, scale: float, un
     if unit in ("meter", "micron"):
         notes.append(f"lengths in {unit}s were converted to mm")
     if not has_qform and not has_sform:
-        notes.append("no qform and no sform; spacing alone is known, not orientation")
+        notes.append("no qform and no sform; only the spacing is known, not the orientation")
     if (gap_mm := qform_gap_mm(header) * scale) > QFORM_TOLERANCE_MM:
-        notes.append(f"qform and sform differ by up to {gap_mm:.3g} mm; the sform was taken")
+        notes.append(f"qform and sform differ by up to {gap_mm:.3g} mm; the sform was used")
     spacing = np.abs(np.asarray(header["pixdim"][1:4], np.float64)) * scale
     if has_sform and not np.allclose(spacing, spacing_of(affine), rtol=1e-3, atol=QFORM_TOLERANCE_MM):
-        said, taken = (" x ".join(f"{edge:.4g}" for edge in edges) for edges in (spacing, spacing_of(affine)))
-        notes.append(f"pixdim says {said} mm and the sform {taken} mm; the sform was taken")
+        stored, used = (" x ".join(f"{edge:.4g}" for edge in edges) for edges in (spacing, spacing_of(affine)))
+        notes.append(f"pixdim is {stored} mm and the sform {used} mm; the sform was used")
     return tuple(notes)
 
 

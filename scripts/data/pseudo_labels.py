@@ -1,4 +1,4 @@
-"""Pseudo-labels: what a network makes of unlabelled volumes, cleaned in 3D so that the network may learn from it."""
+"""Pseudo-labels: a network's predictions on unlabelled volumes, cleaned in 3D for self-training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["PseudoLabels", "SelfTrainingBatches", "StructureCount", "cleaned_lab
 
 @dataclass(frozen=True)
 class StructureCount:
-    """How much of one structure in one case became a pseudo-label.
+    """Voxels of one structure in one case.
 
     Attributes:
         case: index of the case.
         structure: class id, 1..K.
-        predicted: voxels that the network gave to the structure.
-        kept: voxels that the pseudo-label gives to it; the others are ignored.
+        predicted: number of voxels that the network predicted.
+        kept: number of them in the pseudo-label; the others are ignored.
     """
 
     case: int
@@ -37,19 +37,18 @@ class StructureCount:
 class PseudoLabels:
     """Pseudo-labels of the target's training slices, renewed in rounds.
 
-    Each round segments whole volumes: the inferer averages its views, the network is the moving average of the one that
-    learns. No label of the target is read.
+    Each round segments whole volumes with the moving average of the trained network. No label of the target is read.
 
     Args:
-        slices: the target's training slices; every slice of a case follows the one below it.
-        inferer: from a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
+        slices: the target's training slices, in order within each case.
+        inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
 
     Attributes:
-        labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; everything is ignored before the first round.
-        rounds: how many rounds there were.
-        counts: what the last round kept.
+        labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
+        rounds: number of rounds so far.
+        counts: voxels kept in the last round.
     """
 
     def __init__(
@@ -63,10 +62,10 @@ class PseudoLabels:
 
     @torch.inference_mode()
     def renew(self, network: nn.Module) -> None:
-        """Label every volume anew.
+        """Replace the labels of every volume.
 
         Args:
-            network: gives logits of slices; it is left in the mode it was in.
+            network: maps slices to logits; its training mode is restored.
         """
         is_training = network.training
         device = next(network.parameters()).device
@@ -78,7 +77,7 @@ class PseudoLabels:
             volume = stack.movedim(0, self.slice_axis)[None, None]
             probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
             labels = cleaned_labels(probabilities, self.min_confidence)
-            framed = torch.zeros_like(self.labels[chosen])  # around the volume there is background
+            framed = torch.zeros_like(self.labels[chosen])  # the padding is background
             framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
             self.labels[chosen] = framed
             self.counts += _counts(case, probabilities, labels)
@@ -86,14 +85,14 @@ class PseudoLabels:
         self.rounds += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """State for resuming."""
         return {"labels": self.labels, "rounds": self.rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the pseudo-labels that ``state`` holds.
+        """Continue with the pseudo-labels of ``state``.
 
         Raises:
-            InputError: they are of other slices.
+            InputError: they belong to other slices.
         """
         if state["labels"].shape != self.labels.shape:
             raise InputError(
@@ -106,13 +105,13 @@ class PseudoLabels:
 
 
 class SelfTrainingBatches(UnpairedSliceBatches):
-    """Labelled slices beside target slices with pseudo-labels: also ``target_label``, moved as ``target_image`` is.
+    """Batches of labelled slices and target slices with pseudo-labels (``target_label``).
 
     Args:
         pseudo_labels: of the target's slices.
-        target_augmentation: applied to the target's images after the augmentation of both domains: what the student
-            sees is harder than what the pseudo-labels were made from.
-        arguments: see :class:`UnpairedSliceBatches`; ``target`` is not among them.
+        target_augmentation: additional augmentation of target images, so that the student's input is harder than the
+            input from which the pseudo-labels were predicted.
+        arguments: those of :class:`UnpairedSliceBatches` except ``target``.
     """
 
     def __init__(self, *, pseudo_labels: PseudoLabels, target_augmentation: Any, **arguments: Any) -> None:
@@ -130,14 +129,14 @@ class SelfTrainingBatches(UnpairedSliceBatches):
 
 
 def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float]) -> Tensor:
-    """The most probable class of each voxel where it can be trusted, and ``IGNORED`` elsewhere.
+    """The most probable class of each reliable voxel, and ``IGNORED`` elsewhere.
 
-    Trusted is what belongs to the largest connected component of its structure and reaches the confidence of its class.
-    A component that is removed is ignored, not background: it may be the other half of a structure.
+    A voxel is reliable if it belongs to the largest connected component of its structure and reaches the confidence of
+    its class. Smaller components are ignored, not background: they may belong to the structure.
 
     Args:
         probabilities: of each class, (K + 1, H, W, D); class 0 is the background.
-        min_confidence: the least probability of the winning class; one for all classes, or K + 1 of them, the
+        min_confidence: minimum probability of the most probable class; one for all classes, or K + 1 values, the
             background's first.
 
     Returns:

@@ -1,8 +1,8 @@
 """Resampling to the network's grid and back to the image's own.
 
-Both directions scale the voxel axes and leave their directions alone, so a grid depends on sizes and spacings only.
-MONAI's ``Spacing`` also straightens the axes and looks for a corner to start from: for an oblique volume, two headers
-that differ by rounding gave grids 1.6 mm apart.
+Both directions only scale the voxel axes, so that a grid depends on sizes and spacings only. MONAI's ``Spacing`` also
+aligns the axes with the world and chooses a corner as origin: for an oblique volume, headers that differed by rounding
+gave grids 1.6 mm apart.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from scripts.data.geometry import check_resampled_size
 __all__ = ["ResampleVolumed", "RestoreGridd", "resampled_grid", "restore_grid"]
 
 # Added to the half voxel by which the last voxel centre may lie beyond the new grid's last one. Sizes such as 256 at
-# half the resolution hit the half exactly, where rounding would decide. A spacing known to 4e-5 mm moves the end of 512
-# voxels of 1 mm by 0.02.
+# half the resolution meet the half exactly, where rounding errors would decide: an error of 4e-5 mm in the spacing
+# moves the end of 512 voxels of 1 mm by 0.02.
 SIZE_TOLERANCE = 0.05
 
 # Number of interpolated values held at a time on the way back to the image's grid.
@@ -61,7 +61,7 @@ class ResampleVolumed(MapTransform):
         mode: ``bilinear`` or ``nearest``, one for all keys or one per key.
 
     Raises:
-        InputError: the resampled volume would be larger than any scan; nothing was allocated.
+        InputError: the resampled volume would be too large; nothing was allocated.
     """
 
     def __init__(

@@ -51,10 +51,10 @@ GPU_SHARE = 0.25
 
 
 class SliceSet:
-    """The whole slices of some volumes, held as two tensors.
+    """All slices of several volumes in two tensors.
 
-    Slices of different sizes lie in the middle of a common frame, padded with background. Training and pictures use
-    windows of them.
+    Slices of different sizes are centred in a common frame, padded with background. Training and pictures use windows
+    of them.
 
     Args:
         data: datalist entries with ``image`` and, in the labelled domain, ``label``.
@@ -62,8 +62,7 @@ class SliceSet:
             of class ids.
         window_size: height and width of the windows; None for the size of the frame.
         slice_axis: the spatial axis to slice along.
-        device: where the slices are kept; the host, where they would take more than ``GPU_SHARE`` of a GPU's
-            free memory.
+        device: device of the slices; the host if they would take more than ``GPU_SHARE`` of a GPU's free memory.
         cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None
             for no cache.
 
@@ -76,7 +75,7 @@ class SliceSet:
         voxel_ml: volume of a voxel of each case on the grid of the slices.
 
     Raises:
-        InputError: no case is given, or a domain of blank slices only.
+        InputError: no cases, or only constant slices.
     """
 
     def __init__(
@@ -118,8 +117,8 @@ class SliceSet:
         if not any(bool(keep.any()) for keep in shown):
             raise InputError(
                 file=self.data[0]["image"],
-                found="blank slices alone, in this volume and every other of its list",
-                expected="an image that shows something after preprocessing",
+                found="only constant slices, in this volume and all others of its list",
+                expected="slices that are not constant after preprocessing",
                 remedy="check the intensity range, the section and the orientation of the task file",
             )
         kept = [_framed(stack[keep].float(), frame, BACKGROUND) for stack, keep in zip(images, shown, strict=True)]
@@ -142,9 +141,9 @@ class SliceSet:
         return len(self.images)
 
     def windows(self, chosen: torch.Tensor, generator: torch.Generator | None = None) -> Windows:
-        """Positions of a window in each chosen slice: random, or the middle without a generator.
+        """Positions of a window in each chosen slice: random, or centred without a generator.
 
-        A slice that fits lies in the middle of its window. In a larger slice, a third of the positions touch a border
+        A slice smaller than the window is centred in it. In a larger slice, a third of the positions touch a border
         along each axis, as the outer windows of inference do.
         """
         frame, window = torch.tensor(self.images.shape[2:]), torch.tensor(self.window_size)
@@ -158,7 +157,7 @@ class SliceSet:
         return Windows(first + (place * room).long(), self.window_size)
 
     def region(self, case: int) -> tuple[torch.Tensor, slice, slice]:
-        """Where a case lies in ``images``: the indices of its slices, its rows and its columns in their frame."""
+        """The slices of a case in ``images``: their indices, and their rows and columns in the frame."""
         chosen = (self.case_of == case).nonzero()[:, 0]
         height, width = self.sizes[chosen[0]].tolist()
         top, left = (self.images.shape[2] - height) // 2, (self.images.shape[3] - width) // 2
@@ -185,7 +184,7 @@ class UnpairedSliceBatches:
             number of them, in order.
 
     Attributes:
-        iteration: number of batches given so far; set by resuming, as is ``shares``.
+        iteration: number of batches drawn so far; restored on resuming, as is ``shares``.
 
     Raises:
         InputError: shares that the processes cannot divide evenly.
@@ -215,7 +214,7 @@ class UnpairedSliceBatches:
             yield self.batch(index)
 
     def batch(self, index: int) -> dict[str, torch.Tensor]:
-        """This process's part of the batch of iteration ``index`` (from 0); the same at every call."""
+        """This process's part of the batch of iteration ``index`` (from 0); deterministic."""
         own = self.shares // num_processes()
         shares = [self._share(index, share) for share in range(rank() * own, (rank() + 1) * own)]
         return shares[0] if own == 1 else {key: torch.cat([share[key] for share in shares]) for key in shares[0]}
@@ -229,7 +228,7 @@ class UnpairedSliceBatches:
         return batch
 
     def sample(self, count: int) -> dict[str, torch.Tensor]:
-        """``count`` slices of each domain at fixed, evenly spaced positions, not augmented: for pictures."""
+        """``count`` slices of each domain at fixed, evenly spaced positions, not augmented, for pictures."""
         spread = torch.linspace(0, 1, count + 2)[1:-1]
         chosen = (spread * (len(self.source) - 1)).long()
         image, label = self.source.middle(chosen)
@@ -241,8 +240,8 @@ class UnpairedSliceBatches:
     def statistics_slices(self) -> Iterator[torch.Tensor]:
         """All slices of one domain once, in shuffled batches, to re-estimate batch-norm statistics.
 
-        The target's slices are not augmented, as in inference. Without a target, the labelled slices are augmented as
-        in training: statistics of slices unlike those it learned from make a network worse on every domain.
+        Target slices are not augmented, as in inference. Without a target, the labelled slices are augmented as in
+        training: statistics of slices unlike the training slices make a network worse on every domain.
         """
         slices = self.source if self.target is None else self.target
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(self.seed))
@@ -270,7 +269,7 @@ class UnpairedSliceBatches:
                 expected="the same content",
                 remedy="give the data that the run was started with, or start a new one without --resume",
             )
-        shares = state.get("shares", self.shares)  # the first checkpoints did not name it
+        shares = state.get("shares", self.shares)  # missing in early checkpoints
         _check_shares(shares, "the checkpoint to resume from")
         self.iteration, self.shares = state["iteration"], shares
 
@@ -296,7 +295,7 @@ class UnpairedSliceBatches:
 
 
 def device_with_room(device: torch.device, needed_bytes: int) -> torch.device:
-    """The device, or the host where ``needed_bytes`` are more than ``GPU_SHARE`` of a GPU's free memory."""
+    """The device, or the host if ``needed_bytes`` exceed ``GPU_SHARE`` of a GPU's free memory."""
     if device.type != "cuda" or needed_bytes <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
         return device
     return torch.device("cpu")
@@ -319,11 +318,10 @@ def _check_shares(shares: int, where: str) -> None:
 
 
 class _VolumeCache(PersistentDataset):
-    """MONAI's cache of transformed volumes, with files that are whole or not there at all.
+    """MONAI's cache of transformed volumes, written atomically.
 
-    MONAI moves them from the system's temporary folder: bit by bit, where that is on another disk. It also takes a
-    composition among the transforms for a random one, and leaves it and all that follow out of the cache, where volumes
-    have lost the names of their files: no transform here is random.
+    MONAI moves cache files from the system's temporary folder, which is not atomic across disks. It also treats a
+    nested ``Compose`` as random and does not cache it or the transforms after it; here no transform is random.
     """
 
     def _pre_transform(self, item_transformed: Item) -> Any:
@@ -343,7 +341,7 @@ class _VolumeCache(PersistentDataset):
         return case
 
     def _loaded(self, item: Item) -> dict[str, Any]:
-        """The transformed volumes as plain tensors, and the volume of a voxel."""
+        """The transformed volumes as plain tensors, and the voxel volume."""
         case = self._pre_transform(dict(item))
         spacing_mm = MetaTensor(case["image"]).pixdim
         plain: dict[str, Any] = convert_to_tensor(case, convert_numeric=False, track_meta=False)
@@ -351,14 +349,14 @@ class _VolumeCache(PersistentDataset):
 
 
 def _load_cached(path: Path) -> Any:
-    """A volume from the cache; None, with a note in the log, if its file is damaged."""
+    """A volume from the cache; None, with a warning, if its file is damaged."""
     try:
         with ZipFile(path) as archive:  # torch writes zip archives, but does not verify their checksums
             if archive.testzip() is None:
                 return torch.load(path, weights_only=True)
-    except Exception as error:  # whatever zipfile and torch stumble over
+    except Exception as error:  # zipfile and torch raise many types
         logger.debug("%s: %s", path, error)
-    logger.warning("%s: a damaged cache file; its volume is prepared again.", path)
+    logger.warning("%s: damaged cache file; its volume is preprocessed again", path)
     return None
 
 
@@ -367,7 +365,7 @@ def _as_slices(volume: torch.Tensor, slice_axis: int) -> torch.Tensor:
 
 
 def _framed(stack: torch.Tensor, frame: torch.Tensor, value: float) -> torch.Tensor:
-    """Slices (N, 1, h, w) in the middle of a frame of (H, W) pixels."""
+    """Slices (N, 1, h, w) centred in a frame of (H, W) pixels."""
     before = (frame - torch.tensor(stack.shape[-2:])) // 2
     after = frame - torch.tensor(stack.shape[-2:]) - before
     return F.pad(stack, [int(n) for n in (before[1], after[1], before[0], after[0])], value=value)

@@ -38,15 +38,15 @@ CT_FAT_HU = -50.0
 class CheckedLoadImaged(LoadImaged):
     """MONAI's ``LoadImaged`` for 3D NIfTI volumes, with checks of what was loaded.
 
-    A label must lie on its image's grid: same shape, same affine. Its values are rounded where a scale factor in the
-    header turned 1 into 1.0000001.
+    A label must have its image's shape and affine. Its values are rounded if a scale factor in the header turned 1 into
+    1.0000001.
 
     The channel axis is added by a separate transform. MONAI Deploy passes volumes in memory and skips every transform
     whose class name contains ``LoadImage``.
 
     Raises:
-        InputError: a file cannot be read or holds no 3D volume with a valid affine; it holds NaN, infinite or constant
-            values; image and label differ in shape or position.
+        InputError: a file cannot be read or is no 3D volume with a valid affine; its values are NaN, infinite or
+            constant; image and label differ in shape or position.
     """
 
     def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
@@ -105,7 +105,7 @@ class LabelsToClassesd(MapTransform):
                     file=_file_of(label, key),
                     found=f"label value(s) {', '.join(f'{value:.9g}' for value in unknown[:8])}",
                     expected=f"only {', '.join(map(str, sorted(self.known)))}",
-                    remedy="add them to label_values or background_values of the task file, or mend the label map",
+                    remedy="add them to label_values or background_values of the task file, or correct the label map",
                 )
             mapped[key] = self.mapper(label)
         return mapped

@@ -1,4 +1,4 @@
-"""What both trainers share: several optimisers, frozen discriminators, autocast, averaged gradients."""
+"""Base of the trainers: several optimisers, frozen discriminators, autocast, averaged gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AdversarialTrainer(Trainer):
 
     Args:
         device: where the step runs.
-        max_epochs: number of epochs; an epoch is ``epoch_length`` iterations, for endless batches have no natural end.
+        max_epochs: number of epochs of ``epoch_length`` iterations, because batches are endless.
         epoch_length: iterations per epoch.
         train_data_loader: an iterable of batches, see :class:`scripts.data.slices.UnpairedSliceBatches`.
         train_handlers: ignite handlers.
@@ -45,7 +45,7 @@ class AdversarialTrainer(Trainer):
         precision: str = "auto",
     ) -> None:
         self.precision = precision
-        autocast(device, precision)  # a wrong word is refused now, not at the first step
+        autocast(device, precision)  # refuse an invalid value now, not at the first step
         super().__init__(
             device=torch.device(device),
             max_epochs=max_epochs,
@@ -56,7 +56,7 @@ class AdversarialTrainer(Trainer):
         )
 
     def run(self) -> None:
-        """Train from the state the trainer is in; a training resumed after its last iteration only completes."""
+        """Train from the current state; a run resumed after its last iteration only fires ``COMPLETED``."""
         if self.state.iteration < self.state.max_epochs * self.state.epoch_length:
             super().run()
         else:
@@ -83,12 +83,12 @@ class AdversarialTrainer(Trainer):
         return autocast(self.state.device, self.precision)
 
     def step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, engine: Engine | None = None) -> None:
-        """Backward pass and update of what ``optimizer`` holds, and of nothing else's parameters.
+        """Backward pass and update of the parameters of ``optimizer`` only.
 
         Args:
             optimizer: of the parameters to update.
-            loss: what to minimise.
-            engine: fires ``BACKWARD_COMPLETED`` between the two, where handlers may look at gradients or clip them.
+            loss: the loss to minimise.
+            engine: fires ``BACKWARD_COMPLETED`` between the two, for handlers that read or clip gradients.
         """
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -104,9 +104,8 @@ class AdversarialTrainer(Trainer):
     def finish(self, engine: Engine, output: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Store an iteration's output, detached, and fire the event that follows a model's update.
 
-        The output is a list with one dictionary: MONAI's handlers, MLflow's among them, look for a list of samples.
-        Of several processes each has the same numbers, the means over all: what one writes is true of the whole batch,
-        and where one meets a loss that is not finite, all of them do.
+        The output is a list with one dictionary, because MONAI's handlers expect a list of samples. Scalars are
+        averaged over processes: all log the values of the whole batch, and a loss that is not finite stops all.
         """
         detached = {key: value.detach() for key, value in output.items()}
         numbers = [key for key, value in detached.items() if value.ndim == 0]
@@ -142,7 +141,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def _average_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Average gradients over processes: one all-reduce per step, no wrapper round each network's ``forward``."""
+    """Average gradients over processes with one all-reduce per step, without wrapping the networks."""
     if num_processes() == 1:
         return
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -1,4 +1,4 @@
-"""The adversaries of stage 2: D1 on features, D2 on predictions, each with its optimiser and its share of the loss."""
+"""The adversaries of stage 2: D1 on features and D2 on predictions, with their optimisers and loss weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 __all__ = ["Adversary", "DualAlignment", "FeatureAdversary", "PredictionAdversary"]
 
-# From the logits of the heads of S, each (B, K, H, W), to the weight of each pixel, (B, 1, H, W).
+# Maps the logits of the heads of S, each (B, K, H, W), to the weight of each pixel, (B, 1, H, W).
 PixelWeights = Callable[[Sequence[Tensor]], Tensor]
 
 
 @dataclass(kw_only=True)
 class Adversary:
-    """A discriminator, how it is trained, and how much S listens to it.
+    """A discriminator with its optimiser and the weight of its adversarial term.
 
     Args:
         network: the discriminator.
@@ -60,8 +60,9 @@ class PredictionAdversary(Adversary):
     """D2.
 
     Args:
-        input_map: what it sees of a prediction: ``softmax`` (the paper's) or ``entropy``; see :func:`prediction_map`.
-        pixel_weights: how much each target pixel counts, from the logits of all heads; None for equal weights.
+        input_map: input computed from a prediction: ``softmax`` (the paper's) or ``entropy``, see
+            :func:`prediction_map`.
+        pixel_weights: weight of each target pixel, from the logits of all heads; None for equal weights.
 
     Raises:
         SettingError: unknown ``kind`` or ``input_map``.
@@ -80,13 +81,13 @@ class PredictionAdversary(Adversary):
         return prediction_map(logits, self.input_map)
 
     def weigh(self, heads: Sequence[Tensor]) -> Tensor | None:
-        """How much each pixel counts, (B, 1, H, W); None for equal weights."""
+        """Weight of each pixel, (B, 1, H, W); None for equal weights."""
         return None if self.pixel_weights is None else self.pixel_weights(heads)
 
 
 @dataclass(kw_only=True)
 class DualAlignment:
-    """D1 and D2, and how fast their weights rise.
+    """D1 and D2, and the warm-up of their weights.
 
     Args:
         d1: the feature adversary.

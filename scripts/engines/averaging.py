@@ -17,8 +17,8 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     Early on the decay is ``(1 + n) / (10 + n)``, so that the average does not remember the initial weights.
 
     Args:
-        model: the network that is trained.
-        decay: share of the old average that is kept at each update, 0.999 for long trainings.
+        model: the trained network.
+        decay: weight of the old average in each update, 0.999 for long trainings.
     """
 
     @torch.no_grad()

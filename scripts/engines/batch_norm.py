@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of all processes' slices, as one process with all of them would have it."""
+"""Batch normalisation with the statistics of all processes, equal to a single process with the whole batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["BatchNormOverProcesses", "running_statistics", "synchronised", "unsy
 class BatchNormOverProcesses(nn.SyncBatchNorm):
     """PyTorch's ``SyncBatchNorm``, on CPUs too.
 
-    PyTorch's own works on GPUs alone; here, training on a CPU averages the processes' means, then their mean squared
-    distances from that mean. Every process must hold as many values per channel.
+    PyTorch's works on GPUs only; on a CPU the means of the processes are averaged, then the mean squared distances from
+    that mean. Every process must have the same number of values per channel.
     """
 
     running_mean: torch.Tensor
@@ -36,7 +36,7 @@ class BatchNormOverProcesses(nn.SyncBatchNorm):
         return torch.addcmul(self.bias.view(shape), values - mean.view(shape), scale.view(shape)).to(x.dtype)
 
     def _keep(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
-        """Take a batch's statistics into the running ones, as ``F.batch_norm`` does."""
+        """Update the running statistics as ``F.batch_norm`` does."""
         self.num_batches_tracked.add_(1)
         share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -44,22 +44,22 @@ class BatchNormOverProcesses(nn.SyncBatchNorm):
 
 
 def synchronised(network: nn.Module) -> nn.Module:
-    """Put :class:`BatchNormOverProcesses` in place of each batch norm of a network, with its values.
+    """Replace each batch norm of a network by :class:`BatchNormOverProcesses` with the same state.
 
     Args:
-        network: changed in place. Names, shapes and values of its state stay as they are.
+        network: changed in place; its state dict stays the same.
     """
     return _exchange(network, nn.BatchNorm2d, BatchNormOverProcesses)
 
 
 def unsynchronised(network: nn.Module) -> nn.Module:
-    """Take :func:`synchronised` back: for what one process does alone."""
+    """Undo :func:`synchronised`, for work on a single process."""
     return _exchange(network, BatchNormOverProcesses, nn.BatchNorm2d)
 
 
 @contextmanager
 def running_statistics(module: nn.Module, *, update: bool) -> Iterator[None]:
-    """Whether batch-norm layers take this pass into their running statistics; they use batch statistics anyway."""
+    """Whether batch-norm layers update their running statistics in this pass; they use batch statistics either way."""
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     if not update:

@@ -12,7 +12,7 @@ __all__ = ["ImagePool"]
 class ImagePool:
     """Replace half of the new images by earlier ones, so that D does not forget earlier outputs of G.
 
-    Several processes keep the same pool of all their images.
+    All processes keep the same pool of the images of all processes.
 
     Args:
         size: number of images kept; 0 returns every new image.
@@ -66,5 +66,5 @@ class ImagePool:
         return {"images": self.images, "domains": self.domains}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Put the kept images back."""
+        """Restore the kept images."""
         self.images, self.domains = state["images"], state["domains"]

@@ -1,4 +1,4 @@
-"""Where bf16 autocast pays."""
+"""bf16 autocast on hardware where it is fast."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def autocast(device: torch.device | str, precision: str = "auto") -> torch.autoc
 
     Args:
         device: where the step runs.
-        precision: ``bf16``, ``float32``, or ``auto``: bf16 where it is fast. Never fp16: squared adversarial losses
-            overflow it.
+        precision: ``bf16``, ``float32``, or ``auto``: bf16 where it is fast. fp16 is not offered, because squared
+            adversarial losses overflow in it.
 
     Raises:
-        InputError: another word.
+        InputError: another value.
     """
     device = torch.device(device)
     check_choice("precision", precision, ("auto", "bf16", "float32"))

@@ -11,7 +11,7 @@ class PolynomialDecay:
     Args:
         iterations: length of the training.
         power: 0.9 in the paper.
-        warmup_iterations: the factor rises linearly over these; from scratch a large first step does harm.
+        warmup_iterations: the factor rises linearly over these, because large first steps harm training from scratch.
     """
 
     def __init__(self, *, iterations: int, power: float = 0.9, warmup_iterations: int = 0) -> None:

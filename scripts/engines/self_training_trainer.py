@@ -1,4 +1,4 @@
-"""Self-training: S goes on learning from labelled slices, and from pseudo-labels of its own on target slices."""
+"""Self-training: S continues training on labelled slices and on its own pseudo-labels of target slices."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["SelfTrainingTrainer"]
 
 
 class SelfTrainingTrainer(AdversarialTrainer):
-    """Train S on labelled slices and on target slices with pseudo-labels; one loss over both.
+    """Train S on labelled slices and on target slices with pseudo-labels, with one loss over both.
 
-    S starts from trained weights. Target features are masked as at inference, with D1 as it was trained.
+    S starts from trained weights. Target features are masked as at inference; D1 is not trained.
 
     Args:
         segmenter: S with D1 inside.
         optimizer: optimiser of ``segmenter.segmenter_parameters()``.
-        average: the moving average of S's weights: it makes the pseudo-labels, and it is what is kept.
+        average: the moving average of S's weights, which predicts the pseudo-labels and is saved at the end.
         mask_source: mask the features of labelled slices too, as the first training did.
         arguments: see :class:`AdversarialTrainer`. Batches are those of
             :class:`scripts.data.pseudo_labels.SelfTrainingBatches`.
@@ -49,7 +49,7 @@ class SelfTrainingTrainer(AdversarialTrainer):
         image, label = self.prepare(batchdata, "image", "label")
         target_image, target_label = self.prepare(batchdata, "target_image", "target_label")
         with frozen(cast(nn.Module, segmenter.feature_discriminator)), self.autocast():
-            # Separate passes: each domain is normalised by its own statistics, and inference meets the target's.
+            # Separate passes: each domain is normalised by its own statistics; inference uses the target's.
             with running_statistics(segmenter, update=False):
                 labelled = self.heads(image, is_masked=self.mask_source)
             target = self.heads(target_image, is_masked=True)

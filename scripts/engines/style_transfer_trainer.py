@@ -37,7 +37,7 @@ class StyleTransferTrainer(AdversarialTrainer):
         generator_optimizer: optimiser of G.
         discriminator_optimizer: optimiser of D.
         image_pool: earlier translations shown to D.
-        average: moving average of G's weights; these are the weights that are saved.
+        average: moving average of G's weights, which is saved at the end.
         reconstruction_weight: lambda of L_rec_im, 20 in the paper.
         cycle_weight: lambda of L_cyc, 20 in the paper.
         content_weight: lambda of L_rec_c, 1 in the paper.
@@ -51,8 +51,8 @@ class StyleTransferTrainer(AdversarialTrainer):
         InputError: an unknown kind.
 
     The output of an iteration: ``loss`` (G's total), ``reconstruction``, ``cycle``, ``content`` (each where its weight
-    is not 0), ``adversarial``, the extra losses by their names, ``discriminator``, ``content_std`` (watch it: a
-    content that shrinks lowers the content loss for free).
+    is not 0), ``adversarial``, the extra losses by their names, ``discriminator``, ``content_std`` (a shrinking content
+    lowers the content loss without any improvement).
     """
 
     def __init__(

@@ -50,16 +50,14 @@ class Translation:
         direction: such as ``"MR → CT"``.
         original: slices of the domain translated from.
         translated: the same slices in the style of the other domain.
-        reconstruction: the same slices decoded in their own style, or None.
-        cycle: the translated slices translated back, or None.
-        labels: class ids of the original (N, H, W), or None; drawn on both, they show that the anatomy stays.
+        cycle: the translated slices translated back.
+        labels: class ids of the original (N, H, W), or None; drawn on both, they show that the anatomy is preserved.
     """
 
     direction: str
     original: NDArray[Any]
     translated: NDArray[Any]
-    reconstruction: NDArray[Any] | None = None
-    cycle: NDArray[Any] | None = None
+    cycle: NDArray[Any]
     labels: NDArray[Any] | None = None
 
 
@@ -74,10 +72,9 @@ def case_figure(
     *,
     through_plane_axis: int = 2,
 ) -> None:
-    """Show image, prediction and truth of one case in three slices that hold much of the truth.
+    """Show image, prediction and truth of one case in three slices.
 
-    The slices are the one with the largest true area and, of those at the quarters of the labelled range, the two
-    farthest from it.
+    The slices are the one with the largest true area and two at quarters of the labelled range, far from it.
 
     Args:
         image: volume (H, W, D) in RAS order, any unit.
@@ -121,10 +118,10 @@ def translation_panel(
     label_names: Sequence[str] = (),
     title: str = "",
 ) -> None:
-    """Show slices before and after translation, with the original's outlines on both: the anatomy has to stay.
+    """Show slices before and after translation and back, with the original's label outlines on the first two.
 
     Args:
-        translations: one for each direction; columns that one direction lacks are left out for all.
+        translations: one for each direction.
         path: PNG file to write.
         label_names: names of the classes 1..K for the legend.
         title: heading, such as the iteration.
@@ -133,7 +130,6 @@ def translation_panel(
         ValueError: there is no slice to show.
         InputError: the file cannot be written.
     """
-    optional = [name for name in ("reconstruction", "cycle") if all(getattr(t, name) is not None for t in translations)]
     rows, row_titles = [], []
     for translation in translations:
         for n in range(len(translation.original)):
@@ -142,13 +138,12 @@ def translation_panel(
                 Panel(image=images[n], labels=labels, limits=NORMALISED)
                 for images in (translation.original, translation.translated)
             ]
-            plain = [Panel(image=getattr(translation, name)[n], limits=NORMALISED) for name in optional]
-            rows.append(outlined + plain)
+            rows.append([*outlined, Panel(image=translation.cycle[n], limits=NORMALISED)])
             row_titles.append(translation.direction)
     slice_montage(
         rows,
         path,
-        column_titles=("original", "translated", *optional),
+        column_titles=("original", "translated", "cycle"),
         row_titles=row_titles,
         label_names=label_names,
         title=title,
@@ -162,10 +157,9 @@ def segmentation_panel(
     path: str | os.PathLike[str],
     *,
     label_names: Sequence[str],
-    truth: NDArray[Any] | None = None,
     title: str = "",
 ) -> None:
-    """Show target slices, their prediction and the local mask ``m = tanh|D1(ft)|`` (section III-B) as a heat map.
+    """Show target slices, their prediction and the local mask (section III-B) as a heat map.
 
     Args:
         image: (N, H, W) in [-1, 1].
@@ -173,39 +167,35 @@ def segmentation_panel(
         local_mask: (N, h, w) in [0, 1), in any resolution.
         path: PNG file to write.
         label_names: names of the classes 1..K.
-        truth: class ids 0..K (N, H, W) where they may be shown, or None.
         title: heading, such as the iteration.
 
     Raises:
         ValueError: there is no slice to show.
         InputError: the file cannot be written.
     """
-    rows = []
-    for n in range(len(image)):
-        plain = Panel(image=image[n], limits=NORMALISED, style="area")
-        over = [plain, replace(plain, labels=prediction[n])]
-        if truth is not None:
-            over.append(replace(plain, labels=truth[n]))
-        rows.append([*over, Panel(image=local_mask[n], heat=True)])
-    columns = ("image", "prediction", *(() if truth is None else ("truth",)), "local mask")
+    plain = [Panel(image=each, limits=NORMALISED, style="area") for each in image]
+    rows = [
+        [panel, replace(panel, labels=prediction[n]), Panel(image=local_mask[n], heat=True)]
+        for n, panel in enumerate(plain)
+    ]
+    columns = ("image", "prediction", "local mask")
     slice_montage(rows, path, column_titles=columns, label_names=label_names, title=title)
 
 
-def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Draw every column of a training log against the iteration: the values pale, their running mean on top.
+def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw every column of a training log against the iteration, with its running mean.
 
     Args:
         csv_path: file with the header ``iteration,<name>,...``; empty cells are skipped.
         path: PNG file to write.
-        title: heading.
 
     Raises:
-        InputError: the log is not such a file or holds no values, or the picture cannot be written.
+        InputError: the log is invalid or empty, or the picture cannot be written.
     """
     iterations, series = read_log(csv_path)
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
-    figure = Figure(figsize=(2.9 * columns, 1.9 * rows + (0.35 if title else 0.0)), layout="constrained")
+    figure = Figure(figsize=(2.9 * columns, 1.9 * rows), layout="constrained")
     for number, (name, values) in enumerate(series.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
         known = np.isfinite(values)
@@ -215,13 +205,11 @@ def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str], 
         quiet_axes(axes)
         if number >= len(series) - columns:
             axes.set_xlabel("iteration", fontsize=8, color=PALE_INK)
-    if title:
-        figure.suptitle(title, fontsize=11, fontweight="bold", color=INK)
     save_figure(figure, path)
 
 
 def image_to_data_uri(path: str | os.PathLike[str]) -> str:
-    """A picture file as ``data:image/...;base64,...``, for an HTML page that stands alone."""
+    """A picture file as ``data:image/...;base64,...``, for a self-contained HTML page."""
     kind = mimetypes.guess_type(os.fspath(path))[0] or "image/png"
     return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode('ascii')}"
 
@@ -244,10 +232,10 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_log(csv_path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """A training log: its iterations, and each column that has values, NaN where a cell is empty.
+    """The iterations and columns of a training log; empty cells are NaN, empty columns are omitted.
 
     Raises:
-        InputError: the log is not such a file or holds no values.
+        InputError: the log is invalid or empty.
     """
     path = Path(csv_path)
     try:

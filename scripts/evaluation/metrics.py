@@ -1,16 +1,16 @@
-"""What the paper reports (section IV-B, "evaluation metrics"): Dice and average symmetric surface distance, in 3D.
+"""Dice and average symmetric surface distance in 3D, the metrics of the paper (section IV-B).
 
-Conventions, the same everywhere in the project:
+Conventions:
 
-* The *surface* of a mask is every voxel of it with a face neighbour (6-connected in 3D) outside the mask; voxels at the
-  border of the volume are surface, as if the volume were surrounded by background.
-* Distances run from the centre of each surface voxel to the nearest surface voxel of the other mask, both ways.
-* The average symmetric surface distance *pools* both sets of distances: ``medpy.metric.binary.assd`` from 0.5 on and
-  MONAI's ``compute_average_surface_distance(symmetric=True)`` give the same values. Older medpy, on which many
-  published tables rest, takes the mean of the two directed means instead: ``reduction="mean_of_means"``.
-* HD95 is the larger of the two directed 95th percentiles (MONAI's; medpy's ``hd95`` pools before the percentile).
-* A structure that one of the two maps lacks counts as Dice 0 and as far away as the image is long; one that both lack
-  counts as nothing (NaN). No value is ever infinite.
+* The *surface* of a mask is every voxel with a face neighbour (6-connected in 3D) outside the mask; voxels at the
+  border of the volume are surface.
+* Distances are from the centre of each surface voxel to the nearest surface voxel of the other mask, in both directions.
+* The average symmetric surface distance *pools* both sets of distances, as ``medpy.metric.binary.assd`` since 0.5 and
+  MONAI's ``compute_average_surface_distance(symmetric=True)`` do. Older medpy, used in many published tables, averages
+  the two directed means: ``reduction="mean_of_means"``.
+* HD95 is the larger of the two directed 95th percentiles, as in MONAI; medpy's ``hd95`` pools before the percentile.
+* A structure missing in one of the two maps has Dice 0 and the image diagonal as its distances; one missing in both is
+  NaN. No value is infinite.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ Status = Literal["ok", "missing_in_prediction", "missing_in_truth", "absent_in_b
 _Points = NDArray[np.int64]
 _Distances = NDArray[np.float64]
 
-# Surface points lie densely and evenly: fewer, fuller leaves answer faster than scipy's 16, and cutting boxes in the
-# middle is as good as at the median, at half the time to build.
+# Surface points are dense and evenly spaced: larger leaves than scipy's 16 are faster, and splitting at the middle is as
+# good as at the median and takes half the time.
 _TREE_SETTINGS: dict[str, Any] = {"leafsize": 32, "balanced_tree": False, "compact_nodes": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructureResult:
-    """How one structure of one case was segmented.
+    """Metrics of one structure in one case.
 
     Attributes:
         name: the structure's label name.
-        status: ``"ok"``, or which of the two maps lacks the structure.
+        status: ``"ok"``, or in which of the two maps the structure is missing.
         dice: Dice overlap in [0, 1].
         asd_mm: average symmetric surface distance in mm.
-        asd_voxel: the same with every voxel edge counted as 1, as older tables report it.
+        asd_voxel: the same with voxel edges of 1, as in older tables.
         hd95_mm: 95th percentile Hausdorff distance in mm.
-        volume_difference_percent: ``100 (V_prediction - V_truth) / V_truth``; NaN where the truth lacks the structure.
+        volume_difference_percent: ``100 (V_prediction - V_truth) / V_truth``; NaN if the structure is not in the truth.
         volume_prediction_ml: predicted volume in millilitres.
         volume_truth_ml: true volume in millilitres.
     """
@@ -75,17 +75,17 @@ class StructureResult:
 
     @property
     def failed(self) -> bool:
-        """Whether exactly one of the two maps lacks the structure."""
+        """Whether the structure is missing in exactly one of the two maps."""
         return self.status in ("missing_in_prediction", "missing_in_truth")
 
 
 def evaluate_case(
     prediction: NDArray[Any], truth: NDArray[Any], *, spacing_mm: Sequence[float], label_names: Sequence[str]
 ) -> list[StructureResult]:
-    """Evaluate one predicted label map: one result for each structure, in the order of ``label_names``.
+    """Evaluate one predicted label map: one result per structure, in the order of ``label_names``.
 
-    A structure missing in exactly one map gets Dice 0 and, as its distances, the diagonal of the image (in mm and in
-    voxels), which no true distance can exceed; a structure absent in both gets NaN.
+    A structure missing in exactly one map gets Dice 0 and the diagonal of the image (in mm and in voxels) as its
+    distances; a structure missing in both gets NaN.
 
     Args:
         prediction: integer class ids 0..K, shape (H, W, D) or (H, W).

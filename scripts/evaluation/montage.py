@@ -1,7 +1,7 @@
-"""Grids of slices with labels, one legend and one colour bar: what every picture of volumes is made of.
+"""Grids of slices with labels, a legend and a colour bar, for all pictures of volumes.
 
 Slices are (H, W) arrays of a volume in RAS order: axis 0 runs from the patient's left to right, axis 1 from posterior
-to anterior. :func:`upright` alone turns them into pictures the way radiologists read them.
+to anterior. :func:`upright` turns them into radiological view.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ NORMALISED = (-1.0, 1.0)
 _HEAT_MAP = "magma"
 _PANEL_INCHES = 2.0
 _GAP_INCHES = 0.05
-# Colours of headings and of everything that may stand back.
+# Colours of headings, and of axes and annotations.
 INK, PALE_INK = "#222222", "#777777"
 
-# For lines and marks, the most distinct first: without the yellow, which a white page swallows.
+# For lines and marks, the most distinct first, without yellow, which is hardly visible on white.
 LINE_COLOURS = (*(STRUCTURE_COLOURS[k] for k in (6, 4, 2, 0, 5, 1)), INK)
 
 
@@ -61,9 +61,9 @@ class Panel:
 
     Attributes:
         image: slice (H, W) in RAS order.
-        labels: class ids 0..K drawn over it, same shape, or None.
-        style: labels as outlines, so that the image stays visible, or as translucent areas with outlines.
-        limits: values shown black and white; None takes the 1st and 99th percentile.
+        labels: class ids 0..K of the overlay, same shape, or None.
+        style: labels as outlines, or as translucent areas with outlines.
+        limits: values shown black and white; None for the 1st and 99th percentile.
         heat: draw the image as a heat map, from 0 to the montage's ``heat_max``, instead of in grey.
     """
 
@@ -135,13 +135,13 @@ def slice_montage(
 
 
 def percentile_limits(image: NDArray[Any]) -> tuple[float, float]:
-    """Grey limits that a few bright voxels cannot spoil: the 1st and the 99th percentile."""
+    """Robust grey limits: the 1st and the 99th percentile."""
     low, high = np.percentile(image, (1.0, 99.0))
     return float(low), float(high)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG or, if the path says so, as SVG: whole or not at all, and the same bytes each time.
+    """Write a figure as PNG or SVG, by the suffix of the path: atomically and reproducibly.
 
     Raises:
         InputError: the file cannot be written.
@@ -154,7 +154,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def quiet_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """Let a chart's frame stand back behind its data: pale ticks, two spines, a faint grid along one axis."""
+    """Style of charts: pale ticks, two spines, a faint grid along one axis."""
     axes.tick_params(labelsize=7, colors=PALE_INK, length=2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE_INK)
@@ -164,7 +164,7 @@ def quiet_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Grid:
-    """Where the panels of a montage stand, in inches, so that every picture has a known size in pixels."""
+    """Positions of the panels of a montage in inches, so that every picture has a known size in pixels."""
 
     rows: int
     columns: int

@@ -1,7 +1,7 @@
-"""From the results of single cases to the tables of section IV: a CSV row for each case and structure, a JSON summary.
+"""Summaries of evaluations as in section IV: a CSV row for each case and structure, and a JSON summary.
 
-Missing structures enter every mean as Dice 0 and the image diagonal, and are listed by name; structures absent in both
-maps enter none. The summary names its conventions, so that a number can be compared with one from elsewhere.
+Structures missing in one map count as Dice 0 and the image diagonal in every mean and are listed by name; structures
+missing in both are not counted. The summary states its conventions, for comparison with other results.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CONVENTIONS = {
     "asd_voxel": "the same distance with every voxel edge counted as 1",
     "hd95": "larger of the two directed 95th percentiles of the same distances",
     "volume_difference": "100 (V_prediction - V_truth) / V_truth; not counted where the truth lacks the structure",
-    "missing": "a structure that exactly one of prediction and truth lacks is a failure: Dice 0, distances = diagonal "
-    "of the image, counted in every mean; one that both lack is not counted",
+    "missing": "a structure missing in exactly one of prediction and truth is a failure: Dice 0, distances = diagonal "
+    "of the image, counted in every mean; one missing in both is not counted",
     "std": "standard deviation over cases, with divisor n",
     "mean_over_structures": "mean of the structures' means",
 }
@@ -59,7 +59,7 @@ _HEADINGS = {
 
 
 def summarise(results_by_case: ResultsByCase, label_names: Sequence[str]) -> dict[str, Any]:
-    """Statistics over cases, ready for JSON (``None`` stands where nothing was counted).
+    """Statistics over cases for JSON; ``None`` if nothing was counted.
 
     Args:
         results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
@@ -103,10 +103,10 @@ def write_evaluation(
     provenance: Mapping[str, Any],
     selection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``metrics.csv`` (a row for each case and structure) and ``summary.json``: both of them, or neither.
+    """Write ``metrics.csv`` (a row for each case and structure) and ``summary.json``, both or neither.
 
     Args:
-        folder: where to write; made if it does not exist.
+        folder: folder to write into; created if needed.
         results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
         label_names: names of the structures 1..K.
         provenance: config, seed, data, commit, device and the like; written as the summary's ``provenance``.
@@ -124,12 +124,12 @@ def write_evaluation(
     folder = Path(folder)
     with atomic_path(folder / "metrics.csv") as temporary:
         _write_csv(temporary, results_by_case)
-        write_json(folder / "summary.json", summary)  # inside the block: if it fails, neither file appears
+        write_json(folder / "summary.json", summary)  # inside the block: if it fails, neither file is written
     return summary
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """Lay a summary out as a plain text table: mean and standard deviation, a line for each structure, the failures."""
+    """A summary as a plain-text table: mean and standard deviation of each structure, then the failures."""
     rows = [["structure", *_HEADINGS.values(), "n", "failures"]]
     for name, structure in summary["structures"].items():
         cells = [_cell(structure[measure]["mean"], structure[measure]["std"]) for measure in _HEADINGS]
@@ -147,17 +147,17 @@ def format_table(summary: Mapping[str, Any]) -> str:
 
 
 def worst_and_median_case(results_by_case: ResultsByCase) -> tuple[str, str]:
-    """Names of the cases with the lowest and the median mean Dice (the better of two medians), to look at.
+    """Names of the cases with the lowest and the median mean Dice (the better of two medians).
 
-    Structures absent in both maps do not count; nor do cases in which every structure is absent.
+    Structures missing in both maps, and cases without any structure, are not counted.
 
     Raises:
-        InputError: no case shows any structure.
+        InputError: no case contains any structure.
     """
     means = {case: _statistics(result.dice for result in results)["mean"] for case, results in results_by_case.items()}
     ranked = sorted((mean, case) for case, mean in means.items() if mean is not None)
     if not ranked:
-        raise _no_case_error("no case in which prediction or truth shows a structure")
+        raise _no_case_error("no structure in any prediction or truth")
     return ranked[0][1], ranked[len(ranked) // 2][1]
 
 

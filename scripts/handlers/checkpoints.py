@@ -76,7 +76,7 @@ class ResumePoint:
     finite losses, or the run ends with finite weights; only then does it replace the earlier one.
 
     Args:
-        path: the checkpoint file, replaced atomically. An unproven checkpoint lies beside it for one iteration.
+        path: the checkpoint file, replaced atomically. An unproven checkpoint is stored beside it for one iteration.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``: networks, averages, optimisers,
             schedules, batches, trainer.
         interval: epochs between two saves.
@@ -101,7 +101,7 @@ class ResumePoint:
         self.path, self.save_dict, self.interval, self.resume = Path(path), dict(save_dict), interval, resume
         self.metadata, self.settings = dict(metadata or {}), dict(settings or {})
         self.unproven = self.path.with_name(f"unproven_{self.path.name}")
-        self.is_pending = False  # whether there is one: no step asks the disk
+        self.is_pending = False  # whether it exists, without file access in every step
 
     def attach(self, engine: Engine) -> None:
         """Load now if the run resumes, and register the saving.
@@ -126,8 +126,8 @@ class ResumePoint:
         if any(seen) and not all(seen):
             raise InputError(
                 file=self.path,
-                found=f"a checkpoint that {seen.count(True)} of {len(seen)} processes see",
-                expected="one that all of them see",
+                found=f"a checkpoint visible to {seen.count(True)} of {len(seen)} processes",
+                expected="one that is visible to all",
                 remedy="give a --bundle_root on a disk that all machines share",
             )
         return all(seen)
@@ -197,7 +197,7 @@ class FinalWeights:
         self.chooser = chooser
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, after verifying that the folder can be written, not hours later."""
+        """Register with a trainer, after verifying that the folder can be written."""
         if rank() == 0:
             make_folder(self.path.parent)
         engine.add_event_handler(Events.COMPLETED, self.write)
@@ -307,6 +307,6 @@ def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path:
             raise InputError(
                 file=path,
                 found=f"a run with {key}: {found[key]}",
-                expected=f"{key}: {expected[key]}, as it is now",
+                expected=f"{key}: {expected[key]}, the current setting",
                 remedy="give the settings that the run was started with, or start a new one without --resume",
             )

@@ -97,7 +97,7 @@ def _not_finite(name: str, iteration: int, value: float) -> NotFiniteError:
         file=f"{name} at iteration {iteration}",
         found=str(value),
         expected="a finite number",
-        remedy="start a new run with a lower learning rate or in float32; this one's last good checkpoint is kept",
+        remedy="start a new run with a lower learning rate or in float32; the last good checkpoint is kept",
     )
 
 

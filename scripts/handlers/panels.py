@@ -1,4 +1,4 @@
-"""Pictures during training: a person sees at a glance whether anatomy stays and where the mask looks."""
+"""Sample pictures during training: translations, segmentations and local masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.data.slices import UnpairedSliceBatches
 from scripts.evaluation.figures import Translation, loss_curves, segmentation_panel, translation_panel
 from torch import nn
 
-if TYPE_CHECKING:  # so that a packed bundle contains the network of its own stage alone
+if TYPE_CHECKING:  # a packed bundle contains the networks of its own stage only
     from scripts.networks.segmenter import Segmenter
     from scripts.networks.translator import Translator
 
@@ -59,12 +59,12 @@ class _Panel:
                 self.draw(self.folder / f"{self.kind}_{engine.state.iteration:06d}.png", title)
 
     def sample_for(self, network: nn.Module) -> dict[str, torch.Tensor]:
-        """The slices to show, where the network is: those that did not fit there are kept on the host."""
+        """The slices to show, on the network's device; they may be stored on the host."""
         device = next(network.parameters()).device
         return {key: slices.to(device) for key, slices in self.batches.sample(self.count).items()}
 
     def draw(self, path: Path, title: str) -> None:
-        """Draw the networks' present output into ``path``."""
+        """Draw the current output of the networks into ``path``."""
         raise NotImplementedError
 
 
@@ -107,7 +107,7 @@ class TranslationPanel(_Panel):
 
 
 class SegmentationPanel(_Panel):
-    """Stage 2: slices of the domain to segment, the prediction over them, and the local mask as a heat map.
+    """Stage 2: slices of the target domain with the prediction as overlay, and the local mask as a heat map.
 
     Args:
         segmenter: S with D1, usually its moving average.
@@ -121,7 +121,7 @@ class SegmentationPanel(_Panel):
         self.segmenter = segmenter
 
     def draw(self, path: Path, title: str) -> None:
-        """Segment the sample with batch statistics' running averages, as inference does."""
+        """Segment the sample with running batch-norm statistics, as inference does."""
         sample = self.sample_for(self.segmenter)
         image = sample.get("target_image", sample["image"])
         training = self.segmenter.training

@@ -1,4 +1,4 @@
-"""Rounds of pseudo-labels during self-training: when they are renewed, and what a person can look at."""
+"""Rounds of pseudo-labels during self-training, with a table and a picture of each round."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["PseudoLabelRounds", "rounds_due"]
 
 
 class PseudoLabelRounds:
-    """Renew pseudo-labels at the start of a training and at even distances; write a table and a picture of each round.
+    """Renew pseudo-labels at the start of training and at equal intervals; write a table and a picture of each round.
 
     Args:
-        pseudo_labels: what the training learns from.
-        network: the moving average that makes them.
-        rounds: number of rounds, the one at the start included.
-        log: CSV file: for each round and structure, the share of its predicted voxels that was kept, and the least, the
-            median and the greatest predicted volume of the cases in ml.
+        pseudo_labels: of the target's training slices.
+        network: the moving average that predicts them.
+        rounds: number of rounds, including the one at the start.
+        log: CSV file: for each round and structure, the share of predicted voxels that was kept, and the minimum,
+            median and maximum predicted volume of the cases in ml.
         folder: where ``pseudo_labels_<round>.png`` goes.
         label_names: of the classes 1..K.
         count: slices in a picture.
@@ -54,7 +54,7 @@ class PseudoLabelRounds:
         engine.add_event_handler(Events.EPOCH_STARTED, self.renew_if_due)
 
     def renew_if_due(self, engine: Engine) -> None:
-        """Begin a round, unless a resumed run has brought its pseudo-labels along."""
+        """Start a round, unless a resumed run has restored its pseudo-labels."""
         if self.pseudo_labels.rounds >= rounds_due(engine.state.epoch, engine.state.max_epochs, self.rounds):
             return
         self.pseudo_labels.renew(self.network)
@@ -63,7 +63,7 @@ class PseudoLabelRounds:
             self.draw()
 
     def write_table(self) -> None:
-        """Replace this round's rows; rows of a run that was killed after them are dropped."""
+        """Write this round's rows; later rows of an interrupted run are dropped."""
         earlier: list[dict[str, Any]] = []
         if self.log.exists() and self.pseudo_labels.rounds > 1:
             with self.log.open(newline="", encoding="utf-8") as file:
@@ -75,7 +75,7 @@ class PseudoLabelRounds:
             writer.writerows(rows)
 
     def draw(self) -> None:
-        """Show slices with the most labelled voxels of evenly spread cases: pseudo-labels, and what is ignored."""
+        """Show the slice with most labelled voxels of several cases, with pseudo-labels and ignored voxels."""
         labels, images = self.pseudo_labels.labels.cpu().numpy()[:, 0], self.pseudo_labels.slices.images.cpu().numpy()
         is_labelled = (labels > 0) & (labels != IGNORED)  # (N, H, W)
         case_of = self.pseudo_labels.slices.case_of.numpy()
@@ -117,5 +117,5 @@ class PseudoLabelRounds:
 
 
 def rounds_due(epoch: int, epochs: int, rounds: int) -> int:
-    """How many rounds should have begun in ``epoch``, counted from 1; they are spread evenly over ``epochs``."""
+    """Number of rounds that should have started by ``epoch`` (from 1), spread evenly over ``epochs``."""
     return (epoch - 1) * rounds // epochs + 1

@@ -1,4 +1,4 @@
-"""Snapshots of the averaged weights during training, their label-free scores, and the choice among them at the end."""
+"""Snapshots of the averaged weights during training, their label-free scores, and the selection at the end."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ COLUMNS = ("epoch", "iteration", *MEASURED)
 
 
 class Snapshots(LastWeights):
-    """Every few epochs, and after the last, store the weights that evaluation would use, and score them.
+    """Every few epochs, and after the last, store and score the weights that evaluation would use.
 
-    They are a copy with batch-norm statistics of its own, so that training is not affected. Attach it before the
-    checkpoints: a resumed run then finds every snapshot up to its checkpoint, and repeats the later ones.
+    Snapshots are copies with re-estimated batch-norm statistics, so that training is not affected. Attach this handler
+    before the checkpoints, so that a resumed run has every snapshot up to its checkpoint and repeats the later ones.
 
     Args:
         folder: for ``epoch_NNN.pt`` and its metadata ``epoch_NNN.json``.
@@ -41,7 +41,7 @@ class Snapshots(LastWeights):
         interval: epochs between two snapshots.
         keep: which snapshot becomes the result of the run, one of ``KEPT``.
         average: the moving average of the trained network.
-        metadata: describes the weights.
+        metadata: of the weights.
         scorer: measures the parts of the scores.
         batches: as in :class:`scripts.handlers.checkpoints.FinalWeights`.
         oracle: slices of the target's held-out cases with their labels, for ``keep: oracle`` only.
@@ -67,7 +67,7 @@ class Snapshots(LastWeights):
         self.folder, self.log, self.interval = Path(folder), Path(log), interval
         self.keep, self.scorer = keep, scorer
         self.average, self.metadata, self.batches, self.oracle = average, dict(metadata), batches, oracle
-        self.choice: dict[str, Any] = {}  # the first process alone chooses
+        self.choice: dict[str, Any] = {}  # set on rank 0 only
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -75,7 +75,7 @@ class Snapshots(LastWeights):
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.take)
 
     def start(self, engine: Engine) -> None:
-        """On resuming, keep the snapshots up to the checkpoint; otherwise set those of an earlier run aside.
+        """On resuming, keep the snapshots up to the checkpoint; otherwise rename the folder of an earlier run.
 
         Raises:
             InputError: a snapshot from before the checkpoint is missing.
@@ -151,7 +151,7 @@ class Snapshots(LastWeights):
                 )
 
     def _oracle_dice(self, epoch: int) -> float:
-        """Dice in 3D of the slices' middle windows: the one place that reads a label of the target."""
+        """Dice in 3D of the centre windows of the slices. Only this function reads target labels."""
         slices, network = self.oracle, copy.deepcopy(self.average.module)
         assert slices is not None, "the config reads these cases for keep: oracle"
         images, labels = slices.middle(torch.arange(len(slices)))
@@ -162,7 +162,7 @@ class Snapshots(LastWeights):
         return mean_dice(prediction, label, slices.case_of.numpy(), self.scorer.num_structures)
 
     def _log_oracle(self, values: Mapping[int, float]) -> None:
-        """In a table of its own: numbers that depend on target labels stay apart."""
+        """Write the values to a separate table, because they depend on target labels."""
         lines = [_line(("epoch", "oracle_dice")), *(_line((e, f"{value:.9g}")) for e, value in values.items())]
         with atomic_path(self.log.with_name("oracle.csv")) as temporary:
             temporary.write_text("".join(lines))

@@ -1,4 +1,4 @@
-"""What ``--tracking mlflow`` records beyond MONAI's total loss and metrics."""
+"""Further records of ``--tracking mlflow``: all losses, pictures, settings and files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrackedRun:
     the run has to be open when this one starts.
 
     Args:
-        handlers: of the engine; the ``MLFlowHandler`` is looked for among them.
+        handlers: of the engine, among which the ``MLFlowHandler`` is searched.
         pictures: folder whose new PNG files are sent after each epoch.
         settings: returns the evaluated settings; called once.
         files: other files, sent at the end.

@@ -1,7 +1,6 @@
-"""Segment a DICOM series with a packed bundle and write a DICOM Segmentation.
+"""Segments a DICOM series with a packed bundle and writes a DICOM Segmentation with highdicom.
 
-pydicom reads the series (:mod:`scripts.data.dicom`), and highdicom writes. Each frame of the result
-lies on a slice of the series, in its frame of reference, and refers to it.
+Each frame of the result refers to a slice of the series, in the same frame of reference.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SERIES_NUMBER_OFFSET = 1000
 # Largest length of DICOM's long strings.
 MAX_TEXT = 64
 HASH_DIGITS = 16
-# Elements that the standard requires in every image, perhaps empty; some anonymisation deletes them.
+# Elements that the standard requires in every image, possibly empty; some anonymisation tools delete them.
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName", "SliceThickness"),
@@ -130,17 +129,17 @@ def source_slices(series: Series, source: object) -> list[Any]:
 def _fill_shared_uids(slices: Sequence[Any], source: object) -> None:
     uids = [str(piece.SOPInstanceUID) for piece in slices]
     if len(set(uids)) < len(uids) or not all(uids):
-        expected = "slices with a SOPInstanceUID each, which the segmentation can refer to"
+        expected = "a distinct SOPInstanceUID in each slice, to which the segmentation refers"
         found = f"{len(set(filter(None, uids)))} UIDs for {len(uids)} slices"
         _raise(source, found, expected, "export the series again with its UIDs")
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         found_uids = {str(piece.get(name) or "") for piece in slices}
         if len(found_uids) > 1 and name != "SeriesInstanceUID":  # public releases have a series UID per slice
-            remedy = "put the slices of one series alone into a folder"
+            remedy = "put the slices of each series into a separate folder"
             _raise(source, f"{len(found_uids)} values of {name}", "one for all slices", remedy)
         if "" in found_uids:
             made = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name + ''.join(uids)).int}"
-            logger.warning("%s: no %s; the segmentation says %s.", source, name, made)
+            logger.warning("%s: no %s; the segmentation uses %s.", source, name, made)
             for piece in slices:
                 setattr(piece, name, piece.get(name) or made)
 

@@ -1,4 +1,4 @@
-"""A network that was exported for another engine, in the place of the PyTorch one."""
+"""Runs a network that was exported for TorchScript, ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 # Engines beside ``pytorch``, and the suffix of their files.
 ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 
-# Suffix of the file beside OpenVINO's, which holds the weights' values.
+# Suffix of OpenVINO's second file, which contains the weights.
 VALUES = ".bin"
 
 # Where an exported file stores the metadata of its weights, as JSON; see ``python -m bundle export``.
@@ -41,25 +41,25 @@ Runner = Callable[[Tensor], Tensor]
 
 
 class ExportedNetwork(nn.Module):
-    """The network of a file that ``python -m bundle export`` wrote: slices in, the network's own output out.
+    """A network exported by ``python -m bundle export``, the local mask included.
 
-    The local mask is part of what was exported. Any batch size and any slice size will do that the PyTorch network
-    takes. The metadata in the file are compared with those that this config expects, as for weights.
+    It accepts any batch and slice size that the PyTorch network accepts. The metadata in the file are compared with
+    those that this config expects, as for weights.
 
     Args:
         engine: one of ``ENGINES``: ``torchscript`` runs in PyTorch, ``onnx`` in ONNX Runtime, ``openvino`` in OpenVINO.
-        path: the file, or weights beside which it lies under the same name with the engine's suffix.
-        device: where TorchScript runs; ONNX Runtime follows it to CUDA where its package can, OpenVINO runs on the CPU.
-        precision: ``auto``, ``bf16`` or ``float32``, as for :class:`SliceWiseInferer`, whose autocast only PyTorch and
-            TorchScript see. ONNX Runtime computes in float32, so ``bf16`` is refused for it.
+        path: the file, or the weights beside it with the same name.
+        device: device of TorchScript; ONNX Runtime uses CUDA if its package supports it, OpenVINO runs on the CPU.
+        precision: ``auto``, ``bf16`` or ``float32``, as for :class:`SliceWiseInferer`, whose autocast affects only
+            PyTorch and TorchScript. ONNX Runtime computes in float32 and refuses ``bf16``.
         metadata: metadata that this config expects.
 
     Attributes:
         metadata: the metadata in the file.
 
     Raises:
-        InputError: another engine, a package that is missing, no such file or one that the engine cannot read, a file
-            made for another task or network, or a precision that the engine does not have.
+        InputError: unknown engine, missing package, missing or unreadable file, a file for another task or network, or
+            a precision that the engine does not support.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ExportedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("engine", engine, ["pytorch", *ENGINES])
-        autocast("cpu", precision)  # a wrong word is refused now, not at the first volume
+        autocast("cpu", precision)  # refuse an invalid value now, not at the first volume
         file = path_for_engine(path, engine)
         if not file.is_file():
             remedy = "write it with python -m bundle export, or name it with --checkpoint"
@@ -90,30 +90,30 @@ class ExportedNetwork(nn.Module):
         return self.runner(as_plain_tensor(image))
 
     def volume_arguments(self, volume: Tensor, seed: int) -> dict[str, Any]:
-        """Nothing besides the slices: only translators that need no more are exported."""
+        """No further arguments: translators that need any are not exported."""
         return {}
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Refuse: an exported network gives its output alone.
+        """Refuse, because an exported network has no access to features.
 
         Raises:
             InputError: always.
         """
         raise SettingError(
             setting="setting 'write_mask'",
-            found=f"true with engine {self.engine}, whose network gives no mask beside its output",
+            found=f"true with engine {self.engine}, whose network does not return a mask",
             expected="false, or engine pytorch",
-            remedy="leave one of the two out",
+            remedy="omit one of the two",
         )
 
 
 def path_for_engine(path: str | Path, engine: str) -> Path:
-    """The file for an engine that belongs to weights: the same place and name, with the engine's suffix."""
+    """The exported file that belongs to some weights: the same path with the engine's suffix."""
     return Path(path).with_suffix(ENGINES[engine])
 
 
 def files_of_engine(path: str | Path, engine: str) -> list[Path]:
-    """The files that an engine reads in the place of some weights; for ``pytorch`` the weights themselves."""
+    """The files that an engine reads instead of some weights; for ``pytorch`` the weights themselves."""
     if engine == "pytorch":
         return [Path(path)]
     file = path_for_engine(path, engine)
@@ -141,7 +141,7 @@ def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runn
     """TorchScript as MONAI's ``ckpt_export`` writes it, with the weights' metadata in the bundle's metadata."""
     extra = {"metadata.json": ""}
     module = _read(lambda: torch.jit.load(str(file), map_location=device, _extra_files=extra), file, "torchscript")
-    # Batch norm goes into the convolutions; an autocast of the caller still holds.
+    # Freezing folds batch norm into the convolutions; the caller's autocast still applies.
     frozen = torch.jit.freeze(module.eval().to(memory_format=torch.channels_last))
     return frozen, _metadata(json.loads(extra["metadata.json"] or "{}").get(METADATA_KEY))
 
@@ -183,7 +183,7 @@ def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner,
 
     def run(image: Tensor) -> Tensor:
         output = compiled(image.cpu().contiguous().numpy())[0]
-        return torch.from_numpy(output.copy()).to(image.device)  # the engine writes into its own next time
+        return torch.from_numpy(output.copy()).to(image.device)  # the engine reuses its output buffer
 
     return run, _metadata(model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None)
 
@@ -191,11 +191,11 @@ def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner,
 def _read(load: Callable[[], Any], file: Path, engine: str) -> Any:
     try:
         return load()
-    except Exception as error:  # each engine has errors of its own
+    except Exception as error:  # each engine raises its own types
         raise InputError(
             file=file,
             found=f"no network that {engine} can read ({type(error).__name__})",
-            expected="what python -m bundle export wrote",
+            expected="a file written by python -m bundle export",
             remedy="export the weights again",
         ) from error
 

@@ -30,20 +30,20 @@ class SliceWiseInferer(Inferer):
 
     Args:
         window_size: height and width of the slices that the network was trained on; None for whole slices in one pass.
-        overlap: share of a window that the next one overlaps, where a slice needs more than one.
-        blending: ``gaussian`` gives the middle of a window more weight than its border, ``constant`` does not.
+        overlap: overlap of adjacent windows as a share of their size, for slices larger than the window.
+        blending: ``gaussian`` gives the centre of a window more weight than its border, ``constant`` does not.
         slice_axis: the spatial axis to slice along, 0, 1 or 2.
         slice_batch_size: windows per forward pass.
-        softmax: give class probabilities rather than the network's raw output.
-        flip_axes: in-plane axes (0, 1) to flip for test-time averaging; empty for none. Left and right organs
-            differ: flipping along the left-right axis asks the network about mirrored anatomy.
+        softmax: return class probabilities instead of the network's raw output.
+        flip_axes: in-plane axes (0, 1) to flip for test-time averaging; empty for none. Flipping along the left-right
+            axis shows the network mirrored anatomy.
         scales: zoom factors to average over; ``[1.0]`` for none.
-        with_mask: append the local mask (MaskedDeepLab's, 0 to 1) as the last channel.
+        with_mask: append the local mask of a segmenter (0 to 1) as the last channel.
         precision: ``auto``, ``bf16`` or ``float32``.
-        style_seed: for a Translator: seed of the style of each volume, where it draws one. None for other networks.
+        style_seed: for a Translator, seed of the style of each volume; None for other networks.
 
     Raises:
-        InputError: an unknown precision or blending, or an overlap outside [0, 1).
+        InputError: unknown precision or blending, or an overlap outside [0, 1).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SliceWiseInferer(Inferer):
         style_seed: int | None = None,
     ) -> None:
         super().__init__()
-        autocast("cpu", precision)  # refuses an unknown word now, not at the first volume
+        autocast("cpu", precision)  # refuse an invalid value now, not at the first volume
         check_choice("window_blending", blending, ["gaussian", "constant"])
         if not 0 <= overlap < 1:
             raise SettingError(
@@ -90,7 +90,7 @@ class SliceWiseInferer(Inferer):
 
         Args:
             inputs: (B, C, H, W, D) in [-1, 1].
-            network: a module from (N, C, h, w) to (N, K, h, w), h and w of a window; with the mask, a MaskedDeepLab.
+            network: maps (N, C, h, w) to (N, K, h, w), h and w of a window; with the mask, a segmenter.
             args: passed on to the network.
             kwargs: passed on to the network.
 

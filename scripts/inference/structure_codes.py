@@ -1,4 +1,4 @@
-"""Codes of structures in SNOMED CT, for DICOM Segmentations, and the colours of structures everywhere."""
+"""SNOMED CT codes of structures for DICOM Segmentations, and the colours of structures in pictures and viewers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["STRUCTURE_COLOURS", "Concept", "StructureCode", "structure_code", "structure_colour"]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, for the classes 1..7; further classes repeat them.
+# Okabe and Ito's colours, distinguishable with colour blindness, for the classes 1..7; further classes repeat them.
 STRUCTURE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
 
 

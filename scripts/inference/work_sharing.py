@@ -38,7 +38,7 @@ class Worklist:
             nothing.
 
     Attributes:
-        own: the entries of this process.
+        own: the entries assigned to this process.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Worklist:
         self.items, self.notes = broadcast_from_rank0(items), Path(folder) / "done"
         self.key = None if settings is None else _digest(settings, files_of_engine(checkpoint, engine))
         found = {case_name(item["image"]): self._note(item) for item in self.items} if resume and rank() == 0 else {}
-        # Rank 0 decides before any process writes: all must agree on what is left.
+        # Rank 0 decides before any process writes: all must agree on the remaining volumes.
         (done,) = broadcast_from_rank0([{name: note for name, note in found.items() if note is not None}])
         self.done: dict[str, Record] = done
         left = [item for item in self.items if case_name(item["image"]) not in self.done]
@@ -104,7 +104,7 @@ class Worklist:
             raise InputError(
                 file=self.notes,
                 found=f"no result of {', '.join(missing)}",
-                expected="one of every volume",
+                expected="a result of every volume",
                 remedy="run it again with --resume True",
             )
         return {name: together[name] for name in names}

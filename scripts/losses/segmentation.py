@@ -22,7 +22,7 @@ _SMOOTH = 1e-5
 def supervised_losses(
     heads: Sequence[Tensor], label: Tensor, weights: Sequence[float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_seg of one or more heads, weighted and summed: each head learns from the labels on its own.
+    """Weighted sum of L_seg over one or more heads.
 
     Args:
         heads: the logits of each head, as for :func:`supervised_loss`; those of a lower resolution than the label are
@@ -49,8 +49,8 @@ def supervised_loss(logits: Tensor, label: Tensor, *, over_processes: bool = Tru
         logits: (B, K + 1, H, W), class 0 is the background.
         label: class ids 0..K or ``IGNORED``, (B, 1, H, W), integer or whole floats. Ignored pixels leave both parts;
             at least one pixel must stay.
-        over_processes: whether the Dice is that of all processes' slices, which all must then ask for together; False
-            for what one process measures alone.
+        over_processes: compute the Dice over the slices of all processes, a collective call; False for a measurement
+            on one process.
 
     Returns:
         The sum and its parts ``cross_entropy`` and ``dice``, float32 scalars.
@@ -73,7 +73,7 @@ def alignment_loss(
     kind_d2: str,
     d2_weights_target: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What S minimises against its discriminators: the target should be taken for the source (section 3.2).
+    """Adversarial loss of S: the discriminators should classify the target as source (section 3.2).
 
     Args:
         d1_logits_target: raw logits of D1 on the target's unmasked features; None where D1 is off.
@@ -82,7 +82,7 @@ def alignment_loss(
         d2_weight: the paper's 0.01.
         kind_d1: one of ``ADVERSARIAL_KINDS``.
         kind_d2: one of ``ADVERSARIAL_KINDS``.
-        d2_weights_target: how much each pixel of the target counts with D2, (B, 1, H, W); None for the same everywhere.
+        d2_weights_target: weight of each target pixel in the D2 term, (B, 1, H, W); None for equal weights.
 
     Returns:
         The weighted total (0 where both are off) and the unweighted parts ``alignment_d1`` and ``alignment_d2``, each
@@ -102,16 +102,16 @@ def alignment_loss(
 def alignment_discriminator_loss(
     *, source_logits: Tensor, target_logits: Tensor, kind: str, target_weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What D1 or D2 minimises: the (translated) source called real, the target called fake (section 3.2).
+    """Loss of D1 or D2: the (translated) source is real, the target is fake (section 3.2).
 
     Args:
         source_logits: raw logits on detached source features or predictions, any shape.
         target_logits: raw logits on detached target features or predictions, any shape.
         kind: one of ``ADVERSARIAL_KINDS``.
-        target_weights: how much each pixel of the target counts, (B, 1, H, W); None for the same everywhere.
+        target_weights: weight of each target pixel, (B, 1, H, W); None for equal weights.
 
     Returns:
-        The loss, and the same by its name ``discriminator``.
+        The loss, and the same under the name ``discriminator``.
     """
     total = discriminator_loss(source_logits, target_logits, kind, target_weights)
     return total, {"discriminator": total}
@@ -125,9 +125,9 @@ def _resized(label: Tensor, logits: Tensor) -> Tensor:
 
 
 def _foreground_dice_loss(logits: Tensor, label: Tensor, over_processes: bool) -> Tensor:
-    """MONAI's ``DiceLoss(batch=True, include_background=False, softmax=True)``, over all processes' slices if wanted.
+    """MONAI's ``DiceLoss(batch=True, include_background=False, softmax=True)``, optionally over all processes.
 
-    A Dice of a whole batch is no mean of its parts' Dices, so the sums it is made of are added over processes first.
+    The Dice of a batch is not the mean of the Dice of its parts, so that the underlying sums are added over processes.
     """
     counted = (label != IGNORED).to(logits.dtype)  # (B, 1, H, W)
     probability = logits.softmax(1)[:, 1:] * counted

@@ -1,1 +1,1 @@
-"""Which of a training's weights are kept, by what score, and whether that score can be trusted."""
+"""Selection of weights: label-free scores of snapshots, and the choice among them."""

@@ -1,4 +1,4 @@
-"""The choice among snapshots, in numbers and in a sentence."""
+"""The choice among snapshots by their scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = ["KEPT", "best_epoch", "check_choice_is_possible", "read_scores", "snapshot_file"]
 
-# Which weights can be kept: the last, the best by a score without target labels, the best by target labels.
+# Values of ``selection#keep``: the last, the best by a label-free score, the best by target labels (oracle).
 KEPT = ("last", *SCORES, "oracle")
 
 
@@ -28,19 +28,19 @@ def check_choice_is_possible(keep: str, interval: int, *, has_target: bool) -> N
             setting="selection#interval",
             found=str(interval),
             expected="epochs between two snapshots, 1 or more",
-            remedy="give --selection#interval as well, or leave the selection's config file out",
+            remedy="give --selection#interval as well, or omit the config file of the selection",
         )
     if keep == "masked_consistency" and not has_target:
         raise SettingError(
             setting="selection#keep",
             found="masked_consistency without target slices to score",
-            expected="a datalist of target images, which are scored without their labels",
+            expected="a datalist of target images; labels are not read",
             remedy="name one with --scored_datalist, or give --selection#keep last",
         )
 
 
 def best_epoch(values: Mapping[int, float]) -> int:
-    """The epoch of the greatest value; the latest of equal ones, which is nearest to what is kept by default.
+    """The epoch of the highest value; the latest of equal ones.
 
     Raises:
         InputError: there is no value.
@@ -57,17 +57,17 @@ def best_epoch(values: Mapping[int, float]) -> int:
 
 
 def snapshot_file(folder: Path, epoch: int) -> Path:
-    """Where a snapshot's weights lie in the folder of snapshots."""
+    """The file of a snapshot's weights in the folder of snapshots."""
     return folder / f"epoch_{epoch:03d}.pt"
 
 
 def read_scores(path: Path) -> dict[int, dict[str, float]]:
-    """The table of snapshots that a training writes: epoch -> column -> number.
+    """The table of snapshots of a training: epoch -> column -> number.
 
-    An unfinished last line is skipped. A column that is absent is NaN.
+    An incomplete last line is skipped. Missing columns are NaN.
 
     Raises:
-        InputError: there is no such file, or it is no such table.
+        InputError: the file is missing or not such a table.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -77,7 +77,7 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
         raise InputError(
             file=path,
             found=f"no table of snapshots ({type(error).__name__}: {error})",
-            expected="a row for each epoch with a snapshot, as configs/selection/snapshots.yaml has it written",
-            remedy="restore it, or start the training anew without --resume",
+            expected="the table that a training with configs/selection/snapshots.yaml writes",
+            remedy="restore it, or start a new training without --resume",
         ) from error
     return {epoch: dict.fromkeys(MEASURED, math.nan) | row for epoch, row in found.items()}

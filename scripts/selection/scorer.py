@@ -1,4 +1,4 @@
-"""Measures the parts of the scores on a fixed sample of slices."""
+"""Measures the parts of the scores of a network on a fixed sample of slices."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ SAMPLE_STREAM, CHANGE_STREAM = 101, 102
 
 
 class SnapshotScorer:
-    """Score a network on slices drawn once, the same for every snapshot and for a resumed run.
+    """Score a network on a sample of slices that is the same for every snapshot and for a resumed run.
 
     Args:
         labelled: slices of the labelled domain that training uses, with labels.
-        held_out: slices of its held-out cases; None if there are none, and training slices are used instead.
-        target: slices of the target's training cases; labels, if it has any, are not read. None without target
-            images: then only the labelled Dice is measured.
+        held_out: slices of its held-out cases; None to use training slices.
+        target: slices of the target's training cases, without labels; None to measure only the labelled Dice.
         augmentation: changes a slice for the consistency loss, before patches are masked.
         num_structures: K.
         mask_labelled: apply the local mask to labelled slices, as in a training that does so.
@@ -65,11 +64,11 @@ class SnapshotScorer:
 
     @property
     def labelled_cases(self) -> str:
-        """Where the labelled Dice is measured: ``held-out``, or ``training`` if there are no held-out cases."""
+        """Cases of the labelled Dice: ``held-out``, or ``training`` if there are no held-out cases."""
         return "training" if self.held_out is None else "held-out"
 
     def parts(self, network: nn.Module) -> dict[str, float]:
-        """The numbers named in ``PARTS`` for a network, which is left in evaluation mode."""
+        """The values of ``PARTS`` for a network, which is set to evaluation mode."""
         network.eval()
         parts = dict.fromkeys(PARTS, math.nan)
         parts["labelled_dice"] = self._labelled_dice(network)
@@ -119,9 +118,9 @@ class SnapshotScorer:
 def predict_classes(
     network: nn.Module, images: torch.Tensor, batch_size: int = 8, precision: str = "auto", *, masked: bool = True
 ) -> NDArray[np.uint8]:
-    """The most probable class of every pixel of some slices, (N, 1, H, W) to (N, H, W) uint8 on the host.
+    """The most probable class of every pixel, (N, 1, H, W) to (N, H, W) uint8 on the host.
 
-    ``masked``: with the local mask, as for target slices; otherwise without it.
+    ``masked`` applies the local mask, as for target slices.
     """
     batches = [_logits(network, batch, precision, masked=masked).argmax(1) for batch in images.split(batch_size)]
     found: NDArray[np.uint8] = torch.cat(batches).to("cpu", torch.uint8).numpy()
@@ -129,7 +128,7 @@ def predict_classes(
 
 
 def _logits(network: nn.Module, image: torch.Tensor, precision: str, *, masked: bool = True) -> torch.Tensor:
-    """On the network's device, wherever the slices are stored."""
+    """The logits, computed on the network's device."""
     image = image.to(next(network.parameters()).device).contiguous(memory_format=torch.channels_last)
     with autocast(image.device, precision):
         logits: torch.Tensor = network(image) if masked else _unmasked(network, image)
@@ -142,7 +141,7 @@ def _unmasked(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
 
 
 def _labels(slices: SliceSet, chosen: torch.Tensor) -> NDArray[np.uint8]:
-    """Class ids (N, h, w) of the middle windows, on the host."""
+    """Class ids (N, h, w) of the centre windows, on the host."""
     _, labels = slices.middle(chosen)
     assert labels is not None, "the labelled domain's cases are read with their labels"
     result: NDArray[np.uint8] = labels[:, 0].cpu().numpy()

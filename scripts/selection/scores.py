@@ -1,4 +1,4 @@
-"""Scores of a snapshot that need no target labels, as plain functions."""
+"""Label-free scores of a snapshot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 __all__ = ["MEASURED", "PARTS", "SCORES", "mask_patches", "masked_consistency_loss", "mean_dice"]
 
-# What is measured: the first on labelled cases of the other domain, the second on target images.
+# Measured values: the first on labelled cases of the source, the second on target images.
 PARTS = ("labelled_dice", "consistency_loss")
 
 # The scores computed from these parts; higher is better. The first is MAPSeg's (CVPR 2024).
@@ -71,13 +71,13 @@ def mask_patches(image: Tensor, *, share: float, patches_per_side: int, generato
 
 
 def masked_consistency_loss(changed_logits: Tensor, prediction: Tensor) -> float:
-    """L_seg between the logits for changed slices and the prediction for the unchanged ones (MAPSeg).
+    """L_seg between the logits of masked, augmented slices and the prediction on the original ones (MAPSeg).
 
     Args:
-        changed_logits: (B, K + 1, H, W), for the slices masked and augmented.
-        prediction: (B, 1, H, W) class ids of the unchanged slices, moved as the augmentation moved the image.
+        changed_logits: (B, K + 1, H, W), of the masked and augmented slices.
+        prediction: (B, 1, H, W) class ids of the original slices, transformed as the augmented slices.
     """
-    # Only the first process scores; a sum over processes would wait for the others.
+    # Only rank 0 scores; a sum over processes would wait for the others.
     return float(supervised_loss(changed_logits, prediction, over_processes=False)[0])
 
 
