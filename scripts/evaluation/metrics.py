@@ -4,7 +4,7 @@ Conventions:
 
 * The *surface* of a mask is every voxel with a face neighbour (6-connected in 3D) outside the mask; voxels at the
   border of the volume are surface.
-* Distances are from the centre of each surface voxel to the nearest surface voxel of the other mask, in both directions.
+* Distances are from each surface voxel (its centre) to the nearest surface voxel of the other mask, both ways.
 * The average symmetric surface distance *pools* both sets of distances, as ``medpy.metric.binary.assd`` since 0.5 and
   MONAI's ``compute_average_surface_distance(symmetric=True)`` do. Older medpy, used in many published tables, averages
   the two directed means: ``reduction="mean_of_means"``.
@@ -42,8 +42,8 @@ Status = Literal["ok", "missing_in_prediction", "missing_in_truth", "absent_in_b
 _Points = NDArray[np.int64]
 _Distances = NDArray[np.float64]
 
-# Surface points are dense and evenly spaced: larger leaves than scipy's 16 are faster, and splitting at the middle is as
-# good as at the median and takes half the time.
+# Surface points are dense and evenly spaced: larger leaves than scipy's 16 are faster, and splitting at the middle is
+# as good as at the median and takes half the time.
 _TREE_SETTINGS: dict[str, Any] = {"leafsize": 32, "balanced_tree": False, "compact_nodes": False}
 
 

@@ -1,4 +1,4 @@
-"""Reports: tables for HTML, Markdown and the terminal, and HTML pages that contain their pictures."""
+"""Tables for HTML, Markdown and the terminal, and self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page; what is not empty is shown in the order of the attributes.
+    """A part of a page; non-empty parts are shown in the order of the attributes.
 
     Attributes:
         heading: its heading.
@@ -146,7 +146,7 @@ class Section:
 def write_page(
     path: str | os.PathLike[str], sections: Sequence[Section], *, heading: str, title: str = "", footer: str = ""
 ) -> Path:
-    """Write an HTML page with its pictures inside, completely or not at all. Empty sections are left out.
+    """Write a self-contained HTML page atomically. Empty sections are omitted.
 
     Args:
         path: HTML file to write.
@@ -168,7 +168,7 @@ def write_page(
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file, completely or not at all, and return its path.
+    """Write a text file atomically and return its path.
 
     Raises:
         InputError: the file cannot be written.

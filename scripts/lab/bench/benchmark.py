@@ -1,4 +1,4 @@
-"""All sections of the benchmark, as a table and as JSON."""
+"""Runs all sections of the benchmark and prints them as a table, optionally as JSON."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["run_bench"]
 
 
 def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]:
-    """Measure the project against its plain forms and print a table of ratios beside their targets.
+    """Measure the speed relative to plain implementations, and print a table of ratios with their targets.
 
-    Times are medians of wall-clock seconds on one process, the variants of a section taking turns.
+    Times are medians of wall-clock seconds of one process; the variants of a section are timed in turn.
 
     Args:
         out: JSON file to write, or None.

@@ -1,4 +1,4 @@
-"""A training step of CycleGAN, the baseline of image translation, after its paper and its authors' code."""
+"""A training step of CycleGAN, the baseline of image translation, as in the authors' code."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ __all__ = ["CycleGanStep"]
 class CycleGanStep:
     """One update of two ResNet generators and two PatchGANs, eager, float32.
 
-    Least-squares adversarial losses, cycle loss of weight 10, and by default the authors' identity loss of weight 5.
-    No image pool.
+    Least-squares adversarial losses, cycle loss of weight 10, optional identity loss of weight 5, no image pool.
 
     Args:
         channels: width of the generators at full resolution.
         num_blocks: residual blocks of a generator; 9 in the paper.
         discriminator_channels: width of the PatchGANs' first layer.
-        identity_weight: 0 leaves out the identity loss and its passes, as in most of the paper.
-        device: where the networks lie.
+        identity_weight: 0 omits the identity loss and its passes, as in most of the paper.
+        device: of the networks.
 
     Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017;
     github.com/junyanz/pytorch-CycleGAN-and-pix2pix, whose defaults these are.
@@ -42,11 +41,11 @@ class CycleGanStep:
     ) -> None:
         self.identity_weight = identity_weight
         self.to_target, self.to_source = (_generator(channels, num_blocks).to(device) for _ in range(2))
-        self.target_judge, self.source_judge = (_patch_gan(discriminator_channels).to(device) for _ in range(2))
+        self.target_gan, self.source_gan = (_patch_gan(discriminator_channels).to(device) for _ in range(2))
         generators = itertools.chain(self.to_target.parameters(), self.to_source.parameters())
-        judges = itertools.chain(self.target_judge.parameters(), self.source_judge.parameters())
+        discriminators = itertools.chain(self.target_gan.parameters(), self.source_gan.parameters())
         self.generator_optimizer = torch.optim.Adam(generators, lr=2e-4, betas=(0.5, 0.999))
-        self.judge_optimizer = torch.optim.Adam(judges, lr=2e-4, betas=(0.5, 0.999))
+        self.discriminator_optimizer = torch.optim.Adam(discriminators, lr=2e-4, betas=(0.5, 0.999))
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Update all four networks on ``image`` and ``target_image``; the unweighted losses, float32 scalars."""
@@ -55,9 +54,9 @@ class CycleGanStep:
         losses = {"cycle": F.l1_loss(self.to_source(as_target), source) + F.l1_loss(self.to_target(as_source), target)}
         if self.identity_weight > 0:
             losses["identity"] = F.l1_loss(self.to_target(target), target) + F.l1_loss(self.to_source(source), source)
-        with frozen(self.target_judge, self.source_judge):
-            losses["adversarial"] = generator_loss(self.target_judge(as_target), "lsgan")
-            losses["adversarial"] += generator_loss(self.source_judge(as_source), "lsgan")
+        with frozen(self.target_gan, self.source_gan):
+            losses["adversarial"] = generator_loss(self.target_gan(as_target), "lsgan")
+            losses["adversarial"] += generator_loss(self.source_gan(as_source), "lsgan")
         weights = {"cycle": 10.0, "identity": self.identity_weight, "adversarial": 1.0}
         self.generator_optimizer.zero_grad(set_to_none=True)
         torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
@@ -65,17 +64,14 @@ class CycleGanStep:
 
         losses["discriminator"] = sum(
             (
-                discriminator_loss(judge(real), judge(fake.detach()), "lsgan")
-                for judge, real, fake in (
-                    (self.target_judge, target, as_target),
-                    (self.source_judge, source, as_source),
-                )
+                discriminator_loss(network(real), network(fake.detach()), "lsgan")
+                for network, real, fake in ((self.target_gan, target, as_target), (self.source_gan, source, as_source))
             ),
             start=torch.zeros((), device=source.device),
         )
-        self.judge_optimizer.zero_grad(set_to_none=True)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
         losses["discriminator"].backward()
-        self.judge_optimizer.step()
+        self.discriminator_optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
 

@@ -1,4 +1,4 @@
-"""Random volumes in the form that trainings hold, to measure the cost of drawing a batch."""
+"""Random volumes as training data, to measure the time of drawing a batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_batches(
         batch_size: slices per domain.
         num_classes: classes of the labels, background included.
         augmentation: of both domains.
-        device: where the slices lie.
+        device: of the slices.
     """
     transform = _RandomVolume(size, num_classes)
     source, target = (SliceSet([{"image": name}], transform, device=device) for name in ("source", "target"))

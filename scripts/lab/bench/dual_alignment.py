@@ -1,4 +1,4 @@
-"""Stage 2's training step against the same networks in eager float32."""
+"""Speed of stage 2's training step relative to the same networks in eager float32."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUM_CLASSES = 5
 
 
 class PlainDualAlignmentStep:
-    """The updates of :class:`DualAlignmentTrainer`, eager, float32, in torch's default memory layout.
+    """The updates of :class:`DualAlignmentTrainer` in eager float32 and torch's default memory layout.
 
     Args:
         segmenter: S with D1 inside.
@@ -49,7 +49,7 @@ class PlainDualAlignmentStep:
         self.segmenter_optimizer, self.d1_optimizer, self.d2_optimizer = segmenter_optimizer, d1_optimizer, d2_optimizer
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Update S, D1 and D2 on a batch; the unweighted losses by the trainer's names, float32 scalars."""
+        """Update S, D1 and D2 on a batch, and return the unweighted losses under the trainer's names."""
         size = list(batch["image"].shape[-2:])
         source_features = self.segmenter.forward_features(batch["image"])
         source_logits = self.segmenter.predict_unmasked(source_features, size)
@@ -75,7 +75,7 @@ def measure_dual_alignment(device: torch.device, *, quick: bool, rounds: int) ->
     """Time stage 2's step, its plain form, and the drawing of a batch.
 
     Args:
-        device: where the networks and slices lie.
+        device: of networks and slices.
         quick: tiny networks.
         rounds: timed rounds.
     """
@@ -126,7 +126,7 @@ def dual_alignment_steps(
     Args:
         segmenter: S with D1 inside.
         prediction_discriminator: D2.
-        device: where both run.
+        device: of both.
         precision: the trainer's.
     """
     fast = channels_last(copy.deepcopy(segmenter).to(device))

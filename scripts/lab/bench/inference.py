@@ -1,4 +1,4 @@
-"""Whole-volume inference against MONAI's, with the same network."""
+"""Speed of whole-volume inference relative to MONAI's inferer with the same network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def measure_inference(device: torch.device, *, quick: bool, rounds: int) -> Meas
     """Time our inferer as configured, and MONAI's in eager float32 and torch's default memory layout.
 
     Args:
-        device: where the network and the volume lie.
+        device: of network and volume.
         quick: a tiny network and volume.
         rounds: timed rounds.
     """

@@ -1,4 +1,4 @@
-"""Preparation of data: DICOM series against SimpleITK's reader, cases against decompression of their files."""
+"""Speed of preparation: DICOM series relative to SimpleITK's reader, cases relative to decompressing their files."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def compress_dicom(file: Path, syntax: str) -> None:
 
 
 def _preparing(folder: Path) -> Callable[[], object]:
-    """A call that prepares all cases into a new folder each time, as a second time would find them done."""
+    """A call that prepares all cases into a new folder each time, because finished cases are skipped."""
     number = itertools.count()
 
     def call() -> None:
@@ -135,7 +135,7 @@ def _write_cases(folder: Path, image: np.ndarray, label: np.ndarray) -> list[Pat
 
 
 def _volume(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of a CT in a body and less of it in air, and four balls in BTCV's values."""
+    """A noisy CT of a body in air with four spheres, labelled with BTCV's values."""
     rng = np.random.default_rng(0)
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in shape), indexing="ij")
     body = (x / 0.85) ** 2 + (y / 0.65) ** 2 < 1

@@ -1,4 +1,4 @@
-"""Stage 1's training step against a plain implementation and against CycleGAN's."""
+"""Speed of stage 1's training step relative to a plain implementation and to CycleGAN."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def measure_style_transfer(device: torch.device, *, quick: bool, rounds: int) ->
     """Time stage 1's step, the same terms one by one, CycleGAN's step, and the drawing of a batch.
 
     Args:
-        device: where the networks and slices lie.
+        device: of networks and slices.
         quick: tiny networks.
         rounds: timed rounds.
     """
-    channels, blocks, judge, size, batch_size = (4, 1, 4, 32, 1) if quick else (64, 4, 64, 128, 2)
+    channels, blocks, d_channels, size, batch_size = (4, 1, 4, 32, 1) if quick else (64, 4, 64, 128, 2)
     cyclegan_blocks = 1 if quick else 9
     augmentation = BatchAugmentation(rotation_degrees=30.0, scale=0.1, translation=0.1)
     batches = random_batches(size=size, batch_size=batch_size, num_classes=5, augmentation=augmentation, device=device)
     batch = batches.batch(0)
     trainer, plain = style_transfer_steps(
         generator=StyleTransferGenerator(channels=channels, num_blocks=blocks),
-        discriminator=DomainDiscriminator(channels=judge),
+        discriminator=DomainDiscriminator(channels=d_channels),
         device=device,
     )
     cyclegan, without_identity = (
         CycleGanStep(
             channels=channels,
             num_blocks=cyclegan_blocks,
-            discriminator_channels=judge,
+            discriminator_channels=d_channels,
             identity_weight=weight,
             device=device,
         )
@@ -67,7 +67,7 @@ def measure_style_transfer(device: torch.device, *, quick: bool, rounds: int) ->
     )
     return Measurement(
         size=f"{batch_size} + {batch_size} slices of {size} px, G {channels} channels and {blocks} + {blocks} blocks, "
-        f"D {judge} channels; CycleGAN {channels} channels and {cyclegan_blocks} blocks",
+        f"D {d_channels} channels; CycleGAN {channels} channels and {cyclegan_blocks} blocks",
         timings=timings,
         ratios=[
             Ratio(name="stage 1 step : its terms one by one", value=timings.ratio("term_by_term", "step"), target=4.0),
@@ -94,7 +94,7 @@ def style_transfer_steps(
     Args:
         generator: G.
         discriminator: D.
-        device: where both run.
+        device: of both.
         precision: the trainer's.
     """
     plain_networks = (copy.deepcopy(generator).to(device), copy.deepcopy(discriminator).to(device))

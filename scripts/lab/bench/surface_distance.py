@@ -1,4 +1,4 @@
-"""Surface distances against medpy's and MONAI's on the same masks, with equal values."""
+"""Speed of the surface distances relative to medpy and MONAI on the same masks, with equal values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plain implementation of stage 1's step: separate passes for every loss term, eager, float32."""
+"""A plain implementation of stage 1's step: separate passes for every loss term in eager float32."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Style = tuple[Tensor, Tensor]
 class TermByTermStep:
     """The updates of :class:`scripts.engines.style_transfer_trainer.StyleTransferTrainer` as the paper writes them.
 
-    It takes the same networks but computes them anew: AdaIN by ``F.instance_norm``, up-sampling by nearest neighbour
-    and a 5 x 5 convolution at the high resolution. Eleven passes of the encoder or the decoder where the trainer has
-    five. No moving average, no image pool, none of the trainer's events.
+    It uses the same parameters with plain operations: AdaIN by ``F.instance_norm``, up-sampling by nearest neighbour
+    and a 5 x 5 convolution at the high resolution. It needs eleven encoder and decoder passes instead of the trainer's
+    five, and has no moving average, image pool or events.
 
     Args:
         generator: G.
@@ -47,7 +47,7 @@ class TermByTermStep:
         self.translation = torch.empty(0)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Update G and D on a batch; their unweighted losses by the trainer's names, float32 scalars."""
+        """Update G and D on a batch, and return the unweighted losses under the trainer's names."""
         image = torch.cat([batch["image"], batch["target_image"]])
         domain = torch.tensor([SOURCE, TARGET], device=image.device).repeat_interleave(len(batch["image"]))
         other = domain.flip(0)
@@ -61,8 +61,8 @@ class TermByTermStep:
         self.generator_optimizer.step()
 
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        real = _judge(self.discriminator, image, domain)
-        fake = _judge(self.discriminator, self.translation, other)
+        real = _domain_logits(self.discriminator, image, domain)
+        fake = _domain_logits(self.discriminator, self.translation, other)
         loss = discriminator_loss(real, fake, "lsgan")
         loss.backward()
         self.discriminator_optimizer.step()
@@ -92,7 +92,7 @@ class TermByTermStep:
     def _adversarial(self, image: Tensor, domain: Tensor, other: Tensor) -> Tensor:
         translation = self._translate(image, domain, other)
         self.translation = translation.detach()
-        return generator_loss(_judge(self.discriminator, translation, other), "lsgan")
+        return generator_loss(_domain_logits(self.discriminator, translation, other), "lsgan")
 
 
 def _encode(generator: StyleTransferGenerator, image: Tensor, domain: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def _adain(x: Tensor, style: Style) -> Tensor:
     return F.instance_norm(x) * (1.0 + scale[:, :, None, None]) + shift[:, :, None, None]
 
 
-def _judge(discriminator: DomainDiscriminator, image: Tensor, domain: Tensor) -> Tensor:
+def _domain_logits(discriminator: DomainDiscriminator, image: Tensor, domain: Tensor) -> Tensor:
     x = image
     for layer in discriminator.layers:
         x = F.instance_norm(x) if isinstance(layer, InstanceNorm) else layer(x)

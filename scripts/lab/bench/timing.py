@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 Variants = Mapping[str, Callable[[], object]]
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_RESET_PEAK = "5"  # what the kernel takes as "forget the highest resident set so far"
+_RESET_PEAK = "5"  # resets the peak of the resident set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class Ratio:
     """One line of the benchmark's table.
 
     Attributes:
-        name: the two things compared.
-        value: speed-up; for a share, the share.
-        target: to reach; None for information only.
-        is_share: a share of the time, which should be below its target.
+        name: the two variants.
+        value: speed-up, or share of the time.
+        target: value to reach; None for information only.
+        is_share: whether it is a share of the time, which should be below its target.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Timings:
     peak_memory_mib: dict[str, float]
 
     def ratio(self, slow: str, fast: str) -> float:
-        """How many times as long ``slow`` takes as ``fast``."""
+        """Time of ``slow`` divided by time of ``fast``."""
         return self.seconds[slow] / self.seconds[fast]
 
     def share(self, part: str, rest: str) -> float:
@@ -88,14 +88,14 @@ class Measurement:
 
 
 def round_robin(variants: Variants, *, rounds: int, device: torch.device) -> Timings:
-    """Time each variant once per round, so that other load on the machine affects all alike.
+    """Time each variant once per round, so that other load on the machine affects all variants alike.
 
-    A first round warms up; the peak memory is taken in it. It is the device's, or on a CPU the whole process's.
+    Peak memory, of the device or of the process on a CPU, is measured in the warm-up round.
 
     Args:
         variants: the calls by name.
         rounds: timed rounds, whose median counts.
-        device: waited for before the clock is read.
+        device: synchronised before the clock is read.
     """
     memory: dict[str, float] = {}
     for name, call in variants.items():
@@ -141,7 +141,7 @@ def _now(device: torch.device) -> float:
 def _forget_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif os.access(_CLEAR_REFS, os.W_OK):  # elsewhere it is the highest so far
+    elif os.access(_CLEAR_REFS, os.W_OK):  # on other systems the peak cannot be reset
         _CLEAR_REFS.write_text(_RESET_PEAK)
 
 

@@ -14,7 +14,7 @@ __all__ = ["find_shifted_labels", "find_wrong_spacing"]
 
 
 def find_shifted_labels(cases: Sequence[MeasuredCase]) -> list[Finding]:
-    """Labels that explain their image better one or two voxels away, and domains in which all labels do.
+    """Labels that explain their image better when shifted by one or two voxels, and domains in which all labels do.
 
     The gain of moving a label is compared with the gains in the other cases of the domain.
     """
@@ -53,7 +53,7 @@ def _gain(case: MeasuredCase) -> float:
 
 
 def _is_consistent(group: Sequence[MeasuredCase], typical: np.ndarray) -> bool:
-    """Whether three quarters of the cases are shifted alike along the axis that stands out."""
+    """Whether three quarters of the cases have a similar shift along the axis with the largest shift."""
     axis = int(np.abs(typical).argmax())
     return float(np.mean([abs(_shift(case)[axis] - typical[axis]) < 0.5 for case in group])) >= 0.75
 
@@ -64,12 +64,12 @@ def _shift_finding(domain: str, names: tuple[str, ...], shift: np.ndarray, gain:
         f"{'a label' if names else 'labels'} that would fit better ({100 * gain:.0f} % more variance explained) "
         f"when moved by ({place}) voxels along the stored axes"
     )
-    remedy = "look at the outlines; if they are off, correct the origin or the cropping of the label and write it again"
-    return Finding("error", "label off its image", domain, names, found, "the best fit where the label lies", remedy)
+    remedy = "check the outlines; if they are shifted, correct the origin or the cropping of the label"
+    return Finding("error", "label off its image", domain, names, found, "the best fit without a shift", remedy)
 
 
 def find_wrong_spacing(cases: Sequence[MeasuredCase]) -> list[Finding]:
-    """Cases, and domains, that are stretched along their slices' stack."""
+    """Cases and domains that are stretched along the stack of slices."""
     groups = by_domain(cases, lambda case: case.shape)
     seen = {id(case): proportions_of(case.structures, case.stack_axis, case.grain) for case in cases if case.shape}
     findings = []
@@ -77,8 +77,8 @@ def find_wrong_spacing(cases: Sequence[MeasuredCase]) -> list[Finding]:
         for case in group:
             others = [seen[id(other)] for other in others_of(group, case)]
             stretch = stretch_of(seen[id(case)], others) if len(others) >= LIMITS.least_cases else None
-            heard = stretch is not None and stretch.height is not None and stretch.grain is not None
-            least = LIMITS.stretch if heard else LIMITS.stretch_alone
+            has_both = stretch is not None and stretch.height is not None and stretch.grain is not None
+            least = LIMITS.stretch if has_both else LIMITS.stretch_alone
             if stretch and _is_stretched(stretch, least):
                 spacing_mm = case.spacing_mm[case.stack_axis]
                 findings.append(_stretch_finding(domain, (case.name,), stretch, least, spacing_mm))
@@ -99,13 +99,13 @@ def _is_stretched(stretch: Stretch, factor: float) -> bool:
 def _stretch_finding(
     domain: str, cases: tuple[str, ...], stretch: Stretch, least: float, spacing_mm: float | None = None
 ) -> Finding:
-    said = {"structures": stretch.height, "image": stretch.grain, "volumes": stretch.volume}
-    detail = ", ".join(f"{name} {value:.2f}" for name, value in said.items() if value is not None)
+    estimates = {"structures": stretch.height, "image": stretch.grain, "volumes": stretch.volume}
+    detail = ", ".join(f"{name} {value:.2f}" for name, value in estimates.items() if value is not None)
     whom = "the others" if cases else "the second domain's"
     expected = "the same proportions" if spacing_mm is None else f"a spacing near {spacing_mm / stretch.factor:.2g} mm"
     has = "" if spacing_mm is None else f", at a spacing of {spacing_mm:.3g} mm"
-    found = f"a body {stretch.factor:.2f} times as long along the slices' stack as {whom}{has} ({detail})"
-    remedy = "take the spacing from the slices' positions in the original, and correct the header" + (
+    found = f"a body {stretch.factor:.2f} times as long along the stack of slices as {whom}{has} ({detail})"
+    remedy = "compute the spacing from the slice positions of the original, and correct the header" + (
         " of image and label" if cases else " of the domain that is wrong"
     )
     severity: Severity = "error" if _is_stretched(stretch, least * LIMITS.error_margin) else "warning"

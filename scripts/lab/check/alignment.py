@@ -1,4 +1,4 @@
-"""Fit of a label map to its image: the share of variance it explains at its place, moved and mirrored."""
+"""Fit of a label map to its image: the share of variance that it explains in place, shifted and mirrored."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ __all__ = ["measure_alignment"]
 
 _Array = NDArray[Any]
 
-# Shifts tried along each axis, in voxels.
+# Largest tested shift along each axis, in voxels.
 REACH = 2
 
-# Distance from a border between classes up to which voxels are used.
+# Distance in voxels from a border between classes up to which voxels are used.
 BAND_VOXELS = 3
 
-# Larger numbers of voxels are thinned out evenly.
+# More voxels are subsampled evenly.
 MOST_VOXELS = 300_000
 
 
 def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
-    """Compare the fit of a label map at its place with its fit one and two voxels away and mirrored.
+    """Compare the fit of a label map in place with its fit shifted by one and two voxels and mirrored.
 
     The fit is the between-class variance of the image over its variance, in a band along the borders of the classes
-    (background among them) that moves with the label. A shift is sought along each axis in turn, twice.
+    (background included) that moves with the label. The best shift is searched along each axis in turn, twice.
 
     Args:
         image: (H, W, D).
         label: integers on the same grid.
 
     Returns:
-        None if the label map is empty or leaves no room to move.
+        None if the label map is empty or cannot be shifted within the volume.
     """
     band = _Band(label)
     if not band.is_usable:
@@ -60,13 +60,13 @@ def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
 
 
 def _windowed(image: _Array, label: _Array) -> NDArray[np.float32]:
-    """The image clipped to three times the range of the structures' values, so that skin against air counts little."""
+    """The image clipped to three times the range of the structures' values, to limit the effect of skin and air."""
     low, high = np.percentile(image[label > 0], (2.0, 98.0))
     return np.clip(image, low - (high - low), high + (high - low)).astype(np.float32)
 
 
 class _Band:
-    """The voxels along the borders between classes that can be moved without leaving the volume."""
+    """The voxels along the borders between classes that stay within the volume when shifted."""
 
     def __init__(self, label: _Array) -> None:
         self.shape = label.shape

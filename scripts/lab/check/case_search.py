@@ -21,14 +21,13 @@ OTHER_IMAGES = (".img", ".hdr", ".img.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".m
 
 
 def find_cases(where: Sequence[str]) -> list[ListedCase]:
-    """All cases that paths name: datalists, ``dataset.json`` files with ``domains``, or folders.
+    """The cases of datalists, of ``dataset.json`` files with ``domains``, or of folders.
 
-    A folder stands for the datalists in it; if it has none, for the NIfTI files below it. Then each folder of the first
-    level is a domain, unless it is called ``images...`` or ``labels...``, and a folder whose name ends with ``Ts`` or
-    speaks of test or validation is a section of its own.
+    In a folder the datalists are used or, without any, the NIfTI files below it. Then each subfolder is a domain,
+    unless its name starts with ``images`` or ``labels``, and folders named ``...Ts``, test or validation are sections.
 
     Raises:
-        InputError: a path leads nowhere, or no volume is there.
+        InputError: a path does not exist, or contains no volume.
     """
     datalists: dict[str, dict[str, Any]] = {}
     for path in where:
@@ -41,7 +40,7 @@ def find_cases(where: Sequence[str]) -> list[ListedCase]:
         if isinstance(entries, list)
         for entry in entries
     ]
-    return _with_names_of_their_own(cases)
+    return _with_distinct_names(cases)
 
 
 def _of_folder(folder: Path) -> dict[str, dict[str, Any]]:
@@ -55,25 +54,25 @@ def _of_folder(folder: Path) -> dict[str, dict[str, Any]]:
             file=folder,
             found="neither a datalist nor a NIfTI image in it",
             expected="a folder with datalists, or with .nii or .nii.gz files in or below it",
-            remedy="name the folder that holds the volumes",
+            remedy="name the folder that contains the volumes",
         )
     return datalists
 
 
 def find_files_left_out(where: Sequence[str]) -> list[Finding]:
-    """Warnings for folders without datalists: label maps of no image there, and images that are no NIfTI files."""
+    """Warnings for folders without datalists: label maps without an image, and images of other formats."""
     findings = []
     for folder in (Path(path) for path in where if Path(path).is_dir()):
         if _listed(folder):
             continue
         for domain, files in _groups_of_files(folder).items():
             lone = lone_labels(files, pair_volumes(files))
-            found = "label map(s) that no image is named after and that were not looked at"
+            found = "label map(s) without an image of the same name, which were not checked"
             expected = "names such as case7_image.nii.gz and case7_label.nii.gz"
-            remedy = "rename them, or give a datalist that says what belongs together"
+            remedy = "rename them, or give a datalist with the pairs"
             findings += _left_out("label without image", domain, folder, lone, found, expected, remedy)
         others = [file for file in visible_files(folder) if file.name.lower().endswith(OTHER_IMAGES)]
-        found, expected = "image(s) of another format that were not looked at", ".nii or .nii.gz files"
+        found, expected = "image(s) of another format, which were not checked", ".nii or .nii.gz files"
         findings += _left_out("not NIfTI", folder.absolute().name, folder, others, found, expected, "convert them")
     return findings
 
@@ -144,7 +143,7 @@ def _case_files(domain: str, section: str, entry: dict[str, str], datalist: dict
 
 
 def _label_names(labels: Any) -> tuple[tuple[float, str], ...]:
-    """Value and name of each structure of a ``labels`` entry, ``{"1": "liver"}`` or ``{"liver": 1}``; 0 left out."""
+    """Value and name of each structure of a ``labels`` entry, ``{"1": "liver"}`` or ``{"liver": 1}``, without 0."""
     pairs = []
     for key, value in labels.items() if isinstance(labels, dict) else ():
         number, name = (key, value) if re.fullmatch(r"\d+", str(key)) else (value, key)
@@ -154,8 +153,8 @@ def _label_names(labels: Any) -> tuple[tuple[float, str], ...]:
     return tuple(sorted(pair for pair in pairs if pair[0] != 0))
 
 
-def _with_names_of_their_own(cases: list[ListedCase]) -> list[ListedCase]:
-    """The same cases; images of one domain that share a file name get their folder's name in front."""
+def _with_distinct_names(cases: list[ListedCase]) -> list[ListedCase]:
+    """Prefix the names of images of one domain that share a file name with their folder."""
     images: dict[tuple[str, str], set[str]] = {}
     for case in cases:
         images.setdefault((case.domain, case.name), set()).add(case.image)

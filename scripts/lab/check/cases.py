@@ -1,4 +1,4 @@
-"""Which cases are checked, and what is kept of each: numbers and small pictures, never a volume."""
+"""Records of the checked cases: measurements and small pictures, but no volumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["REPORT", "Alignment", "Finding", "ListedCase", "MeasuredCase", "Structure", "by_domain", "others_of"]
 
-# The check's own result; in a folder that is looked at, it is no datalist.
+# The result of a check, which is not a datalist in a checked folder.
 REPORT = "check.json"
 
 Severity = Literal["error", "warning"]
@@ -20,15 +20,15 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a person should look at.
+    """A problem to inspect.
 
     Attributes:
-        severity: an error would spoil a training; a warning may be intended.
+        severity: an error invalidates a training; a warning may be intended.
         kind: its name, a heading of the how-to page.
-        domain: name of the domain, or two with a comma between them.
-        cases: names of the cases; none means the whole domain.
-        found: what is there.
-        expected: what should be there.
+        domain: name of the domain, or of two, separated by a comma.
+        cases: names of the cases; empty for the whole domain.
+        found: the finding.
+        expected: what was expected.
         remedy: what to do.
     """
 
@@ -48,7 +48,7 @@ class ListedCase:
     Attributes:
         domain: name of the domain.
         section: the list it is in, such as ``training``.
-        name: the image's file name without its suffix; with its folder where two images would share it.
+        name: the image's file name without its suffix; with its folder if two images share it.
         image: path.
         label: path, or None.
         modality: from the datalist, such as ``CT``.
@@ -89,12 +89,12 @@ class Structure:
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """How well a label map explains its image at its place, shifted, and mirrored.
+    """Variance of an image explained by its label map: in place, shifted, and mirrored.
 
     Attributes:
-        explained: share of the image's variance near the structures that lies between the classes.
-        best_explained: the same at the best of the shifts tried.
-        shift_voxel: that best shift along the stored axes, between voxels by a parabola.
+        explained: between-class share of the image's variance near the structures.
+        best_explained: the same at the best of the tested shifts.
+        shift_voxel: the best shift along the stored axes, refined by a parabola.
         flipped_explained: the same with the label mirrored along each stored axis.
     """
 

@@ -1,4 +1,4 @@
-"""Volumes on a coarse grid, and measurements that need no label: the body and its grain."""
+"""Volumes on a coarse grid, and measurements without labels: the body mask and the grain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skimage.filters import threshold_otsu
 
 __all__ = ["COARSE_MM", "body_of", "grain", "resample"]
 
-# Grid of all comparisons of images: fine enough for a body, coarse enough for hundreds of cases.
+# Spacing of the grid for comparisons of images, coarse enough for hundreds of cases.
 COARSE_MM = 4.0
 
 # Smoothing of gradients against noise.
@@ -48,9 +48,9 @@ def resample(volume: _Array, spacing_mm: Sequence[float], out_mm: Sequence[float
 
 
 def body_of(coarse: _Array) -> NDArray[np.bool_]:
-    """The patient in a coarse volume: the largest piece above Otsu's threshold of its roots, filled slice by slice.
+    """Mask of the patient in a coarse volume: the largest component above Otsu's threshold, filled slice by slice.
 
-    The roots compress the values: in MR the body is dark beside its fat. The split of HU does not change by it.
+    The threshold is computed on square roots, because in MR most of the body is dark compared with fat.
     """
     low, high = np.percentile(coarse, (0.5, 99.0))
     roots = np.sqrt(np.clip((coarse - low) / max(high - low, 1e-6), 0, 1))
@@ -58,9 +58,10 @@ def body_of(coarse: _Array) -> NDArray[np.bool_]:
 
 
 def grain(coarse: _Array, body: _Array, stack_axis: int) -> float:
-    """How much faster intensities change along the stack than in plane: the logarithm of the ratio of mean gradients.
+    """Logarithm of the ratio of mean gradients along the stack and in plane.
 
-    It differs little between people; a slice spacing that is too large by a factor lowers it by about that factor.
+    It differs little between people; a slice spacing that is too large by a factor lowers the ratio by about that
+    factor.
 
     Args:
         coarse: (H, W, D) at :data:`COARSE_MM`.

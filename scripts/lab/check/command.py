@@ -34,18 +34,18 @@ logger = logging.getLogger(__name__)
 
 STORED_AXES = ("along the first axis", "along the second axis", "along the third axis")
 
-# Cases for which the start of a worker process, which takes seconds, is worth it.
+# Minimum number of cases per worker process, whose start takes seconds.
 CASES_PER_WORKER = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLabels:
-    """What the task or the datalists state about the label maps.
+    """Information on the label maps from the task or the datalists.
 
     Attributes:
         names: names of the structures by their value in the files; empty if unknown.
         background: values that count as background, besides 0.
-        keeps_stored_axes: whether the stored axes are the common frame (``orientation: null``).
+        keeps_stored_axes: whether cases are compared along the stored axes (``orientation: null``).
         scaled_within: lowest and highest intensity if the task expects scaled volumes; None if it scales them itself.
     """
 
@@ -61,13 +61,13 @@ class TaskLabels:
 
 
 def run_check(where: Sequence[str], out: Path, task: str | None = None, workers: int | None = None) -> list[Finding]:
-    """Check all cases that paths name; print a table and the findings, and write ``check.html`` and ``check.json``.
+    """Check cases, print a table and the findings, and write ``check.html`` and ``check.json``.
 
     Args:
         where: datalists, ``dataset.json`` files with ``domains``, or folders.
         out: folder to write into.
         task: a task file, for names and values of the structures.
-        workers: processes; None for one per core, but no more than are worth starting.
+        workers: processes; None for at most one per core, depending on the number of cases.
 
     Returns:
         The findings, errors first.
@@ -91,7 +91,7 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
 def check_cases(
     files: Sequence[ListedCase], labels: TaskLabels | None = None, *, workers: int | None = 1, progress: bool = False
 ) -> tuple[list[MeasuredCase], list[Finding]]:
-    """Measure cases and check each by itself and against the others.
+    """Measure cases, and check each alone and in comparison with the others.
 
     Args:
         files: the cases.
@@ -110,7 +110,7 @@ def check_cases(
 
 
 def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Finding]:
-    """Check measured cases, each by itself and against the others; errors come first.
+    """Check measured cases alone and in comparison with the others; errors come first.
 
     Args:
         cases: of all domains.
@@ -134,7 +134,7 @@ def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Findi
 
 
 def _by_evidence(finding: Finding, counts: Mapping[str, int]) -> Finding:
-    """A finding from a comparison between cases: a warning where few cases were compared."""
+    """A finding from a comparison between cases, reduced to a warning if few cases were compared."""
     fewest = min(counts[domain] for domain in finding.domain.split(", "))
     if finding.severity == "warning" or fewest >= LIMITS.cases_for_errors:
         return finding
@@ -175,8 +175,8 @@ def _scaled_within(task: Mapping[str, Any]) -> tuple[float, float] | None:
 
 def _names_without_task(files: Sequence[ListedCase]) -> TaskLabels:
     """The names in the datalists, if they agree."""
-    said = {case.label_names for case in files if case.label}
-    return TaskLabels(names=dict(said.pop()) if len(said) == 1 else {})
+    names = {case.label_names for case in files if case.label}
+    return TaskLabels(names=dict(names.pop()) if len(names) == 1 else {})
 
 
 def _mapped(measure: partial[MeasuredCase], files: Sequence[ListedCase], workers: int | None) -> Iterator[MeasuredCase]:
@@ -187,7 +187,7 @@ def _mapped(measure: partial[MeasuredCase], files: Sequence[ListedCase], workers
     try:
         pool = ProcessPoolExecutor(most, mp_context=multiprocessing.get_context("spawn"))
     except OSError as error:  # processes share semaphores, which need a writable /dev/shm
-        logger.warning("One case is measured at a time, because processes cannot share work (%s).", error)
+        logger.warning("Cases are measured one at a time, because no process pool could be started (%s).", error)
         yield from map(measure, files)
         return
     with pool:

@@ -1,4 +1,4 @@
-"""Leakage: one image, or one label map, in two places of the lists."""
+"""Leakage: images and label maps that occur twice in the lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scripts.lab.check.limits import LIMITS
 
 __all__ = ["find_copies"]
 
-# Most similar cases of each case that are compared closely; the limit keeps large sets fast.
+# Number of most similar cases that are compared in detail with each case.
 CANDIDATES = 3
 
 
@@ -82,9 +82,9 @@ def _leak(first: MeasuredCase, second: MeasuredCase, how: str) -> Finding:
         return first.finding("warning", "one case in two splits", found, expected, remedy)
     names = tuple(dict.fromkeys((first.name, second.name)))
     if is_leak:
-        remedy = "take it out of one of them; an evaluation on training images is worthless"
+        remedy = "remove it from one of them; an evaluation on training images is invalid"
         return Finding("error", "one case in two splits", _domains(first, second), names, found, expected, remedy)
-    return Finding("warning", "one case twice", _domains(first, second), names, found, expected, "take one of them out")
+    return Finding("warning", "one case twice", _domains(first, second), names, found, expected, "remove one of them")
 
 
 def _domains(first: MeasuredCase, second: MeasuredCase) -> str:
@@ -92,22 +92,22 @@ def _domains(first: MeasuredCase, second: MeasuredCase) -> str:
 
 
 def _is_published(first: MeasuredCase, second: MeasuredCase) -> bool:
-    """Whether one file stands in two lists of a domain because its protocol fills both with the same cases."""
+    """Whether a file is in two lists of a domain because its protocol fills both with the same cases."""
     one_file = first.domain == second.domain and first.files.image == second.files.image
     sections = {first.files.section, second.files.section}
     return one_file and len(sections) == 2 and sections <= set(first.files.shared_sections)
 
 
 def _shared_label(first: MeasuredCase, second: MeasuredCase) -> Finding:
-    # Two contrasts of one scan share a label rightly, if they lie on one grid and are two domains.
+    # Two contrasts of one scan may share a label if they are two domains on one grid.
     is_one_scan = first.domain != second.domain and (first.shape, first.orientation) == (
         second.shape,
         second.orientation,
     )
     found = f"the same label map for {first.name} ({_place(first)}) and {second.name} ({_place(second)})"
-    remedy = "find out which image it belongs to, and find the other's"
+    remedy = "find out to which image it belongs, and add the label of the other"
     if is_one_scan:
-        remedy = "take the two as one patient: no pair of domains to adapt between"
+        remedy = "do not adapt between these domains: they are contrasts of the same patient"
     severity: Severity = "warning" if is_one_scan else "error"
-    names, expected = (first.name, second.name), "a label of its own for each image"
+    names, expected = (first.name, second.name), "a separate label for each image"
     return Finding(severity, "one label for two images", _domains(first, second), names, found, expected, remedy)

@@ -1,4 +1,4 @@
-"""Fingerprints of volumes, which reveal copies and mirrored volumes."""
+"""Fingerprints of volumes, to find copies and mirrored volumes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Fingerprint = NDArray[np.complex64]
 
 
 def spectrum_of(coarse: _Array) -> Fingerprint:
-    """The spectrum of a volume's coarse structure; scale, data type and small crops hardly change it.
+    """The spectrum of a volume's coarse structure, robust to scale, data type and small crops.
 
     Args:
         coarse: (H, W, D) in RAS order at :data:`scripts.lab.check.coarse.COARSE_MM`.
@@ -53,9 +53,9 @@ def mirrored(spectrum: Fingerprint, axes: Sequence[int]) -> Fingerprint:
 
 
 def detail_of(coarse: _Array, body: _Array) -> NDArray[np.int8]:
-    """The fine structure of a volume's middle, for :func:`agreement`.
+    """The fine structure of the centre of a volume, for :func:`agreement`.
 
-    Values are clipped to the percentiles 1 and 99 of the body, because skin against air would dominate.
+    Values are clipped to the percentiles 1 and 99 of the body, because the edge of the skin would dominate.
 
     Args:
         coarse: (H, W, D) in RAS order at :data:`scripts.lab.check.coarse.COARSE_MM`.

@@ -1,4 +1,4 @@
-"""Measurements of a label map: its values, its structures, and the rims that interpolation leaves."""
+"""Measurements of a label map: values, structures, and rims caused by interpolation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["RankedLabels", "find_structures", "ranked", "rim_shares"]
 
 _Array = NDArray[Any]
 
-# A face counts if the structure continues for that many voxels behind it.
+# A face counts if the structure is at least that many voxels thick behind it.
 SOLID_VOXELS = 3
 
 # Largest thickness of a thin rim, in voxels.
@@ -26,13 +26,13 @@ SMALL_RANGE = 1 << 16
 
 @dataclass(frozen=True)
 class RankedLabels:
-    """A label map as ranks, so that widely spaced values cost no more memory than 1, 2, 3.
+    """A label map as ranks of its values, so that large values need no more memory than 1, 2, 3.
 
     Attributes:
         values: 0 and all values above it, ascending.
         counts: voxels of each.
         ranks: (H, W, D), index of each voxel's value in ``values``; background is 0.
-        negative: voxels of each negative value; negative values are no labels and have rank 0.
+        negative: voxels of each negative value, which is not a label and has rank 0.
     """
 
     values: NDArray[np.float64]
@@ -42,7 +42,7 @@ class RankedLabels:
 
 
 def ranked(label: _Array) -> RankedLabels:
-    """Sort out the values of a label map (H, W, D)."""
+    """Rank the values of a label map (H, W, D)."""
     rounded = np.rint(label)
     low, high = float(label.min()), float(label.max())
     if low >= 0 and high < SMALL_RANGE and np.array_equal(rounded, label):
@@ -66,7 +66,7 @@ def find_structures(label: RankedLabels, affine: _Array, centre_voxel: _Array) -
 
     Args:
         label: the label map.
-        affine: voxel to mm; the directions count, the origin does not.
+        affine: voxel to mm; only directions and spacing are used.
         centre_voxel: (3,), the origin of the positions.
     """
     steps = np.asarray(affine, float)[:3, :3]
@@ -95,8 +95,8 @@ def find_structures(label: RankedLabels, affine: _Array, centre_voxel: _Array) -
 def rim_shares(label: RankedLabels, axes: Sequence[int], smallest: int) -> dict[float, float]:
     """For each value, the share of its faces towards lower values that a thin rim of a value in between covers.
 
-    Linear interpolation writes 1, 2 or 3 between 0 and 4. Real structures are thicker than :data:`RIM_VOXELS`, which
-    gives a share near 0.
+    Linear interpolation writes 1, 2 or 3 between 0 and 4. Real structures are thicker than :data:`RIM_VOXELS`, so that
+    the share is near 0.
 
     Args:
         label: the label map.

@@ -1,4 +1,4 @@
-"""Layout of the structures compared with that of other cases: as it is, mirrored, and with two structures exchanged.
+"""Layout of the structures compared with other cases: as stored, mirrored, and with two structures exchanged.
 
 A layout is the position of each structure relative to the body's centre. It is described by the differences between
 positions, one for each pair of structures and each axis. The body's centre is one more position, without a height,
@@ -21,13 +21,13 @@ __all__ = ["Explanation", "Layout", "Reference", "explain_layout", "middle_layou
 Layout = Mapping[int, tuple[float, float, float]]
 
 BODY = 0
-# Least spread between people, so that a few cases that happen to agree do not make the next one an outlier.
+# Minimum spread between people, because a few cases may agree by chance.
 LEAST_SPREAD_MM = 10.0
 
 # The same as a share of the distance, because people differ in size.
 SPREAD_OF_DISTANCE = 0.25
 
-# Largest deviation of a pair, in spreads, so that no single pair decides.
+# Deviations of a pair are limited to this many spreads, so that no single pair dominates.
 FARTHEST = 6.0
 
 AXES = ("left/right", "anterior/posterior", "head/feet")
@@ -43,13 +43,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The fault that explains a layout best.
+    """The best explanation of a deviating layout.
 
     Attributes:
         kind: ``as it is``, ``flipped`` or ``swapped``.
-        what: axes (0, 1, 2) that are flipped, or the two values that are swapped.
+        what: flipped axes (0, 1, 2), or the two swapped values.
         deviation: root mean square deviation of the layout from the reference, in spreads.
-        remaining: the same under the explanation.
+        remaining: the same after the correction.
         rivals: equally good explanations.
     """
 
@@ -61,7 +61,7 @@ class Explanation:
 
 
 def reference_of(layouts: Sequence[Layout]) -> Reference:
-    """Median and spread of layouts; pairs that fewer than half of them have are left out."""
+    """Median and spread of layouts, without pairs that fewer than half of them have."""
     shown: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
     for layout in layouts:
         for pair, difference in _differences(layout).items():
@@ -88,16 +88,15 @@ def middle_layout(layouts: Sequence[Layout]) -> dict[int, tuple[float, float, fl
 
 
 def explain_layout(layout: Layout, reference: Reference, margin: float = 1.0) -> Explanation:
-    """The simplest fault whose correction brings a layout nearest to a reference, or none if it fits best as it is.
+    """The correction that brings a layout closest to a reference, or none if it fits best unchanged.
 
-    Tried are each axis flipped, two axes flipped (a turn by 180 degrees), all three, and each two structures
-    exchanged.
+    Corrections are flips of one axis, two axes (a rotation by 180 degrees) or three, and exchanges of two structures.
 
     Args:
-        layout: of one case, or the middle of a domain.
+        layout: of one case, or the median of a domain.
         reference: of others.
-        margin: explanations within so much of the best one's deviation are named as its rivals, if they leave less than
-            halfway between it and the layout as it stands.
+        margin: explanations within this margin of the best one are listed as rivals, if they reduce the deviation by
+            more than half as much as the best one.
     """
     tried = [("as it is", ()), *(("flipped", axes) for n in (1, 2, 3) for axes in combinations(range(3), n))]
     tried += [("swapped", pair) for pair in combinations(sorted(layout), 2)]

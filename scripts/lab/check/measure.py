@@ -1,4 +1,4 @@
-"""One case: its volumes are read once, measured, drawn and released."""
+"""Reads, measures and draws the volumes of one case."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PERCENTILES = (0.5, 25.0, 50.0, 75.0, 99.5)
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """A volume and the frame of reference it is compared in.
+    """A volume and the frame of reference of its comparisons.
 
     Attributes:
         voxels: (H, W, D) as stored.
@@ -60,14 +60,14 @@ class _Opened:
         return resample(nib.orientations.apply_orientation(self.voxels, self.turn), edges.tolist(), (COARSE_MM,) * 3)
 
     def voxel_of(self, coarse_voxel: _Array, coarse_shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Where a place of the coarse volume lies among the stored voxels."""
+        """The stored voxel coordinates of a voxel of the coarse volume."""
         offset_mm = (coarse_voxel - (np.array(coarse_shape) - 1) / 2) * COARSE_MM
         axes, signs = self.turn[:, 0].astype(int), self.turn[:, 1]
         return (np.array(self.voxels.shape) - 1) / 2 + signs * offset_mm[axes] / np.array(self.spacing_mm)
 
 
 def measure_case(files: ListedCase, class_of: Mapping[float, int], keeps_stored_axes: bool = False) -> MeasuredCase:
-    """Read, measure and draw a case's volumes; a file that cannot be used becomes a finding.
+    """Read, measure and draw the volumes of a case; an unusable file becomes a finding.
 
     Args:
         files: of the case.
@@ -78,7 +78,7 @@ def measure_case(files: ListedCase, class_of: Mapping[float, int], keeps_stored_
     case = MeasuredCase(files=files)
     try:
         _measure(case, class_of, keeps_stored_axes)
-    except Exception as error:  # one case's fault, whatever it is, must not end the others
+    except Exception as error:  # a failure of one case must not stop the others
         case.findings.append(
             case.finding("error", "unusable file", innermost_message(error), "a readable case", "look at its files")
         )

@@ -1,4 +1,4 @@
-"""Mirrored and turned volumes and exchanged labels, by the places of structures and by the images themselves."""
+"""Mirrored and rotated volumes and exchanged labels, found by the positions of structures and by the images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.lab.check.limits import LIMITS
 
 __all__ = ["find_mirrored_images", "find_misplaced_structures"]
 
-# About how many other images one is compared with.
+# Approximate number of images that an image is compared with.
 MOST_COMPARED = 20
 
 _FLIPS: list[tuple[int, ...]] = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
@@ -28,7 +28,7 @@ def _layout(case: MeasuredCase) -> Layout:
 def find_misplaced_structures(
     cases: Sequence[MeasuredCase], names: Mapping[float, str], axes: Sequence[str] = AXES
 ) -> list[Finding]:
-    """Cases and domains whose structures lie mirrored, turned, exchanged or elsewhere, compared with the others.
+    """Cases and domains whose structures are mirrored, rotated, exchanged or displaced compared with the others.
 
     Args:
         cases: all of them.
@@ -72,21 +72,21 @@ def _layout_finding(
     names: Mapping[float, str],
     axes: Sequence[str],
 ) -> Finding:
-    kind, remedy = "structures elsewhere", "look at the pictures: another body part, or labels of another case?"
+    kind, remedy = "structures elsewhere", "check the pictures for another body part or labels of another case"
     severity: Severity = "warning" if explanation.kind == "as it is" else "error"
     rivals = [rival for rival in explanation.rivals if rival[0] != "as it is"]
-    said = " or ".join(
+    correction = " or ".join(
         _explanation(*explained, names, axes) for explained in [(explanation.kind, explanation.what), *rivals]
     )
     if explanation.kind == "flipped":
         kind, remedy = "mirrored volume", "correct the affine, or flip the volume back"
     if explanation.kind == "swapped":
         kind, remedy = "swapped labels", "exchange the two values in the label map"
-    found = f"structures {explanation.deviation:.1f} spreads from where they lie in {whom}"
+    found = f"structures {explanation.deviation:.1f} spreads from their positions in {whom}"
     if explanation.kind != "as it is":
-        found += f", {explanation.remaining:.1f} if taken as {said}"
+        found += f", {explanation.remaining:.1f} if {correction}"
     expected = f"the same arrangement in {'all cases' if cases else 'both domains'}"
-    remedy = remedy if cases else f"look at the pictures which of the two is wrong; {remedy}"
+    remedy = remedy if cases else f"find out from the pictures which of the two is wrong; {remedy}"
     return Finding(severity, kind, domain, cases, found, expected, remedy)
 
 
@@ -101,14 +101,13 @@ def _explanation(kind: str, what: tuple[int, ...], names: Mapping[float, str], a
 def find_mirrored_images(
     cases: Sequence[MeasuredCase], already: Collection[tuple[str, str]], axes: Sequence[str] = AXES
 ) -> list[Finding]:
-    """Images that resemble the others of their domain more when mirrored, and domains compared with each other.
+    """Images that are more similar to the others of their domain when mirrored, and the same between domains.
 
-    Labels are not used. Images alone seldom tell left from right; they do tell anterior from posterior and head from
-    feet.
+    Labels are not used. Images rarely distinguish left and right, but anterior and posterior, and head and feet.
 
     Args:
         cases: all of them.
-        already: domain and name of cases, and pairs of domains, for which this is known.
+        already: domain and name of cases, and pairs of domains, that were found by their structures.
         axes: names of the three axes.
     """
     findings, upright = [], {}
@@ -128,7 +127,7 @@ def find_mirrored_images(
 
 
 def _taken_out(group: list[MeasuredCase]) -> Iterator[tuple[MeasuredCase, tuple[int, ...], float]]:
-    """Take mirrored cases out of a group, the clearest first, so that they do not affect the others."""
+    """Remove mirrored cases from a group, the clearest first, so that they do not affect the others."""
     known: dict[tuple[int, int], NDArray[np.float64]] = {}
     while len(group) > LIMITS.mirror_cases:
         clear = []
@@ -159,10 +158,10 @@ def _thinned(group: Sequence[MeasuredCase]) -> Sequence[MeasuredCase]:
 
 
 def _best_flip(likeness: NDArray[np.float64]) -> tuple[tuple[int, ...], float, float]:
-    """The flip that makes images most similar: axes, ratio of similarities, their difference in standard errors.
+    """The flip with the highest similarity: axes, ratio of similarities, their difference in standard errors.
 
     Args:
-        likeness: (n, 8), to n others under each flip, the first being none.
+        likeness: (n, 8), similarity to n others under each flip, the first being none.
     """
     means = likeness.mean(0)
     best = int(means[1:].argmax()) + 1
@@ -176,7 +175,7 @@ def _mirror_finding(
 ) -> Finding:
     what = "an image that is" if cases else "images that are"
     whom = "the others" if cases else "the second domain's"
-    found = f"{what} {ratio:.1f} times as much like {whom} when {_explanation('flipped', flip, {}, axes)}"
+    found = f"{what} {ratio:.1f} times as similar to {whom} when {_explanation('flipped', flip, {}, axes)}"
     remedy = "correct the affine, or flip the volume back"
     remedy += "" if cases else "; the pictures show which of the two domains is wrong"
     is_clear = ratio >= LIMITS.mirror_ratio * LIMITS.error_margin

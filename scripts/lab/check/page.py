@@ -1,4 +1,4 @@
-"""The result of a check: a table for the terminal, an HTML page with pictures, and a JSON file of the numbers."""
+"""The result of a check as a table for the terminal, an HTML page with pictures, and a JSON file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scripts.lab.page import Card, Section, Table, write_page
 
 __all__ = ["CheckResult", "summary_table", "write_check"]
 
-# Label values of a case that are listed one by one.
+# Maximum number of label values listed for a case.
 MOST_VALUES = 10
 
 HEADS = ("domain", "list", "case", "shape", "spacing [mm]", "axes", "0.5 / 50 / 99.5 %", "label: ml", "affines", "")
@@ -65,7 +65,7 @@ def summary_table(result: CheckResult) -> str:
 
 
 def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task: str | None) -> Path:
-    """Write ``check.html`` and ``check.json`` into a folder: both of them, or neither.
+    """Write ``check.html`` and ``check.json`` into a folder, both or neither.
 
     Returns:
         The page's path.
@@ -103,7 +103,7 @@ def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task:
     ]
     with atomic_path(Path(out) / REPORT) as temporary:
         write_json(temporary, content)
-        # Inside the block: if the page fails, neither file appears.
+        # Inside the block: if the page fails, neither file is written.
         footer = ", ".join([*sources, *([task] if task else [])])
         title = f"Data check: {result.headline}"
         return write_page(Path(out) / "check.html", sections, heading=result.headline, title=title, footer=footer)
@@ -115,7 +115,7 @@ def _count(number: int, word: str) -> str:
 
 def _findings_section(findings: Sequence[Finding]) -> Section:
     if not findings:
-        return Section(heading="Findings", text=["Nothing found. Look at the pictures all the same."])
+        return Section(heading="Findings", text=["Nothing found. Check the pictures nevertheless."])
     rows = []
     for finding in findings:
         link = Markup('<a href="#{}">{}</a>')

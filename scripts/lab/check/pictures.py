@@ -1,4 +1,4 @@
-"""Small pictures of a case for the page: three slices through its structures with the label map as overlay."""
+"""Small pictures of a case for the page: three slices with the label map as overlay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILL, QUALITY = 0.22, 85
 def draw_views(image: _Array, classes: _Array | None, turn: _Array, spacing_mm: Sequence[float]) -> list[str]:
     """The axial, coronal and sagittal slices with most labelled voxels, as JPEG data URIs.
 
-    Pixels are square in mm, so that a wrong spacing shows. Without a label the middle slices are drawn.
+    Pixels are square in mm, so that a wrong spacing is visible. Without a label the middle slices are drawn.
 
     Args:
         image: (H, W, D) as stored.

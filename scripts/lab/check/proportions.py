@@ -1,7 +1,7 @@
-"""Estimates of a wrong slice spacing from two measures that it changes and that differ little between people.
+"""Estimates of a wrong slice spacing from two measures that differ little between people.
 
-The first is the ratio of height to width of labelled structures. The second needs no label: the grain, the rate of
-change along the stack against that in plane (:func:`scripts.lab.check.coarse.grain`).
+The first is the ratio of height to width of labelled structures. The second, which needs no label, is the grain, the
+ratio of gradients along the stack and in plane (:func:`scripts.lab.check.coarse.grain`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Proportions", "Stretch", "middle_proportions", "proportions_of", "st
 # Change of the grain per unit of the spacing's logarithm: 0.70 to 0.85 on CT and MR of the abdomen.
 GRAIN_RESPONSE = 0.75
 
-# Least standard deviations (of logarithms), because a few other cases may agree by chance.
+# Minimum standard deviations (of logarithms), because a few cases may agree by chance.
 LEAST_HEIGHT_DEVIATION, LEAST_GRAIN_DEVIATION = 0.08, 0.05
 
 
@@ -39,7 +39,7 @@ class Proportions:
 
 @dataclass(frozen=True)
 class Stretch:
-    """The factor by which a case is longer along its stack than others.
+    """The factor by which a case is longer than others along the stack.
 
     Attributes:
         factor: both estimates combined, weighted by their precision.

@@ -1,4 +1,4 @@
-"""Checks of a case by itself: files, headers, intensities, label values, rims, mirrored labels."""
+"""Checks of a single case: files, headers, intensities, label values, rims, mirrored labels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def judge_case(
 
 
 def listed(values: Sequence[Any], most: int = 8) -> str:
-    """Values or names in one line, cut after ``most``."""
+    """Values or names in one line, at most ``most``."""
     shown = ", ".join(f"{value:g}" if isinstance(value, int | float) else str(value) for value in values[:most])
     return shown + (f" and {len(values) - most} more" if len(values) > most else "")
 
@@ -52,8 +52,8 @@ def _field_of_view(case: MeasuredCase) -> Finding | None:
 
 
 def _headers(case: MeasuredCase) -> list[Finding]:
-    """A warning for each contradiction or gap: libraries resolve them differently, and place the volume differently."""
-    remedy = "write qform, sform, spacing and unit anew from the original; 'prepare' does it"
+    """A warning for each inconsistent or missing entry, which libraries resolve differently."""
+    remedy = "rewrite qform, sform, spacing and unit from the original; 'prepare' does it"
     return [
         case.finding("warning", "unclear header", note, "one position, in mm", remedy) for note in case.header_notes
     ]
@@ -74,7 +74,7 @@ def _unit(case: MeasuredCase, scaled_within: tuple[float, float] | None) -> Find
         return case.finding("warning", "not in Hounsfield units", found, expected, remedy)
     if "MR" in modality and highest <= LIMITS.mr_scaled:
         found, expected = f"an MR of {lowest:.3g} to {highest:.3g}", "the scanner's unit, up to hundreds"
-        remedy = "take the original if there is one: what a window or a scale per slice has cut off is lost"
+        remedy = "use the original if possible: values clipped by a window or scaled per slice are lost"
         return case.finding("warning", "already scaled", found, expected, remedy)
     return None
 
@@ -105,11 +105,11 @@ def _values(case: MeasuredCase, names: Mapping[float, str], known: Collection[fl
     if unknown:
         found = f"label value(s) {listed(unknown)}"
         expected = f"only 0, {listed(sorted(known), 20)}" if known else "whole numbers from 0 on"
-        remedy = "add them to label_values or background_values of the task file, or mend the label map"
+        remedy = "add them to label_values or background_values of the task file, or correct the label map"
         findings.append(case.finding("error", "unknown label value", found, expected, remedy))
     missing = [name for value, name in names.items() if value not in case.volumes_ml]
     if missing:
-        found, remedy = f"no {listed(missing)}", "look whether the volume shows it; complete the label if it does"
+        found, remedy = f"no {listed(missing)}", "check whether the volume contains it; complete the label if it does"
         findings.append(case.finding("warning", "missing structure", found, "every structure of the task", remedy))
     return findings
 
@@ -119,9 +119,9 @@ def _rims(case: MeasuredCase) -> Finding | None:
     if not rims or len(case.volumes_ml) > LIMITS.most_values:
         return None
     value, share = max(rims.items(), key=lambda item: item[1])
-    found = f"a thin rim of values in between round value {value:g} ({100 * share:.0f} % of its surface)"
+    found = f"a thin rim of intermediate values around value {value:g} ({100 * share:.0f} % of its surface)"
     remedy = "resample the original label map with nearest neighbour, or class by class"
-    return case.finding("error", "interpolated label", found, "classes that meet directly", remedy)
+    return case.finding("error", "interpolated label", found, "classes without intermediate values", remedy)
 
 
 def _mirrored_label(case: MeasuredCase) -> Finding | None:
@@ -134,4 +134,4 @@ def _mirrored_label(case: MeasuredCase) -> Finding | None:
         f"{100 * max(fit.flipped_explained):.0f} % when mirrored along the {_AXES[axis]} axis"
     )
     remedy = "mirror the label along that axis, or the image if the label is right"
-    return case.finding("error", "label mirrored against its image", found, "a label that fits as it is", remedy)
+    return case.finding("error", "label mirrored against its image", found, "the best fit without mirroring", remedy)

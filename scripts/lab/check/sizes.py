@@ -1,6 +1,7 @@
-"""Volumes of structures against those of adults and against the other cases of the domain.
+"""Volumes of structures compared with those of adults and with the other cases of the domain.
 
-A stale header, left by resizing or cropping, scales every structure by one factor, which no comparison of shapes shows.
+A header that was not updated after resizing scales all structures by one factor, which comparisons of shapes cannot
+find.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ __all__ = ["common_factor", "find_wrong_sizes"]
 Volumes = Mapping[float, float]
 
 _KIND = "implausible size"
-_REMEDY = "compare the spacing in the header with the original's: resizing or cropping leaves it stale"
+_REMEDY = "compare the spacing in the header with the original's: it may be outdated after resizing or cropping"
 
 
 def find_wrong_sizes(cases: Sequence[MeasuredCase], names: Mapping[float, str]) -> list[Finding]:
-    """Domains and cases with structures of impossible volume, and cases far from the others of their domain.
+    """Domains and cases with structures of implausible volume, and outliers within their domain.
 
     All are warnings: organs may be atrophic or enlarged. Cases without a spacing are skipped.
 
@@ -37,26 +38,26 @@ def find_wrong_sizes(cases: Sequence[MeasuredCase], names: Mapping[float, str]) 
         odd = _implausible(middle, names) if len(group) >= LIMITS.least_cases else []
         if odd:
             found = f"medians of {', '.join(odd)}"
-            findings.append(Finding("warning", _KIND, domain, (), found, "volumes that people have", _REMEDY))
+            findings.append(Finding("warning", _KIND, domain, (), found, "plausible volumes", _REMEDY))
             continue
         for case in group:
             others = [volumes[id(other)] for other in others_of(group, case)]
             factor = common_factor(volumes[id(case)], others) if len(others) >= LIMITS.least_cases else 1.0
             odd = _implausible(volumes[id(case)], names)
             if max(factor, 1 / factor) >= LIMITS.size_factor:
-                found = f"structures {factor:.2g} times as large as the others' median, all together and one by one"
-                expected = f"less than {LIMITS.size_factor:g} times apart"
+                found = f"structures {factor:.2g} times as large as the others' median, in total and individually"
+                expected = f"a factor below {LIMITS.size_factor:g}"
                 findings.append(case.finding("warning", _KIND, found, expected, _REMEDY))
             elif odd:
-                findings.append(case.finding("warning", _KIND, ", ".join(odd), "volumes that people have", _REMEDY))
+                findings.append(case.finding("warning", _KIND, ", ".join(odd), "plausible volumes", _REMEDY))
     return findings
 
 
 def common_factor(case: Volumes, others: Sequence[Volumes]) -> float:
-    """The factor by which all structures of a case are larger than those of others; 1 where the structures disagree.
+    """The factor by which all structures of a case are larger than those of others; 1 if the structures disagree.
 
-    It is the smaller of two estimates, the sum of the volumes and the median of the structures' own factors: one
-    enlarged organ changes only the first, atrophic small organs at most the second.
+    It is the smaller of two estimates, from the sum of the volumes and from the median factor of the structures: one
+    enlarged organ changes only the first, small atrophic organs at most the second.
 
     Args:
         case: its volumes.
@@ -81,7 +82,7 @@ def _medians(cases: Sequence[Volumes]) -> dict[float, float]:
 
 
 def _implausible(volumes: Volumes, names: Mapping[float, str]) -> list[str]:
-    """Structures of impossible volume, each with its volume and the normal range."""
+    """Structures of implausible volume, with their volume and the normal range."""
     odd = []
     for value, volume in volumes.items():
         low, high = VOLUMES_ML.get(names.get(value, "").lower().replace("_", " "), (0.0, math.inf))

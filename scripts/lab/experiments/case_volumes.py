@@ -1,4 +1,4 @@
-"""The volumes shown in a comparison's pictures, as the networks saw them, and square windows on their slices."""
+"""The volumes of a comparison's pictures, preprocessed as for the networks, and square windows on their slices."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["ComparisonVolumes", "Cut", "Volume"]
 
 Intensity = Literal["source_intensity", "target_intensity", "labelled_intensity"]
 
-# Edge of a cut: sharp in a picture whose panels are 320 pixels wide.
+# Edge of a cut in pixels; panels are 320 pixels wide.
 CUT_PIXELS = 256
 
-# Its ``labelled_intensity`` is that of translated images; a method may set another one for its own images.
+# Its ``labelled_intensity`` is that of translated images; methods without translation set another one.
 TRAINING = Path(__file__).resolve().parents[3] / "configs" / "segmentation" / "train.yaml"
 
 
@@ -47,7 +47,7 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A square window in millimetres, so that slices of any grid can be shown side by side at one scale.
+    """A square window in mm, so that slices of different grids are shown at the same scale.
 
     Attributes:
         slice_axis: the axis along which the slices are stacked.
@@ -67,7 +67,7 @@ class Cut:
 
     @classmethod
     def around(cls, labels: Volume, slice_axis: int, margin_mm: float) -> Cut:
-        """A window on everything that is labelled, with a margin; on whole slices if nothing is."""
+        """A window on all labelled voxels with a margin; on whole slices if there are none."""
         found = ndimage.find_objects((labels.voxels > 0).astype(np.uint8))
         if not found:
             return cls.whole(labels, slice_axis)
@@ -79,12 +79,12 @@ class Cut:
         return cls(slice_axis=slice_axis, centre_mm=(centre[0], centre[1]), side_mm=side)
 
     def of(self, volume: Volume, index: int, *, is_label: bool = False) -> NDArray[Any]:
-        """One slice within the window, resampled to square pixels; outside the volume it has the slice's minimum.
+        """One slice within the window, resampled to square pixels; outside the volume it is the slice's minimum.
 
         Args:
             volume: on any grid.
             index: of the slice.
-            is_label: take the nearest voxel instead of interpolating.
+            is_label: nearest neighbour instead of linear interpolation.
 
         Returns:
             (256, 256).
@@ -106,7 +106,7 @@ class ComparisonVolumes:
         comparison: its results.
 
     Raises:
-        InputError: no run has left its settings, which say how volumes are oriented and scaled.
+        InputError: no run has a ``config.yaml``, which defines orientation and intensity of the volumes.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -188,7 +188,7 @@ class ComparisonVolumes:
         return replace(volume, voxels=volume.voxels.astype(np.float32))
 
     def field_of_view(self, volume: Volume) -> Cut:
-        """A window on the middle of the slices, as large as one frame of the network."""
+        """A window on the centre of the slices, with the size of the network's window."""
         whole = Cut.whole(volume, self.slice_axis)
         spacing = [
             edge for axis, edge in enumerate(self.settings.get("spacing_mm", [-1.0] * 3)) if axis != self.slice_axis
@@ -198,14 +198,14 @@ class ComparisonVolumes:
         return replace(whole, side_mm=min([whole.side_mm, *([max(seen)] if seen else [])]))
 
     def network_voxels(self, volume: Volume, pixels: int = 1) -> tuple[int, ...]:
-        """Edge of some of the network's pixels in voxels of a volume's own grid; 1 across slices."""
+        """Length of ``pixels`` of the network in voxels of a volume's own grid; 1 across slices."""
         asked = self.settings.get("spacing_mm", [-1.0] * 3)
         ratios = [new / old if new > 0 else 1.0 for new, old in zip(asked, volume.spacing_mm, strict=True)]
         edges = [max(1, round(pixels * ratio)) for ratio in ratios]
         return tuple(1 if axis == self.slice_axis else edge for axis, edge in enumerate(edges))
 
     def feature_voxels(self, volume: Volume) -> tuple[int, ...]:
-        """Edge of one feature, which is one pixel of the local mask, in voxels; 1 across slices."""
+        """Length of one feature pixel, which is one pixel of the local mask, in voxels; 1 across slices."""
         network = self.settings.get("network_def", {})
         return self.network_voxels(volume, int(network.get("output_stride", 2 ** network.get("alignment_level", 3))))
 
@@ -227,7 +227,7 @@ class ComparisonVolumes:
 
 @cache
 def _loader() -> LoadImage:
-    """One loader for all volumes: each new one tries all of MONAI's readers, some of which print warnings."""
+    """One loader for all volumes: each new one tries all of MONAI's readers, some of which log warnings."""
     return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
 
 

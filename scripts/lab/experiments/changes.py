@@ -1,4 +1,4 @@
-"""Finished runs whose training would have other settings today."""
+"""Warns of finished runs whose settings differ from the current files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LONGEST = 60
 
 
 def changed_settings(run: PlannedRun) -> str:
-    """A sentence that names the settings which the run's ``config.yaml`` and today's files have otherwise.
+    """A sentence on the differences between the run's ``config.yaml`` and the current files.
 
-    Keys missing on either side are ignored: they came or went with the code.
+    Keys missing on either side are ignored, because they come and go with the code.
 
     Args:
         run: a finished run.
 
     Returns:
-        The sentence; empty if nothing changed, or if the run left no settings that can be read.
+        The sentence; empty without differences or without readable settings.
     """
     try:
         written = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def changed_settings(run: PlannedRun) -> str:
 
 
 def _same_separators(value: Any) -> Any:
-    """A setting with MONAI's two separators of ids made one: MONAI writes ``a::b`` for ``a#b``."""
+    """A setting with one separator of ids: MONAI writes ``a::b`` for ``a#b``."""
     if isinstance(value, str):
         return value.replace("#", "::")
     if isinstance(value, Mapping):

@@ -23,7 +23,7 @@ __all__ = ["dice_chart", "gap_chart", "line_style", "loss_chart", "structure_cha
 
 _DARK_BLUE, _VERMILION = LINE_COLOURS[:2]
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
-# Points of a curve in a chart, so that its SVG stays small.
+# Maximum number of points of a curve, to keep the SVG small.
 _MOST_POINTS = 300
 
 # Surface distances are drawn on a logarithmic axis above this.
@@ -81,7 +81,7 @@ def structure_chart(summaries: Sequence[MethodSummary], label_names: Sequence[st
             _label_axes(axes, rows=[summary.name if column == 0 else "" for summary in summaries], x=label)
             axes.set_title(name, fontsize=8.5, loc="left", color=INK)
     for axes in panels[1]:
-        # A missing structure counts as far away as the image is long.
+        # The distance of a missing structure is the image diagonal.
         axes.set_xscale("symlog", linthresh=_LINEAR_BELOW_MM)
         axes.margins(x=0.1)
         axes.set_xlim(left=0.0)
@@ -93,8 +93,8 @@ def structure_chart(summaries: Sequence[MethodSummary], label_names: Sequence[st
 def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], stem: Path) -> Path:
     """The domain gap of each structure (Fig. 1 of the paper), and how much of it each method closes.
 
-    A bar starts at the mean of the lower bound and is as long as the mean gain over the seeds that all three have; the
-    share beside it is of the same seeds.
+    A bar starts at the mean of the lower bound; its length is the mean gain over the seeds that the method and both
+    bounds have, as is the share beside it.
 
     Args:
         summaries: of all methods.
@@ -168,7 +168,7 @@ def loss_chart(runs: Mapping[str, Sequence[RunResult]], stem: Path) -> Path:
 
 
 def line_style(order: int) -> dict[str, Any]:
-    """Colour and dashes of the n-th line of a chart; 28 are different."""
+    """Colour and dashes of the n-th line of a chart; they repeat after 28."""
     return {
         "color": LINE_COLOURS[order % len(LINE_COLOURS)],
         "linestyle": _DASHES[order // len(LINE_COLOURS) % len(_DASHES)],
@@ -185,7 +185,7 @@ def _label_axes(axes: Axes, *, rows: Sequence[str], x: str) -> None:
 
 
 def _save(figure: Figure, stem: Path) -> Path:
-    """Write a chart as ``<stem>.png`` and ``<stem>.svg``; gives the latter, which is sharp at any size."""
+    """Write a chart as ``<stem>.png`` and ``<stem>.svg``; return the latter."""
     for suffix in (".png", ".svg"):
         save_figure(figure, stem.with_name(stem.name + suffix))
     return stem.with_name(stem.name + ".svg")

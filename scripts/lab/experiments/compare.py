@@ -1,4 +1,4 @@
-"""``python -m scripts compare``: execute runs that are not done, continue interrupted ones, go on after failures."""
+"""``python -m scripts compare``: execute the missing runs of a comparison and continue interrupted ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
 
 
 def _register(run: PlannedRun) -> None:
-    """Write the run into its record, and say if today's files would train it with other settings."""
+    """Register the run in its record, and warn if a finished run differs from the current files."""
     with suppress(Timeout), FileLock(make_folder(run.folder) / ".lock", blocking=False):
         record = RunRecord(run.folder)
         record.register(run)
@@ -65,7 +65,7 @@ def _register(run: PlannedRun) -> None:
 
 
 def _waves(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
-    """The runs seed by seed, in groups that need only runs of earlier groups."""
+    """The runs by seed, in groups that depend only on earlier groups."""
     for seed in dict.fromkeys(run.seed for run in runs):
         waiting = [run for run in runs if run.seed == seed]
         while waiting:

@@ -1,4 +1,4 @@
-"""Does the local mask mark the errors of the unadapted model (Fig. 6 of the paper)? Correlations over voxels."""
+"""Correlation of the local mask with the errors of the unadapted model over voxels (Fig. 6 of the paper)."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def mask_table(numbers: Mapping[str, Any]) -> Table:
         note="Pearson's correlation over voxels, mean over cases and seeds. Error: 1 where the unadapted prediction "
         "with the same seed (else the first seed) is wrong, else 0. Smoothed: averaged over one pixel of the mask "
         "(output_stride pixels of the network), slice by slice. Field of view: the box outside which the mask is 0. "
-        "Structures: the voxels of that box that the truth or the unadapted prediction assign to a structure, which "
-        "excludes the background, where a low mask and few errors agree anyway. One voxel per pixel of the network "
-        "counts: neighbours on a finer grid repeat each other.",
+        "Structures: the voxels of that box that the truth or the unadapted prediction assign to a structure, without "
+        "the background, where a low mask and few errors agree trivially. One voxel per pixel of the network is used, "
+        "because neighbours on a finer grid are redundant.",
         is_wide=True,
     )
 

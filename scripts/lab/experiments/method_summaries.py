@@ -1,4 +1,4 @@
-"""One row of the table per method: its numbers over seeds, and how they compare with the bounds and the reference."""
+"""The numbers of each method over seeds, compared with the bounds and the reference."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class MethodSummary:
         mean: by measure, the mean over the structures.
         largest_mean: the same of the largest component of each structure.
         structures: by structure, then by measure.
-        missing: structures that only prediction or only truth has, over all cases of all seeds.
-        counted: all structures of all those cases.
+        missing: structures present only in the prediction or only in the truth, over all cases and seeds.
+        counted: all structures of these cases.
         gap_closed: the share of the gap between the bounds' mean Dice, over the seeds that all three have.
         structure_gap_closed: the same for each structure.
         test: against the reference; None for the reference itself.

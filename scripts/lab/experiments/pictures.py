@@ -69,7 +69,7 @@ def translation_picture(comparison: Comparison, path: Path) -> str:
     )
     return (
         f"Labelled {source} slices before and after translation by each translator, and a {name} slice of another "
-        "subject for comparison. The outlines are the source's labels: the anatomy must stay where it was."
+        "subject for comparison. The outlines are the source's labels: the anatomy must not move."
     )
 
 
@@ -158,10 +158,10 @@ def mask_picture(comparison: Comparison, path: Path) -> str:
 
 
 def shown_cases(comparison: Comparison, items: Mapping[str, Item]) -> tuple[dict[str, str], str]:
-    """The held-out cases to show, with a word for each, and the sentence that says how they were chosen.
+    """The held-out cases to show with a word for each, and a sentence on their selection.
 
-    They are the median and the worst case of the reference, else of the first method that is no bound; of two medians
-    the better one. Without any evaluation they are the first and the last case.
+    They are the median (the better of two) and the worst case of the reference, or of the first method that is not a
+    bound. Without an evaluation they are the first and the last case.
 
     Raises:
         InputError: no run is done.
@@ -240,7 +240,7 @@ def _one_seed(comparison: Comparison) -> list[RunResult]:
 
 
 def _translated_files(translator: RunResult) -> dict[str, Path]:
-    """The images that a translator wrote, by case; found beside their list, so that the folder may be moved."""
+    """The images of a translator by case, searched beside their datalist, so that the folder can be moved."""
     folder = translator.folder / "translated"
     content = json.loads((folder / "datalist.json").read_text(encoding="utf-8"))
     entries = [entry for section in ("training", "validation") for entry in content.get(section, [])]

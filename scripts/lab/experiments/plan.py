@@ -26,7 +26,7 @@ Size = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What the user asked for.
+    """The settings of a comparison.
 
     Attributes:
         task: name of a file of ``configs/tasks``, or a path.
@@ -67,7 +67,7 @@ class Step:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The commands of one training and what follows it, with one seed, in one folder.
+    """The commands of one training and its evaluations, with one seed, in one folder.
 
     Attributes:
         kind: ``translator`` or ``method``.
@@ -75,9 +75,9 @@ class PlannedRun:
         seed: seed of the training.
         folder: the bundle root.
         steps: commands, in order.
-        translator: of a method: whose images it trains on, or ``none``.
+        translator: for a method, the translator of its training images, or ``none``.
         needs: folders of runs that must be done first.
-        settings: the training's merged config according to today's files; empty without a training.
+        settings: the merged config of the training from the current files; empty without a training.
     """
 
     kind: str
@@ -139,7 +139,7 @@ def task_settings(task: Path) -> dict[str, Any]:
 
 
 def size_files(size: str, task: Mapping[str, Any]) -> Size:
-    """What a size adds for a task's data set: config files by role, and the size of a generated phantom.
+    """The part of a size for a task's data set: config files by role, and the size of a generated phantom.
 
     Raises:
         InputError: the size does not exist, or not for this data set.
@@ -157,7 +157,7 @@ def size_files(size: str, task: Mapping[str, Any]) -> Size:
 
 
 def has_labels(datalist: Path) -> bool:
-    """Whether all held-out cases of a datalist have labels; True if it cannot be read, which its readers report."""
+    """Whether all held-out cases of a datalist have labels; True if it cannot be read, which is reported later."""
     try:
         return all("label" in entry for entry in json.loads(datalist.read_text(encoding="utf-8"))["validation"])
     except (OSError, ValueError, KeyError):
@@ -237,7 +237,7 @@ class _Planner:
         return PlannedRun("method", name, seed, folder, steps, translator, tuple(needs), trained)
 
     def _uses(self, folder: Path, files: Sequence[Path], trained: Mapping[str, Any]) -> list[Step]:
-        """Evaluation with and without post-processing, and inference where it gives what evaluation does not."""
+        """Evaluation with and without post-processing, and inference for masks or unlabelled targets."""
         base = CONFIGS / "segmentation/inference.yaml"
         evaluation, inference = [base, CONFIGS / "segmentation/evaluate.yaml", *files], [base, *files]
         options = [*self._data_options(), *_network_options(trained, evaluation)]
@@ -278,7 +278,7 @@ def _trained_domains(weights: Path) -> list[str]:
 
 
 def _network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
-    """The settings of the trained network that another config has otherwise."""
+    """Options for the settings of the trained network that differ from another config."""
     used = _merged(use)
     keys = trained["weights_metadata"]["network"]
     return [word for key in keys if trained[key] != used[key] for word in (f"--{key}", str(trained[key]))]

@@ -1,4 +1,4 @@
-"""Read the results of a comparison from its files, for as many runs as there are."""
+"""Reads the results of a comparison from its files, finished or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.lab.experiments.run_record import RunRecord, Status
 
 __all__ = ["LOWER", "RECOMMENDED", "REFERENCE", "UPPER", "Comparison", "MethodResult", "RunResult", "read_comparison"]
 
-# The lower and the upper bound, the method that the others are tested against, and the one for users.
+# The lower and the upper bound, the reference of the tests, and the method recommended to users.
 LOWER, UPPER, REFERENCE, RECOMMENDED = "none", "supervised", "glua", "recommended"
 
 
@@ -31,8 +31,8 @@ class RunResult:
         folder: where the run is.
         status: ``done`` if all steps are done and the evaluation, if there is one, can be read.
         error: why it is not done, or None.
-        selection: how the weights of a done run were chosen, else None.
-        translator: whose images it trained on, or ``none``.
+        selection: how the weights of a done run were selected, else None.
+        translator: the translator of its training images, or ``none``.
         steps: its record's commands, commits and seconds by step.
         summary: ``eval/summary.json`` of a done run; empty if the target has no labels.
         summary_largest: the same of the largest component of each structure.
@@ -115,7 +115,7 @@ class Comparison:
     Attributes:
         folder: its output folder.
         content: ``comparison.json``.
-        methods: in the order in which they were asked for.
+        methods: in the order of the request.
         translators: by name and seed.
         settings: the merged settings of one of its runs; the task's are the same in all. Empty if there is no run.
     """

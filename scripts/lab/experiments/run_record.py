@@ -93,7 +93,7 @@ class RunRecord:
             self._write({"steps": self.content["steps"] | {step.name: entry}})
 
     def fail(self, run: PlannedRun, step: str, error: str, *, signal: int | None = None) -> None:
-        """Store why the run stopped; ``signal`` is what ended it from outside, which is not a failure."""
+        """Record why the run stopped; interruption by a signal does not count as a failure."""
         print(f"== {run.title}: {step}: {error}", file=sys.stderr, flush=True)
         self._write({"failure": {"step": step, "error": error, "signal": signal}})
 
@@ -118,8 +118,8 @@ def run_process(
     """Run Python in a process, copy its output to a log file and, unless quiet, to the screen.
 
     Returns:
-        The exit code (of a process that a signal ended, minus the signal's number) and the last line of output that is
-        not a progress bar: the sentence of an input error.
+        The exit code (minus the number of the signal that ended the process) and the last line of output that is not a
+        progress bar, which is the message of an input error.
     """
     make_folder(log.parent)
     if not quiet:
@@ -148,7 +148,7 @@ def _reason(code: int, last_line: str) -> str:
 
 
 def _line(command: Sequence[str]) -> str:
-    """A command as it can be typed; words with single quotes, such as lists of files, stand in double quotes."""
+    """A command for the shell; words with single quotes, such as lists of files, are put in double quotes."""
 
     def quoted(word: str) -> str:
         return '"' + re.sub(r'([\\"$`])', r"\\\1", word) + '"' if "'" in word and "!" not in word else shlex.quote(word)

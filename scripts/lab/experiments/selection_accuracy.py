@@ -1,6 +1,6 @@
-"""How well do the label-free scores choose? Evaluates every snapshot with the target's labels.
+"""Accuracy of the label-free scores: every snapshot is evaluated with the target's labels.
 
-No training reads the result; its name contains ``oracle``.
+The results are named ``oracle``; no training reads them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OWN_VALUES = {"bundle_root", "ckpt_dir", "device", "weights_metadata", "run_fold
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRun:
-    """A run's snapshots with their scores and their true Dice.
+    """The snapshots of a run with their scores and their true Dice.
 
     Attributes:
         name: such as ``glua, seed 0``, or the run's folder.
@@ -59,7 +59,7 @@ class ScoredRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleAccuracy:
-    """How well a rule chooses.
+    """The accuracy of a selection rule.
 
     Attributes:
         name: a score, ``last`` or ``random``.
@@ -75,7 +75,7 @@ class RuleAccuracy:
 
 
 def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]]:
-    """Evaluate the snapshots that are not evaluated yet, and compare every score with the result.
+    """Evaluate the remaining snapshots, and compare every score with the result.
 
     Args:
         folder: a comparison's, or any folder that contains runs of the segmentation bundle with snapshots.
@@ -93,7 +93,7 @@ def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]
 def find_runs(folder: Path) -> dict[Path, str]:
     """The runs with snapshots in a folder, and their names: method and seed for a comparison's runs.
 
-    Runs that are trained with the target's labels are left out: the labelled Dice of ``supervised`` is the true Dice.
+    Runs trained with the target's labels are omitted: the labelled Dice of ``supervised`` is the true Dice.
 
     Raises:
         InputError: there is none.
@@ -115,9 +115,9 @@ def find_runs(folder: Path) -> dict[Path, str]:
 
 
 def evaluate_snapshots(run: Path) -> dict[int, float]:
-    """True mean Dice (percent) of a run's snapshots, as ``run evaluating`` measures it.
+    """True mean Dice (percent) of the snapshots of a run, as ``run evaluating`` measures it.
 
-    The results are kept in ``oracle/epoch_NNN.json`` of the run's folder; one older than its snapshot is made again.
+    The results are cached in ``oracle/epoch_NNN.json`` of the run's folder and renewed for newer snapshots.
 
     Raises:
         InputError: a snapshot or the run's settings are missing.
@@ -189,7 +189,7 @@ def _evaluate(run: Path, weights: Path) -> dict[str, Any]:
         places = {"bundle_root": str(run), "output_dir": str(output), "checkpoint": str(weights)}
         run_bundle("evaluating", [*FILES, str(overlay)], **places)
         summary: dict[str, Any] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-    return summary | {"oracle": "measured with target labels, to rate the scores; no training reads it"}
+    return summary | {"oracle": "measured with target labels to rate the scores; no training reads it"}
 
 
 def _trained_settings(run: Path) -> dict[str, Any]:
@@ -199,6 +199,6 @@ def _trained_settings(run: Path) -> dict[str, Any]:
         raise InputError(
             file=run / "config.yaml",
             found=f"no settings ({type(error).__name__})",
-            expected="what every training writes into its folder",
+            expected="the config.yaml that every training writes into its folder",
             remedy="restore the file, or train the run again",
         ) from error

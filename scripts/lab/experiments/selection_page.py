@@ -18,7 +18,7 @@ from scripts.selection.scores import MEASURED, SCORES
 
 __all__ = ["accuracy_table", "score_figure", "write_selection_page"]
 
-# Letters of runs' names that fit side by side below the panels.
+# Number of letters of legend entries that fit into one line.
 LEGEND_LETTERS = 100
 
 # Marks of the runs; the next one is used after all colours.
@@ -27,7 +27,7 @@ MARKS = "os^Dv"
 INTRODUCTION = """\
 # Which score finds the best snapshot?
 
-Every snapshot was evaluated **with the target's labels** (oracle), to rate the scores that choose without them.
+Every snapshot was evaluated **with the target's labels** (oracle) to rate the label-free scores.
 Dice is the mean over the structures of the target's held-out cases, in percent. *Dice lost* is the difference between
 the chosen snapshot and the best one of its run, in points; *random* is the mean loss of a random choice. Rank
 correlations are Spearman's, between a score and the true Dice, over the snapshots of one run and over all."""

@@ -1,4 +1,4 @@
-"""Statistics over seeds and cases: mean and spread, the share of the domain gap that is closed, a paired test."""
+"""Statistics over seeds and cases: mean and spread, share of the domain gap closed, paired test."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PairedTest:
 
     Attributes:
         n: cases whose difference is not 0.
-        p: probability of ranks at least as uneven if both were equally good; 1 if no case differs.
+        p: its p-value; 1 if no case differs.
         mean_difference: method minus reference, in points of Dice.
         seeds: the seeds that both have.
     """
@@ -94,7 +94,7 @@ def gap_closed_percent(value: float | None, lower: float | None, upper: float | 
 
 
 def gap_closed(method: Mapping[int, float], lower: Mapping[int, float], upper: Mapping[int, float]) -> GapClosed:
-    """The gap that a method closes, each seed by itself: a seed's effect on all three cancels.
+    """The gap that a method closes, computed per seed, so that effects of the seed on all three cancel.
 
     Args:
         method: Dice in % by seed.
@@ -138,7 +138,7 @@ def paired_test(
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's correlation of two short lists, or None if it is undefined; rounding breaks no ties."""
+    """Spearman's correlation of two lists, or None if it is undefined; differences by rounding count as ties."""
     pair = np.round([first, second], 6)
     if len(first) < 3 or np.ptp(pair, axis=1).min() == 0:
         return None

@@ -1,4 +1,4 @@
-"""The tables of a comparison, as a page's tables, as ``table.md`` and as ``table.csv``."""
+"""The tables of a comparison, for the page, ``table.md`` and ``table.csv``."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ def _main_table(summaries: Sequence[MethodSummary]) -> Table:
     note = (
         "Mean ± sample standard deviation (divisor n - 1) over the seeds, of the mean over the structures; a dash for "
         "the deviation of one seed. LC: only the largest component of each structure. A missing structure counts as "
-        "Dice 0 and as far away as the image is long; they are counted over all held-out cases and seeds. Gap closed: "
+        "Dice 0 and the image diagonal as distance; they are counted over all held-out cases and seeds. Gap closed: "
         f"share of the gap in mean Dice between `{LOWER}` (0 %) and `{UPPER}` (100 %) of the same seed, over the seeds "
         f"that all three have. vs {REFERENCE}: mean difference in points of Dice over the held-out cases, averaged "
         "over structures and over the seeds that both methods have. p: exact two-sided Wilcoxon signed-rank test "
         "over those cases, n of them (cases without a difference are left out), not corrected for the number of "
         f"methods. With n cases the smallest possible p is 2^(1-n){f': {smallest}' if smallest else ''}. Commit: of "
-        "the code that the row's runs ran on, with a plus if it had uncommitted changes."
+        "the code of the runs, with a plus if it had uncommitted changes."
     )
     rows = [_main_row(summary) for summary in summaries]
     used = [column for column in range(len(heads)) if column == 0 or any(row[column] != DASH for row in rows)]
