@@ -26,7 +26,7 @@ __all__ = [
     "write_values",
 ]
 
-# Roles whose file in the repository changes another role's; packing writes the merged config.
+# Roles whose file in the repository is an overlay of another role; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}
 
 # The roles that a bundle's README documents. Other files of a stage are overlays for experiments in the repository.
@@ -39,7 +39,7 @@ def read_task(folder: Path, task: str) -> Config:
     """Read a task file.
 
     Args:
-        folder: where the task files lie, ``configs/tasks``.
+        folder: folder of the task files, ``configs/tasks``.
         task: name of one of them, without ``.yaml``.
 
     Returns:
@@ -54,7 +54,7 @@ def read_task(folder: Path, task: str) -> Config:
             setting=f"task {task!r}",
             found="no such task",
             expected=f"one of {', '.join(names)}",
-            remedy=f"name one of them, or write a file of that name into {folder}",
+            remedy=f"name one of them, or add a file of that name to {folder}",
         )
     file = folder / f"{task}.yaml"
     try:
@@ -83,18 +83,18 @@ def read_configs(folder: Path) -> dict[str, Config]:
 
 
 def is_base(config: Mapping[str, Any]) -> bool:
-    """Whether a config stands alone; an overlay only changes another one."""
+    """Whether a config is complete; an overlay only changes another one."""
     return "bundle_root" in config
 
 
 def write_values(configs: Mapping[str, Config], values: Mapping[str, Any], *, origin: Path) -> None:
-    """Give the configs' own top-level keys other values, in place.
+    """Replace values of existing top-level keys of the configs, in place.
 
-    Arguments of a component that refer to other settings go on referring to them.
+    Arguments of a component that refer to other settings keep their references.
 
     Args:
         configs: by role.
-        values: a task's values, or the settings that weights were trained with.
+        values: a task's values, or the settings with which weights were trained.
         origin: the file they come from, for the message.
 
     Raises:
@@ -136,13 +136,13 @@ def write_configs(configs: Mapping[str, Config], folder: Path) -> None:
 
 
 def write_metadata(file: Path, name: str, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Write what the task decides into a packed ``metadata.json``: modality, slice size, labels, and a sentence on it.
+    """Write the task's modality, slice size, labels and description into a packed ``metadata.json``.
 
     Args:
         file: the metadata.
         name: ``synthesis`` or ``segmentation``; only the latter has labels.
         values: the task's keys and values.
-        metrics: what the weights were measured at; empty if they were not.
+        metrics: results of the weights; empty if unknown.
     """
     metadata = json.loads(file.read_text(encoding="utf-8"))
     ports = metadata["network_data_format"]

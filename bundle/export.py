@@ -32,7 +32,7 @@ __all__ = ["TOLERANCE", "export_network"]
 # Largest difference of an engine's float32 output from PyTorch's, as a share of the largest output.
 TOLERANCE = 1e-3
 
-# Metadata that only the weights themselves have: how long they were trained, and how they were selected.
+# Metadata of the weights that are not in the config: length of the training, and selection.
 HISTORY = ("iterations", "selection")
 
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
@@ -51,15 +51,15 @@ def export_network(
         task: name of a file in ``configs/tasks``, without ``.yaml``.
         weights: plain state dict of the bundle's ``network_def``.
         engine: one of ``scripts.inference.exported_network.ENGINES``.
-        out: the file; beside the weights under their name, with the engine's suffix, when None.
-        root: the repository to take configs from.
+        out: the file; None for the path of the weights with the engine's suffix.
+        root: the repository of the configs.
 
     Returns:
         The file.
 
     Raises:
-        InputError: anything that packing refuses, a missing package, a suffix of another engine, or outputs that differ
-            by more than ``TOLERANCE``.
+        InputError: as for packing; a missing package, a suffix of another engine, or outputs that differ by more than
+            ``TOLERANCE``.
     """
     check_choice("engine", engine, list(ENGINES))
     target = path_for_engine(weights, engine) if out is None else Path(out)
@@ -93,18 +93,18 @@ def _check_suffix(target: Path, engine: str) -> None:
 
 
 def _check_slices_suffice(network: nn.Module, weights: Path) -> None:
-    """Refuse a translator that draws a style for each volume: the export would use one style for all."""
+    """Refuse a translator that draws a style per volume, because the export would use one style for all volumes."""
     if isinstance(network, Translator) and network.volume_arguments(torch.zeros(1, 1, 1, 1), 0):
         raise InputError(
             file=weights,
             found="a translator that draws a style for each volume",
-            expected="one whose output depends on the slices alone",
+            expected="a translator whose output depends only on the slices",
             remedy="translate with engine pytorch, or export the style transfer or CycleGAN",
         )
 
 
 def _torchscript(made: Path, *, folder: Path, metadata: Mapping[str, Any], **_: Any) -> None:
-    """MONAI's export, which stores metadata and config in the file, where MONAI Deploy reads them."""
+    """MONAI's export, which stores metadata and config in the file for MONAI Deploy."""
     ckpt_export(
         net_id="network_def",
         filepath=str(made),
@@ -117,7 +117,7 @@ def _torchscript(made: Path, *, folder: Path, metadata: Mapping[str, Any], **_: 
 
 def _onnx(made: Path, *, network: nn.Module, metadata: Mapping[str, Any], size: list[int], **_: Any) -> None:
     onnx = import_engine("onnx", "onnx")
-    # Traced: the exporter based on torch.export needs another package and takes twenty times as long.
+    # Tracing, because the exporter based on torch.export needs another package and is twenty times slower.
     model = convert_to_onnx(
         network,
         [_noise(2, size)],
@@ -165,7 +165,7 @@ def _noise(batch: int, size: list[int]) -> torch.Tensor:
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Move the export to its place; OpenVINO's values first, so that no description lies beside older values."""
+    """Move the export to its target; OpenVINO's weights first, so that no model file refers to older weights."""
     values = made.with_suffix(VALUES)
     if values.is_file():
         with atomic_path(target.with_suffix(VALUES)) as temporary:

@@ -1,7 +1,7 @@
-"""Putting a freshly built bundle in place without touching what packing did not write.
+"""Installs a packed bundle without changing files that packing did not write.
 
-A packed folder is also a working folder: people train in it and keep files in it. A record of every packed file and
-its digest, ``.packed.json``, tells these from the rest.
+Users train in a packed folder and keep files in it. The record ``.packed.json`` lists every packed file with its
+digest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RECORD = ".packed.json"
 
 @contextmanager
 def build_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``target`` to build in, and remove it afterwards.
+    """Yield an empty folder beside ``target`` to build in, and remove it afterwards.
 
     Raises:
         InputError: another process packs the same bundle, or the disk is full.
@@ -44,32 +44,32 @@ def build_folder(target: Path) -> Iterator[Path]:
     except Timeout as error:
         remedy = "wait until it has finished, or choose another --out"
         raise InputError(
-            file=target, found="another process is packing it", expected="one at a time", remedy=remedy
+            file=target, found="another process is packing it", expected="one process at a time", remedy=remedy
         ) from error
     except OSError as error:
         raise InputError(
             file=target,
             found=f"could not be written ({error.strerror or error})",
             expected="a folder with room for the bundle",
-            remedy="free some space or choose another --out, then pack again; no file of yours was changed",
+            remedy="free some space or choose another --out, then pack again; no other file was changed",
         ) from error
 
 
 def install(building: Path, target: Path) -> None:
-    """Move every built file to its place in ``target``, each as a whole, and remove packed files that are outdated.
+    """Move every built file into ``target``, each atomically, and remove outdated packed files.
 
-    Files that packing did not write stay. So do packed files that were changed since; a new one does not replace them.
+    Files that packing did not write, and packed files that were changed since, are kept.
 
     Raises:
-        InputError: a file that packing did not write, or that was changed since, stands where a new one belongs; or
-            ``target`` is something else than a packed bundle.
+        InputError: a new file would replace one that packing did not write or that was changed since, or ``target`` is
+            not a packed bundle.
     """
     new = {file: _digest(building / file) for file in _files(building)}
     before = _read_record(target)
     _refuse_conflicts(target, new, before)
     known = {file: [*before.get(file, ()), digest] for file, digest in new.items()}
     target.mkdir(parents=True, exist_ok=True)
-    write_json(target / RECORD, {"files": {**before, **known}})  # holds whichever files a kill leaves
+    write_json(target / RECORD, {"files": {**before, **known}})  # valid at any point of an interruption
     for file in sorted(new):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(building / file, target / file)
@@ -82,12 +82,12 @@ def install(building: Path, target: Path) -> None:
 
 
 def packed_files(target: Path) -> list[Path]:
-    """Files of a bundle that packing wrote, sorted; not what else lies in its folder."""
+    """Files of a bundle that packing wrote, sorted."""
     return sorted(target / file for file in _read_record(target))
 
 
 def _read_record(target: Path) -> dict[str, list[str]]:
-    """Digests of the packed files by path, from the record; empty where nothing was packed."""
+    """Digests of the packed files by path, from the record; empty if nothing was packed."""
     if not target.exists() and not target.is_symlink():
         return {}
     try:
@@ -98,14 +98,14 @@ def _read_record(target: Path) -> dict[str, list[str]]:
             return {}
         raise InputError(
             file=target,
-            found="something that is no packed bundle",
-            expected=f"nothing there, or an earlier pack with its record {RECORD}",
+            found="not a packed bundle",
+            expected=f"no such file or folder, or an earlier pack with its record {RECORD}",
             remedy="move it away or choose another --out",
         ) from error
 
 
 def _refuse_conflicts(target: Path, new: Mapping[str, str], before: Mapping[str, list[str]]) -> None:
-    """A file that is there must be one that packing wrote, or equal to the new one."""
+    """Refuse to replace files that packing did not write, unless they are equal."""
     changed = []
     for file, digest in new.items():
         place = target / file
@@ -118,7 +118,7 @@ def _refuse_conflicts(target: Path, new: Mapping[str, str], before: Mapping[str,
         raise InputError(
             file=target,
             found=f"{len(changed)} file(s) that packing did not write or that were changed since: {named}",
-            expected="only files as they were packed where new ones belong",
+            expected="only unchanged packed files in their place",
             remedy="move them away, or choose another --out",
         )
 

@@ -1,4 +1,4 @@
-"""Pack a bundle: collect its files, write the task's values into them, put them in place."""
+"""Packs a bundle: collects its files, writes the task's values into the configs, and installs them."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ ENTRY_POINTS = {
     "segmentation": ("scripts.inference.predictor", "scripts.inference.dicom_segmentation", "scripts.data.dicom"),
 }
 
-# Files of this package that serve a packed bundle and import from it.
+# Applications in this package that serve a packed bundle and import its code.
 PROGRAMS = {"synthesis": (), "segmentation": ("deploy_app.py", "label_app.py")}
 
-# One time for every archive member, the earliest that the format allows, so that equal bundles give equal archives.
+# Modification time of every archive member, the earliest possible, so that archives are reproducible.
 ARCHIVE_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class PackedBundle:
-    """What packing made.
+    """A packed bundle.
 
     Args:
         folder: the bundle.
-        archive: the bundle as one file, if asked for.
-        has_weights: whether ``models/model.pt`` is in it.
+        archive: the bundle as one file, if requested.
+        has_weights: whether it contains ``models/model.pt``.
     """
 
     folder: Path
@@ -61,14 +61,14 @@ class PackedBundle:
 
     @property
     def is_too_large_for_the_zoo(self) -> bool:
-        """Whether its weights need an address to enter MONAI's Model Zoo, and have none."""
+        """Whether the Model Zoo requires an address for its weights, and none was given."""
         has_address = (self.folder / "large_files.yml").is_file()
         weights = self.folder / "models" / "model.pt"
         return self.has_weights and not has_address and weights.stat().st_size > LARGEST_FILE
 
 
 def packed_name(task: str, name: str) -> str:
-    """Folder name of a packed bundle; MONAI Label guesses a bundle's kind from the word in it."""
+    """Folder name of a packed bundle; MONAI Label infers a bundle's kind from it."""
     return f"glua_{task}_{name}"
 
 
@@ -85,27 +85,27 @@ def pack_bundle(
 ) -> PackedBundle:
     """Write the bundle ``<out>/glua_<task>_<name>/``.
 
-    An earlier pack of the same name is replaced file by file; files that packing did not write stay.
+    An earlier pack of the same name is replaced file by file; other files in the folder are kept.
 
     Args:
         name: ``synthesis`` or ``segmentation``.
         task: name of a file in ``configs/tasks``, without ``.yaml``.
-        out: folder to put it in; made when missing.
-        weights: plain state dict of the bundle's ``network_def``, or None to pack without.
-        weights_url: where those weights can be, or will be, downloaded: ``large_files.yml`` will say so.
+        out: output folder; created if needed.
+        weights: plain state dict of the bundle's ``network_def``, or None to pack without weights.
+        weights_url: download address of the weights, written to ``large_files.yml``.
         evaluation: ``summary.json`` of an evaluation of the weights; its means become the metadata's ``eval_metrics``.
-        archive: also write ``<folder>.zip`` with the packed files, equal bytes for equal content.
+        archive: also write ``<folder>.zip``, reproducibly.
         root: the repository to pack from.
 
     Raises:
-        InputError: the task is unknown or sets a key that a config lacks, the weights cannot be read, are of another
-            task or do not fit, an address without weights, a file in the way that packing did not write, or ``out``
+        InputError: the task is unknown or sets a key that a config lacks; the weights cannot be read, belong to another
+            task or do not fit; an address without weights; a conflict with a file that packing did not write; ``out``
             cannot be written.
     """
     if weights_url and weights is None:
-        remedy = "give --weights too, or leave --weights_url out"
+        remedy = "give --weights too, or omit --weights_url"
         raise SettingError(
-            setting="--weights_url", found="no --weights", expected="the weights it is of", remedy=remedy
+            setting="--weights_url", found="no --weights", expected="the weights at this address", remedy=remedy
         )
     metrics = {} if evaluation is None else read_metrics(evaluation)
     values = read_task(root / "configs" / "tasks", task)
@@ -139,7 +139,7 @@ def _modules(root: Path, name: str, configs: Mapping[str, Any]) -> list[Path]:
 
 
 def _copy_files(root: Path, name: str, building: Path, modules: list[Path]) -> None:
-    """Copy what needs no change; links become files."""
+    """Copy files that are packed unchanged; links become files."""
     places = {Path("LICENSE"): root / "LICENSE", Path("configs", "logging.conf"): root / "configs" / "logging.conf"}
     places[Path("configs", "metadata.json")] = root / "configs" / name / "metadata.json"
     places |= {module: root / module for module in modules}

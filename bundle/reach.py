@@ -1,4 +1,4 @@
-"""Which modules of ``scripts`` a bundle needs: those that its configs, ``Predictor`` and its programs import."""
+"""Finds the modules of ``scripts`` that a bundle's configs, ``Predictor`` and applications import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOTTED_NAME = re.compile(r"\bscripts(?:\.\w+)+")
 
 
 def named_modules(item: Any) -> Iterator[str]:
-    """Dotted names in ``scripts`` that a config's targets and expressions contain, or a program's text."""
+    """Dotted names of ``scripts`` in the strings of a config, or in the text of an application."""
     if isinstance(item, str):
         yield from DOTTED_NAME.findall(item)
     parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, list) else ()
@@ -23,10 +23,9 @@ def named_modules(item: Any) -> Iterator[str]:
 
 
 def reached_modules(root: Path, names: Iterable[str]) -> list[Path]:
-    """Files of all modules that some names reach by imports, packages' ``__init__.py`` included.
+    """Files of all modules that are reached from some names by imports, with the ``__init__.py`` of their packages.
 
-    Imports inside functions count, those for type checkers do not. Strings that are the name of a module count too, for
-    ``importlib``.
+    Imports inside functions count, those for type checkers do not. Strings that name a module count, for ``importlib``.
 
     Args:
         root: folder of the package ``scripts``.

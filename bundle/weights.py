@@ -1,4 +1,4 @@
-"""Weights that may be packed: a plain state dict, of this task, that fits the packed network."""
+"""Checks and copies the weights of a packed bundle: a plain state dict of this task that fits the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.core.weights import load_weights, read_metadata
 
 __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "write_large_files"]
 
-# Bytes of the largest file that MONAI's Model Zoo takes into its repository.
+# Maximum file size in the repository of MONAI's Model Zoo, in bytes.
 LARGEST_FILE = 25_000_000
 
 
@@ -24,7 +24,7 @@ def read_settings(weights: Path) -> dict[str, Any]:
     """The settings of grid and network that weights were trained with, by top-level key; empty without metadata.
 
     Args:
-        weights: a plain state dict; its metadata lie beside it with the suffix ``.json``.
+        weights: a plain state dict; its metadata have the same name with the suffix ``.json``.
 
     Raises:
         InputError: the metadata are no JSON object.
@@ -36,16 +36,16 @@ def read_settings(weights: Path) -> dict[str, Any]:
 def copy_weights(weights: Path, task: str, folder: Path) -> None:
     """Copy weights and their metadata into a bundle as ``models/model.pt`` and ``models/model.json``.
 
-    They are loaded strictly into the network that the packed configs build: MONAI Label loads leniently, so what does
-    not fit would stay random without an error.
+    They are loaded strictly into the network of the packed configs, because MONAI Label ignores missing and unexpected
+    parameters.
 
     Args:
         weights: a plain state dict.
         task: the task that is packed.
-        folder: the bundle, its configs written already.
+        folder: the bundle, which already contains its configs.
 
     Raises:
-        InputError: no file, no plain state dict, weights of another task, or of a network of another size.
+        InputError: a missing file, no plain state dict, or weights of another task or network.
     """
     parser = ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
@@ -62,10 +62,10 @@ def read_metrics(summary: Path) -> dict[str, float]:
     """Mean Dice and surface distance from the ``summary.json`` of an evaluation, for the bundle's metadata.
 
     Args:
-        summary: what ``run evaluating`` wrote for the weights that are packed.
+        summary: written by ``run evaluating`` for the packed weights.
 
     Raises:
-        InputError: no such file, or not a summary.
+        InputError: the file is missing or not a summary.
     """
     try:
         means = json.loads(summary.read_text(encoding="utf-8"))["mean_over_structures"]
@@ -75,19 +75,19 @@ def read_metrics(summary: Path) -> dict[str, float]:
             file=summary,
             found=f"no summary of an evaluation ({type(error).__name__})",
             expected="eval/summary.json of a run",
-            remedy="evaluate the weights with 'run evaluating', or leave --evaluation out",
+            remedy="evaluate the weights with 'run evaluating', or omit --evaluation",
         ) from error
 
 
 def write_large_files(folder: Path, url: str) -> None:
-    """Write ``large_files.yml``, which names the address of a packed bundle's weights and their digest.
+    """Write ``large_files.yml`` with the address and digest of a bundle's weights.
 
-    Models that travel through git leave files above ``LARGEST_FILE`` out; ``python -m monai.bundle
-    download_large_files`` puts them in place again and refuses other content.
+    The Model Zoo's repository contains no files above ``LARGEST_FILE``; ``python -m monai.bundle download_large_files``
+    downloads them and verifies the digest.
 
     Args:
-        folder: the bundle, its weights in place already.
-        url: where ``models/model.pt`` can be, or will be, downloaded.
+        folder: the bundle with its weights.
+        url: download address of ``models/model.pt``.
     """
     weights = Path("models", "model.pt")
     digest = hashlib.sha256((folder / weights).read_bytes()).hexdigest()

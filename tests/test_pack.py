@@ -207,7 +207,7 @@ def test_what_is_not_ours_is_not_replaced(project: Path, tmp_path: Path, kind: s
         (foreign / "precious").mkdir(parents=True)
     else:
         foreign.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="something that is no packed bundle"):
+    with pytest.raises(InputError, match="not a packed bundle"):
         pack_bundle("synthesis", task="toy", out=foreign.parent, root=project)
     assert list(foreign.parent.iterdir()) == [foreign]
 

@@ -196,7 +196,7 @@ def test_nor_when_the_source_lies_where_a_domain_goes(tmp_path: Path) -> None:
 def test_every_failing_case_is_named(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for number in (1, 3):
         (source / f"RawData/Training/img/img000{number}.nii.gz").write_bytes(b"cut")
-    with pytest.raises(InputError, match="2 of 3 cases that cannot be prepared, each named above"):
+    with pytest.raises(InputError, match="2 of 3 cases that cannot be prepared, listed above"):
         run(source, tmp_path / "out")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert [name in "".join(lines) for name in ("img0001", "img0002", "img0003")] == [True, False, True]
@@ -310,7 +310,7 @@ def test_the_exit_code_of_a_bad_tree(tmp_path: Path) -> None:
             ["btcv", "--protocol", "clear"],
             r"clear.yaml: no such file\. Expected a protocol: clean, dar, disjoint, sifa",
         ),
-        (["btcv", "--map", "1:2"], "--map: it together with 'btcv'"),
+        (["btcv", "--map", "1:2"], "--map: given with 'btcv'"),
         (["btcv", "--domain", "mr"], "--domain: 'mr'. Expected one of ct"),
         (
             ["mscmr", "--protocol", "dar"],

@@ -52,7 +52,7 @@ def test_series_that_are_missing_are_named(tmp_path: Path, capsys: pytest.Captur
     report = chaos(source, tmp_path / "out")
     assert report["missing_series"] == {"mr_t1_in": [3], "mr_t1_out": [2, 3]}
     print_report(tmp_path / "out", report)
-    assert "mr_t1_out: no volume of 2, 3, though other series of these people are there" in capsys.readouterr().out
+    assert "mr_t1_out: no volume of 2, 3, although other series of these patients exist" in capsys.readouterr().out
     assert chaos(source, tmp_path / "other", domain="mr")["missing_series"] == {}
     whole = chaos(write_chaos_mr(tmp_path / "whole", 1), tmp_path / "third")
     assert whole["missing_series"] == {}

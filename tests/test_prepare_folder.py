@@ -86,7 +86,7 @@ def test_dicom_series_with_labels_drawn_on_their_conversion(tmp_path: Path) -> N
     report = run(tmp_path / "dicom", tmp_path / "out", "7:1,9:2", labels=tmp_path / "labels", validation=0.5)
     for number, name in enumerate(["p1", "p2"]):
         assert_is_truth(tmp_path / "out", "mr", name, number, [1, 2])
-    assert "turned to the image's" in report["domains"]["mr"]["notes"]["p1"][0]
+    assert "reoriented, no voxel changed" in report["domains"]["mr"]["notes"]["p1"][0]
 
 
 def test_a_series_without_its_label(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_files_that_links_lead_to_are_not_overwritten(tmp_path: Path) -> None:
     (source / "labels" / "case0_seg.nii.gz").rename(tmp_path / "mr" / "case0_label.nii.gz")
     (source / "labels" / "case0_seg.nii.gz").symlink_to(tmp_path / "mr" / "case0_label.nii.gz")
     before = state(tmp_path)
-    with pytest.raises(InputError, match=r"case0_label.nii.gz would be written over .*case0_seg.nii.gz, which is read"):
+    with pytest.raises(InputError, match=r"case0_label.nii.gz would overwrite the source .*case0_seg.nii.gz"):
         run(source / "images", tmp_path, "7:1,9:2", labels=source / "labels", validation=0.5)
     assert state(tmp_path) == before
 
@@ -210,7 +210,7 @@ def test_nor_is_the_label_maps_own_file(tmp_path: Path) -> None:
     source = write_images(tmp_path, 1)
     (tmp_path / "map.yaml").write_text("{7: 1, 9: 2}\n")
     (tmp_path / "mr.json").symlink_to(tmp_path / "map.yaml")
-    with pytest.raises(InputError, match=r"mr.json would be written over .*map.yaml, which is read"):
+    with pytest.raises(InputError, match=r"mr.json would overwrite the source .*map.yaml"):
         run(source / "images", tmp_path, str(tmp_path / "map.yaml"), labels=source / "labels", validation=0.0)
 
 
@@ -237,6 +237,6 @@ def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
     assert report["domains"]["ct"]["sections"] == {"training": ["a_1", "b"]}
     notes = report["domains"]["ct"]["notes"]["a_1"]
     assert notes[0].endswith(f"one series with the slices of {tmp_path / 'in' / 'a' / '2'}")
-    assert notes[1].endswith("left out, as they are no slices: plan (RT Structure Set Storage)")
+    assert notes[1].endswith("not used, because they are not slices: plan (RT Structure Set Storage)")
     written = nib.load(tmp_path / "out" / "ct" / "a_1_image.nii.gz")
     assert np.array_equal(np.asarray(written.dataobj), volume)

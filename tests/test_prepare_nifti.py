@@ -60,7 +60,7 @@ def test_a_stray_421_counts_as_left_atrium_and_is_reported(tmp_path: Path) -> No
     voxels[tuple(np.argwhere(voxels == 420)[0])] = 421
     save(label, voxels, CT_AFFINE)
     report = run("mmwhs", source, tmp_path / "out")
-    assert report["domains"]["ct"]["notes"]["ct_1001"] == ["1 voxels of stray label value 421 were taken as 420"]
+    assert report["domains"]["ct"]["notes"]["ct_1001"] == ["1 voxels of stray label value 421 were mapped to 420"]
     assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
 
 
@@ -189,7 +189,7 @@ def test_a_label_stored_along_other_axes_is_turned(tmp_path: Path) -> None:
     path = source / "ct_train" / "ct_train_1001_label.nii.gz"
     nib.save(nib.as_closest_canonical(nib.load(path)), path)
     report = run("mmwhs", source, tmp_path / "out")
-    assert "turned to the image's" in report["domains"]["ct"]["notes"]["ct_1001"][0]
+    assert "reoriented, no voxel changed" in report["domains"]["ct"]["notes"]["ct_1001"][0]
     assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
 
 

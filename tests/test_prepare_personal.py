@@ -51,7 +51,7 @@ def test_text_that_may_name_a_patient_is_left_out_and_said(tmp_path: Path) -> No
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Doe^Jane 1950"))
     nib.save(image, path)
     report = run("btcv", source, tmp_path / "out")
-    said = "img0002.nii.gz: descrip, db_name, 1 extension(s) of the header left out, as free text can hold names"
+    said = "img0002.nii.gz: descrip, db_name, 1 extension(s) of the header removed, because free text can contain names"
     assert said in report["domains"]["ct"]["notes"]["ct_0002"]
     written = gzip.decompress((tmp_path / "out" / "ct" / "ct_0002_image.nii.gz").read_bytes())
     assert b"Doe" not in written

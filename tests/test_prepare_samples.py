@@ -59,7 +59,7 @@ def test_sifas_archive_shows_the_record_of_the_same_slice(tmp_path: Path) -> Non
     archive = np.asarray(nib.load(tmp_path / "out" / "mr" / "mr_1_image.nii.gz").dataobj)[..., 1]
     assert np.array_equal(archive[::-1, ::-1], record)
     notes = [note for notes in report["domains"]["mr"]["notes"].values() for note in notes]
-    assert any("stray label value 5 were taken as 0" in note for note in notes)
+    assert any("stray label value 5 were mapped to 0" in note for note in notes)
 
 
 def test_small_ct_and_mr_as_folders(tmp_path: Path) -> None:

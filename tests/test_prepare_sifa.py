@@ -182,7 +182,7 @@ def test_two_archives_with_one_id(tmp_path: Path) -> None:
     source = write_release(tmp_path / "in")
     (source / "copy_ct").mkdir()
     (source / "copy_ct" / "ct_1003.npz").write_bytes((source / "test_ct" / "ct_1003.npz").read_bytes())
-    with pytest.raises(InputError, match=r"the id 'ct_1003', which .*ct_1003.npz has too\. Expected one volume"):
+    with pytest.raises(InputError, match=r"the id 'ct_1003', also used by .*ct_1003.npz\. Expected one volume"):
         run(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -257,9 +257,9 @@ def hounsfield(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, r"slice3.tfrecords: \d+ bytes, 300 fewer than its record says: it is truncated"),
+        (cut, r"slice3.tfrecords: \d+ bytes, 300 fewer than its record requires: it is truncated"),
         (cut_head, "3 bytes after the last record: it is truncated"),
-        (other_kind, "a wrong checksum where a record should start"),
+        (other_kind, "a wrong checksum at the start of a record"),
         (no_label, "Expected one example with data_vol and label_vol"),
         (short_data, "Expected one example with data_vol and label_vol"),
         (two_records, "2 records"),

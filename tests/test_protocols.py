@@ -385,7 +385,7 @@ def test_an_empty_label_is_named_by_its_file_and_the_others_are_done(
     for path in (empty, other):
         label = nib.load(path)
         save(path, np.zeros(label.shape, np.uint8), label.affine)
-    with pytest.raises(InputError, match="2 of 4 cases that cannot be prepared, each named above"):
+    with pytest.raises(InputError, match="2 of 4 cases that cannot be prepared, listed above"):
         prepare(Preparation(dataset, source, tmp_path / "out", protocol, workers=1))
     shown = capsys.readouterr().err
     assert f"error: {empty}: no labelled voxel. Expected a label to crop around" in shown

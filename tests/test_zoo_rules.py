@@ -149,7 +149,7 @@ def test_large_weights_are_named_with_their_address(
 
 def test_an_address_without_weights_is_refused(tmp_path: Path) -> None:
     error = refused(pack_bundle, "synthesis", task=TASK, out=tmp_path, weights_url="https://example.org/model.pt")
-    assert (error.file, error.expected) == ("--weights_url", "the weights it is of")
+    assert (error.file, error.expected) == ("--weights_url", "the weights at this address")
 
 
 ZOO_SETTINGS = """[flake8]

@@ -95,7 +95,7 @@ class Heart:
         return smooth_union(shape, self._caval, 10) - 5.2 - np.float32(1.5) * ripple
 
     def arch_end(self) -> Array:
-        """Where the arch meets the descending aorta, body coordinates in mm (3,)."""
+        """The junction of arch and descending aorta, body coordinates in mm (3,)."""
         return self._place(ARCH[-1:])[0]
 
     def hila(self) -> tuple[list[Array], list[Array]]:
@@ -135,7 +135,7 @@ class Heart:
             yield Layer(Tissue.MYOCARDIUM, self.patch.box, np.maximum(muscle, parts.cavity), None)
         yield Layer(Tissue.MYOCARDIUM, self.patch.box, self._trabeculae(parts.cavity, 3.2), None)
         yield self._layer(Tissue.WALL, parts.aorta - 1.3)
-        # The arch is opened last, lest a wall across the vessel give away where the label ends.
+        # The arch is opened last: a wall across the vessel would show the end of the label.
         yield self._layer(Tissue.LEFT_BLOOD, self._arch)
         yield self._layer(Tissue.LEFT_BLOOD, parts.aorta, "ascending_aorta")
 

@@ -1,4 +1,4 @@
-"""CHAOS: DICOM series with a folder of PNG masks each, for MR (T1 in and out of phase, T2-SPIR) and CT."""
+"""CHAOS: DICOM series of MR (T1 in and out of phase, T2-SPIR) and CT, each with a folder of PNG masks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ChaosTree:
                     file=folder,
                     found=f"a second series of {key[0]} case {key[1]}, beside {found[key]}",
                     expected="one folder per id",
-                    remedy="remove one of them, or name a folder that holds one copy",
+                    remedy="remove one of them, or name a folder with one copy",
                 )
             found[key] = folder
         if not found:
@@ -77,14 +77,14 @@ def _read(folder: Path, masks: Path) -> Reading:
 
 
 def _read_masks(folder: Path, series: Series) -> np.ndarray:
-    """(X, Y, Z) of grey values; masks and slices belong together by the order of their file names."""
+    """(X, Y, Z) of grey values; masks and slices are paired by the order of their file names."""
     files = _mask_files(folder)
     if len(files) != len(series.files):
         raise InputError(
             file=folder,
             found=f"{len(files)} PNG masks" if folder.is_dir() else "no such folder",
             expected=f"{len(series.files)}, one per DICOM file beside it",
-            remedy="download the case again; only their order tells which mask belongs to which slice",
+            remedy="download the case again: masks are assigned to slices by their order",
         )
     # (slice, row, column) is (z, y, x).
     return np.stack([_read_mask(files[index], series.image.shape[:2]) for index in series.order]).T
@@ -105,7 +105,7 @@ def _read_mask(file: Path, size: tuple[int, ...]) -> np.ndarray:
             file=file,
             found=f"a mask of shape {mask.shape}",
             expected=f"{tuple(size[::-1])} (rows, columns) and one channel, as its DICOM slice",
-            remedy="use the release's own masks, not resized or coloured copies",
+            remedy="use the masks of the release, not resized or coloured copies",
         )
     return mask
 

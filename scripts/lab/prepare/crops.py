@@ -1,4 +1,4 @@
-"""Crops of published protocols that MONAI lacks. They use label maps, which the `clean` protocol never does."""
+"""Crops of published protocols that MONAI lacks. They use label maps, unlike the `clean` protocol."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CropAroundLabeld(MapTransform):
         centre = [
             place if length > 0 else whole // 2 for place, length, whole in zip(mean, self.size, shape, strict=True)
         ]
-        # Padding first, because SpatialCrop would clip a box that is partly outside, and move its centre.
+        # Pad first, because SpatialCrop clips boxes that are partly outside and thereby moves their centre.
         margin = [length if length > 0 else 0 for length in self.size]
         for key in self.key_iterator(cropped):
             padded = SpatialPad([whole + 2 * more for whole, more in zip(shape, margin, strict=True)])(cropped[key])

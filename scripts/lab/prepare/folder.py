@@ -1,4 +1,4 @@
-"""The user's own folders: NIfTI images, or DICOM series in a folder each, and NIfTI label maps."""
+"""The user's own folders: NIfTI images or DICOM series (one per folder), and NIfTI label maps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Series:
 
 
 class PlainFolders:
-    """A folder of images of one domain and, perhaps, a folder of label maps, paired by the case's name."""
+    """A folder of images of one domain and an optional folder of label maps, paired by case name."""
 
     def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
         """The cases of the images' folder; the last ones in natural order become the validation list.
@@ -92,16 +92,16 @@ def _read_series(one: _Series, label: Path | None, trust_image: bool) -> Reading
     check_values(series.image, str(folder), is_label=False)
     others = ", ".join(str(other) for other in one.folders[1:])
     notes = [f"{folder}: one series with the slices of {others}"] * bool(others)
-    notes += [f"{folder}: left out, as they are no slices: {', '.join(one.left_out)}"] * bool(one.left_out)
+    notes += [f"{folder}: not used, because they are not slices: {', '.join(one.left_out)}"] * bool(one.left_out)
     reading = Reading(series.image, series.affine, notes=tuple(notes))
     return reading if label is None else add_label(reading, folder, label, trust_image=trust_image)
 
 
 def _series_below(source: Path) -> list[_Series]:
-    """The series of all folders, of which several may hold parts of one.
+    """The series below a folder; a series may be split into several folders.
 
-    They do if they share SeriesInstanceUID and PatientID and no slice lies where one of the others lies: some
-    anonymisation gives different patients the same UIDs.
+    Folders belong to one series if they share SeriesInstanceUID and PatientID and no slice positions, because some
+    anonymisation tools give different patients the same UIDs.
     """
     folders = sorted({file.parent for file in visible_files(source)}, key=natural_order) if source.is_dir() else []
     groups: list[list[FolderScan]] = []

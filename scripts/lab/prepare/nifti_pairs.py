@@ -1,4 +1,4 @@
-"""Pairs of NIfTI files on one grid, and the form in which every volume is written."""
+"""Reads pairs of NIfTI files on one grid, and writes prepared volumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.lab.prepare.source_case import Reading
 
 __all__ = ["add_label", "read_pair", "write_nifti"]
 
-# Bytes of a gzip header, and the flag of a file name behind it.
+# Length of a gzip header, and the flag of a file name after it.
 GZIP_HEADER, GZIP_HAS_NAME = 10, 8
 
 _Grid = tuple[tuple[int, ...], np.ndarray]
@@ -43,13 +43,13 @@ def read_pair(image: Path, label: Path | None, *, trust_image: bool = False) -> 
 
 
 def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool = False) -> Reading:
-    """Add the label map of a NIfTI file, turned to the image's axes if it is stored along others.
+    """Add the label map of a NIfTI file, reoriented to the image's axes if needed.
 
     Args:
         reading: the image as read.
         image: its file or folder, for the error.
         label: file of the label map.
-        trust_image: take the image's grid where the label's header differs and the shapes agree.
+        trust_image: use the image's affine if only the label's affine differs.
 
     Raises:
         InputError: the label map cannot be read or lies on another grid.
@@ -61,10 +61,10 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
     gap_mm = affine_gap_mm(affine, reading.affine)
     if gap_mm > AFFINE_TOLERANCE_MM and affine_gap_mm(turned_affine, reading.affine) <= AFFINE_TOLERANCE_MM:
         voxels, affine = turned, turned_affine
-        notes.append(f"{label.name}: stored along other axes than its image; turned to the image's, no voxel changed")
+        notes.append(f"{label.name}: stored along other axes than its image; reoriented, no voxel changed")
     elif trust_image and voxels.shape == reading.image.shape and gap_mm > AFFINE_TOLERANCE_MM:
         affine = reading.affine
-        notes.append(f"{label.name}: its affine differed by up to {gap_mm:.3g} mm; the image's was taken, as asked")
+        notes.append(f"{label.name}: its affine differed by up to {gap_mm:.3g} mm; the image's was used, as requested")
     _check_grids(image, label, (reading.image.shape, reading.affine), (voxels.shape, affine))
     return replace(reading, label=voxels, label_file=label, notes=(*reading.notes, *notes))
 
@@ -72,14 +72,14 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
 def write_nifti(
     path: Path, voxels: np.ndarray, affine: np.ndarray, *, is_label: bool = False, same_as: Path | None = None
 ) -> int:
-    """Write a volume as ``.nii.gz`` with equal sform and qform, whole or not at all.
+    """Write a volume as ``.nii.gz`` with equal sform and qform, atomically.
 
     Args:
-        path: where.
-        voxels: (X, Y, Z) of a type that NIfTI knows.
+        path: file to write.
+        voxels: (X, Y, Z) of a type that NIfTI supports.
         affine: (4, 4) in mm.
-        is_label: whether the values are classes, which the header's intent then says.
-        same_as: an equal file, which is then copied: compression takes twice as long as decompression.
+        is_label: whether to set the header's intent to labels.
+        same_as: an equal file to copy, which is faster than compression.
 
     Returns:
         The file's size in bytes.
@@ -125,12 +125,12 @@ def _check_grids(image: Path, label: Path, image_grid: _Grid, label_grid: _Grid)
 def _notes(volume: NiftiVolume, path: Path) -> tuple[str, ...]:
     """Notes on a file for the report. Free text, which may hold names, is reported by its field names only."""
     texts = personal_text(volume.header)
-    left_out = [f"{', '.join(texts)} of the header left out, as free text can hold names"] * bool(texts)
+    left_out = [f"{', '.join(texts)} of the header removed, because free text can contain names"] * bool(texts)
     return tuple(f"{path.name}: {note}" for note in (*volume.notes, *left_out))
 
 
 def _file_to_copy(volume: NiftiVolume, path: Path) -> Path | None:
-    """The file itself if it has the form of :func:`write_nifti`: 3D, packed, in mm, both forms set and equal."""
+    """The file itself if it has the format of :func:`write_nifti`: 3D, compressed, in mm, sform and qform set."""
     header = volume.header
     is_plain = header.sizeof_hdr == nib.Nifti1Header.sizeof_hdr and header.endianness == "<" and header["dim"][0] == 3
     is_placed = int(header["qform_code"]) > 0 and int(header["sform_code"]) > 0 and header.get_xyzt_units()[0] == "mm"
@@ -141,6 +141,6 @@ def _file_to_copy(volume: NiftiVolume, path: Path) -> Path | None:
 
 
 def _without_name(packed: bytes) -> bytes:
-    """The same gzip file without the name and the time of the file that was packed, which may identify a patient."""
+    """The same gzip file without the name and time of the original file, which may identify a patient."""
     start = packed.index(b"\0", GZIP_HEADER) + 1 if packed[3] else GZIP_HEADER
     return packed[:3] + bytes(5) + packed[8:GZIP_HEADER] + packed[start:]

@@ -1,4 +1,4 @@
-"""Releases of NIfTI files with the case's id in their names: MM-WHS, BTCV, MS-CMRSeg."""
+"""Releases of NIfTI files with case ids in their names: MM-WHS, BTCV, MS-CMRSeg."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["NiftiTree"]
 
 
 class NiftiTree:
-    """Images and label maps anywhere below a folder, paired by id, never by their order.
+    """Images and label maps anywhere below a folder, paired by id.
 
     Args:
         pattern: regular expression of a whole file name without ``.nii`` or ``.nii.gz``, with the groups ``id`` (the
@@ -50,8 +50,8 @@ class NiftiTree:
         """The cases below ``source``, sorted by domain and id.
 
         Raises:
-            InputError: nothing is named as the release names it, two files have one id, an id is not one of the
-                release's, a label has no image.
+            InputError: no file has a name of the release, two files have one id, an id is not in the release, or a
+                label has no image.
         """
         files: dict[tuple[str, int, bool], Path] = {}
         for path in filter(is_nifti, visible_files(source)):
@@ -105,8 +105,8 @@ class NiftiTree:
                 file=path,
                 found=f"case {number}",
                 expected=f"ids {' and '.join(f'{first} to {last}' for first, last in self.ids)}, as in the release",
-                remedy="name its training folder; in a renumbered copy the published splits would select other people: "
-                "rename its files back, or prepare it as 'folder'",
+                remedy="name its training folder; with renumbered files the published splits would select other "
+                "patients: restore their names, or prepare them as 'folder'",
             )
 
     def _raise_twice(self, key: tuple[str, int, bool], first: Path, second: Path) -> None:
@@ -114,7 +114,7 @@ class NiftiTree:
             file=second,
             found=f"a second {'label map' if key[2] else 'image'} of {key[0]} case {key[1]}, beside {first}",
             expected="one file per id",
-            remedy="remove one of them, or name a folder that holds one copy",
+            remedy="remove one of them, or name a folder with one copy",
         )
 
     def _raise_no_image(self, label: Path) -> None:

@@ -20,7 +20,7 @@ __all__ = ["REPORT", "print_report", "read_reports", "write_datalists", "write_r
 
 REPORT = "prepare.json"
 DECODERS = ("pydicom", "python-gdcm", "scikit-image")
-# Notes per domain on the screen; the report has all.
+# Number of notes per domain on the screen; the report contains all.
 SHOWN_NOTES = 8
 SECTIONS = ("training", "validation", "test")
 Records = Mapping[SourceCase, Mapping[str, Any]]
@@ -29,8 +29,8 @@ Records = Mapping[SourceCase, Mapping[str, Any]]
 def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict[str, Any]]:
     """Write ``<out>/<domain>.json`` for each domain, with paths relative to ``out``; return them by domain.
 
-    In a section with labelled and unlabelled cases, the latter go to ``<section>_unlabelled``: source training and
-    evaluation need a label in every entry.
+    Unlabelled cases of a section with labelled cases are listed in ``<section>_unlabelled``, because source training
+    and evaluation need a label in every entry.
     """
     datalists = {}
     for domain in sorted({case.domain for case in records}):
@@ -103,7 +103,7 @@ def write_report(
     }
     before = reports.get(rules.dataset)
     same_protocol = before is not None and before["protocol"]["name"] == rules.protocol
-    # Domains that an earlier call prepared keep their part.
+    # Keep the part of domains that an earlier call prepared.
     domains = {**(before["domains"] if before and same_protocol else {}), **report["domains"]}
     write_json(out / REPORT, {**reports, rules.dataset: {**report, "domains": domains}})
     return report
@@ -120,12 +120,12 @@ def print_report(out: Path, report: Mapping[str, Any]) -> None:
             print(f"    in the splits, but not in the source: {', '.join(map(str, content['absent']))}")
         _print_notes([f"{case}: {note}" for case, notes in content["notes"].items() for note in notes])
     for domain, ids in report["missing_series"].items():
-        print(f"  {domain}: no volume of {', '.join(map(str, ids))}, though other series of these people are there")
+        print(f"  {domain}: no volume of {', '.join(map(str, ids))}, although other series of these patients exist")
     print(f"Protocol '{report['protocol']['name']}': {report['protocol']['about']}")
     for kind, word in (("peeks", "it uses target labels"), ("chosen_here", "chosen here"), ("limits", "limit")):
         print("".join(f"  {word}: {text}\n" for text in report[kind]), end="")
     if report["domains_left_out"]:
-        print(f"  left out, because it has no rules for them: {', '.join(report['domains_left_out'])}")
+        print(f"  not prepared, because the protocol has no rules for them: {', '.join(report['domains_left_out'])}")
     if report["tasks"]:
         print(f"Task files that fit: {', '.join(f'configs/tasks/{task}.yaml' for task in report['tasks'])}")
     print(f"The full report is in {out / REPORT}.")
@@ -139,9 +139,9 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def _sharing(domain: DomainRules, cases: Sequence[SourceCase]) -> dict[str, str]:
-    """``shared_sections``: lists that the protocol fills with the same cases, which a check would else call a leak.
+    """``shared_sections``: lists that the protocol fills with the same cases, which a check would report as leakage.
 
-    Words in place of a list, because every list of a datalist holds cases.
+    A string, because every list in a datalist contains cases.
     """
     shared = {section for case in cases if len(domain.sections_of(case)) > 1 for section in domain.sections_of(case)}
     return {"shared_sections": " ".join(section for section in SECTIONS if section in shared)} if shared else {}
@@ -167,7 +167,7 @@ def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[s
 
 
 def _missing_series(rules: Rules, records: Records) -> dict[str, list[int]]:
-    """Domain -> ids that are missing there and present in other domains of the same people."""
+    """Domain -> ids that are missing there and present in other domains of the same patients."""
     missing: dict[str, list[int]] = {}
     for group in rules.same_people:
         ids = {domain: {case.number for case in records if case.domain == domain} for domain in group}

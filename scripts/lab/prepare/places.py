@@ -1,4 +1,4 @@
-"""Guards of the output folder: no source is overwritten, and no datalist of another data set."""
+"""Checks of the output folder, so that neither source files nor datalists of other data sets are overwritten."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["check_files", "check_owner", "check_places"]
 
 
 def check_places(out: Path, domains: Sequence[str], read: Sequence[Path | None]) -> None:
-    """Refuse an output folder inside a source folder, or around it.
+    """Refuse an output folder inside a source folder, or one that contains it.
 
     Args:
-        out: where datalists go.
+        out: folder of the datalists.
         domains: folders below it for volumes.
         read: source folders, such as the download and the labels; None is skipped.
 
@@ -38,9 +38,9 @@ def check_files(out: Path, cases: Sequence[SourceCase], read: Sequence[str | Non
     """Refuse to overwrite a source file, links resolved.
 
     Args:
-        out: where datalists go.
-        cases: all that will be prepared.
-        read: further source files, such as a YAML file of label values; None and other words are skipped.
+        out: folder of the datalists.
+        cases: all cases to prepare.
+        read: further source files, such as a YAML file of label values; None and other values are skipped.
 
     Raises:
         InputError: an output is a source file.
@@ -52,7 +52,7 @@ def check_files(out: Path, cases: Sequence[SourceCase], read: Sequence[str | Non
     for path in outputs:
         source = sources.get(os.path.realpath(path))
         if source is not None:
-            raise _written_over(out, f"{path} would be written over {source}, which is read")
+            raise _written_over(out, f"{path} would overwrite the source {source}")
 
 
 def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
@@ -80,5 +80,5 @@ def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
 
 def _written_over(out: Path, found: str) -> InputError:
     return InputError(
-        file=out, found=found, expected="an output folder apart from all sources", remedy="choose another --out"
+        file=out, found=found, expected="an output folder outside all sources", remedy="choose another --out"
     )

@@ -1,4 +1,4 @@
-"""One case: read, map label values, apply the protocol's steps, write, record."""
+"""Prepares one case: read, map label values, apply the protocol's steps, write, record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.lab.prepare.values import count_values
 
 __all__ = ["finished_record", "output_files", "prepare_case", "record_file", "settings_key"]
 
-# Version of the outputs. When it is raised, finished cases are prepared again.
+# Version of the output format; finished cases of earlier versions are prepared again.
 FORM = 2
 
 
@@ -83,7 +83,7 @@ def prepare_case(out: Path, case: SourceCase, rules: Rules, key: str) -> dict[st
         image, label, affine = _apply(domain.steps, image, label, affine, reading.label_file or case.sources[0])
         counts = count_values(label)
     files = output_files(out, case)
-    # Without its record a case is unfinished: a kill between two files cannot leave a pair of old and new.
+    # A case without a record is unfinished, so that an interruption cannot leave a pair of old and new files.
     record_file(out, case).unlink(missing_ok=True)
     copied = None if domain.steps else reading.image_file
     sizes = {files["image"].name: write_nifti(files["image"], image, affine, same_as=copied)}
@@ -120,7 +120,7 @@ def _apply(
         raise InputError(
             file=file,
             found="no label map",
-            expected="one: grid and crop of this protocol need image and label",
+            expected="a label map: grid and crop of this protocol need image and label",
             remedy="use --protocol clean",
         )
     if not label.any() and any("label" in (step.get("label_key"), step.get("source_key")) for step in steps):
@@ -138,23 +138,23 @@ def _apply(
     }
     try:
         done = transform(volumes)
-    except Exception as error:  # MONAI hides what a transform raises in a RuntimeError
-        raise _sentence(error, file) from error
+    except Exception as error:  # MONAI wraps errors of transforms in a RuntimeError
+        raise _input_error(error, file) from error
     new_image = np.asarray(done["image"][0], np.float32)
     new_label = np.rint(np.asarray(done["label"][0])).astype(label.dtype)
     return new_image, new_label, np.asarray(done["image"].affine, np.float64)
 
 
-def _sentence(error: Exception, file: Path) -> InputError:
+def _input_error(error: Exception, file: Path) -> InputError:
     """The error of a protocol's step, with the case's file."""
-    said = find_input_error(error)
-    if said is not None:
-        return InputError(file=file, found=said.found, expected=said.expected, remedy=said.remedy)
+    cause = find_input_error(error)
+    if cause is not None:
+        return InputError(file=file, found=cause.found, expected=cause.expected, remedy=cause.remedy)
     return InputError(
         file=file,
         found=f"a case that the protocol's steps cannot process ({innermost_message(error)})",
-        expected="a case of the kind they were made for",
-        remedy="look at its label map and size, or use --protocol clean",
+        expected="a case that fits the protocol",
+        remedy="check its label map and size, or use --protocol clean",
     )
 
 

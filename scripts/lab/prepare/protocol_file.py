@@ -13,7 +13,7 @@ __all__ = ["STEPS", "build_steps", "check_protocol"]
 # Kinds of steps; they are applied in the order of the file.
 STEPS = ("grid", "crop", "intensity")
 
-# Lists that a protocol may fill by ids; ``unlisted`` cases go to no list, all others are training cases.
+# Lists of ids in a protocol; ``unlisted`` cases are in no datalist, all others are training cases.
 SECTIONS = ("validation", "test", "unlisted")
 
 METRIC = ("grid", "distance", "missing_structure")
@@ -68,12 +68,12 @@ def _check_domain(check: _Check, where: str, rules: Any, *, may_share: bool) -> 
         is_ids = isinstance(listed, list) and all(type(number) is int for number in listed)
         check.that(is_ids, f"{where}: splits: {section}", listed, "a list of case ids")
         twice = sorted(set(ids) & set(listed))
-        expected = "each id in one list, or a sentence under 'peeks' that says why not"
+        expected = "each id in one list, or a reason under 'peeks'"
         check.that(may_share or not twice, f"{where}: splits", f"{twice} in two lists", expected)
         ids += listed
     labels = rules.get("labels", {})
     is_map = isinstance(labels, Mapping) and all(type(one) is int for pair in labels.items() for one in pair)
-    check.that(is_map, f"{where}: labels", labels, "value in the files : value written, whole numbers")
+    check.that(is_map, f"{where}: labels", labels, "a mapping of the values in the files to the values written")
     for kind in STEPS:
         steps = rules.get(kind, [])
         is_steps = isinstance(steps, list) and all(isinstance(step, dict) and "_target_" in step for step in steps)
@@ -94,21 +94,21 @@ class _Check:
                 file=self.file,
                 found=f"under '{where}': {found}",
                 expected=expected,
-                remedy="correct the protocol; configs/protocols/clean.yaml shows how one is written",
+                remedy="correct the protocol; see configs/protocols/clean.yaml for an example",
             )
 
     def keys(self, where: str, given: Any, *, required: Sequence[str] = (), allowed: Sequence[str] = ()) -> None:
         self.that(isinstance(given, Mapping), where, repr(given), "a mapping")
         known = (*required, *allowed)
         for key in given:
-            self.that(key in known, where, f"the key '{key}'", f"{', '.join(known)} alone")
+            self.that(key in known, where, f"the key '{key}'", f"only {', '.join(known)}")
         for key in required:
             self.that(key in given, where, f"no '{key}'", f"the keys {', '.join(required)}")
 
     def builds(self, where: str, step: Mapping[str, Any]) -> None:
         try:
             build_steps([step])
-        except Exception as error:  # whatever a transform's own constructor raises
+        except Exception as error:  # constructors of transforms raise many types
             reason = innermost_message(error)
             expected = "transforms of MONAI, or an importable path, with the arguments they take"
             self.that(False, where, f"{step['_target_']} that cannot be built ({reason})", expected)

@@ -39,8 +39,8 @@ class DomainRules:
         modality: for the datalist.
         labels: value in the files -> value written.
         value_range: plausible intensities; None to skip the check.
-        splits: section -> published case ids; ``unlisted`` cases go to no list, all others are training cases.
-        steps: MONAI transforms of ``image`` and ``label`` as config dictionaries; empty to leave the volumes whole.
+        splits: section -> published case ids; ``unlisted`` cases are in no datalist, all others are training cases.
+        steps: MONAI transforms of ``image`` and ``label`` as config dictionaries; empty to keep whole volumes.
         has_unit: whether written intensities are in the scanner's unit, because no step scales them.
     """
 
@@ -72,8 +72,8 @@ class Rules:
         about: one sentence on the protocol.
         metric: how results under this protocol are measured.
         tasks: task files that fit the written volumes.
-        peeks: where the protocol uses information that a user without target labels does not have.
-        chosen_here: settings that the publication leaves open.
+        peeks: uses of information that is not available without target labels.
+        chosen_here: settings that are not in the publication.
         domains: rules for the domains that the protocol names; others are not prepared.
         left_out: domains of the data set that the protocol does not name.
         same_people: groups of domains that show the same patients under the same ids.

@@ -49,8 +49,8 @@ class Preparation:
 def prepare(order: Preparation) -> dict[str, Any]:
     """Prepare a data set.
 
-    Every usable case is prepared; the others are reported by name. Datalists and report are written only if no case
-    failed, so that no training starts on part of a data set unnoticed. A second call prepares what is missing.
+    Every usable case is prepared; the others are reported. Datalists and report are written only if no case failed, so
+    that no training uses part of a data set unnoticed. A second call prepares the missing cases.
 
     Returns:
         The report, as written to ``<out>/prepare.json`` under the data set's name.
@@ -65,7 +65,7 @@ def prepare(order: Preparation) -> dict[str, Any]:
     check_places(order.out, domains, (order.source, order.find.labels))
     check_files(order.out, cases, (order.label_map, order.protocol))
     check_owner(order.out, domains, order.dataset)
-    read_reports(order.out)  # an unreadable report is found before the work, not after it
+    read_reports(order.out)  # refuse an unreadable report before the work
     keys = {
         case: settings_key(rules, rules.of(case.domain), case, trust_image=order.find.trust_image) for case in cases
     }
@@ -88,16 +88,16 @@ def _rules(order: Preparation) -> Rules:
             if given is not None:
                 raise InputError(
                     file=option,
-                    found=f"it together with '{order.dataset}'",
-                    expected="it with 'folder' only: a known data set has its own labels",
-                    remedy="leave it out",
+                    found=f"given with '{order.dataset}'",
+                    expected="only with 'folder': known data sets define their labels",
+                    remedy="omit it",
                 )
         if order.find.domain not in (None, *rules.domains):
             raise SettingError(
                 setting="--domain",
                 found=f"'{order.find.domain}'",
                 expected=f"one of {', '.join(rules.domains)}, the domains of protocol '{rules.protocol}'",
-                remedy="correct it, or leave it out for all of them",
+                remedy="correct it, or omit it for all of them",
             )
         wanted = {name: domain for name, domain in rules.domains.items() if order.find.domain in (None, name)}
         return replace(rules, domains=wanted)
@@ -123,7 +123,7 @@ def _prepare_all(
             for future in progress:
                 try:
                     records[futures[future]] = future.result()
-                except Exception as error:  # one case's fault, whatever it is, must not end the others
+                except Exception as error:  # a failure of one case must not stop the others
                     failures.append(_failure(futures[future], error))
                     progress.set_postfix(failed=len(failures))
     finally:
@@ -139,8 +139,8 @@ def _failure(case: SourceCase, error: Exception) -> InputError:
     return InputError(
         file=case.sources[0],
         found=f"an error while it was prepared ({innermost_message(error)})",
-        expected="a case that can be read",
-        remedy="look at its files; report the error if they are right",
+        expected="a readable case",
+        remedy="check its files; report the error if they are correct",
     )
 
 
@@ -152,9 +152,9 @@ def _summary(order: Preparation, failures: Sequence[InputError], cases: int) -> 
         print(f"error: {failure}", file=sys.stderr)
     return InputError(
         file=order.source,
-        found=f"{len(failures)} of {cases} cases that cannot be prepared, each named above",
+        found=f"{len(failures)} of {cases} cases that cannot be prepared, listed above",
         expected="complete cases",
-        remedy="correct or remove them and run the command again: finished cases are kept, no datalist was written",
+        remedy="correct or remove them and repeat the command: finished cases are kept, no datalist was written",
     )
 
 
@@ -165,7 +165,7 @@ def _check_names(cases: Sequence[SourceCase]) -> None:
         if other is not case:
             raise InputError(
                 file=case.sources[0],
-                found=f"the id '{case.name}', which {other.sources[0]} has too",
+                found=f"the id '{case.name}', also used by {other.sources[0]}",
                 expected="one volume per id",
                 remedy="remove or rename one of them",
             )

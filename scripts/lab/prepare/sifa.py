@@ -1,7 +1,7 @@
-"""SIFA's pre-processed hearts: tfrecords of single slices for training, npz volumes for testing.
+"""SIFA's preprocessed hearts: tfrecords of single slices for training, npz volumes for testing.
 
-The records carry no case ids, spacing or position, so slices are stacked in the order of their names. Such a stack
-is a container of slices, not the volume of a person.
+The records contain no case ids, spacing or position; slices are stacked in the order of their names. Such a stack is
+not the volume of a patient.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 
 
 class SifaFiles:
-    """tfrecords and npz files anywhere below a folder; their paths give modality and section.
+    """tfrecords and npz files anywhere below a folder, with modality and section in their paths.
 
     Args:
         slices_per_stack: slices of a written volume.
@@ -94,7 +94,7 @@ class SifaFiles:
         labels = np.stack([label for _, label in (slices if len(slices) > 1 else slices * 2)], axis=-1)
         check_values(stack, str(files[0].parent), is_label=False)
         notes = [f"slices {files[0].name} to {files[-1].name}"]
-        notes += ["the single slice was doubled: a volume has at least two"] * (len(files) == 1)
+        notes += ["the single slice was repeated, because a volume has at least two"] * (len(files) == 1)
         return Reading(stack, self.affine, labels, files[0].parent, tuple(notes))
 
     def _read_volume(self, path: Path) -> Reading:
@@ -122,7 +122,7 @@ class SifaFiles:
 
 
 def read_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label of a tfrecord's slice: the middle one of the three it holds.
+    """Image and label of a tfrecord's slice: the middle one of its three.
 
     Args:
         path: a file with one record.
@@ -131,7 +131,7 @@ def read_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
         Image and label, (H, W) float32 each.
 
     Raises:
-        InputError: truncated, another kind of record, or less data than its sizes require.
+        InputError: a truncated file, another kind of record, or less data than its sizes require.
     """
     records = list(read_records(path))
     try:
@@ -141,9 +141,9 @@ def read_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             file=path,
-            found=f"{len(records)} records, or one that is not as expected ({innermost_message(error)})",
+            found=f"{len(records)} records, or one of another kind ({innermost_message(error)})",
             expected="one example with data_vol and label_vol (float32) and their sizes",
-            remedy="download the file again, or look whether it is of another release",
+            remedy="download the file again, or check whether it belongs to another release",
         ) from error
 
 
@@ -154,7 +154,7 @@ def _middle(features: dict, data: str, size: str) -> np.ndarray:
 
 
 def _domain_of(path: Path, source: Path) -> str:
-    """The modality in the file's name or, if there is none, in the nearest folder's."""
+    """The modality in the name of the file or, without one, of the nearest folder."""
     for part in _parts(path, source):
         named = {word for word in re.findall("[a-z]+", part) if word in DOMAINS}
         if len(named) == 1:
@@ -162,8 +162,8 @@ def _domain_of(path: Path, source: Path) -> str:
     raise InputError(
         file=path,
         found="neither 'ct' nor 'mr' in its name and folders",
-        expected="a path that tells the modality, such as test_ct/ct_1003.npz",
-        remedy="put it into a folder that is named after its modality",
+        expected="a path with the modality, such as test_ct/ct_1003.npz",
+        remedy="put it into a folder named after its modality",
     )
 
 
@@ -176,8 +176,8 @@ def _section_of(path: Path, source: Path) -> str:
     raise InputError(
         file=path,
         found="neither 'train' nor 'val' in its name and folders",
-        expected="a path that tells the section, such as ct_train_slice0.tfrecords",
-        remedy="put it into a folder that is named train or val",
+        expected="a path with the section, such as ct_train_slice0.tfrecords",
+        remedy="put it into a folder named train or val",
     )
 
 

@@ -1,4 +1,4 @@
-"""A case of a release: its files, how they are read, and whether they have changed."""
+"""A case of a release: its files, their content, and a fingerprint to detect changes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Reading:
         affine: (4, 4), from voxel index to RAS+ position in mm.
         label: (X, Y, Z) on the image's grid, with the values of the release; None for a case without a label.
         label_file: file or folder for errors about label values.
-        notes: corrections and oddities for the report.
-        image_file: a file that equals the one to be written, so that it can be copied.
+        notes: corrections and irregularities for the report.
+        image_file: a file equal to the output, which can be copied.
     """
 
     image: np.ndarray
@@ -44,7 +44,7 @@ class SourceCase:
         name: its name, distinct within the domain; output files are named after it.
         number: the id that published splits use; None if there is none.
         sources: every file that is read.
-        read: reads them; raises ``InputError`` if they are not as they should be.
+        read: reads them; raises ``InputError`` for unusable files.
         section: the datalist's section, if the release prescribes it.
     """
 
@@ -72,8 +72,8 @@ class SearchOptions:
         domain: find only this domain; for plain folders, the domain's name.
         labels: folder of label maps, for plain folders.
         validation: share of the cases held out, for plain folders.
-        trust_image: take the image's grid where a label's header differs and the shapes agree.
-        among: domains that the protocol names; None for any.
+        trust_image: use the image's affine if only a label's affine differs.
+        among: domains of the protocol; None for any.
     """
 
     domain: str | None = None
@@ -88,12 +88,12 @@ class SearchOptions:
 
 
 def not_this_data_set(source: Path, expected: str, dataset: str) -> InputError:
-    """The error for a tree without any file of the data set; it names some files that are there."""
+    """The error for a folder without files of the data set; it lists some of the files."""
     names = [path.relative_to(source).as_posix() for path in visible_files(source)[:3]] if source.is_dir() else []
     shown = f"other files ({', '.join(names)} ...)" if names else "no file"
     return InputError(
         file=source,
         found=shown if source.is_dir() else "no such folder",
         expected=f"{dataset}: {expected}",
-        remedy="name the folder into which the download was unpacked, or another data set",
+        remedy="name the folder of the unpacked download, or another data set",
     )

@@ -44,14 +44,14 @@ def read_records(path: Path) -> Iterator[memoryview]:
         if crc != masked_crc(bytes(head[:8])):
             raise InputError(
                 file=path,
-                found="a wrong checksum where a record should start",
+                found="a wrong checksum at the start of a record",
                 expected="a TFRecord file",
                 remedy="download the file again; compressed TFRecords must be unpacked first",
             )
         payload = data[start + HEADER : start + HEADER + length]
         start += HEADER + length + FOOTER
         if start > len(data):
-            raise _cut_short(path, f"{len(data)} bytes, {start - len(data)} fewer than its record says")
+            raise _cut_short(path, f"{len(data)} bytes, {start - len(data)} fewer than its record requires")
         yield payload
 
 

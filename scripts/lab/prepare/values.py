@@ -1,4 +1,4 @@
-"""Mapping of label values from a release to a task, and plausibility of intensities."""
+"""Mapping of label values from a release to a task, and checks of intensities."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ValueMap:
 
     Attributes:
         values: value in the files -> value written.
-        stray: erroneous value of some copies -> the value it stands for; accepted with a note.
-        ranges: ``(above, up_to, written)``: values above the first, up to the second, become the third.
+        stray: erroneous value of some copies -> correct value; accepted with a note.
+        ranges: ``(above, up_to, written)``: values above the first, up to the second, are mapped to the third.
         keep_all: keep every value, for folders without a map.
     """
 
@@ -58,7 +58,7 @@ class ValueMap:
         for value, written in sorted(known.items()):
             counts[written] = counts.get(written, 0) + found[value]
         notes = [
-            f"{found[value]} voxels of stray label value {value} were taken as {self.stray[value]}"
+            f"{found[value]} voxels of stray label value {value} were mapped to {self.stray[value]}"
             for value in sorted(set(found) & set(self.stray))
         ]
         notes += [f"no voxel of label value {value}" for value in self.written if value not in counts]
@@ -84,7 +84,7 @@ class ValueMap:
             file=file,
             found=f"label value(s) {shown}{' ...' if len(unknown) > 6 else ''}",
             expected=f"only {known}",
-            remedy="check whether the label map was interpolated or belongs to another release; 'prepare folder' takes "
+            remedy="check whether the label map was interpolated or belongs to another release; 'prepare folder' maps "
             "other values with --map",
         )
 
@@ -125,7 +125,7 @@ class ValueRange:
 
 
 def smallest_dtype(values: Sequence[int]) -> np.dtype:
-    """The first of uint8, int16 and int32 that holds all values; every NIfTI reader knows these types."""
+    """The smallest of uint8, int16 and int32 for the values; every NIfTI reader supports these types."""
     for dtype in (np.uint8, np.int16, np.int32):
         limits = np.iinfo(dtype)
         if limits.min <= min(values) and max(values) <= limits.max:
@@ -144,9 +144,9 @@ def _whole_numbers(label: np.ndarray, file: object) -> np.ndarray:
     if odd.size:
         raise InputError(
             file=file,
-            found=f"{odd.size} voxels whose label is no whole number of 32 bits, such as {odd.flat[0]}",
+            found=f"{odd.size} voxels whose label is not a 32-bit integer, such as {odd.flat[0]}",
             expected="whole label values",
-            remedy="use the original label map: this one was interpolated; resample labels with nearest neighbour",
+            remedy="use the original label map, or resample labels with nearest neighbour: this one was interpolated",
         )
     return rounded.astype(np.int32)
 
