@@ -50,7 +50,7 @@ def retag(folder: Path, **tags: object) -> Path:
 
 
 def labels_by_slice(segmentation: Path, folder: Path) -> dict[str, np.ndarray]:
-    """For each slice of a series, by its file's name, what a Segmentation says: (rows, columns) of class ids.
+    """The class ids (rows, columns) of a Segmentation for each slice of a series, by file name.
 
     Read as the standard describes it, frame by frame; each frame must lie where the slice lies that it refers to.
     """

@@ -39,15 +39,15 @@ def main() -> None:
 def random_weights(task: str, work: Path) -> Path:
     """Weights of the base config's network as it is initialised."""
     torch.manual_seed(0)
-    box = pack_bundle("segmentation", task=task, out=work).folder
-    torch.save(read(box).get_parsed_content("network_def").state_dict(), work / "model.pt")
+    bundle = pack_bundle("segmentation", task=task, out=work).folder
+    torch.save(read(bundle).get_parsed_content("network_def").state_dict(), work / "model.pt")
     return work / "model.pt"
 
 
 def measure(task: str, weights: Path, work: Path, images: str | None) -> None:
     """One table: every engine in float32 and in what ``precision: auto`` chooses here."""
-    box = pack_bundle("segmentation", task=task, out=work, weights=weights).folder
-    config = read(box)
+    bundle = pack_bundle("segmentation", task=task, out=work, weights=weights).folder
+    config = read(bundle)
     volumes = list(load(config, images))
     network = config.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(weights, weights_only=True))
@@ -79,10 +79,10 @@ def measure(task: str, weights: Path, work: Path, images: str | None) -> None:
             print(f"| {name} | {precision} | {spent:.2f} | {error:.0e} | {same:.3%} | {size:.1f} |", flush=True)
 
 
-def read(box: Path) -> ConfigParser:
+def read(bundle: Path) -> ConfigParser:
     """The inference config of a packed bundle, on the CPU."""
     parser = ConfigParser()
-    parser.read_config(str(box / "configs" / "inference.json"))
+    parser.read_config(str(bundle / "configs" / "inference.json"))
     parser.update({"device": "cpu"})
     return parser
 

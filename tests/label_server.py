@@ -25,13 +25,13 @@ START_SECONDS, ANSWER_SECONDS, TRAINING_SECONDS = 600, 300, 900
 """What each may take at most, on a core that many processes share."""
 
 ENDING_SECONDS = 10
-"""What a process that is at its end, or was told to end, may take to be gone."""
+"""Seconds that a process may take to end."""
 
 SETPRIV = shutil.which("setpriv") if os.geteuid() == 0 else None
 """What takes root's capabilities away, where root runs this and it is installed."""
 
 WRITES_ANYWHERE = os.geteuid() == 0 and SETPRIV is None
-"""Whether a folder that is closed to writing is open to the server all the same."""
+"""Whether the server can write to a folder without write permission."""
 
 
 class LabelServer:
@@ -61,7 +61,7 @@ class LabelServer:
             )
 
     def _environment(self) -> dict[str, str]:
-        """That of the deploy environment, with nothing of the workshop, a home of its own, and no way out."""
+        """The deploy environment without this repository, with a separate home folder and without network access."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV_", "COVERAGE"))}
         nowhere = "http://127.0.0.1:9"  # the discard port: whatever is asked of the outer world fails at once
         proxies = {f"{scheme}_proxy": nowhere for scheme in ("http", "https")} | {"no_proxy": "127.0.0.1"}
@@ -69,7 +69,7 @@ class LabelServer:
         return kept | proxies | {"PATH": path, "HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
 
     def wait(self) -> dict[str, Any]:
-        """Wait until it answers; what it says of itself."""
+        """Wait until it answers; return its description."""
         for _ in range(START_SECONDS):
             assert self.process.poll() is None, self.log.read_text()[-4000:]
             try:
@@ -115,7 +115,7 @@ class LabelServer:
         self._good(answer)
 
     def infer(self, model: str, case: str) -> tuple[nib.Nifti1Image, dict[str, Any]]:
-        """The label map and what is said of it."""
+        """The label map and its description."""
         answer = self._good(self.ask_infer(model, case))
         message = email.message_from_bytes(
             b"Content-Type: " + answer.headers["Content-Type"].encode() + b"\r\n\r\n" + answer.content
@@ -126,7 +126,7 @@ class LabelServer:
         return nib.Nifti1Image.from_stream(io.BytesIO(_unzipped(packed))), said
 
     def ask_infer(self, model: str, case: str) -> requests.Response:
-        """A viewer sends the model's options back as it was told them."""
+        """A viewer returns the model's options as it received them."""
         options = self.info()["models"].get(model, {}).get("config", {})
         query = {"image": case, "output": "all"}
         return self.ask("POST", f"/infer/{model}", params=query, data={"params": json.dumps(options)})

@@ -41,7 +41,7 @@ class Set:
     cases: list[MeasuredCase]
 
     def judged(self, *changed: MeasuredCase) -> list[Finding]:
-        """Findings when cases stand in for those of the same domain and name, or are added."""
+        """Findings when cases replace those of the same domain and name, or are added."""
         new = {(case.domain, case.name): case for case in changed}
         kept = [case for case in self.cases if (case.domain, case.name) not in new]
         return judge_cases([*kept, *changed], LABELS)
@@ -184,7 +184,7 @@ def test_a_stale_header_that_shrinks_a_body_is_found(clean: Set, tmp_path: Path,
 
 
 def test_a_slice_spacing_of_1_everywhere_is_found(clean: Set, tmp_path: Path) -> None:
-    """Of both domains alike, so that no comparison can tell."""
+    """In both domains, so that no comparison can detect it."""
     stale = []
     for number in range(8):
         (tmp_path / str(number)).mkdir()

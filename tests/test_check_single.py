@@ -36,7 +36,7 @@ def files_of(name: str = "a", domain: str = "mr", modality: str = "MR", *, has_u
 
 
 def case_of(low: float, high: float, modality: str, *, has_unit: bool = True) -> MeasuredCase:
-    """A case of which the percentiles 0.5 and 99.5 are known."""
+    """A case with given percentiles 0.5 and 99.5."""
     percentiles = {"0.5": low, "50.0": (low + high) / 2, "99.5": high}
     files = files_of(modality=modality, has_unit=has_unit)
     return MeasuredCase(files=files, shape=(60, 60, 9), spacing_mm=(1.25, 1.25, 8.0), percentiles=percentiles)
@@ -67,7 +67,7 @@ HU, MR_RAW, UNIT, BYTES, Z_SCORES = (-1000.0, 700.0), (0.0, 900.0), (-1.0, 1.0),
 def test_a_unit_that_the_modality_does_not_have_is_found(
     values: tuple[float, float], modality: str, kind: str | None
 ) -> None:
-    """Releases give Hounsfield units, 8-bit windows, z-scores or [-1, 1], and nothing in a file says which."""
+    """Releases have Hounsfield units, 8-bit windows, z-scores or [-1, 1], which headers do not state."""
     case = case_of(*values, modality)
     assert kinds(judge_case(case, {}, None)) == ([("warning", kind)] if kind else [])
     # Where the datalist says that a protocol scaled the volumes, there is nothing to find.
@@ -91,7 +91,7 @@ def test_volumes_that_a_task_takes_as_they_are_must_be_scaled(
 
 
 def test_only_scaled_tasks_expect_scaled_volumes() -> None:
-    """What stands in the task files decides it."""
+    """The task files decide."""
     for path in (CONFIGS / "tasks").glob("*.yaml"):
         assert (read_task(str(path)).scaled_within == (-2.0, 2.0)) is ("scaled" in path.stem)
 
@@ -113,7 +113,7 @@ PSR_OBLIQUE = np.array([[0.30, 0.25, 0.92], [-0.82, 0.57, 0.11], [0.49, 0.78, -0
 def test_the_stack_runs_along_the_axis_of_the_largest_spacing(
     axis: int, keeps_stored_axes: bool, tmp_path: Path
 ) -> None:
-    """Short-axis hearts are named P, S, R by their headers, so no letter tells which axis goes from slice to slice."""
+    """Short-axis hearts have axis codes P, S, R, so that no letter identifies the through-plane axis."""
     directions, spacing_mm, shape = PSR_OBLIQUE, [1.25] * 3, [40] * 3
     spacing_mm[axis], shape[axis] = 8.0, 9
     affine = np.eye(4)
@@ -182,7 +182,7 @@ def test_one_number_in_two_domains_is_no_leak() -> None:
 
 
 def test_a_label_that_lacks_a_class_or_has_a_further_one_is_found() -> None:
-    """Scribbles mark what nobody looked at with 4, and a class may be absent."""
+    """Scribbles mark unlabelled voxels with 4, and a class may be absent."""
     case = case_of(*MR_RAW, "MR")
     case.label_shape, case.affine_gap_mm, case.volumes_ml = case.shape, 0.0, {1.0: 100.0, 2.0: 90.0, 4.0: 800.0}
     findings = judge_case(case, HEART, TaskLabels(names=HEART).known)

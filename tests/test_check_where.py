@@ -78,7 +78,7 @@ def test_folders_below_are_domains_and_sections(tmp_path: Path) -> None:
 
 
 def test_junk_of_macos_is_left_out_of_folders_and_found_in_lists(few: Path) -> None:
-    """Beside each volume of some archives lies a ``._`` file of its name, which is no volume."""
+    """Archives made on macOS contain a ``._`` file for each volume, which is not a volume."""
     for name in ("ct_00_image", "ct_00_label"):
         (few / f"._{name}.nii.gz").write_bytes(b"Mac OS X")
     assert [case.name for case in find_cases([str(few)])] == ["ct_00_image", "ct_01_image"]

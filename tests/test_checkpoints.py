@@ -246,7 +246,7 @@ def test_weights_are_loaded_before_anything_runs(weights: Path) -> None:
     assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
 
 
-def test_weights_need_no_card_but_a_warning_says_so(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_without_metadata_load_with_a_warning(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = nn.Linear(2, 1)
     load_weights(str(weights), network, METADATA)
     assert caplog.messages == []
@@ -257,7 +257,7 @@ def test_weights_need_no_card_but_a_warning_says_so(weights: Path, caplog: pytes
 
 
 def test_weights_beside_the_card_of_others_get_a_sentence(weights: Path) -> None:
-    """Another task's weights may have the same sizes: only metadata of these very weights can tell them apart."""
+    """Weights of another task may have the same shapes: only the metadata of these weights distinguish them."""
     torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, weights)
     with pytest.raises(InputError, match=r"model\.pt: weights other than those that model\.json describes"):
         load_weights(str(weights), nn.Linear(2, 1), METADATA)
@@ -309,7 +309,7 @@ def write_bad_weights(path: Path, kind: str) -> None:
         ("a tensor", "Tensor. Expected a state dict"),
     ],
 )
-def test_what_is_no_state_dict_gets_a_sentence(weights: Path, kind: str, match: str) -> None:
+def test_files_other_than_state_dicts_are_refused(weights: Path, kind: str, match: str) -> None:
     write_bad_weights(weights, kind)
     with pytest.raises(InputError, match=match) as caught:
         load_weights(str(weights), nn.Linear(2, 1), METADATA)

@@ -195,7 +195,7 @@ def test_without_its_first_training_the_second_does_not_start(
     assert ["methods/mine_seed0" in command for command in trained][-2:] == [False, True]
 
 
-def test_what_is_done_is_not_run_again_and_more_seeds_join(wanted: ComparisonRequest, processes: Processes) -> None:
+def test_finished_runs_are_kept_and_seeds_are_added(wanted: ComparisonRequest, processes: Processes) -> None:
     assert run_comparison(replace(wanted, seeds=[0]))
     steps_of_a_seed = 2 + 3 + 3 + 4
     assert len(processes.commands) == steps_of_a_seed

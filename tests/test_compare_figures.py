@@ -103,7 +103,7 @@ def test_smoothing_lets_a_coarse_mask_agree_with_scattered_errors() -> None:
 
 
 def part_of(comparison: Path, folder: Path, *removed: str) -> Path:
-    """A copy of a comparison without its report and some of its parts; it still says that its data are elsewhere."""
+    """A copy of a comparison without its report and some of its parts, whose data are elsewhere."""
     shutil.copytree(comparison, folder, ignore=shutil.ignore_patterns("plots", "report.html", "table.*", "mask.*"))
     (folder / "comparison.json").write_text((folder / "comparison.json").read_text().replace(str(comparison), "/gone"))
     for name in removed:
@@ -120,7 +120,9 @@ def part_of(comparison: Path, folder: Path, *removed: str) -> Path:
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, list) else "",
 )
-def test_a_report_of_what_is_there(removed: list[str], left_out: set[str], comparison: Path, tmp_path: Path) -> None:
+def test_a_report_of_an_incomplete_comparison(
+    removed: list[str], left_out: set[str], comparison: Path, tmp_path: Path
+) -> None:
     folder = part_of(comparison, tmp_path / "moved", *removed)
     main(["report", str(folder)])
     drawn = {path.stem for path in (folder / "plots").glob("*.png")}
@@ -192,7 +194,7 @@ def test_the_gaps_bars_are_of_the_seeds_that_all_have(tmp_path: Path, monkeypatc
     assert glua == pytest.approx((20.0, 30.0))
 
 
-def test_what_is_not_there_is_named(comparison: Path, tmp_path: Path) -> None:
+def test_missing_parts_are_named(comparison: Path, tmp_path: Path) -> None:
     masks = ["methods/glua_seed0/inference", "methods/glua_seed1/inference"]
     part = read_comparison(part_of(comparison, tmp_path / "part", "translators", *masks))
     picture = tmp_path / "picture.png"

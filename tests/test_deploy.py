@@ -1,4 +1,4 @@
-"""The real MONAI Label with packed bundles: what a viewer does over HTTP, and what it is told when something is wrong.
+"""Packed bundles in the real MONAI Label: the requests of a viewer over HTTP, and the answers to invalid ones.
 
 Opt-in (``make test-deploy``): it needs the environment of requirements-deploy.txt.
 """
@@ -74,7 +74,7 @@ class Served:
     server: LabelServer
     data: Path
 
-    def box(self, task: str) -> Path:
+    def bundle(self, task: str) -> Path:
         return self.server.folder / "model" / packed_name(task, "segmentation")
 
     def volume(self, task: str) -> Path:
@@ -83,7 +83,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with both tasks' bundles; the phantom's task file says where unlabelled target volumes are."""
+    """A server with the bundles of both tasks; the phantom's task file names the unlabelled target volumes."""
     work = tmp_path_factory.mktemp("deploy")
     folder = work / "app"
     workshop = copied_workshop(work / "workshop")
@@ -91,10 +91,10 @@ def served(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         task_file.write(f"dataset_dir: {data}\n")
     for seed, task in enumerate(CASE, 13):
         weights = write_weights(task, work / task, seed=seed)
-        box = pack_bundle("segmentation", task=task, out=folder / "model", weights=weights, root=workshop).folder
-        set_packed_values(box, SHORT)
-    box = pack_bundle("segmentation", task=EMPTY, out=folder / "model").folder
-    set_packed_values(box, SMALL["segmentation"])
+        bundle = pack_bundle("segmentation", task=task, out=folder / "model", weights=weights, root=workshop).folder
+        set_packed_values(bundle, SHORT)
+    bundle = pack_bundle("segmentation", task=EMPTY, out=folder / "model").folder
+    set_packed_values(bundle, SMALL["segmentation"])
     server = LabelServer(folder)
     try:
         server.wait()
@@ -125,19 +125,19 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def answer_of_the_bundle(box: Path, volume: Path, output: Path) -> np.ndarray:
+def answer_of_the_bundle(bundle: Path, volume: Path, output: Path) -> np.ndarray:
     """What the bundle's own command makes of a volume, here, in another environment than the server's."""
     command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
-    command += ["--config_file", str(box / "configs" / "inference.json"), "--bundle_root", str(box)]
+    command += ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
     command += ["--dataset_dir", str(volume), "--output_dir", str(output), "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=box, check=True, capture_output=True, env=environment, timeout=COMMAND_SECONDS)
+    subprocess.run(command, cwd=bundle, check=True, capture_output=True, env=environment, timeout=COMMAND_SECONDS)
     (written,) = output.glob("*_seg.nii.gz")
     return np.asarray(nib.load(written).dataobj)
 
 
-def losses_of(box: Path) -> set[str]:
-    with (box / "logs" / "losses.csv").open() as file:
+def losses_of(bundle: Path) -> set[str]:
+    with (bundle / "logs" / "losses.csv").open() as file:
         return set(next(csv.reader(file)))
 
 
@@ -153,8 +153,8 @@ def test_a_viewer_sees_the_models_that_have_weights(served: Served) -> None:
 
 @pytest.mark.parametrize("task", CASE)
 def test_from_a_volume_to_a_better_segmenter(served: Served, task: str, tmp_path: Path) -> None:
-    server, box, volume, case = served.server, served.box(task), served.volume(task), CASE[task]
-    model, weights = box.name, box / "models" / "model.pt"
+    server, bundle, volume, case = served.server, served.bundle(task), served.volume(task), CASE[task]
+    model, weights = bundle.name, bundle / "models" / "model.pt"
     image, before = nib.load(volume), digest(weights)
 
     server.upload(case, volume)
@@ -162,7 +162,7 @@ def test_from_a_volume_to_a_better_segmenter(served: Served, task: str, tmp_path
     assert said["label_names"] == NAMES[task]
     assert first.shape == image.shape
     np.testing.assert_allclose(first.affine, image.affine, atol=1e-4)
-    np.testing.assert_array_equal(np.asarray(first.dataobj), answer_of_the_bundle(box, volume, tmp_path / "first"))
+    np.testing.assert_array_equal(np.asarray(first.dataobj), answer_of_the_bundle(bundle, volume, tmp_path / "first"))
 
     server.submit_label(case, corrected_label(volume, tmp_path / f"{case}.nii.gz"), NAMES[task])
     server.start_training(model, max_epochs=2)
@@ -171,13 +171,13 @@ def test_from_a_volume_to_a_better_segmenter(served: Served, task: str, tmp_path
 
     assert digest(weights) != before
     second, _ = server.infer(model, case)
-    expected = answer_of_the_bundle(box, volume, tmp_path / "second")
+    expected = answer_of_the_bundle(bundle, volume, tmp_path / "second")
     np.testing.assert_array_equal(np.asarray(second.dataobj), expected)
     assert (np.asarray(second.dataobj) != np.asarray(first.dataobj)).any()
     # The phantom's task file names unlabelled target volumes; the abdomen's does not, and its data folder is empty.
     is_adapted = task == "phantom_mr2ct"
-    assert losses_of(box) & {"d1", "d2"} == ({"d1", "d2"} if is_adapted else set())
-    assert (f"{box / 'data' / 'mr.json'}: no such datalist" in server.log.read_text()) is not is_adapted
+    assert losses_of(bundle) & {"d1", "d2"} == ({"d1", "d2"} if is_adapted else set())
+    assert (f"{bundle / 'data' / 'mr.json'}: no such datalist" in server.log.read_text()) is not is_adapted
     server.remove(case)  # all trainings of a server learn from all that is annotated there
 
 
@@ -185,7 +185,7 @@ BAD_VOLUMES = ["text", "truncated", "4D", "NaN", "constant"]
 
 
 @pytest.mark.parametrize("kind", BAD_VOLUMES)
-def test_a_wrong_volume_is_answered_with_a_sentence(served: Served, kind: str, tmp_path: Path) -> None:
+def test_an_unusable_volume_is_answered_with_the_message(served: Served, kind: str, tmp_path: Path) -> None:
     volume = tmp_path / served.volume(PHANTOM).name
     shutil.copy(served.volume(PHANTOM), volume)
     replace_volume(volume, kind)
@@ -194,7 +194,7 @@ def test_a_wrong_volume_is_answered_with_a_sentence(served: Served, kind: str, t
     assert_it_serves(served)
 
 
-def test_what_is_not_there_is_said(served: Served) -> None:
+def test_missing_models_and_volumes_are_reported(served: Served) -> None:
     for model, case, said in [
         (packed_name(EMPTY, "segmentation"), "any", "model.pt: no such file. Expected the weights of a finished"),
         ("another_segmentation", "any", "another_segmentation: no such model on this server; it has glua_"),
@@ -205,9 +205,9 @@ def test_what_is_not_there_is_said(served: Served) -> None:
     assert_it_serves(served)
 
 
-def test_weights_that_are_put_there_later_are_served(served: Served, tmp_path: Path) -> None:
+def test_weights_copied_later_are_served(served: Served, tmp_path: Path) -> None:
     for file in write_weights(EMPTY, tmp_path / EMPTY).parent.iterdir():
-        shutil.copy(file, served.box(EMPTY) / "models")
+        shutil.copy(file, served.bundle(EMPTY) / "models")
     label_map, _ = served.server.infer(packed_name(EMPTY, "segmentation"), given_volume(served))
     assert label_map.shape == nib.load(served.volume(PHANTOM)).shape
     assert packed_name(EMPTY, "segmentation") in served.server.info()["models"]
@@ -216,14 +216,14 @@ def test_weights_that_are_put_there_later_are_served(served: Served, tmp_path: P
 @pytest.fixture
 def models(served: Served, tmp_path: Path) -> Iterator[Path]:
     """The phantom's folder of weights, for a test to damage."""
-    folder = served.box(PHANTOM) / "models"
+    folder = served.bundle(PHANTOM) / "models"
     shutil.copytree(folder, tmp_path / "kept")
     yield folder
     folder.chmod(0o755)
     shutil.copytree(tmp_path / "kept", folder, dirs_exist_ok=True)
 
 
-def test_weights_that_have_gone_are_missed(served: Served, models: Path) -> None:
+def test_removed_weights_are_reported(served: Served, models: Path) -> None:
     case = given_volume(served)
     (models / "model.pt").unlink()
     assert "model.pt: no such file" in refused(served, PHANTOM, case)
@@ -244,7 +244,7 @@ def test_weights_of_another_task_are_refused(
 ) -> None:
     """They have the sizes of the right ones: both tasks have four structures."""
     for name in files:
-        shutil.copy(served.box(OTHER) / "models" / name, models)
+        shutil.copy(served.bundle(OTHER) / "models" / name, models)
     before = digest(models / "model.pt")
     assert found in refused(served, PHANTOM, given_volume(served))
     submit(served, tmp_path)
@@ -256,7 +256,7 @@ def test_weights_of_another_task_are_refused(
 
 @pytest.mark.parametrize("kind", ["other shape", "unknown value"])
 def test_a_wrong_label_map_ends_the_next_training(served: Served, kind: str, tmp_path: Path) -> None:
-    weights = served.box(PHANTOM) / "models" / "model.pt"
+    weights = served.bundle(PHANTOM) / "models" / "model.pt"
     before, label = digest(weights), corrected_label(served.volume(PHANTOM), tmp_path / "good.nii.gz")
     replace_volume(label, kind)
     served.server.submit_label(given_volume(served), label, NAMES[PHANTOM])
@@ -308,7 +308,7 @@ def test_a_model_folder_that_cannot_be_written_ends_a_training_at_once(
 
 
 def refused(served: Served, task: str, case: str) -> str:
-    """What the person is told."""
+    """The message in the answer."""
     answer = served.server.ask_infer(packed_name(task, "segmentation"), case)
     assert answer.status_code == 422, answer.text
     return answer.json()["detail"]

@@ -26,7 +26,7 @@ MAKER = Maker("a_bundle", "1.2.3", "0123456789abcdef")
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("dicom"))
 
 
@@ -73,7 +73,7 @@ def test_another_reader_finds_the_same_volume_at_the_same_place(tmp_path: Path) 
 
 def test_the_file_says_what_made_it_and_of_whom(tmp_path: Path) -> None:
     labels = np.zeros((6, 5, 4), np.int16)
-    labels[0, 0, 0] = 3  # three structures are nowhere, and described all the same
+    labels[0, 0, 0] = 3  # three structures have no voxels, but are described
     folder = write_series(tmp_path / "series", volume_of(), PatientID="p1", SeriesNumber=7)
     read = write_and_read(folder, labels, tmp_path)
     assert (read.Modality, read.PatientID, read.StudyInstanceUID, read.SeriesNumber) == ("SEG", "p1", "1.2.3", 1007)
@@ -157,51 +157,51 @@ def test_every_task_names_structures_with_a_code(task: Path) -> None:
 @pytest.mark.parametrize("name", ["chaos_ct_dicom/DICOM_anon", "small_ct_mr/example_ct_dicom"])
 @pytest.mark.skipif(not FORMATS.is_dir(), reason="no samples of the public releases beside the checkout")
 def test_a_real_series_from_the_command_line(
-    box: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = FORMATS / name
-    main(["dicom", "--bundle", str(box), "--source", str(folder), "--out", str(tmp_path), "--device", "cpu"])
+    main(["dicom", "--bundle", str(bundle), "--source", str(folder), "--out", str(tmp_path), "--device", "cpu"])
     (written,) = tmp_path.iterdir()
     assert capsys.readouterr().out.strip() == f"Wrote {written}"
     series = read_series(folder)
-    expected = Predictor(box, device="cpu")(series.image, series.affine)
+    expected = Predictor(bundle, device="cpu")(series.image, series.affine)
     assert len(np.unique(expected)) > 1
     found = labels_by_slice(written, folder)
     for index, file in enumerate(series.order):
         np.testing.assert_array_equal(found[series.files[file].name], expected[..., index].T)
 
 
-def segment(box: Path, folder: Path, out: Path) -> Path:
-    return segment_series(box, dicom_files(folder), source=folder, out=out, device="cpu")
+def segment(bundle: Path, folder: Path, out: Path) -> Path:
+    return segment_series(bundle, dicom_files(folder), source=folder, out=out, device="cpu")
 
 
 @pytest.mark.parametrize(
     ("tags", "found"), [({"SOPInstanceUID": "1.2.4"}, "1 UIDs for 4 slices"), ({"Modality": "MR"}, "modality MR")]
 )
-def test_a_series_that_cannot_be_used_is_refused(box: Path, tags: dict, found: str, tmp_path: Path) -> None:
+def test_a_series_that_cannot_be_used_is_refused(bundle: Path, tags: dict, found: str, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", volume_of(), **tags)
-    assert refused(segment, box, folder, tmp_path / "out").found == found
+    assert refused(segment, bundle, folder, tmp_path / "out").found == found
     assert not (tmp_path / "out").exists()
 
 
-def test_slices_of_two_studies_are_refused(box: Path, tmp_path: Path) -> None:
+def test_slices_of_two_studies_are_refused(bundle: Path, tmp_path: Path) -> None:
     import pydicom
 
     folder = write_series(tmp_path / "series", volume_of())
     first = pydicom.dcmread(folder / "0.dcm")
     first.StudyInstanceUID = "1.2.4"
     first.save_as(folder / "0.dcm")
-    assert refused(segment, box, folder, tmp_path / "out").found == "2 values of StudyInstanceUID"
+    assert refused(segment, bundle, folder, tmp_path / "out").found == "2 values of StudyInstanceUID"
 
 
-def test_two_series_in_a_folder_no_series_and_no_folder_are_refused(box: Path, tmp_path: Path) -> None:
+def test_two_series_in_a_folder_no_series_and_no_folder_are_refused(bundle: Path, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", volume_of())
     write_series(tmp_path / "other", volume_of(), series=2)
     for file in (tmp_path / "other").iterdir():
         file.rename(folder / f"other_{file.name}")
-    assert "2 series UIDs" in refused(segment, box, folder, tmp_path / "out").found
+    assert "2 series UIDs" in refused(segment, bundle, folder, tmp_path / "out").found
     (tmp_path / "empty").mkdir()
-    assert refused(segment, box, tmp_path / "empty", tmp_path / "out").found == "0 DICOM files"
+    assert refused(segment, bundle, tmp_path / "empty", tmp_path / "out").found == "0 DICOM files"
     assert refused(dicom_files, tmp_path / "nowhere").found == "no such folder"
 
 
@@ -218,7 +218,7 @@ def test_a_bundle_that_cannot_segment_is_refused(tmp_path: Path) -> None:
     assert refused(segment, translator, folder, tmp_path / "out").found == "a synthesis bundle"
 
 
-def test_missing_packages_are_named(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    error = refused(segment, box, tmp_path, tmp_path / "out")
+    error = refused(segment, bundle, tmp_path, tmp_path / "out")
     assert (error.file, error.remedy) == ("highdicom", "pip install -r requirements-dicom.txt")

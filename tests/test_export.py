@@ -90,7 +90,7 @@ def test_an_engine_computes_what_pytorch_does(exports: Any, trained: Path, name:
 
 
 @every_engine
-def test_the_mask_is_inside_what_is_exported(exports: Any, trained: Path, engine: str) -> None:
+def test_the_exported_network_contains_the_mask(exports: Any, trained: Path, engine: str) -> None:
     network = network_of("segmentation", weights_of(trained, "segmentation"))
     images = noise(2, 1, 32, 32)
     with torch.inference_mode():

@@ -56,7 +56,7 @@ def test_every_task_packs(validator: jsonschema.Draft201909Validator, tmp_path: 
         assert json.loads((folder / "configs" / f"{role}.json").read_text()) == {**base, **values}, role
 
 
-def test_metadata_of_the_workshop_shows_the_base_configs_labels() -> None:
+def test_metadata_of_the_repository_have_the_labels_of_the_base_config() -> None:
     base = ROOT / "configs" / "segmentation" / "inference.yaml"
     if not base.is_file():
         pytest.skip("no base config")

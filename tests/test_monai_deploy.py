@@ -34,11 +34,11 @@ needs_samples = pytest.mark.skipif(not FORMATS.is_dir(), reason="no samples of p
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("deploy"))
 
 
-def run_app(box: Path, study: Path, work: Path, rules: dict | None = None) -> Finished:
+def run_app(bundle: Path, study: Path, work: Path, rules: dict | None = None) -> Finished:
     """Run the app as a person would: copied somewhere, from there, with what the SDK's command line has."""
     (work / "app").mkdir()
     (work / "out").mkdir()
@@ -47,7 +47,7 @@ def run_app(box: Path, study: Path, work: Path, rules: dict | None = None) -> Fi
         (work / "app" / "selection_rules.json").write_text(json.dumps(rules))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV_"))}
     done = subprocess.run(
-        [ENVIRONMENT / "bin" / "python", app, "--input", study, "--output", work / "out", "--model", box],
+        [ENVIRONMENT / "bin" / "python", app, "--input", study, "--output", work / "out", "--model", bundle],
         cwd=work / "app",
         env=environment | {"OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": str(LIBRARIES), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -58,10 +58,10 @@ def run_app(box: Path, study: Path, work: Path, rules: dict | None = None) -> Fi
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def assert_it_is_the_bundles_answer(box: Path, folder: Path, out: Path) -> None:
+def assert_it_is_the_bundles_answer(bundle: Path, folder: Path, out: Path) -> None:
     (written,) = out.iterdir()
     series = read_series(folder)
-    expected = Predictor(box, device="cpu")(series.image, series.affine)
+    expected = Predictor(bundle, device="cpu")(series.image, series.affine)
     assert len(np.unique(expected)) > 1
     found = labels_by_slice(written, folder)
     for index, file in enumerate(series.order):
@@ -70,20 +70,20 @@ def assert_it_is_the_bundles_answer(box: Path, folder: Path, out: Path) -> None:
 
 @needs_samples
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_a_real_series_comes_back_as_a_segmentation(box: Path, kind: str, tmp_path: Path) -> None:
+def test_a_real_series_comes_back_as_a_segmentation(bundle: Path, kind: str, tmp_path: Path) -> None:
     study = FORMATS / SAMPLES[kind]
     if kind == "JPEG 2000":  # the SDK's loader takes no slice without UIDs (see below) and no series without number
         study = Path(shutil.copytree(study, tmp_path / "study"))
         uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}
         retag(study, **uids, SeriesNumber=1)
-    done = run_app(box, study, tmp_path)
+    done = run_app(bundle, study, tmp_path)
     assert done.code == 0, done.stderr[-3000:]
-    assert_it_is_the_bundles_answer(box, study, tmp_path / "out")
+    assert_it_is_the_bundles_answer(bundle, study, tmp_path / "out")
 
 
 @needs_samples
-def test_a_series_without_uids_ends_with_a_sentence(box: Path, tmp_path: Path) -> None:
-    done = run_app(box, FORMATS / SAMPLES["JPEG 2000"], tmp_path)
+def test_a_series_without_uids_ends_with_one_message(bundle: Path, tmp_path: Path) -> None:
+    done = run_app(bundle, FORMATS / SAMPLES["JPEG 2000"], tmp_path)
     assert done.code == 1
     assert "0 series to segment. Expected one, with UIDs of its study" in done.errors[-1]
     assert list((tmp_path / "out").iterdir()) == []
@@ -102,28 +102,28 @@ def study_of_two(folder: Path) -> Path:
     return folder
 
 
-def test_of_two_series_the_rules_choose_one(box: Path, tmp_path: Path) -> None:
+def test_of_two_series_the_rules_choose_one(bundle: Path, tmp_path: Path) -> None:
     study = study_of_two(tmp_path / "study")
     rules = {"selections": [{"name": "second", "conditions": {"SeriesDescription": "number 2"}}]}
-    done = run_app(box.parent, study, tmp_path, rules)  # the folder of the bundle, as a packaged application has it
+    done = run_app(bundle.parent, study, tmp_path, rules)  # the folder of the bundle, as a packaged application has it
     assert done.code == 0, done.stderr[-3000:]
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["1.2.3.2_seg.dcm"]
 
 
-def test_what_cannot_be_segmented_ends_with_a_sentence(box: Path, tmp_path: Path) -> None:
+def test_unusable_input_ends_with_one_message(bundle: Path, tmp_path: Path) -> None:
     study = study_of_two(tmp_path / "study")
     (tmp_path / "empty").mkdir()
     gap = write_series(tmp_path / "gap", body((40, 48, 6)))
     (gap / "4.dcm").unlink()  # the third of six
     without_weights = pack_bundle("segmentation", task=TASK, out=tmp_path / "dist").folder
-    for name, bundle, folder, said in [
-        ("two", box, study, "2 series to segment: 1.2.3."),
-        ("none", box, tmp_path / "empty", "0 series to segment. Expected one"),
-        ("gap", box, gap, "slices 6.00 mm apart"),
+    for name, served, folder, message in [
+        ("two", bundle, study, "2 series to segment: 1.2.3."),
+        ("none", bundle, tmp_path / "empty", "0 series to segment. Expected one"),
+        ("gap", bundle, gap, "slices 6.00 mm apart"),
         ("weights", without_weights, study / "series1", "model.pt: no such file"),
     ]:
         work = tmp_path / "runs" / name
         work.mkdir(parents=True)
-        done = run_app(bundle, folder, work)
-        assert (done.code, said in done.errors[-1]) == (1, True), done.stderr[-2000:]
+        done = run_app(served, folder, work)
+        assert (done.code, message in done.errors[-1]) == (1, True), done.stderr[-2000:]
         assert list((work / "out").iterdir()) == []

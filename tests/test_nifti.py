@@ -33,7 +33,7 @@ def image_of(voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFINE, **fields:
 
 
 def written(path: Path, image: nib.Nifti1Image) -> Path:
-    """The header as it stands: nibabel's ``save`` would mend it."""
+    """Write the header unchanged: nibabel's ``save`` would correct it."""
     image.header["magic"], image.header["vox_offset"] = b"n+1", 352
     body = image.header.binaryblock + b"\0" * 4 + np.asarray(image.dataobj).tobytes(order="F")
     path.write_bytes(gzip.compress(body) if path.suffix == ".gz" else body)
@@ -175,7 +175,7 @@ def test_values_take_four_bytes_at_most(dtype: type, becomes: type, tmp_path: Pa
 
 
 def test_one_flipped_bit_in_a_packed_file_is_found(tmp_path: Path) -> None:
-    """Deflate decodes nearly anything; the checksum at the end of the file tells."""
+    """Deflate decodes nearly anything; only the checksum at the end of the file detects the damage."""
     path = written(tmp_path / "a.nii.gz", image_of(np.random.default_rng(0).integers(0, 99, (20, 20, 20)).astype("i2")))
     whole = path.read_bytes()
     for place in np.linspace(20, len(whole) - 1, 40).astype(int):

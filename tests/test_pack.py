@@ -23,7 +23,7 @@ from toy_project import PACKED, config_of, files_of
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_a_bundle_is_what_the_rule_says(project: Path, tmp_path: Path, weights: Path, name: str) -> None:
+def test_a_bundle_contains_the_expected_files(project: Path, tmp_path: Path, weights: Path, name: str) -> None:
     packed = pack_bundle(name, task="toy", out=tmp_path / "dist", weights=weights, root=project)
     assert packed.folder == tmp_path / "dist" / f"glua_toy_{name}"
     assert files_of(packed.folder) == {
@@ -150,7 +150,7 @@ def test_two_processes_do_not_pack_one_bundle(project: Path, tmp_path: Path) -> 
         pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
 
 
-def test_links_of_the_workshop_become_files(project: Path, tmp_path: Path) -> None:
+def test_links_of_the_repository_become_files(project: Path, tmp_path: Path) -> None:
     (project / "docs" / "synthesis" / "link.png").symlink_to(project / "LICENSE")
     folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=project).folder
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
@@ -198,7 +198,7 @@ def test_a_task_file_that_is_no_mapping(project: Path, tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_what_is_not_ours_is_not_replaced(project: Path, tmp_path: Path, kind: str) -> None:
+def test_files_that_packing_did_not_write_are_kept(project: Path, tmp_path: Path, kind: str) -> None:
     foreign = tmp_path / "dist" / "glua_toy_synthesis"
     foreign.parent.mkdir()
     if kind == "file":
@@ -232,7 +232,7 @@ def test_a_place_that_cannot_be_written(project: Path, tmp_path: Path) -> None:
         pack_bundle("synthesis", task="toy", out=tmp_path / "file" / "dist", root=project)
 
 
-def test_the_command_line_packs_and_tells(
+def test_the_command_line_packs_and_reports(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights: Path
 ) -> None:
     monkeypatch.setattr("sys.excepthook", sys.excepthook)
@@ -250,7 +250,7 @@ def test_the_command_line_packs_and_tells(
 
 
 @pytest.mark.slow
-def test_an_input_error_is_one_sentence_and_a_failure(tmp_path: Path) -> None:
+def test_an_input_error_is_one_message_and_a_failure(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bundle", "pack", "segmentation", "--task", "nope", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1

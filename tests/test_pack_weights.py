@@ -87,7 +87,7 @@ def test_weights_of_another_size(project: Path, tmp_path: Path, weights: Path) -
 
 
 class Harmful:
-    """Stands for anything that unpickling would have to execute."""
+    """An object that unpickling would have to execute."""
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def run_bundle(bundle: Path, run_id: str, config: str, *settings: str) -> None:
 
 
 def write_volume(path: Path, seed: int, *, is_ct: bool) -> dict[str, str]:
-    """A body with four boxes in it, in MM-WHS's label values, as image and label of one case."""
+    """Image and label of a body with four cuboids with the label values of MM-WHS."""
     rng = np.random.default_rng(seed)
     label = np.zeros(SHAPE, np.int16)
     for index, value in enumerate([205, 420, 500, 820]):

@@ -23,20 +23,20 @@ every_bundle = pytest.mark.parametrize("name", BUNDLES)
 
 
 @pytest.fixture(scope="module")
-def boxes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both bundles, packed with random weights of tiny networks."""
     work = tmp_path_factory.mktemp("packed")
     weights = {name: write_weights(TASK, work / name, stage=name) for name in BUNDLES}
     return {name: pack_bundle(name, task=TASK, out=work / "models", weights=weights[name]).folder for name in BUNDLES}
 
 
-def run_python(code: str, *arguments: str | Path, box: Path, cwd: Path | None = None) -> str:
+def run_python(code: str, *arguments: str | Path, bundle: Path, cwd: Path | None = None) -> str:
     """Run code with the packed folder as the first place for imports, and this project not among them."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV_"))}
-    environment |= {"PYTHONPATH": str(box), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(bundle), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd or box,
+        cwd=cwd or bundle,
         env=environment,
         capture_output=True,
         text=True,
@@ -47,39 +47,39 @@ def run_python(code: str, *arguments: str | Path, box: Path, cwd: Path | None = 
 
 
 @every_bundle
-def test_a_packed_bundle_is_small(boxes: dict[str, Path], name: str) -> None:
-    files = list((boxes[name] / "scripts").rglob("*.py"))
+def test_a_packed_bundle_is_small(bundles: dict[str, Path], name: str) -> None:
+    files = list((bundles[name] / "scripts").rglob("*.py"))
     lines = sum(len(file.read_text().splitlines()) for file in files)
     assert len(files) <= MOST_FILES[name]
     assert lines <= MOST_LINES
-    assert not (boxes[name] / "scripts" / "lab").exists()
+    assert not (bundles[name] / "scripts" / "lab").exists()
 
 
 IMPORT_ALL = """
 import importlib, sys
 from pathlib import Path
 
-box = Path.cwd()
-for file in sorted((box / "scripts").rglob("*.py")):
-    place = file.relative_to(box).with_suffix("")
+bundle = Path.cwd()
+for file in sorted((bundle / "scripts").rglob("*.py")):
+    place = file.relative_to(bundle).with_suffix("")
     module = importlib.import_module(".".join(place.parts).removesuffix(".__init__"))
-    assert Path(module.__file__).is_relative_to(box), module.__file__
+    assert Path(module.__file__).is_relative_to(bundle), module.__file__
 """
 
 
 @every_bundle
-def test_every_packed_module_can_be_imported(boxes: dict[str, Path], name: str) -> None:
-    run_python(IMPORT_ALL, box=boxes[name])
+def test_every_packed_module_can_be_imported(bundles: dict[str, Path], name: str) -> None:
+    run_python(IMPORT_ALL, bundle=bundles[name])
 
 
 LOAD = """
 import sys, torch, monai.bundle
 from pathlib import Path
 
-box = Path.cwd()
+bundle = Path.cwd()
 for workflow_type in ("train", "inference"):
-    network = monai.bundle.load(name=box.name, bundle_dir=box.parent, workflow_type=workflow_type, device="cpu")
-    state = torch.load(box / "models" / "model.pt", weights_only=True)
+    network = monai.bundle.load(name=bundle.name, bundle_dir=bundle.parent, workflow_type=workflow_type, device="cpu")
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert isinstance(network, torch.nn.Module), type(network)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 """
@@ -102,24 +102,26 @@ for role, kind in (("train", "train"), ("inference", "infer"), ("evaluate", "inf
 
 
 @every_bundle
-def test_monai_loads_the_network_with_its_weights(boxes: dict[str, Path], name: str) -> None:
-    run_python(LOAD, box=boxes[name])
+def test_monai_loads_the_network_with_its_weights(bundles: dict[str, Path], name: str) -> None:
+    run_python(LOAD, bundle=bundles[name])
 
 
 @every_bundle
-def test_a_workflow_has_every_property(boxes: dict[str, Path], data: Path, name: str) -> None:
-    run_python(PROPERTIES, data, box=boxes[name])
+def test_a_workflow_has_every_property(bundles: dict[str, Path], data: Path, name: str) -> None:
+    run_python(PROPERTIES, data, bundle=bundles[name])
 
 
 @every_bundle
-def test_the_zoos_unit_test_passes(boxes: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_the_zoos_unit_test_passes(bundles: dict[str, Path], tmp_path: Path, name: str) -> None:
     """In a folder laid out as the zoo's repository, with its ``models`` and ``ci/unit_tests``."""
-    box = tmp_path / "models" / boxes[name].name
-    shutil.copytree(boxes[name], box)
-    test = tmp_path / "ci" / "unit_tests" / f"test_{box.name}.py"
+    bundle = tmp_path / "models" / bundles[name].name
+    shutil.copytree(bundles[name], bundle)
+    test = tmp_path / "ci" / "unit_tests" / f"test_{bundle.name}.py"
     test.parent.mkdir(parents=True)
     shutil.copyfile(ROOT / "bundle" / "zoo_unit_test.py", test)
-    run_python("import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", test, box=box, cwd=tmp_path)
+    run_python(
+        "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", test, bundle=bundle, cwd=tmp_path
+    )
 
 
 FEDERATED = """
@@ -130,13 +132,13 @@ from monai.fl.client import MonaiAlgo, MonaiAlgoStats
 from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
 
-box, data = Path.cwd(), sys.argv[1]
+bundle, data = Path.cwd(), sys.argv[1]
 who = {ExtraItems.CLIENT_NAME: "site-1", ExtraItems.APP_ROOT: sys.argv[2]}
 settings = {"dataset_dir": data, "device": "cpu", "output_dir": sys.argv[2] + "/eval"}
-weights = torch.load(box / "models" / "model.pt", weights_only=True)
+weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
 
 evaluation = MonaiAlgo(
-    str(box), config_train_filename=None, config_evaluate_filename="configs/evaluate.json", eval_kwargs=settings,
+    str(bundle), config_train_filename=None, config_evaluate_filename="configs/evaluate.json", eval_kwargs=settings,
     eval_workflow_name="evaluation",
 )
 evaluation.initialize(who)
@@ -145,25 +147,25 @@ assert "dice_percent" in found.metrics, found.metrics
 
 settings |= {"labelled_datalist": data + "/mr.json"}
 del settings["output_dir"]
-train = str(box / "configs" / "train.json")
-statistics = MonaiAlgoStats(str(box), workflow=ConfigWorkflow(train, workflow_type="train", **settings))
+train = str(bundle / "configs" / "train.json")
+statistics = MonaiAlgoStats(str(bundle), workflow=ConfigWorkflow(train, workflow_type="train", **settings))
 statistics.initialize(who)
 stats = statistics.get_data_stats({FlStatistics.HIST_BINS: 10, FlStatistics.HIST_RANGE: [-500, 500]})
 assert stats.statistics["train"]["data_count"] == 2, stats.statistics
 
 try:
-    MonaiAlgo(str(box), train_kwargs=settings, config_evaluate_filename=None).initialize(who)
+    MonaiAlgo(str(bundle), train_kwargs=settings, config_evaluate_filename=None).initialize(who)
 except ValueError as error:
     print(error)
 """
 
 
 def test_the_federated_client_evaluates_and_counts_but_does_not_train(
-    boxes: dict[str, Path], data: Path, tmp_path: Path
+    bundles: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    printed = run_python(FEDERATED, data, tmp_path, box=boxes["segmentation"])
+    printed = run_python(FEDERATED, data, tmp_path, bundle=bundles["segmentation"])
     assert "trainer must be SupervisedTrainer" in printed
-    page = (boxes["segmentation"] / "docs" / "README.md").read_text()
+    page = (bundles["segmentation"] / "docs" / "README.md").read_text()
     assert "Federated training is not supported" in " ".join(page.split())
 
 
@@ -178,10 +180,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scripts.inference.predictor import Predictor
 
-box = Path.cwd()
+bundle = Path.cwd()
 parser = ConfigParser()
-parser.read_config(str(box / "configs" / "inference.json"))
-parser.read_meta(str(box / "configs" / "metadata.json"))
+parser.read_config(str(bundle / "configs" / "inference.json"))
+parser.read_meta(str(bundle / "configs" / "metadata.json"))
 for name in ("preprocessing", "postprocessing"):
     compose = parser.get_parsed_content(name)
     kept = [t for t in compose.transforms if not any(word in type(t).__name__ for word in ("LoadImage", "SaveImage"))]
@@ -189,7 +191,7 @@ for name in ("preprocessing", "postprocessing"):
     assert isinstance(kept[0], MapTransform), type(kept[0])
     compose.transforms = tuple(kept)
 network = parser.get_parsed_content("network_def").eval()
-network.load_state_dict(torch.load(box / "models" / "model.pt", weights_only=True))
+network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
 
 volume = nib.load(sys.argv[1])
 voxels, affine = np.asarray(volume.dataobj).astype(np.float32), volume.affine
@@ -199,16 +201,16 @@ inputs = parser.get_parsed_content("preprocessing")({key: MetaTensor(torch.from_
 with torch.no_grad():
     output = parser.get_parsed_content("inferer")(inputs=inputs[key][None], network=network)
 found = parser.get_parsed_content("postprocessing")({"pred": output[0], **inputs})["pred"]
-assert np.array_equal(np.asarray(found)[0], Predictor(box, device="cpu")(voxels, affine))
+assert np.array_equal(np.asarray(found)[0], Predictor(bundle, device="cpu")(voxels, affine))
 """
 
 
-def test_monai_deploys_standard_operator_can_run_the_bundle(boxes: dict[str, Path], data: Path) -> None:
+def test_monai_deploys_standard_operator_can_run_the_bundle(bundles: dict[str, Path], data: Path) -> None:
     """What ``MonaiBundleInferenceOperator`` does: it drops loading and saving by class name and passes arrays."""
-    run_python(DEPLOY, data / "ct_0_image.nii.gz", box=boxes["segmentation"])
+    run_python(DEPLOY, data / "ct_0_image.nii.gz", bundle=bundles["segmentation"])
 
 
-def test_tiny_networks_are_those_of_the_weights(boxes: dict[str, Path]) -> None:
+def test_tiny_networks_are_those_of_the_weights(bundles: dict[str, Path]) -> None:
     """The packed configs build what was trained, not the base config's full size."""
-    config = (boxes["synthesis"] / "configs" / "inference.json").read_text()
+    config = (bundles["synthesis"] / "configs" / "inference.json").read_text()
     assert f'"generator_channels": {SMALL["synthesis"]["generator_channels"]}' in config

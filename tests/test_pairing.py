@@ -53,7 +53,7 @@ def test_the_label_beside_its_image_comes_before_one_elsewhere(tmp_path: Path) -
 
 
 def test_a_label_serves_one_image_alone(tmp_path: Path) -> None:
-    """Names that fall together when words are cut out, and equal names in folders for training and test."""
+    """Names that become equal when words are removed, and equal names in folders for training and test."""
     found = paired(tmp_path, "s11-img.nii", "s1-img-1.nii", "s1-label-1.nii")
     assert sorted(found) == [("s1-img-1.nii", "s1-label-1.nii"), ("s11-img.nii", None)]
     found = paired(tmp_path, "imagesTr/1.nii", "imagesTs/1.nii", "labelsTr/1.nii")
@@ -86,7 +86,7 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_suffixes_count_in_capitals_and_what_is_left_out_is_listed(
+def test_suffixes_in_upper_case_count_and_unused_files_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path, "a.NII.GZ", "b.Nii", "b_gt.nii", "c.hdr", "c.img", ".hidden.nii", "predictions/a_seg.nii.gz")
@@ -110,7 +110,7 @@ def test_a_folder_of_folders_is_searched_and_links_end(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf8_is_refused_at_once(tmp_path: Path) -> None:
-    """Its bytes cannot stand in a datalist: after hours of work, writing one would fail."""
+    """Such a name cannot be written to a datalist, which would fail after hours of work."""
     with open(bytes(tmp_path) + b"/M\xfcller.nii", "wb"):
         pass
     with pytest.raises(InputError, match=r"M.udcfcller.nii'?: a name that is not UTF-8"):

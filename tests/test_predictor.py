@@ -24,7 +24,7 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
-def boxes(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both bundles, packed with weights of tiny networks, in a ``dist`` of their own."""
     dist = tmp_path_factory.mktemp("python") / "dist"
     weights = {name: trained / name / "models" / "model.pt" for name in BUNDLES}
@@ -33,13 +33,13 @@ def boxes(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_an_array_gives_what_inference_writes(
-    boxes: dict[str, Path], trained: Path, data: Path, tmp_path: Path, name: str
+    bundles: dict[str, Path], trained: Path, data: Path, tmp_path: Path, name: str
 ) -> None:
     where = data / "ct.json" if name == "segmentation" else data
     run_config("inference", name, "inference", bundle_root=trained / name, dataset_dir=where, output_dir=tmp_path)
     postfix, case = {"segmentation": ("seg", "ct_2"), "synthesis": ("translated", "mr_2")}[name]
     image = nib.load(data / f"{case}_image.nii.gz")
-    predict = Predictor(boxes[name], device="cpu", precision="float32")
+    predict = Predictor(bundles[name], device="cpu", precision="float32")
     found = predict(image.get_fdata(), image.affine)
     written = nib.load(tmp_path / f"{case}_image_{postfix}.nii.gz")
     assert found.dtype == np.int16
@@ -63,12 +63,12 @@ def run_in(folder: Path, code: str) -> str:
     return done.stdout
 
 
-def test_the_ten_lines_of_the_page(boxes: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_the_example_of_the_page(bundles: dict[str, Path], data: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     lines = [line for line in code.splitlines() if line]
     assert len(lines) <= 10
-    shutil.copytree(boxes["segmentation"].parent, tmp_path / "dist")
+    shutil.copytree(bundles["segmentation"].parent, tmp_path / "dist")
     volume = tmp_path / "data" / "phantom" / "ct_train" / "ct_train_1002_image.nii.gz"
     volume.parent.mkdir(parents=True)
     shutil.copy(data / "ct_2_image.nii.gz", volume)
@@ -76,11 +76,11 @@ def test_the_ten_lines_of_the_page(boxes: dict[str, Path], data: Path, tmp_path:
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(boxes: dict[str, Path], tmp_path: Path, notebook: Path) -> None:
+def test_a_notebook_runs_from_top_to_bottom(bundles: dict[str, Path], tmp_path: Path, notebook: Path) -> None:
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
     assert not [line for cell in cells for line in cell.splitlines() if line.startswith(("%", "!"))]
-    shutil.copytree(boxes["segmentation"].parent, tmp_path / "dist")
+    shutil.copytree(bundles["segmentation"].parent, tmp_path / "dist")
     folder = tmp_path / notebook.parent.relative_to(ROOT)
     folder.mkdir(parents=True)
     shown = run_in(folder, "\n\n".join(cells))
@@ -102,21 +102,23 @@ def test_a_notebooks_links_lead_somewhere() -> None:
             assert (notebook.parent / target).exists(), target
 
 
-def test_what_is_refused(boxes: dict[str, Path], tmp_path: Path) -> None:
+def test_refused_inputs(bundles: dict[str, Path], tmp_path: Path) -> None:
     assert refused(Predictor, tmp_path).expected == "a packed bundle's config"
-    assert "'largest_component', perhaps" in refused(Predictor, boxes["segmentation"], largest_komponent=True).expected
+    assert (
+        "'largest_component', perhaps" in refused(Predictor, bundles["segmentation"], largest_komponent=True).expected
+    )
     empty = pack_bundle("segmentation", task=TASK, out=tmp_path).folder
     assert refused(Predictor, empty).found == "no such file"
-    other = Path(shutil.copytree(boxes["segmentation"], tmp_path / "other"))
+    other = Path(shutil.copytree(bundles["segmentation"], tmp_path / "other"))
     metadata = json.loads((other / "models" / "model.json").read_text())
     (other / "models" / "model.json").write_text(json.dumps(metadata | {"dataset_name": "abdomen"}))
     assert refused(Predictor, other).found == "weights made with dataset_name: abdomen"
-    shutil.copy(boxes["segmentation"] / "models" / "model.json", other / "models")
+    shutil.copy(bundles["segmentation"] / "models" / "model.json", other / "models")
     weights = other / "models" / "model.pt"
     state = torch.load(weights, weights_only=True)
     torch.save({name: value + 1 for name, value in state.items()}, weights)  # weights alone, the metadata stay
     assert refused(Predictor, other).found == "weights other than those that model.json describes"
-    predict = Predictor(boxes["segmentation"], device="cpu")
+    predict = Predictor(bundles["segmentation"], device="cpu")
     assert refused(predict, np.zeros((4, 4)), np.eye(4)).found == "2 dimensions (4, 4)"
     assert refused(predict, np.zeros((4, 4, 4)), np.eye(4)).found == "one value everywhere (0)"
     volume = np.arange(64.0).reshape(4, 4, 4)

@@ -43,7 +43,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the cases that are prepared from now on."""
+    """Names of the cases that are prepared from here on."""
     names: list[str] = []
     original = run_module.prepare_case
 
@@ -66,7 +66,7 @@ def test_a_second_call_makes_nothing(source: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_any_failure_of_one_case_is_its_own(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a library raises: the case is named, and the others are prepared."""
+    """For any exception of a library, the case is named, and the others are prepared."""
     original = run_module.prepare_case
 
     def failing(out: Path, case, rules, key: str) -> dict:
@@ -98,7 +98,7 @@ def break_record(source: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("event", [change_source, remove_output, cut_output, break_record])
-def test_only_what_is_not_whole_is_made_again(
+def test_only_incomplete_cases_are_prepared_again(
     event, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -186,7 +186,7 @@ def test_it_does_not_write_into_its_source(out: str, source: Path, tmp_path: Pat
         run(source, tmp_path / out)
 
 
-def test_nor_when_the_source_lies_where_a_domain_goes(tmp_path: Path) -> None:
+def test_a_source_in_the_folder_of_a_domain_is_refused(tmp_path: Path) -> None:
     source = write_btcv(tmp_path / "data" / "ct", [2])
     with pytest.raises(InputError, match="would be written into the source"):
         run(source, tmp_path / "data")

@@ -78,7 +78,7 @@ def paint(source: Path, organ: str, grey: int) -> None:
 
 @pytest.mark.parametrize("organ", list(GREY_RANGES))
 def test_chaos_grey_values_are_ranges_that_end_where_the_organisers_say(organ: str, tmp_path: Path) -> None:
-    """The lower end is no longer the organ, the upper end still is; what lies outside is refused and no background."""
+    """The lower end is exclusive, the upper inclusive; values outside are refused and do not become background."""
     source, (above, up_to) = write_chaos_mr(tmp_path / "in", 2), GREY_RANGES[organ]
     for grey in (above + 1, up_to):
         paint(source, organ, grey)

@@ -153,7 +153,7 @@ def test_files_without_preamble_and_meta_information_are_read(syntax: str, tmp_p
 
 
 def test_a_ct_in_monochrome1_keeps_its_hounsfield_units(tmp_path: Path) -> None:
-    """It asks viewers to show high values dark; the numbers are HU all the same."""
+    """It only asks viewers to show high values dark; the numbers are HU."""
     folder = series(tmp_path, volume_of(), intercept=-1000, PhotometricInterpretation="MONOCHROME1")
     assert np.array_equal(read_series(folder).image, volume_of())
 
@@ -359,7 +359,7 @@ def empty(folder: Path) -> None:
         (empty, "0 DICOM files. Expected the slices of one series"),
     ],
 )
-def test_what_is_not_one_series_is_refused(damage, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_one_series_are_refused(damage, message: str, tmp_path: Path) -> None:
     folder = series(tmp_path / "case", volume_of((6, 5, 5) if damage is missing_slice else (6, 5, 4)))
     damage(folder)
     with pytest.raises(InputError, match=message):

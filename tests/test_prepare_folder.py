@@ -148,7 +148,7 @@ def test_hearts_that_count_otherwise_are_mapped(tmp_path: Path) -> None:
 
 
 def test_the_unlabelled_voxels_of_scribbles_are_no_class(tmp_path: Path) -> None:
-    """4 means that nobody looked: neither a structure nor background."""
+    """4 marks unlabelled voxels: neither a structure nor background."""
     source = write_acdc_order(tmp_path / "in", numbers=(1,), highest=4)
     with pytest.raises(InputError, match=r"label value\(s\) 4 \(\d+ voxels\)\. Expected only 0, 1, 2, 3"):
         run(source, tmp_path / "out", "1:3,2:1,3:2", labels=source, domain="lge", validation=0.0)

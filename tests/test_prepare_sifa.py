@@ -134,7 +134,7 @@ def test_test_volumes_are_flipped_on_both_axes(tmp_path: Path) -> None:
 
 
 def test_what_the_release_adds_and_an_empty_label_are_legal(tmp_path: Path) -> None:
-    """Masks and offsets below 0 stand beside the slices, and some slices show nothing of the heart."""
+    """Records also contain masks and negative offsets, and some slices do not contain the heart."""
     for index in range(2):
         path = write_record(tmp_path / "in" / f"mr_train_slice{index}.tfrecords", index)
         path.write_bytes(tfrecord(slice_triple(index)[0], np.zeros(SHAPE, np.float32), bias_dim0=-17, mask_scale=4))
@@ -144,7 +144,7 @@ def test_what_the_release_adds_and_an_empty_label_are_legal(tmp_path: Path) -> N
 
 
 def test_masks_as_bytes_and_a_label_of_one_channel_are_read(tmp_path: Path) -> None:
-    """The release adds 4,096 ones as ``mask_vol``; a comment in its loader says that labels have one channel."""
+    """The release adds 4,096 ones as ``mask_vol``; according to its loader, labels have one channel."""
     image, label = slice_triple(8)
     path = tmp_path / "mr_train_slice0.tfrecords"
     path.write_bytes(tfrecord(image, label[..., 1:2], mask_vol=np.ones(4096, np.float32), mask_scale=4))

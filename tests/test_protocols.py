@@ -105,7 +105,7 @@ def test_hearts_validate_on_published_cases_that_are_no_test_cases(domain: str, 
 
 @pytest.mark.parametrize(("domain", "low", "high"), [("ct", -2.8, 3.2), ("mr", -1.8, 4.4)])
 def test_sifas_z_scores_are_scaled_by_its_present_constants(domain: str, low: float, high: float) -> None:
-    """Not by the -1.9 and 3.0 that its paper's CT model had, which stand in old copies of its code; nothing is cut."""
+    """Not by -1.9 and 3.0, the values of its paper's CT model and of old copies of its code; nothing is clipped."""
     scale = build_steps(read_rules("sifa", None).of(domain).steps)
     scaled = scale({"image": torch.tensor([[[[low, (low + high) / 2, high, high + (high - low)]]]])})["image"]
     assert scaled.flatten().tolist() == pytest.approx([-1, 0, 1, 3], abs=1e-6)
@@ -127,7 +127,7 @@ def people(rules: Rules, domain: str, section: str) -> set[int]:
 
 
 @pytest.mark.parametrize("protocol", ["clean", "disjoint"])
-def test_nobody_is_tested_who_trained_in_another_sequence(protocol: str) -> None:
+def test_test_patients_are_not_trained_on_in_another_sequence(protocol: str) -> None:
     """The same 45 people in every sequence: a test patient's other volume must not train either."""
     rules = read_rules("mscmr", protocol)
     trained = set().union(*(people(rules, domain, "training") for domain in rules.domains))
@@ -137,7 +137,7 @@ def test_nobody_is_tested_who_trained_in_another_sequence(protocol: str) -> None
 
 
 def test_halves_of_the_people_train_in_source_and_target(tmp_path: Path) -> None:
-    """For strictly different people in source and target; under ``clean`` the report says that they are the same."""
+    """Different patients in source and target; under ``clean`` the report states that they are the same."""
     rules = read_rules("mscmr", "disjoint")
     assert people(rules, "bssfp", "training") == set(range(6, 19))
     assert people(rules, "lge", "training") == set(range(19, 31))

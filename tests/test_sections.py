@@ -55,7 +55,7 @@ def test_an_empty_label_keeps_every_slice() -> None:
 
 
 def torso(depth: int, lungs: slice, *, bowel_gas: slice = slice(0)) -> np.ndarray:
-    """A CT of a body of 48 x 40 voxels on a table, air in it where told; axis 2 runs to superior."""
+    """A CT of a body of 48 x 40 voxels on a table, with air in given slices; axis 2 points to superior."""
     volume = np.full((64, 60, depth), -1000.0)
     volume[8:56, 6:46] = 40.0
     volume[4:60, 52:56] = 200.0  # the table, apart from the body

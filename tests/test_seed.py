@@ -1,4 +1,4 @@
-"""The seed decides the initial weights, whatever random numbers the process has used before."""
+"""The seed determines the initial weights, independently of random numbers used before."""
 
 from __future__ import annotations
 

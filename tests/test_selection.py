@@ -244,7 +244,7 @@ def test_the_oracle_reads_them_and_says_so(
     # What it is told is true of the labels: the best of its own table, by a Dice that scrambled labels cannot have.
     table = dict(line.split(",") for line in (honest / "logs" / "oracle.csv").read_text().splitlines()[1:])
     assert first["value"] == pytest.approx(max(map(float, table.values())), abs=1e-6)
-    # The same training all the same: only the choice may differ.
+    # The trainings are equal: only the choice may differ.
     assert (honest / "logs" / "losses.csv").read_text() == (other / "logs" / "losses.csv").read_text()
     assert_same_weights(honest / "models/snapshots/epoch_003.pt", other / "models/snapshots/epoch_003.pt")
     # The word goes with the weights into provenance and every evaluation.

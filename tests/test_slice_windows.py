@@ -13,7 +13,7 @@ from test_slices import loading
 
 
 def numbered_set(folder: Path, *sizes: tuple[int, int], window: tuple[int, int]) -> SliceSet:
-    """One volume of two slices for each size; every pixel of the image and of the label says its row and column."""
+    """One volume of two slices for each size; pixels of image and label encode their row and column."""
     items = []
     for case, (height, width) in enumerate(sizes):
         place = 10 * np.arange(1, height + 1)[:, None, None] + np.arange(1, width + 1)[:, None] + np.zeros((1, 1, 2))

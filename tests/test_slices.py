@@ -19,7 +19,7 @@ from scripts.data.volumes import RequireRanged
 
 
 class Counted(MapTransform):
-    """Does nothing, but says how often it was asked to."""
+    """Does nothing but count its calls."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""Training does not read target labels: both stages give the same weights whatever the labels are.
+"""Training does not read target labels: both stages give the same weights for any labels.
 
 Selection among snapshots has the same test in ``test_selection.py``.
 """

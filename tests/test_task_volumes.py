@@ -1,4 +1,4 @@
-"""What the task files' own transforms do to volumes as public sets hold them: frames, blank parts, units, sides.
+"""The transforms of the task files on volumes as in public data sets: frames, blank parts, units, sides.
 
 The volumes are small and each voxel says where it belongs, so that a slice cut across, a flip or a wrong unit shows.
 """
@@ -25,11 +25,11 @@ TASKS = {path.stem: dict(ConfigParser.load_config_file(str(path))) for path in (
 HEARTS = ["cmr_bssfp2lge", "cmr_lge2bssfp"]
 SHAPE = (24, 20, 9)
 CODES = {"PSR": [[0, 0, 1], [-1, 0, 0], [0, 1, 0]], "LSP": [[-1, 0, 0], [0, 0, -1], [0, 1, 0]]}
-"""Directions of the three stored axes as columns, in RAS: where the header of a short-axis stack says they run."""
+"""Directions of the three stored axes as columns, in RAS, according to the header of a short-axis stack."""
 
 
 def parser_of(task: str, stage: str = "segmentation", config: str = "train", **settings: Any) -> ConfigParser:
-    """A config with its task, small networks, and each volume's own spacing unless told otherwise."""
+    """A config with its task, small networks, and by default each volume's own spacing."""
     parser = ConfigParser()
     parser.read_config(config_files(stage, config, task=task))
     parser.update(SMALL[stage] | {"device": "cpu", "slice_size": list(SHAPE[:2])} | settings)
@@ -68,9 +68,7 @@ def write_stack(folder: Path, name: str, code: str, origin_mm: float = 0.0) -> d
     ("stage", "side"), list(product(["synthesis", "segmentation"], ["preprocessing", "target_preprocessing"]))
 )
 @pytest.mark.parametrize("task", HEARTS)
-def test_hearts_train_on_their_own_slices_whatever_the_header_says(
-    task: str, stage: str, side: str, tmp_path: Path
-) -> None:
+def test_hearts_train_on_their_stored_slices_with_any_header(task: str, stage: str, side: str, tmp_path: Path) -> None:
     """Turning oblique short-axis stacks by their headers would cut some patients along and others across the stack."""
     keys = ("image", "label") if side == "preprocessing" else ("image",)
     items = [{key: write_stack(tmp_path, code, code)[key] for key in keys} for code in CODES]
@@ -320,7 +318,7 @@ class Bright(torch.nn.Module):
 
 
 def large_patient(folder: Path) -> tuple[dict[str, str], np.ndarray]:
-    """Slices three windows of 32 x 32 wide; the organ lies in a corner, none of it in the middle window."""
+    """Slices with three windows of 32 x 32; the organ is in a corner, outside the middle window."""
     image = np.random.default_rng(0).uniform(0, 40, (96, 90, 4)).astype(np.float32)
     organ = np.zeros(image.shape, bool)
     organ[2:26, 60:88] = True

@@ -133,14 +133,14 @@ def same(parameters: Iterable[torch.Tensor], before: list[torch.Tensor]) -> bool
 
 
 def at(trainer: Any, event: Any, look: Callable[[], Any]) -> list[Any]:
-    """What ``look`` says each time ``event`` fires."""
+    """The results of ``look`` at each ``event``."""
     seen: list[Any] = []
     trainer.add_event_handler(event, lambda engine: seen.append(look()))
     return seen
 
 
 def after_update(optimizer: torch.optim.Optimizer, look: Callable[[], Any]) -> list[Any]:
-    """What ``look`` says after each update of an optimiser."""
+    """The results of ``look`` after each update of an optimiser."""
     seen: list[Any] = []
     optimizer.register_step_post_hook(lambda *_: seen.append(look()))
     return seen

@@ -124,7 +124,7 @@ def test_a_folder_is_segmented_by_two_processes_of_which_one_died(trained: Path,
         assert file.read_bytes() == (expected / file.name).read_bytes()
 
 
-def test_an_interrupted_evaluation_does_only_what_is_left(
+def test_an_interrupted_evaluation_continues_with_the_remaining_cases(
     three: Path, trained: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, noted = tmp_path / "eval", Worklist.note

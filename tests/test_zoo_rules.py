@@ -1,7 +1,7 @@
-"""What the MONAI Model Zoo's own verification asks of a bundle, rule by rule, for both bundles and without exceptions.
+"""The rules that the MONAI Model Zoo verifies, for both bundles and without exceptions.
 
-The zoo keeps lists of bundles that are excused from preferred files, from the shape check and from TorchScript; nearly
-every generative bundle stands on them. Neither of these two needs to. Packed bundles stand in a folder of their own.
+The zoo has lists of bundles that are exempt from preferred files, the shape check and TorchScript, among them nearly
+every generative bundle. These two bundles need no exemption.
 
 | rule of the zoo | where it is tested |
 |---|---|
@@ -70,7 +70,7 @@ every_bundle = pytest.mark.parametrize("name", BUNDLES)
 
 
 @dataclass(frozen=True)
-class Box:
+class Bundle:
     """A packed bundle with weights of tiny networks."""
 
     name: str
@@ -87,8 +87,8 @@ class Box:
 
 
 @pytest.fixture(scope="module", params=BUNDLES)
-def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Box:
-    """Each bundle, packed with the weights of a network that nobody trained, whose size is in their metadata."""
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Each bundle, packed with the weights of an untrained network, whose size is in their metadata."""
     name, work = request.param, tmp_path_factory.mktemp("zoo")
     parser = ConfigParser()
     parser.read_config(config_files(name, "inference"))
@@ -99,7 +99,7 @@ def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     weights.with_suffix(".json").write_text(
         json.dumps({"network": parser.get_parsed_content("weights_metadata")["network"]})
     )
-    return Box(name, pack_bundle(name, task=TASK, out=work, weights=weights).folder)
+    return Bundle(name, pack_bundle(name, task=TASK, out=work, weights=weights).folder)
 
 
 def test_the_table_names_tests_that_exist() -> None:
@@ -110,41 +110,41 @@ def test_the_table_names_tests_that_exist() -> None:
         assert f"def {test}(" in source, test
 
 
-def test_the_directory(box: Box) -> None:
+def test_the_directory(bundle: Bundle) -> None:
     for file in ["LICENSE", "configs/metadata.json", "models/model.pt", "docs/README.md", "scripts/__init__.py"]:
-        assert (box.folder / file).is_file(), file
+        assert (bundle.folder / file).is_file(), file
     # The zoo takes the last of several, MONAI Label the first: there must be one.
-    assert [path.name for path in (box.folder / "configs").glob("inference.*")] == ["inference.json"]
-    assert not [path for path in (box.folder / "models").glob("*.pt") if path.name != "model.pt"]
+    assert [path.name for path in (bundle.folder / "configs").glob("inference.*")] == ["inference.json"]
+    assert not [path for path in (bundle.folder / "models").glob("*.pt") if path.name != "model.pt"]
 
 
-def test_nothing_but_weights_is_large(box: Box) -> None:
-    large = [path for path in box.folder.rglob("*") if path.is_file() and path.stat().st_size > LARGEST_FILE]
+def test_nothing_but_weights_is_large(bundle: Bundle) -> None:
+    large = [path for path in bundle.folder.rglob("*") if path.is_file() and path.stat().st_size > LARGEST_FILE]
     assert [path for path in large if path.parent.name != "models"] == []
 
 
 def test_large_weights_are_named_with_their_address(
-    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """MONAI's own downloader puts them in place again, and refuses others at that address."""
     weights = tmp_path / "host" / "model.pt"
     weights.parent.mkdir()
-    shutil.copy(box.folder / "models" / "model.pt", weights)
-    shutil.copy(box.folder / "models" / "model.json", weights.parent)
+    shutil.copy(bundle.folder / "models" / "model.pt", weights)
+    shutil.copy(bundle.folder / "models" / "model.json", weights.parent)
     monkeypatch.setattr("bundle.pack.LARGEST_FILE", weights.stat().st_size - 1)
-    arguments = ["pack", box.name, "--task", TASK, "--weights", str(weights), "--out", str(tmp_path)]
+    arguments = ["pack", bundle.name, "--task", TASK, "--weights", str(weights), "--out", str(tmp_path)]
     main(arguments)
     assert "too large for the Model Zoo's repository; pack with --weights_url" in capsys.readouterr().out
     main([*arguments, "--weights_url", weights.as_uri()])
     assert "too large" not in capsys.readouterr().out
-    packed = tmp_path / box.folder.name / "models" / "model.pt"
+    packed = tmp_path / bundle.folder.name / "models" / "model.pt"
     packed.unlink()
-    download_large_files(bundle_path=str(tmp_path / box.folder.name))
+    download_large_files(bundle_path=str(tmp_path / bundle.folder.name))
     assert packed.read_bytes() == weights.read_bytes()
     packed.unlink()
     weights.write_bytes(b"others")
     with pytest.raises(HashCheckError, match="sha256 hash check of downloaded file failed"):
-        download_large_files(bundle_path=str(tmp_path / box.folder.name))
+        download_large_files(bundle_path=str(tmp_path / bundle.folder.name))
 
 
 def test_an_address_without_weights_is_refused(tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ LINTERS = [
 
 
 @pytest.mark.slow
-def test_the_zoos_linters_pass(box: Box, tmp_path: Path) -> None:
+def test_the_zoos_linters_pass(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "setup.cfg").write_text(ZOO_SETTINGS)
-    shutil.copytree(box.folder / "scripts", tmp_path / "models" / box.folder.name / "scripts")
+    shutil.copytree(bundle.folder / "scripts", tmp_path / "models" / bundle.folder.name / "scripts")
     for command in LINTERS:
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -192,9 +192,11 @@ COMMIT_HOOKS = [
 
 
 @pytest.mark.parametrize(("hook", "pattern", "options"), COMMIT_HOOKS)
-def test_the_zoos_commit_hooks_pass(box: Box, tmp_path: Path, hook: str, pattern: str, options: list[str]) -> None:
+def test_the_zoos_commit_hooks_pass(
+    bundle: Bundle, tmp_path: Path, hook: str, pattern: str, options: list[str]
+) -> None:
     """Run on a copy, as the hooks rewrite files in place."""
-    shutil.copytree(box.folder, tmp_path / "bundle")
+    shutil.copytree(bundle.folder, tmp_path / "bundle")
     binary = (".pt", ".png", ".pyc")
     files = [str(file) for file in (tmp_path / "bundle").rglob(pattern) if file.suffix not in binary and file.is_file()]
     assert files
@@ -203,13 +205,13 @@ def test_the_zoos_commit_hooks_pass(box: Box, tmp_path: Path, hook: str, pattern
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_version_and_changelog(box: Box) -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+", box.metadata["version"])
-    assert box.metadata["version"] in box.metadata["changelog"]
+def test_version_and_changelog(bundle: Bundle) -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", bundle.metadata["version"])
+    assert bundle.metadata["version"] in bundle.metadata["changelog"]
 
 
-def test_the_name(box: Box) -> None:
-    assert re.fullmatch(rf"[a-z0-9]+(_[a-z0-9]+)*_{box.name}", box.folder.name)
+def test_the_name(bundle: Bundle) -> None:
+    assert re.fullmatch(rf"[a-z0-9]+(_[a-z0-9]+)*_{bundle.name}", bundle.folder.name)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -233,15 +235,15 @@ def test_network_def_gives_what_the_metadata_declare(tmp_path: Path, name: str, 
     assert len(pred["channel_def"]) == pred["num_channels"]
 
 
-def test_network_def_loads_the_weights(box: Box) -> None:
-    state = torch.load(box.folder / "models" / "model.pt", weights_only=True)
-    missing, unexpected = box.parser().get_parsed_content("network_def").load_state_dict(state, strict=False)
+def test_network_def_loads_the_weights(bundle: Bundle) -> None:
+    state = torch.load(bundle.folder / "models" / "model.pt", weights_only=True)
+    missing, unexpected = bundle.parser().get_parsed_content("network_def").load_state_dict(state, strict=False)
     assert (missing, unexpected) == ([], [])
 
 
-def test_requirements_are_the_pins_of_python_310(box: Box) -> None:
+def test_requirements_are_the_pins_of_python_310(bundle: Bundle) -> None:
     """The zoo installs ``name==version`` of each on Python 3.10."""
-    metadata = box.metadata
+    metadata = bundle.metadata
     assert "optional_packages_version" not in metadata, "its old name, which verify_metadata refuses"
     lines = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] not in "#"]
     zoo = {"python_version": "3.10"}
@@ -251,30 +253,30 @@ def test_requirements_are_the_pins_of_python_310(box: Box) -> None:
     assert metadata["required_packages_version"] | versions == {key: pins[key] for key in pins if key != "Jinja2"}
 
 
-def test_the_configs_have_the_zoos_keys(box: Box) -> None:
+def test_the_configs_have_the_zoos_keys(bundle: Bundle) -> None:
     for config, keys in [("inference", INFERENCE_KEYS), ("train", TRAINING_KEYS)]:
-        parser = box.parser(config)
+        parser = bundle.parser(config)
         assert [key for key in keys if key not in parser] == [], config
         assert parser["bundle_root"] == "."
-    if box.name == "segmentation":
-        training = box.parser("train")
+    if bundle.name == "segmentation":
+        training = bundle.parser("train")
         keys = ["validate#evaluator", "validate#handlers", "validate#dataset", "validate#dataset#data", "val_interval"]
         assert [key for key in keys if key not in training] == []
 
 
 @pytest.mark.parametrize(("config", "kind"), [("train", "train"), ("inference", "infer"), ("evaluate", "infer")])
 def test_the_workflow_has_every_property(
-    box: Box, data: Path, monkeypatch: pytest.MonkeyPatch, config: str, kind: str
+    bundle: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch, config: str, kind: str
 ) -> None:
-    file = box.folder / "configs" / f"{config}.json"
+    file = bundle.folder / "configs" / f"{config}.json"
     if not file.is_file():
-        pytest.skip(f"{box.name} has no {config}.json")
-    monkeypatch.chdir(box.folder)
+        pytest.skip(f"{bundle.name} has no {config}.json")
+    monkeypatch.chdir(bundle.folder)
     settings = {"dataset_dir": str(data), "device": "cpu"}
-    if config == "train" and box.name == "segmentation":
+    if config == "train" and bundle.name == "segmentation":
         settings["labelled_datalist"] = str(data / "mr.json")
     if config == "train":
-        settings |= SMALL_TRAINING[box.name]
+        settings |= SMALL_TRAINING[bundle.name]
     workflow = ConfigWorkflow(str(file), workflow_type=kind, **settings)
     workflow.initialize()
     assert workflow.check_properties() in (None, [])
@@ -298,12 +300,12 @@ COMMAND_SECONDS = 600
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme(box: Box, data: Path, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme(bundle: Bundle, data: Path, tmp_path: Path) -> None:
     """Every command of the README as written, in the bundle's folder, one after the other."""
-    text = (box.folder / "docs" / "README.md").read_text(encoding="utf-8")
+    text = (bundle.folder / "docs" / "README.md").read_text(encoding="utf-8")
     found = [block.strip() for block in README_COMMANDS.findall(text)]
     assert len(found) == text.count("```") // 2, "every block of the README is a command"
-    folder = _shortened(box, data, tmp_path)
+    folder = _shortened(bundle, data, tmp_path)
     for command in found:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
@@ -318,16 +320,16 @@ def test_the_commands_of_the_readme(box: Box, data: Path, tmp_path: Path) -> Non
             continue  # an optional package; test_export says so too
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     results = {"synthesis": ["translated/datalist.json"], "segmentation": ["predictions", "eval/summary.json"]}
-    missing = [name for name in [*results[box.name], "models/model.ts"] if not (folder / name).exists()]
+    missing = [name for name in [*results[bundle.name], "models/model.ts"] if not (folder / name).exists()]
     assert missing == []
 
 
-def _shortened(box: Box, data: Path, tmp_path: Path) -> Path:
+def _shortened(bundle: Bundle, data: Path, tmp_path: Path) -> Path:
     """The bundle with data in place, and short trainings written into its configs: the commands stay as they are."""
-    folder = tmp_path / box.folder.name
-    for file in box.folder.rglob("*"):
+    folder = tmp_path / bundle.folder.name
+    for file in bundle.folder.rglob("*"):
         if file.is_file() and "__pycache__" not in file.parts:
-            target = folder / file.relative_to(box.folder)
+            target = folder / file.relative_to(bundle.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
     # The source's volumes lie apart: inference takes all volumes of `data`, and a CT's window refuses an MR.
@@ -338,8 +340,8 @@ def _shortened(box: Box, data: Path, tmp_path: Path) -> Path:
     for name, listed in (("ct", "ct"), ("mr", "mr"), ("datalist", "mr")):
         text = (data / f"{listed}.json").read_text(encoding="utf-8").replace('"mr_', '"mr/mr_')
         (folder / "data" / f"{name}.json").write_text(text, encoding="utf-8")
-    short = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, **SMALL_TRAINING[box.name]}
-    short |= {key: SMALL[box.name][key] for key in ("slice_size", "spacing_mm")}
+    short = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 2, **SMALL_TRAINING[bundle.name]}
+    short |= {key: SMALL[bundle.name][key] for key in ("slice_size", "spacing_mm")}
     set_packed_values(folder, short)
     assert {"multi_gpu_train", "inference_trt"} <= packed_configs(folder).keys()
     return folder
