@@ -193,9 +193,9 @@ def test_a_label_that_lacks_a_class_or_has_a_further_one_is_found() -> None:
 
 
 def test_any_failure_of_one_case_is_a_finding_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: object) -> None:
+    def failing(path: str) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(measure, "_measure", failing)
+    monkeypatch.setattr(measure, "read_nifti", failing)
     (finding,) = measure_case(files_of(), {}).findings
     assert (finding.severity, finding.kind, finding.found) == ("error", "unusable file", "MemoryError: no room")

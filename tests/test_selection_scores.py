@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from scripts.core.errors import InputError
 from scripts.core.weights import selection_of_weights, selection_sentence
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet
 from scripts.losses.segmentation import supervised_loss
-from scripts.selection.choice import best_epoch, check_choice_is_possible, read_scores
+from scripts.selection.choice import KEPT, best_epoch, check_choice_is_possible, read_scores
 from scripts.selection.scorer import SnapshotScorer, predict_classes
 from scripts.selection.scores import PARTS, SCORES, mask_patches, masked_consistency_loss, mean_dice
 from torch import nn
@@ -212,9 +213,14 @@ def test_what_cannot_choose_is_refused(keep: str, interval: int, has_target: boo
     assert error.file == f"setting 'selection#{setting}'"
 
 
-@pytest.mark.parametrize("keep", ["last", "oracle", "labelled_dice"])
-def test_choices_that_need_no_target_images(keep: str) -> None:
-    check_choice_is_possible(keep, 2, has_target=False)
+def test_only_the_consistency_needs_target_images() -> None:
+    refusals = {}
+    for keep in KEPT:
+        try:
+            check_choice_is_possible(keep, 2, has_target=False)
+        except InputError as error:
+            refusals[keep] = error.expected
+    assert refusals == {"masked_consistency": "a datalist of target images; labels are not read"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, config_files
+from monai.bundle import ConfigParser
 from monai.transforms import Compose, ScaleIntensityRanged
 from scripts.core.descriptions import describe_component, describe_transform, records_arguments
 from scripts.core.errors import InputError
@@ -51,7 +52,10 @@ def section(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_known_keys_pass(changes: dict[str, Any]) -> None:
+    """With one unknown key beside them, that key alone is refused."""
     merged(**changes).check()
+    with pytest.raises(InputError, match="key 'unknown': a key that the base config does not define"):
+        merged(**changes, unknown=1).check()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,10 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(changes: dict[str, Any]
 )
 def test_nested_overrides_are_accepted(config: str, overrides: dict[str, Any]) -> None:
     """They leave the top-level setting of the same meaning unused, which is no mistake."""
-    Settings.read(config_files("segmentation", config), overrides).check()
+    settings = Settings.read(config_files("segmentation", config), overrides)
+    settings.check()
+    parser = ConfigParser(settings.merged)
+    assert {key: parser[key] for key in overrides} == overrides
 
 
 def test_training_and_evaluation_merge() -> None:

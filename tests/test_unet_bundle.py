@@ -74,7 +74,12 @@ def test_a_packed_bundle_builds_the_network_of_its_weights(trained_unet: Path, t
         parser = ConfigParser()
         (file,) = (folder / "configs").glob(f"{config}.*")
         parser.read_config(str(file))
-        parser.get_parsed_content("network_def").load_state_dict(torch.load(weights, weights_only=True))
+        state = torch.load(weights, weights_only=True)
+        missing, unexpected = parser.get_parsed_content("network_def").load_state_dict(state, strict=False)
+        assert (missing, unexpected) == ([], []), config
+    train = json.loads((folder / "configs" / "train.json").read_text())
+    optimizer = train["segmenter_optimizer"]["optimizer"]["_target_"]
+    assert (optimizer, train["learning_rate"]) == ("torch.optim.AdamW", 2e-3), "those of configs/networks/unet.yaml"
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(data: Path, tmp_path: Path) -> None:
