@@ -210,6 +210,46 @@ def test_monai_deploys_standard_operator_can_run_the_bundle(bundles: dict[str, P
     run_python(DEPLOY, data / "ct_0_image.nii.gz", bundle=bundles["segmentation"])
 
 
+SLICER = """
+import shutil, sys
+from pathlib import Path
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from scripts.inference.predictor import Predictor
+
+bundle, work = Path.cwd(), Path(sys.argv[2])
+metadata = ConfigParser()
+metadata.read_config(bundle / "configs" / "metadata.json")
+config = ConfigParser()
+config.read_config((bundle / "configs" / "inference.json").as_posix())
+config["bundle_root"] = bundle.as_posix()
+config["device"] = torch.device("cpu")
+(work / "input").mkdir()
+(work / "output").mkdir()
+shutil.copy(sys.argv[1], work / "input" / "volume.nii.gz")
+with torch.no_grad():
+    config["dataset_dir"], config["output_dir"] = str(work / "input"), str(work / "output")
+    config["datalist"] = [str(file) for file in (work / "input").glob("*.nii*")]
+    config["window_device"] = "cpu"
+    config["dataloader"]["num_workers"] = 0
+    assert len(config.get_parsed_content("dataloader")) == 1
+    config.get_parsed_content("evaluator").run()
+
+volume = nib.load(sys.argv[1])
+found = np.asarray(nib.load(next((work / "output").rglob("*.nii*"))).dataobj)
+assert np.array_equal(found, Predictor(bundle, device="cpu")(np.asarray(volume.dataobj), volume.affine))
+names = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+assert set(map(str, np.unique(found))) <= names.keys(), names
+"""
+
+
+def test_slicers_bundle_module_can_run_the_bundle(bundles: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """The steps of ``MonaiBundleLogic`` of 3D Slicer's extension MonaiBundle, whose module needs Slicer itself."""
+    run_python(SLICER, data / "ct_0_image.nii.gz", tmp_path, bundle=bundles["segmentation"])
+
+
 def test_tiny_networks_are_those_of_the_weights(bundles: dict[str, Path]) -> None:
     """The packed configs build what was trained, not the base config's full size."""
     config = (bundles["synthesis"] / "configs" / "inference.json").read_text()
