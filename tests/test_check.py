@@ -1,7 +1,4 @@
-"""``python -m scripts check``: silent on a clean set, and each damage that would spoil a training is found in it.
-
-The set is generated: bodies with four organs in two domains, each measured once; a damaged case is measured anew.
-"""
+"""``python -m scripts check`` on generated bodies with four organs: silent if clean, each damage is found in its case."""
 
 from __future__ import annotations
 

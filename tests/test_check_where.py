@@ -59,7 +59,7 @@ def test_labels_of_a_folder_that_no_image_is_named_after_are_listed(few: Path, t
     (finding,) = find_files_left_out([str(few)])
     assert (finding.severity, finding.kind, finding.domain) == ("warning", "label without image", "few")
     assert finding.found.startswith("1 label map(s) ")
-    assert finding.found.endswith("looked at: liver_00_label.nii.gz")
+    assert finding.found.endswith("not checked: liver_00_label.nii.gz")
     main(["check", str(few), "--out", str(tmp_path / "out"), "--workers", "1"])
     content = json.loads((tmp_path / "out" / "check.json").read_text())
     assert "label without image" in {finding["kind"] for finding in content["findings"]}

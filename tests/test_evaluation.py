@@ -145,7 +145,7 @@ def test_worst_and_median_case(results: dict) -> None:
 def test_bad_inputs_are_named(results: dict) -> None:
     with pytest.raises(InputError, match="no evaluated case"):
         summarise({}, NAMES)
-    with pytest.raises(InputError, match="no case in which"):
+    with pytest.raises(InputError, match="no structure in any prediction or truth"):
         worst_and_median_case({"ct_1": [absent("aorta")]})
     with pytest.raises(ValueError, match=r"case ct_1 has results for \['myocardium', 'aorta'\]"):
         summarise(results, ["aorta", "myocardium"])

@@ -94,7 +94,7 @@ def test_values_that_do_not_fit_get_a_wider_type(highest: int, dtype: type, tmp_
 def test_an_output_that_is_not_on_its_inputs_grid_is_never_written(tmp_path: Path) -> None:
     loaded = CheckedLoadImaged("pred", label_key="")({"pred": str(written(tmp_path / "a.nii", image_of()))})
     loaded["pred"].affine[0, 3] += 1.0
-    with pytest.raises(RuntimeError, match=r"a.nii: its output would not lie on its grid"):
+    with pytest.raises(RuntimeError, match=r"a.nii: the output would not lie on the input"):
         AtomicSaveImaged("pred", output_dir=str(tmp_path / "out"), output_postfix="seg")(loaded)
     assert not list((tmp_path / "out").glob("*"))
 

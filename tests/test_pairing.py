@@ -113,7 +113,7 @@ def test_a_name_that_is_not_utf8_is_refused_at_once(tmp_path: Path) -> None:
     """Such a name cannot be written to a datalist, which would fail after hours of work."""
     with open(bytes(tmp_path) + b"/M\xfcller.nii", "wb"):
         pass
-    with pytest.raises(InputError, match=r"M.udcfcller.nii'?: a name that is not UTF-8"):
+    with pytest.raises(InputError, match=r"M.udcfcller.nii'?: a file name that is not UTF-8"):
         find_volumes(str(tmp_path))
 
 

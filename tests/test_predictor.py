@@ -47,6 +47,23 @@ def test_an_array_gives_what_inference_writes(
     assert predict.label_names[:2] == ["background", "myocardium"]
 
 
+def test_slices_that_are_cropped_do_not_move_the_result(
+    bundles: dict[str, Path], trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """The first three slices are blank, so that preprocessing drops them."""
+    image = nib.load(data / "ct_2_image.nii.gz")
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[..., :3] = -1000
+    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "blank.nii.gz")
+    place = tmp_path / "out"
+    where = {"bundle_root": trained / "segmentation", "dataset_dir": tmp_path / "blank.nii.gz", "output_dir": place}
+    run_config("inference", "segmentation", "inference", **where)
+    found = Predictor(bundles["segmentation"], device="cpu", precision="float32")(voxels, image.affine)
+    np.testing.assert_array_equal(found, np.asarray(nib.load(place / "blank_seg.nii.gz").dataobj))
+    assert not found[..., :3].any()
+    assert found[..., 3:].any()
+
+
 def run_in(folder: Path, code: str) -> str:
     """Run Python code in a process of its own, as an interpreter started in ``folder`` does."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV_"))}

@@ -207,7 +207,7 @@ def test_a_label_on_another_grid_is_refused_unless_the_image_is_trusted(tmp_path
     with pytest.raises(InputError, match=r"differs by up to 2 mm.*ct_train_1001_image.*'--trust image'"):
         run("mmwhs", source, tmp_path / "out")
     report = run("mmwhs", source, tmp_path / "out", trust_image=True)
-    assert "differed by up to 2 mm; the image's was taken" in report["domains"]["ct"]["notes"]["ct_1001"][0]
+    assert "differed by up to 2 mm; the image's was used" in report["domains"]["ct"]["notes"]["ct_1001"][0]
     assert_is_truth(tmp_path / "out", "ct", "ct_1001", 1, [205, 420, 500, 550, 600, 820, 850])
 
 
@@ -286,7 +286,7 @@ def not_gzip(source: Path) -> None:
     [
         (no_label, r"1001_image.nii.gz: no label map of its id\. Expected names such as ct_train_1001"),
         (unknown, r"1001_label.nii.gz: label value\(s\) 424 \(2 voxels\)\. Expected only 0, 205, 420, 421, 500"),
-        (interpolate, r"1001_label.nii.gz: \d+ voxels whose label is no whole number|label value\(s\)"),
+        (interpolate, r"1001_label.nii.gz: \d+ voxels whose label is not a 32-bit integer|label value\(s\)"),
         (cut, r"1001_image.nii.gz: data that cannot be read \(EOFError"),
         (not_gzip, r"1001_image.nii.gz: no NIfTI \("),
         (four_dimensional, r"4 dimensions \(20, 18, 15, 2\)\. Expected a 3D volume"),

@@ -200,7 +200,7 @@ def test_the_report_says_where_the_release_peeks(tmp_path: Path) -> None:
     assert "1007, 1009, 1018 and 1019" in " ".join(report["peeks"])
     assert report["protocol"]["name"] == "sifa"  # its only protocol, so it need not be named
     assert report["protocol"]["metric"]["distance"].startswith("voxels")
-    assert any("taken as 0" in note for note in report["domains"]["ct"]["notes"]["ct_training_000"])
+    assert any("mapped to 0" in note for note in report["domains"]["ct"]["notes"]["ct_training_000"])
 
 
 def test_the_datalist_says_that_neither_spacing_nor_unit_is_known(tmp_path: Path) -> None:

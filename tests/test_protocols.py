@@ -325,16 +325,16 @@ def ct(content: dict) -> dict:
     [
         (
             lambda c: ct(c).update(split=ct(c).pop("splits")),
-            r"under 'btcv: ct': the key 'split'\. Expected labels, splits",
+            r"under 'btcv: ct': the key 'split'\. Expected only labels, splits",
         ),
         (
             lambda c: ct(c)["splits"].update(train=[2]),
-            r"'btcv: ct: splits': the key 'train'\. Expected validation, test",
+            r"'btcv: ct: splits': the key 'train'\. Expected only validation, test",
         ),
         (lambda c: ct(c)["splits"].update(test="1-9"), r"'btcv: ct: splits: test': 1-9\. Expected a list of case ids"),
         (
             lambda c: ct(c).update(labels={"liver": 1}),
-            r"'btcv: ct: labels': \{'liver': 1\}\. Expected value in the files",
+            r"'btcv: ct: labels': \{'liver': 1\}\. Expected a mapping of the values in the files",
         ),
         (
             lambda c: ct(c).update(grid={"_target_": "Flipd"}),
@@ -352,7 +352,7 @@ def ct(content: dict) -> dict:
         (lambda c: c["datasets"]["btcv"].pop("domains"), r"under 'btcv': no 'domains'"),
         (
             lambda c: c["datasets"]["btcv"]["domains"].update(mr={}),
-            r"under 'btcv: domains': the key 'mr'\. Expected ct",
+            r"under 'btcv: domains': the key 'mr'\. Expected only ct",
         ),
         (lambda c: c["datasets"]["btcv"]["domains"].update(ct=None), r"under 'btcv: ct': None\. Expected a mapping"),
         (lambda c: c["datasets"]["btcv"].update(tasks=["none"]), r"'btcv: tasks': none\. Expected task files: abdomen"),
@@ -361,7 +361,7 @@ def ct(content: dict) -> dict:
             lambda c: c["datasets"]["btcv"].pop("peeks"),
             r"splits': \[1, 9, .*\] in two lists\. Expected each id in one list",
         ),
-        (lambda c: c["datasets"].update(bctv={}), r"under 'datasets': the key 'bctv'\. Expected btcv, chaos"),
+        (lambda c: c["datasets"].update(bctv={}), r"under 'datasets': the key 'bctv'\. Expected only btcv, chaos"),
     ],
 )
 def test_a_protocol_with_a_slip_gets_a_sentence(change: Callable[[dict], object], message: str, tmp_path: Path) -> None:
