@@ -1,4 +1,4 @@
-"""``python -m scripts check`` on generated bodies with four organs: silent if clean, each damage is found in its case."""
+"""``python -m scripts check`` on generated bodies with four organs: silent if clean, and each damage is found."""
 
 from __future__ import annotations
 

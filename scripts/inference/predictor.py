@@ -74,7 +74,7 @@ class Predictor:
         check_shape(voxels.shape, "the array")
         check_affine(affine, "the affine of the array")
         grid = torch.as_tensor(np.asarray(affine, np.float64))
-        # Without "no_channel" MONAI takes the first axis for channels: crops would not move the affine along the last axis.
+        # Without "no_channel" MONAI takes the first axis for channels, and crops do not move the affine along the last.
         meta = {"original_affine": grid, "original_channel_dim": "no_channel"}
         image = MetaTensor(torch.from_numpy(voxels), affine=grid, meta=meta)
         check_values(image, "the array", is_label=False)
