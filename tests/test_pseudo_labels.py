@@ -12,7 +12,7 @@ from conftest import refused
 from ignite.engine import Engine
 from scripts.core.domains import IGNORED
 from scripts.data.augmentation import BatchAugmentation
-from scripts.data.pseudo_labels import PseudoLabels, SelfTrainingBatches, cleaned_labels
+from scripts.data.pseudo_labels import PseudoLabels, SelfTrainingBatches, cleaned_labels, plausible_cases, volume_ranges_ml
 from scripts.data.slices import SliceSet
 from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
 from scripts.inference.inferers import SliceWiseInferer
@@ -80,6 +80,39 @@ def test_each_class_may_have_its_own_confidence() -> None:
     probabilities = of_winners(winners, torch.full((1, 3, 1), 0.6))
     assert cleaned_labels(probabilities, [0.5, 0.7, 0.6]).flatten().tolist() == [0, IGNORED, 2]
     assert refused(cleaned_labels, probabilities, [0.5, 0.7]).found == "2 confidences"
+
+
+def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() -> None:
+    ranges = torch.tensor([[1.0, 4.0], [2.0, 4.0]])
+    # Implausible structures of the eight cases: 0, 1, 2, 1, 2, 2, 2, 2. A quarter of eight is two.
+    volumes = torch.tensor([[1, 2], [1, 5], [0, 0], [5, 4], [0, 5], [9, 9], [0, 1], [5, 1]], dtype=torch.float32)
+    assert plausible_cases(volumes, ranges).tolist() == [True, True, False, True, False, False, False, False]
+    volumes[1:3] = torch.tensor([[4, 4], [2, 3]])  # three plausible cases are enough
+    assert plausible_cases(volumes, ranges).tolist() == [True, True, True, False, False, False, False, False]
+    assert plausible_cases(torch.zeros(3, 2), ranges).all()  # none is better than another
+
+
+def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
+    # Voxels of 0.5, 1 and 1.5 ml: 12 bright voxels are 6, none and 18 ml; from 5 to 10 are plausible. Structure 2: any.
+    bright = bright_and_dark().clamp_min(0)
+    made = pseudo_labels(bright, torch.zeros_like(bright), bright)
+    made.volume_ranges_ml = torch.tensor([[5.0, 10.0], [0.0, torch.inf]])
+    made.renew(ByBrightness())
+    assert made.labelled_slices.tolist() == [0, 1, 2]
+    assert [count.kept > 0 for count in made.counts if count.structure == 1] == [True, False, False]
+    resumed = pseudo_labels(bright, torch.zeros_like(bright), bright)
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.labelled_slices.tolist() == [0, 1, 2]
+
+
+def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure() -> None:
+    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml; 5th and 95th percentile by linear
+    # interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
+    slices = slice_set(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
+    slices.labels = torch.ones(3, 1, 4, 4, dtype=torch.uint8)
+    slices.labels[0, 0, :2] = 0
+    expected = torch.tensor([[5.2 / 2, 23.2 * 2], [0.0, torch.inf]])
+    torch.testing.assert_close(volume_ranges_ml(slices, K, tolerance=2.0), expected)
 
 
 def test_components_are_those_of_the_volume_not_of_a_slice() -> None:

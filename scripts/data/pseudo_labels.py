@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -14,7 +15,18 @@ from scripts.core.errors import InputError
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
 from torch import Tensor, nn
 
-__all__ = ["PseudoLabels", "SelfTrainingBatches", "StructureCount", "cleaned_labels"]
+__all__ = [
+    "PseudoLabels",
+    "SelfTrainingBatches",
+    "StructureCount",
+    "cleaned_labels",
+    "plausible_cases",
+    "volume_ranges_ml",
+]
+
+
+# Of the target's cases, in each round, if not more are plausible.
+LEAST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -44,19 +56,28 @@ class PseudoLabels:
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
+        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
+        labelled_slices: (n,) indices of the slices that have any pseudo-label.
         rounds: number of rounds so far.
         counts: voxels kept in the last round.
     """
 
     def __init__(
-        self, *, slices: SliceSet, inferer: Inferer, slice_axis: int = 2, min_confidence: float | Sequence[float] = 0.7
+        self,
+        *,
+        slices: SliceSet,
+        inferer: Inferer,
+        slice_axis: int = 2,
+        min_confidence: float | Sequence[float] = 0.7,
+        volume_ranges_ml: Tensor | None = None,
     ) -> None:
         self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
-        self.min_confidence = min_confidence
+        self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
+        self._labels_changed()
         self.rounds = 0
         self.counts: list[StructureCount] = []
 
@@ -82,7 +103,20 @@ class PseudoLabels:
             self.labels[chosen] = framed
             self.counts += _counts(case, probabilities, labels)
         network.train(is_training)
+        if self.volume_ranges_ml is not None:
+            self._leave_out_implausible(self.volume_ranges_ml)
+        self._labels_changed()
         self.rounds += 1
+
+    def _labels_changed(self) -> None:
+        self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
+
+    def _leave_out_implausible(self, ranges_ml: Tensor) -> None:
+        cases = len(self.slices.voxel_ml)
+        predicted = torch.tensor([float(count.predicted) for count in self.counts]).view(cases, -1)  # (cases, K)
+        is_used = plausible_cases(predicted * torch.tensor(self.slices.voxel_ml)[:, None], ranges_ml)
+        self.labels[~is_used[self.slices.case_of]] = IGNORED
+        self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
@@ -102,6 +136,7 @@ class PseudoLabels:
                 remedy="give the data that the run was started with, or start a new one without --resume",
             )
         self.labels, self.rounds = state["labels"].to(self.labels.device), state["rounds"]
+        self._labels_changed()
 
 
 class SelfTrainingBatches(UnpairedSliceBatches):
@@ -122,7 +157,8 @@ class SelfTrainingBatches(UnpairedSliceBatches):
         generator = iteration_generator(self.seed, index, share=share)
         batch = self._augmented_source(self._draw(self.source, generator), generator)
         slices = self.pseudo_labels.slices
-        chosen = self._draw(slices, generator)
+        labelled = self.pseudo_labels.labelled_slices
+        chosen = labelled[torch.randint(len(labelled), (self.batch_size,), generator=generator)]
         image, label = self._window(slices, chosen, generator, self.pseudo_labels.labels)
         image, _ = self.target_augmentation(image, None, generator)
         return batch | {"target_image": image, "target_label": cast(Tensor, label)}
@@ -151,6 +187,48 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
     largest = torch.as_tensor(keep_largest(winner[None].clone()))[0]  # it works in place
     trusted = (largest == winner) & (confidence >= _thresholds(min_confidence, classes).to(confidence)[winner])
     return torch.where(trusted, winner, IGNORED).to(torch.uint8)
+
+
+def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
+    """Which cases to learn from: those with the fewest structures of an implausible volume.
+
+    All whose structures are plausible, and where these are less than ``LEAST_SHARE`` of the cases, also those with one
+    implausible structure, and so on. A case is taken or left whole: where a structure is far too small, most of it was
+    taken for background, which would teach the same mistake again; and where the background alone is left out,
+    structures grow from round to round.
+
+    Args:
+        volumes_ml: (cases, K), of the pseudo-labels.
+        ranges_ml: (K, 2), the least and the greatest plausible volume of each structure.
+
+    Returns:
+        (cases,), bool.
+    """
+    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 1])).sum(1)  # (cases,)
+    least = math.ceil(LEAST_SHARE * len(wrong))
+    return wrong <= wrong.sort().values[least - 1]
+
+
+def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
+    """Plausible volumes of each structure: the labelled cases' 5th to 95th percentile, widened by a factor.
+
+    Args:
+        slices: labelled slices; cases without a structure do not count for it.
+        num_structures: K.
+        tolerance: the lower end is divided by it, the upper multiplied.
+
+    Returns:
+        (K, 2), in ml; 0 and infinity for a structure that no case has.
+    """
+    labels = cast(Tensor, slices.labels)
+    volumes = torch.stack(
+        [
+            labels[slices.case_of == case].flatten().bincount(minlength=num_structures + 1)[1:].cpu() * voxel_ml
+            for case, voxel_ml in enumerate(slices.voxel_ml)
+        ]
+    )  # (cases, K)
+    ends = volumes.float().masked_fill(volumes == 0, torch.nan).nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (2, K)
+    return torch.stack([(ends[0] / tolerance).nan_to_num(0), (ends[1] * tolerance).nan_to_num(torch.inf)], 1)
 
 
 def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor:
