@@ -226,6 +226,7 @@ def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_pat
     assert rows[0] == {
         "round": "1",
         "structure": "bright",
+        "cases": "2",
         "kept_share": f"{13 / 14:.4f}",
         "least_ml": "1.00",
         "median_ml": "3.75",

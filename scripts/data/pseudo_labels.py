@@ -108,6 +108,11 @@ class PseudoLabels:
         self._labels_changed()
         self.rounds += 1
 
+    @property
+    def used_cases(self) -> int:
+        """The number of cases that have pseudo-labels."""
+        return self.slices.case_of[self.labelled_slices].unique().numel()
+
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
