@@ -105,6 +105,20 @@ def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
     assert resumed.labelled_slices.tolist() == [0, 1, 2]
 
 
+def test_batches_go_on_where_nothing_is_confident() -> None:
+    made = pseudo_labels(torch.full((3, 4, 6), 0.01))
+    made.renew(ByBrightness())  # logits of 0, 0.1 and -0.1: the winner has 37 %
+    batches = SelfTrainingBatches(
+        pseudo_labels=made,
+        target_augmentation=BatchAugmentation(),
+        source=slice_set(bright_and_dark()),
+        batch_size=2,
+        augmentation=BatchAugmentation(),
+    )
+    assert made.used_cases == 0
+    assert (batches.batch(0)["target_label"] == IGNORED).all()
+
+
 def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure() -> None:
     # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml; 5th and 95th percentile by linear
     # interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.

@@ -163,6 +163,8 @@ class SelfTrainingBatches(UnpairedSliceBatches):
         batch = self._augmented_source(self._draw(self.source, generator), generator)
         slices = self.pseudo_labels.slices
         labelled = self.pseudo_labels.labelled_slices
+        if len(labelled) == 0:  # nothing is confident yet: the target adds nothing to the loss
+            labelled = torch.arange(len(slices))
         chosen = labelled[torch.randint(len(labelled), (self.batch_size,), generator=generator)]
         image, label = self._window(slices, chosen, generator, self.pseudo_labels.labels)
         image, _ = self.target_augmentation(image, None, generator)
