@@ -12,7 +12,13 @@ from conftest import refused
 from ignite.engine import Engine
 from scripts.core.domains import IGNORED
 from scripts.data.augmentation import BatchAugmentation
-from scripts.data.pseudo_labels import PseudoLabels, SelfTrainingBatches, cleaned_labels, plausible_cases, volume_ranges_ml
+from scripts.data.pseudo_labels import (
+    PseudoLabels,
+    SelfTrainingBatches,
+    cleaned_labels,
+    plausible_cases,
+    volume_ranges_ml,
+)
 from scripts.data.slices import SliceSet
 from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
 from scripts.inference.inferers import SliceWiseInferer
