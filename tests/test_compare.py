@@ -57,7 +57,7 @@ class Processes:
             run_record, "provenance", lambda: {"commit": self.commit, "uncommitted_changes": self.uncommitted}
         )
 
-    def run(self, command: list[str], log: Path, *, environment: dict, quiet: bool) -> tuple[int, str]:
+    def run(self, command: list[str], log: Path, *, environment: dict, shown: str) -> tuple[int, str]:
         words = " ".join(command)
         self.commands.append(words)
         self.environments.append(environment)
@@ -228,6 +228,17 @@ def test_a_training_that_continued_with_other_code_names_both_commits(
     processes.broken, processes.commit = "nothing", SECOND
     assert run_comparison(one)
     assert record_of(one, "methods/none_seed0").content["steps"]["training"]["commits"] == [FIRST, SECOND]
+
+
+def test_a_target_without_held_out_cases_is_segmented_as_a_whole(
+    wanted: ComparisonRequest, processes: Processes
+) -> None:
+    """As `datalist --validation 0` writes it: there is nothing to evaluate, and all volumes are shown."""
+    write_json(wanted.data / "ct.json", {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}], "validation": []})
+    assert run_comparison(wanted)
+    (case,) = json.loads((wanted.out / "unseen.json").read_text())["validation"]
+    assert case == {"image": str(wanted.data / "a.nii.gz")}
+    assert not any("evaluating" in command for command in processes.commands)
 
 
 def test_unseen_images_come_without_labels(wanted: ComparisonRequest, processes: Processes) -> None:

@@ -17,7 +17,7 @@ from monai.bundle.utils import merge_kv
 from scripts.core.errors import InputError
 from scripts.core.settings import Settings
 
-FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {CONFIGS / "comparison.yaml"})
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {CONFIGS / "comparison.yaml", CONFIGS / "adapt.yaml"})
 """All but the list of files that `compare` combines, which is no MONAI config."""
 
 TASKS = sorted((CONFIGS / "tasks").glob("*.yaml"))

@@ -23,6 +23,10 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for
 EXTRA = "--max_epochs 1 --iterations_per_epoch 2 --batch_size 2 --device cpu"
 
 HOW_TO = {
+    "docs/how-to/step-by-step.md": [
+        "my_data/ct.json",
+        *[f"runs/heart/segmentation/predictions/ct_{case}_seg.nii.gz" for case in range(3)],
+    ],
     "docs/how-to/own-data.md": ["data/phantom/ct.json", "data/lists/mr.json"],
     "docs/how-to/check.md": ["runs/check/check.html", "runs/check/check.json"],
     "docs/how-to/prepare-folder.md": ["data/prepared/mr.json", "data/prepared/prepare.json"],
@@ -58,7 +62,7 @@ HOW_TO = {
 }
 """How-to pages with commands, in the order in which they build on each other, and files that each says it writes."""
 
-README = ["my_data/ct.json", *[f"runs/heart/segmentation/predictions/ct_{case}_seg.nii.gz" for case in range(3)]]
+README = ["runs/mine/report.html", *[f"runs/mine/label_maps/ct/ct_{case}_seg.nii.gz" for case in range(3)]]
 WALK = {**HOW_TO, "README.md": README}
 
 OTHER_OPTIONS = {
@@ -66,6 +70,8 @@ OTHER_OPTIONS = {
     | {"use_trace", "converter_kwargs", "bundle_path"},
     "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
     "scripts": {"out", "overlay", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
+    | {"source_images", "source_labels", "target_images", "target_labels", "label_names", "segment", "time", "schedule"}
+    | {"plan_only", "despite_errors", "task"}
     | {
         "source",
         "protocol",

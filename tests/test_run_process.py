@@ -21,5 +21,14 @@ from scripts.lab.experiments.run_record import run_process
 )
 def test_a_process_leaves_a_log_and_its_last_line(code: str, end: int, last_line: str, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "one.log"
-    assert run_process(["-c", code], log, quiet=True) == (end, last_line)
+    assert run_process(["-c", code], log, shown="nothing") == (end, last_line)
     assert last_line in log.read_text()
+
+
+def test_of_a_run_only_the_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "print('a warning'); print('volumes: 50%|# | 1/2 [00:01<00:01]\\rvolumes: 100%|##| 2/2 [00:02<00:00]\\ndone')"
+    )
+    assert run_process(["-c", code], tmp_path / "one.log", shown="progress") == (0, "done")
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "volumes: 100%|##| 2/2 [00:02<00:00]"
+    assert "a warning" in (tmp_path / "one.log").read_text()

@@ -26,6 +26,7 @@ __all__ = [
     "datalists_of_domains",
     "find_volumes",
     "folder_datalist",
+    "images_of",
     "is_from_server",
     "read_datalist",
     "training_share",
@@ -151,7 +152,7 @@ def folder_datalist(
     Raises:
         InputError: an empty folder, two files of one case, or an image without its label.
     """
-    files = _images_of(Path(images))
+    files = images_of(Path(images))
     label_files = nifti_files(Path(labels), labels_only=images == labels) if labels else None
     pairs = match_labels(files, label_files)
     log_left_out(Path(images), [*files, *(label_files or ())])
@@ -160,8 +161,12 @@ def folder_datalist(
     return {"name": name, "modality": modality, "training": entries[:kept], "validation": entries[kept:]}
 
 
-def _images_of(folder: Path) -> list[Path]:
-    """The images of a folder; all of its volumes if every one has the name of a label map."""
+def images_of(folder: Path) -> list[Path]:
+    """The images of a folder; all of its volumes if every one has the name of a label map.
+
+    Raises:
+        InputError: no NIfTI file.
+    """
     try:
         return nifti_files(folder, images_only=True)
     except InputError:

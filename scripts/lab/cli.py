@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", required=True)
 
+    _add_adapt(commands)
     phantom = commands.add_parser("phantom", help="generate the built-in cardiac MR/CT data set, with its datalists")
     phantom.add_argument("--out", type=Path, required=True, help="output folder")
     phantom.add_argument("--cases", type=int, default=10, help="volumes per domain")
@@ -74,6 +75,29 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="tiny sizes, only to test the command")
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _add_adapt(commands: Any) -> None:
+    adapt = commands.add_parser(
+        "adapt", help="from folders of labelled source and unlabelled target volumes to label maps of the target"
+    )
+    folders = "NIfTI files or DICOM series, nested folders are searched"
+    adapt.add_argument("--source_images", type=Path, required=True, help=f"folder of the labelled images: {folders}")
+    adapt.add_argument("--source_labels", type=Path, required=True, help="folder of their label maps")
+    adapt.add_argument("--target_images", type=Path, required=True, help=f"folder of the other images: {folders}")
+    adapt.add_argument("--target_labels", type=Path, help="folder of label maps of the target, only to evaluate with")
+    adapt.add_argument("--out", type=Path, required=True, help="output folder; repeat the command to continue")
+    adapt.add_argument("--label_names", help="names in the order of the label values, or as 1=liver,4=spleen")
+    adapt.add_argument(
+        "--segment", type=Path, nargs="+", default=[], help="further volumes or folders of the target to segment"
+    )
+    adapt.add_argument("--time", help="time that it may take, such as 1h or 2h30m")
+    adapt.add_argument("--schedule", help="trial (only to test the sequence), short, day or paper: configs/adapt.yaml")
+    adapt.add_argument("--task", type=Path, help="a task file of your own in place of the planned one")
+    adapt.add_argument("--seed", type=int, default=0)
+    adapt.add_argument("--plan_only", action="store_true", help="write the task file and the check, and stop")
+    adapt.add_argument("--despite_errors", action="store_true", help="train even if the check finds errors")
+    adapt.set_defaults(run=_adapt)
 
 
 def _add_compare(commands: Any) -> None:
@@ -154,6 +178,15 @@ def _add_prepare(commands: Any) -> None:
     prepare.add_argument("--workers", type=int, help="number of parallel cases; one per core by default")
     prepare.add_argument("--no_check", action="store_true", help="do not check the volumes")
     prepare.set_defaults(run=_prepare)
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    from scripts.lab.adapt.command import run_adapt
+    from scripts.lab.adapt.request import AdaptRequest
+    from scripts.lab.adapt.schedules import parse_duration
+
+    given = {key: value for key, value in vars(options).items() if key not in ("run", "time")}
+    run_adapt(AdaptRequest(**given, time_s=None if options.time is None else parse_duration(options.time)))
 
 
 def _phantom(options: argparse.Namespace) -> None:

@@ -96,6 +96,7 @@ class Card:
         severity: ``error``, ``warning`` or empty: colour of the frame.
         tags: pairs of severity and text.
         pictures: three views as data URIs.
+        marks: letters at the left and the right edge of each view, such as R and L; none if they are not known.
         legend: triples of colour (empty for none), name and value.
         footer: in small print at the end.
     """
@@ -106,6 +107,7 @@ class Card:
     severity: str = ""
     tags: Sequence[tuple[str, str]] = ()
     pictures: Sequence[str] = ()
+    marks: Sequence[tuple[str, str]] = ()
     legend: Sequence[tuple[str, str, str]] = ()
     footer: str = ""
 

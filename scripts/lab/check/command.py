@@ -16,6 +16,7 @@ import yaml
 from scripts.core.errors import InputError
 from scripts.core.processes import available_cores
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
+from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.case_search import find_cases, find_files_left_out
 from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase
 from scripts.lab.check.copies import find_copies
@@ -28,7 +29,7 @@ from scripts.lab.check.single import judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
 from tqdm import tqdm
 
-__all__ = ["TaskLabels", "check_cases", "judge_cases", "read_task", "run_check"]
+__all__ = ["TaskLabels", "check_cases", "judge_cases", "measure_cases", "read_task", "run_check"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +104,24 @@ def check_cases(
         The cases in the same order, and the findings, errors first.
     """
     labels = labels or _names_without_task(files)
+    cases = measure_cases(files, labels, workers=workers, progress=progress)
+    return cases, judge_cases(cases, labels)
+
+
+def measure_cases(
+    files: Sequence[ListedCase], labels: TaskLabels, *, workers: int | None = 1, progress: bool = False
+) -> list[MeasuredCase]:
+    """Measure and draw each case.
+
+    Args:
+        files: the cases.
+        labels: colours follow the order of its names.
+        workers: processes to measure with; None for one per core, but no more than are worth starting.
+        progress: show a progress bar.
+    """
     class_of = {value: number for number, value in enumerate(labels.names, start=1)}
     measure = partial(measure_case, class_of=class_of, keeps_stored_axes=labels.keeps_stored_axes)
-    cases = list(tqdm(_mapped(measure, files, workers), total=len(files), unit="case", disable=not progress))
-    return cases, judge_cases(cases, labels)
+    return list(tqdm(_mapped(measure, files, workers), total=len(files), unit="case", disable=not progress))
 
 
 def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Finding]:
@@ -130,6 +145,7 @@ def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Findi
     explained = {(finding.domain, name) for finding in stretched for name in finding.cases}
     sized = [case for case in cases if (case.domain, case.name) not in explained]
     findings += [*find_wrong_sizes(sized, labels.names), *find_copies(cases)]
+    findings += [] if labels.keeps_stored_axes else find_wrong_sides(cases, labels.names)
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
 

@@ -16,7 +16,10 @@ from scripts.lab.check.cases import REPORT, Finding, MeasuredCase
 from scripts.lab.check.limits import LIMITS
 from scripts.lab.page import Card, Section, Table, write_page
 
-__all__ = ["CheckResult", "summary_table", "write_check"]
+__all__ = ["CheckResult", "case_card", "sentence", "summary_table", "write_check"]
+
+# Sides of the axial, coronal and sagittal view of a case.
+MARKS = (("R", "L"), ("R", "L"), ("A", "P"))
 
 # Maximum number of label values listed for a case.
 MOST_VALUES = 10
@@ -56,12 +59,14 @@ class CheckResult:
 def summary_table(result: CheckResult) -> str:
     """One line for each case, then the findings, as plain text."""
     table = Table(heads=HEADS, rows=[_row(case, result) for case in result.cases])
-    lines = [
-        f"{f.severity}: {' '.join([f.domain, ', '.join(f.cases)]).rstrip()}: {f.kind}: {f.found}. "
-        f"Expected {f.expected}. Fix: {f.remedy}."
-        for f in result.findings
-    ]
-    return "\n".join([table.as_text(), "", *lines])
+    return "\n".join([table.as_text(), "", *map(sentence, result.findings)])
+
+
+def sentence(finding: Finding) -> str:
+    """A finding in one line."""
+    where = " ".join([finding.domain, ", ".join(finding.cases)]).rstrip()
+    said = f"{finding.found}. Expected {finding.expected}. Fix: {finding.remedy}."
+    return f"{finding.severity}: {where}: {finding.kind}: {said}"
 
 
 def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task: str | None) -> Path:
@@ -90,7 +95,9 @@ def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task:
     sections = [
         _findings_section(result.findings),
         Section(
-            heading="Cases", text=[f"{note} Cases with findings come first."], cards=[_card(c, result) for c in ranked]
+            heading="Cases",
+            text=[f"{note} Cases with findings come first."],
+            cards=[case_card(c, result) for c in ranked],
         ),
         Section(
             heading="All numbers",
@@ -154,7 +161,8 @@ def _anchor(domain: str, name: str) -> str:
     return f"{domain.split(', ')[0]}-{name}"
 
 
-def _card(case: MeasuredCase, result: CheckResult) -> Card:
+def case_card(case: MeasuredCase, result: CheckResult) -> Card:
+    """The box of a case: pictures, volumes of its structures, and what was found."""
     found = result.findings_on(case)
     tags = tuple(dict.fromkeys((finding.severity, finding.kind) for finding in found))
     volumes = sorted(case.volumes_ml.items(), key=lambda item: (item[0] not in case.class_of, item[0]))
@@ -178,6 +186,7 @@ def _card(case: MeasuredCase, result: CheckResult) -> Card:
         severity=min((severity for severity, _ in tags), default=""),  # "error" before "warning"
         tags=tags,
         pictures=case.pictures,
+        marks=() if result.keeps_stored_axes else MARKS,
         legend=legend,
         footer=facts if case.shape else case.files.image,
     )

@@ -18,7 +18,7 @@ from scripts.core.errors import InputError
 from scripts.data.case_names import Item, case_name
 from scripts.data.datalists import read_datalist
 from scripts.data.volumes import LabelsToClassesd
-from scripts.lab.experiments.plan import has_labels
+from scripts.lab.experiments.plan import shown_items
 from scripts.lab.experiments.results import Comparison, RunResult
 
 __all__ = ["ComparisonVolumes", "Cut", "Volume"]
@@ -121,14 +121,12 @@ class ComparisonVolumes:
         self.slice_axis = int(self.settings.get("slice_axis", 2)) % 3
 
     def held_out(self) -> dict[str, Item]:
-        """The target's held-out cases by name, with labels if all of them have one.
+        """The target's held-out cases by name, with labels if all have one; its training cases if none is held out.
 
         Raises:
             InputError: the datalist or a volume is missing.
         """
-        path = self.comparison.datalist("target")
-        items = read_datalist(str(path), "validation", needs_label=has_labels(path))
-        return {case_name(item["image"]): item for item in items}
+        return {case_name(item["image"]): item for item in shown_items(self.comparison.datalist("target"))}
 
     def labelled(self) -> dict[str, Item]:
         """The source's labelled cases, training and validation, by name.

@@ -12,13 +12,20 @@ from functools import partial
 from filelock import FileLock, Timeout
 from scripts.core.errors import SettingError
 from scripts.core.files import make_folder, write_json
-from scripts.data.datalists import read_datalist
 from scripts.lab.experiments.changes import changed_settings
 from scripts.lab.experiments.comparison_record import write_comparison
-from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, named_file, plan, size_files, task_settings
-from scripts.lab.experiments.run_record import RunRecord, run_process
+from scripts.lab.experiments.plan import (
+    ComparisonRequest,
+    PlannedRun,
+    named_file,
+    plan,
+    shown_items,
+    size_files,
+    task_settings,
+)
+from scripts.lab.experiments.run_record import RunRecord, Shown, run_process
 
-__all__ = ["run_comparison"]
+__all__ = ["execute_runs", "run_comparison"]
 
 
 def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
@@ -37,11 +44,25 @@ def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
     runs = plan(request)
     make_folder(request.out)
     write_comparison(request, runs)
+    _provide_data(request)
+    return execute_runs(runs, jobs=jobs)
+
+
+def execute_runs(runs: Sequence[PlannedRun], *, jobs: int = 1, shown: Shown = "all") -> bool:
+    """Execute the steps of runs that are not done, those of earlier runs first, and name the runs that did not end.
+
+    Args:
+        runs: registered or new.
+        jobs: number of parallel runs; each gets its share of the cores.
+        shown: what of their output goes to the screen; of parallel runs nothing does.
+
+    Returns:
+        Whether every run is done.
+    """
     for run in runs:
         _register(run)
-    _provide_data(request)
     for wave in _waves(runs):
-        execute = partial(_execute, runs, jobs)
+        execute = partial(_execute, runs, jobs, "nothing" if jobs > 1 else shown)
         if jobs == 1:  # in this thread, so that an interruption starts no further run
             for run in wave:
                 execute(run)
@@ -97,12 +118,12 @@ def _provide_data(request: ComparisonRequest) -> None:
             code, _ = run_process(command, request.out / "logs" / "phantom.log")
             if code:
                 raise SystemExit(code)
-    unseen = read_datalist(str(datalists[1]), section="validation")
+    unseen = shown_items(datalists[1])
     images = [{"image": os.path.abspath(item["image"])} for item in unseen]
     write_json(request.out / "unseen.json", {"name": task["target_domain"], "validation": images})
 
 
-def _execute(runs: Sequence[PlannedRun], jobs: int, run: PlannedRun) -> None:
+def _execute(runs: Sequence[PlannedRun], jobs: int, shown: Shown, run: PlannedRun) -> None:
     """Execute one run, unless it is done, another process works on it, or a run that it needs is not done."""
     try:
         with FileLock(make_folder(run.folder) / ".lock", blocking=False):
@@ -120,6 +141,6 @@ def _execute(runs: Sequence[PlannedRun], jobs: int, run: PlannedRun) -> None:
                 environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
             done = sum(RunRecord(other.folder).status == "done" for other in runs)
             progress = f"{done} of {len(runs)} runs done"
-            record.execute(run, environment=environment, quiet=jobs > 1, progress=progress)
+            record.execute(run, environment=environment, shown=shown, progress=progress)
     except Timeout:
         print(f"== {run.title}: another process is working on it", flush=True)

@@ -14,8 +14,23 @@ from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 from scripts.core.errors import InputError
 from scripts.core.weights import metadata_file, read_metadata
+from scripts.data.case_names import Item
+from scripts.data.datalists import read_datalist
 
-__all__ = ["ComparisonRequest", "PlannedRun", "Step", "has_labels", "named_file", "plan", "size_files", "task_settings"]
+__all__ = [
+    "LOGGING",
+    "ComparisonRequest",
+    "PlannedRun",
+    "Step",
+    "bundle_command",
+    "has_labels",
+    "named_file",
+    "network_options",
+    "plan",
+    "shown_items",
+    "size_files",
+    "task_settings",
+]
 
 CONFIGS = Path("configs")
 SIZES = CONFIGS / "comparison.yaml"
@@ -38,6 +53,7 @@ class ComparisonRequest:
         translators: output folder of a comparison of the other direction, whose translators are used.
         settings: additional settings of every segmentation training, as on a command line.
         overlays: additional config files of every segmentation training, merged last.
+        data_set: the data set whose files the size adds; None for the task's.
     """
 
     task: str
@@ -49,6 +65,7 @@ class ComparisonRequest:
     translators: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     overlays: Sequence[Path] = ()
+    data_set: str | None = None
 
     @property
     def data(self) -> Path:
@@ -78,6 +95,7 @@ class PlannedRun:
         translator: for a method, the translator of its training images, or ``none``.
         needs: folders of runs that must be done first.
         settings: the merged config of the training from the current files; empty without a training.
+        files: config files that the training shares with inference: task, size and network.
     """
 
     kind: str
@@ -88,6 +106,7 @@ class PlannedRun:
     translator: str = "none"
     needs: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     @property
     def title(self) -> str:
@@ -102,7 +121,8 @@ def plan(request: ComparisonRequest) -> list[PlannedRun]:
         InputError: an unknown task, method, translator or size.
     """
     task = named_file("tasks", request.task)
-    planner = _Planner(request, task, size_files(request.size, task_settings(task)))
+    sized = task_settings(task) if request.data_set is None else {"dataset_name": request.data_set}
+    planner = _Planner(request, task, size_files(request.size, sized))
     trainings: dict[str, _Training] = {}
     for method in request.methods:
         trainings |= _trainings(method)
@@ -141,27 +161,41 @@ def task_settings(task: Path) -> dict[str, Any]:
 def size_files(size: str, task: Mapping[str, Any]) -> Size:
     """The part of a size for a task's data set: config files by role, and the size of a generated phantom.
 
+    A data set without an entry of its own gets the files of ``other``.
+
     Raises:
         InputError: the size does not exist, or not for this data set.
     """
     sizes = yaml.safe_load(SIZES.read_text(encoding="utf-8"))
-    if size not in sizes or task["dataset_name"] not in sizes[size]:
-        known = [name for name, sets in sizes.items() if task["dataset_name"] in sets]
+    known = {name: sets.get(task["dataset_name"], sets.get("other")) for name, sets in sizes.items()}
+    if known.get(size) is None:
         raise InputError(
             file=SIZES,
             found=f"no size {size} for the data set {task['dataset_name']}",
-            expected=f"one of {', '.join(known)}" if known else "a section for it",
+            expected=f"one of {', '.join(name for name, files in known.items() if files is not None)}",
             remedy="choose another --size, or add the files of this one there",
         )
-    return dict(sizes[size][task["dataset_name"]])
+    return dict(known[size])
 
 
 def has_labels(datalist: Path) -> bool:
-    """Whether all held-out cases of a datalist have labels; True if it cannot be read, which is reported later."""
+    """Whether there are held-out cases and all have labels; True if it cannot be read, which is reported later."""
     try:
-        return all("label" in entry for entry in json.loads(datalist.read_text(encoding="utf-8"))["validation"])
-    except (OSError, ValueError, KeyError):
+        held_out = json.loads(datalist.read_text(encoding="utf-8")).get("validation")
+        return bool(held_out) and all("label" in entry for entry in held_out)
+    except (OSError, ValueError):
         return True
+
+
+def shown_items(datalist: Path) -> list[Item]:
+    """The target's cases that results are for: the held-out ones, with labels if all have one, else the training cases.
+
+    Raises:
+        InputError: the datalist or a volume is missing.
+    """
+    needs_label = has_labels(datalist)
+    held_out = read_datalist(str(datalist), "validation", needs_label=needs_label, may_be_empty=True)
+    return held_out or read_datalist(str(datalist), "training")
 
 
 @dataclass(frozen=True)
@@ -207,16 +241,17 @@ class _Planner:
         training = [CONFIGS / "synthesis/train.yaml", *shared, *network, *overlays]
         inference = [CONFIGS / "synthesis/inference.yaml", *shared, *network]
         trained = _merged(training, {"seed": seed})
-        translate = [*self._data_options(), *_network_options(trained, inference)]
+        translate = [*self._data_options(), *network_options(trained, inference)]
         if self.request.translators is None:
             options = [*self._data_options(), *self._training_options(seed)]
-            steps = [Step("training", _bundle("training", training, folder, *options))]
+            steps = [Step("training", bundle_command("training", training, folder, *options))]
         else:
             weights = self.request.translators / "translators" / folder.name / "models" / "model.pt"
             translate += ["--checkpoint", str(weights), "--trained_domains", str(_trained_domains(weights))]
             steps, trained = [], {}
-        steps.append(Step("translation", _bundle("inference", inference, folder, *translate)))
-        return PlannedRun("translator", name, seed, folder, steps, name, settings=trained)
+        steps.append(Step("translation", bundle_command("inference", inference, folder, *translate)))
+        files = (*shared, *network)
+        return PlannedRun("translator", name, seed, folder, steps, name, settings=trained, files=files)
 
     def method_run(self, name: str, one: _Training, translator: str, seed: int) -> PlannedRun:
         folder = self._folder("methods", name, seed)
@@ -233,27 +268,30 @@ class _Planner:
             options += ["--initial_weights", str(needs[-1] / "models" / "model.pt")]
         typed = {key: _typed(value) for key, value in self.request.settings.items()}
         trained = _merged(training, {"seed": seed, **typed})
-        steps = [Step("training", _bundle("training", training, folder, *options)), *self._uses(folder, files, trained)]
-        return PlannedRun("method", name, seed, folder, steps, translator, tuple(needs), trained)
+        steps = [Step("training", bundle_command("training", training, folder, *options))]
+        steps += self._uses(folder, files, trained)
+        return PlannedRun("method", name, seed, folder, steps, translator, tuple(needs), trained, tuple(files))
 
     def _uses(self, folder: Path, files: Sequence[Path], trained: Mapping[str, Any]) -> list[Step]:
         """Evaluation with and without post-processing, and inference for masks or unlabelled targets."""
         base = CONFIGS / "segmentation/inference.yaml"
         evaluation, inference = [base, CONFIGS / "segmentation/evaluate.yaml", *files], [base, *files]
-        options = [*self._data_options(), *_network_options(trained, evaluation)]
+        options = [*self._data_options(), *network_options(trained, evaluation)]
         largest = ["--largest_component", "True", "--output_dir", str(folder / "eval_largest_component")]
         segment = ["--dataset_dir", str(self.request.out / "unseen.json"), "--output_dir", str(folder / "inference")]
-        segment += [*LOGGING, *_network_options(trained, inference)]
+        segment += [*LOGGING, *network_options(trained, inference)]
         steps = []
         if is_labelled := has_labels(self.request.data / f"{task_settings(self.task)['target_domain']}.json"):
-            steps.append(Step("evaluation", _bundle("evaluating", evaluation, folder, *options)))
+            steps.append(Step("evaluation", bundle_command("evaluating", evaluation, folder, *options)))
             steps.append(
-                Step("evaluation_largest_component", _bundle("evaluating", evaluation, folder, *options, *largest))
+                Step(
+                    "evaluation_largest_component", bundle_command("evaluating", evaluation, folder, *options, *largest)
+                )
             )
         has_mask = trained["mask_mode"] != "off"
         if has_mask or not is_labelled:
             mask = ["--write_mask", "True"] if has_mask else []
-            steps.append(Step("inference", _bundle("inference", inference, folder, *segment, *mask)))
+            steps.append(Step("inference", bundle_command("inference", inference, folder, *segment, *mask)))
         return steps
 
     def _folder(self, kind: str, name: str, seed: int) -> Path:
@@ -277,8 +315,13 @@ def _trained_domains(weights: Path) -> list[str]:
     return list(read_metadata(weights)["domains"])
 
 
-def _network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
-    """Options for the settings of the trained network that differ from another config."""
+def network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
+    """Options for the settings of a trained network that differ from the config that uses it.
+
+    Args:
+        trained: merged config of the training.
+        use: files of the config that uses the network.
+    """
     used = _merged(use)
     keys = trained["weights_metadata"]["network"]
     return [word for key in keys if trained[key] != used[key] for word in (f"--{key}", str(trained[key]))]
@@ -299,6 +342,14 @@ def _merged(files: Iterable[Path], typed: Mapping[str, Any] | None = None) -> di
     return dict(parser.get())
 
 
-def _bundle(run_id: str, files: Sequence[Path], root: Path, *options: str) -> list[str]:
+def bundle_command(run_id: str, files: Sequence[Path], root: Path, *options: str) -> list[str]:
+    """Arguments for Python that run a bundle's config.
+
+    Args:
+        run_id: such as ``training``.
+        files: config files, merged in order.
+        root: folder of the run.
+        options: further words of the command line.
+    """
     listed = "[" + ",".join(f"'{file}'" for file in files) + "]"
     return ["-m", "monai.bundle", "run", run_id, "--config_file", listed, "--bundle_root", str(root), *options]

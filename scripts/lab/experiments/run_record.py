@@ -17,9 +17,11 @@ from scripts.core.files import make_folder, write_json
 from scripts.core.run_folder import provenance
 from scripts.lab.experiments.plan import PlannedRun, Step
 
-__all__ = ["RunRecord", "Status", "run_process"]
+__all__ = ["RunRecord", "Shown", "Status", "run_process"]
 
 Status = Literal["done", "failed", "missing"]
+Shown = Literal["all", "progress", "nothing"]
+"""What of a process's output goes to the screen; its log file has everything."""
 
 # Matches the lines of progress bars: a percentage, or a count and a time.
 PROGRESS = re.compile(r"\d+%\||it \[\d\d:\d\d|^\d+%$")
@@ -65,13 +67,13 @@ class RunRecord:
         head = {"kind": run.kind, "name": run.name, "seed": run.seed, "translator": run.translator}
         self._write(head | {"steps": {name: started.get(name, step) for name, step in planned.items()}})
 
-    def execute(self, run: PlannedRun, *, environment: Mapping[str, str], quiet: bool, progress: str) -> None:
+    def execute(self, run: PlannedRun, *, environment: Mapping[str, str], shown: Shown, progress: str) -> None:
         """Execute the steps that are not done, until one fails.
 
         Args:
             run: the run, which is registered.
             environment: additional environment variables.
-            quiet: write the output of the steps to their log files only.
+            shown: what of the steps' output goes to the screen.
             progress: printed before each step.
         """
         self._write({"failure": None})
@@ -84,7 +86,7 @@ class RunRecord:
             self._start(step)
             start = time.perf_counter()
             log = self.folder / "logs" / f"{step.name.replace(' ', '_')}.log"
-            code, last_line = run_process(command, log, environment=environment, quiet=quiet)
+            code, last_line = run_process(command, log, environment=environment, shown=shown)
             if code:
                 signal = -code if code < 0 else code - 128 if code > 128 else None  # as Popen and as shells say it
                 error = f"interrupted by signal {signal}" if signal else _reason(code, last_line)
@@ -113,17 +115,18 @@ class RunRecord:
 
 
 def run_process(
-    command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None, quiet: bool = False
+    command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None, shown: Shown = "all"
 ) -> tuple[int, str]:
-    """Run Python in a process, copy its output to a log file and, unless quiet, to the screen.
+    """Run Python in a process, and copy its output to a log file and to the screen.
 
     Returns:
         The exit code (minus the number of the signal that ended the process) and the last line of output that is not a
         progress bar, which is the message of an input error.
     """
     make_folder(log.parent)
-    if not quiet:
+    if shown == "all":
         print(f"   {_line(command)}", flush=True)
+    screen = _Screen(shown)
     with log.open("wb") as stream:
         child = subprocess.Popen(
             [sys.executable, *command],
@@ -135,12 +138,33 @@ def run_process(
         while chunk := os.read(child.stdout.fileno(), 4096):
             stream.write(chunk)
             stream.flush()
-            if not quiet:
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.flush()
+            screen.show(chunk)
+    screen.close()
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
     sentences = (line.strip() for line in reversed(lines) if line.strip() and not PROGRESS.search(line.strip()))
     return child.wait(), next(sentences, "")
+
+
+class _Screen:
+    """Copies output to the screen: all of it, its progress bars, or nothing."""
+
+    def __init__(self, shown: Shown) -> None:
+        self.shown, self.rest, self.width = shown, b"", 0
+
+    def show(self, chunk: bytes) -> None:
+        if self.shown == "all":
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.flush()
+        elif self.shown == "progress":
+            *lines, self.rest = re.split(rb"[\r\n]", self.rest + chunk)
+            bars = [text for line in lines if PROGRESS.search(text := line.decode(errors="replace"))]
+            if bars:
+                print(f"\r{bars[-1].rstrip():<{self.width}}", end="", flush=True)
+                self.width = len(bars[-1])
+
+    def close(self) -> None:
+        if self.width:
+            print(flush=True)
 
 
 def _reason(code: int, last_line: str) -> str:

@@ -1,0 +1,194 @@
+"""``python -m scripts adapt``: from two folders of volumes to label maps, resumable at every point."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.core.errors import InputError
+from scripts.core.files import make_folder
+from scripts.data.case_names import case_name
+from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_cost
+from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
+from scripts.lab.adapt.grid import choose_grid, read_headers
+from scripts.lab.adapt.page import write_report
+from scripts.lab.adapt.request import AdaptRequest, Progress
+from scripts.lab.adapt.results import SegmentedSet, measure_label_maps, write_summary
+from scripts.lab.adapt.schedules import Schedule, read_rules
+from scripts.lab.adapt.steps import environment, evaluate, plan_trainings, segment
+from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose_task
+from scripts.lab.check.case_search import find_cases
+from scripts.lab.check.command import TaskLabels, judge_cases, measure_cases, read_task
+from scripts.lab.check.page import CheckResult, sentence, write_check
+from scripts.lab.experiments.compare import execute_runs
+from scripts.lab.experiments.plan import PlannedRun, has_labels, task_settings
+from scripts.lab.page import write_text
+
+__all__ = ["run_adapt"]
+
+# Share of the target's volumes that is kept for evaluation, where they have labels.
+HELD_OUT = 0.2
+
+
+def run_adapt(request: AdaptRequest) -> Path | None:
+    """Plan, check, say the cost, train, segment, evaluate and report; what is done already is not done again.
+
+    Returns:
+        The report; None after ``plan_only``.
+
+    Raises:
+        InputError: volumes or settings that cannot be used, or errors that the check found.
+        SystemExit: a training failed or was interrupted.
+    """
+    os.environ.update(environment())
+    make_folder(request.out)
+    progress = Progress.read(request)
+    if "schedule" not in progress.content:
+        _plan_and_check(request, progress)
+        if request.plan_only:
+            print(f"Plan: {request.task_file}. Check: {request.out / 'check' / 'check.html'}. Nothing was trained.")
+            return None
+        _decide(request, progress)
+    schedule = Schedule(**progress.content["schedule"])
+    _say_if_ignored(request, schedule)
+    runs = plan_trainings(request, schedule, request.out)
+    if not execute_runs(runs, shown="progress"):
+        raise SystemExit(1)
+    print(f"Training: done. Weights: {runs[-1].folder / 'models' / 'model.pt'}. Next: segmentation.", flush=True)
+    return _use(request, progress, runs)
+
+
+def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
+    rules = read_rules()
+    own_task = request.task or (request.task_file if _is_edited(request.task_file, progress) else None)
+    given = task_settings(own_task) if own_task else {}
+    check_not_exchanged(request.source_images, request.source_labels, request.target_images)
+    names = domain_names(request.source_images, request.target_images)
+    source, target = (
+        str(given.get(f"{side}_domain", name)) for side, name in zip(("source", "target"), names, strict=True)
+    )
+    held_out = HELD_OUT if request.target_labels else 0.0
+    lists = [
+        write_domain(DomainFolder(source, request.source_images, request.source_labels), request.data),
+        write_domain(DomainFolder(target, request.target_images, request.target_labels, held_out), request.data),
+    ]
+    progress.note(domains=[source, target])
+    files = find_cases([str(path) for path in lists])
+    headers = {
+        domain: read_headers([case.image for case in files if case.domain == domain]) for domain in (source, target)
+    }
+    grid = choose_grid(headers, rules.schedule(request.schedule).pixels)
+    print(f"Measuring {len(files)} volumes of {source} and {target}.", flush=True)
+    frame = TaskLabels(names={}, keeps_stored_axes=grid.orientation is None)
+    cases = measure_cases(files, frame, workers=None, progress=True)
+    labels = choose_labels([case for case in cases if case.domain == source], request.label_names)
+    warnings: Sequence[str] = ()
+    if labels[0].value and own_task is None:
+        plan = choose_task(request.out.resolve().name, (source, target), cases, headers, grid, labels)
+        warnings = plan.warnings
+        write_text(request.task_file, plan.text)
+        progress.note(task_written=_digest(request.task_file))
+    elif own_task is not None:
+        check_intensities(own_task, given, cases)
+        write_text(request.task_file, own_task.read_text(encoding="utf-8"))
+    _check(request, cases, bool(labels[0].value), warnings, [str(path) for path in lists])
+
+
+def _check(
+    request: AdaptRequest, cases: Sequence[Any], has_task: bool, warnings: Sequence[str], lists: Sequence[str]
+) -> None:
+    """Judge the measured cases and write the check's page.
+
+    Raises:
+        InputError: errors, unless the person goes on despite them.
+    """
+    labels = read_task(str(request.task_file)) if has_task else TaskLabels(names={})
+    findings = judge_cases(cases, labels)
+    task = str(request.task_file) if has_task else None
+    result = CheckResult(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=labels.keeps_stored_axes)
+    page = write_check(request.out / "check", result, sources=lists, task=task)
+    for line in [*map(sentence, findings), *(f"warning: {text}" for text in warnings)]:
+        print(line)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if (errors or not has_task) and not (request.despite_errors and has_task):
+        raise InputError(
+            file=page,
+            found=f"{len(errors)} error(s) in the volumes" if errors else "no labelled voxel in the label maps",
+            expected="volumes without errors",
+            remedy="mend what is named above and repeat the command; --despite_errors trains all the same",
+        )
+    print(f"{result.headline}. Task file: {request.task_file}. Pictures of all volumes: {page}.", flush=True)
+
+
+def _decide(request: AdaptRequest, progress: Progress) -> None:
+    """Say what the run will cost, and keep the schedule that fits."""
+    rules = read_rules()
+    schedule = rules.schedule(request.schedule)
+    folder = request.out / "cost"
+    segmented = sum(len(one.label_maps()) for one in _sets(request, progress))
+    print(f"Timing {rules.timed_iterations} iterations of each training on this machine.", flush=True)
+    runs = plan_trainings(request, dataclasses.replace(schedule, length=1.0), folder)
+    source, target = progress.content["domains"]
+    cost = measure_cost(runs, request.data, folder, rules, (source, target), segmented)
+    memory = check_memory(cost.memory_bytes)
+    decided = decide(schedule, cost, rules, request.time_s, request.schedule is not None)
+    print(cost.table(decided.length).as_text())
+    print(f"Schedule {decided.name}, length {decided.length:g}; {memory}. {load_sentence()}".strip(), flush=True)
+    progress.note(schedule=dataclasses.asdict(decided), expected_s=round(cost.total_s(decided.length)))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _use(request: AdaptRequest, progress: Progress, runs: Sequence[PlannedRun]) -> Path:
+    """Segment, evaluate and report."""
+    sets = _sets(request, progress)
+    for one in sets:
+        if not all(path.is_file() for path in one.label_maps().values()):
+            segment(runs[-1], one.where, one.folder, request.out / "logs" / f"segmentation_{one.name}.log")
+        print(f"Label maps: {one.folder}.", flush=True)
+    source, target = progress.content["domains"]
+    if request.target_labels and has_labels(request.data / f"{target}.json"):
+        evaluate(runs[-1], request.data, request.out / "evaluation", request.out / "logs" / "evaluation.log")
+    labels = read_task(str(request.task_file))
+    result = measure_label_maps(sets, labels, request.out / "check", source)
+    summary = write_summary(request.label_maps / "summary.csv", result, labels.names)
+    page = write_report(request, result, labels, runs, progress.content["schedule"])
+    flagged = {case for finding in result.findings for case in finding.cases}
+    print(f"\n{len(result.cases)} volumes segmented, {len(flagged)} with warnings. Volumes: {summary}.")
+    print(f"Look at {page}. Repeat the command with --segment FOLDER to segment further volumes.")
+    return page
+
+
+def _sets(request: AdaptRequest, progress: Progress) -> list[SegmentedSet]:
+    """The volumes to segment: the target's, and those of ``--segment``."""
+    target = progress.content["domains"][1]
+    sets = [SegmentedSet(target, request.data / f"{target}.json", request.label_maps / target)]
+    for place in request.segment:
+        name = f"new_{case_name(str(place.absolute()))}"
+        where = write_domain(DomainFolder(name, place), request.data) if place.is_dir() else place
+        sets.append(SegmentedSet(name, where, request.label_maps / name))
+    return sets
+
+
+def _say_if_ignored(request: AdaptRequest, schedule: Schedule) -> None:
+    """A schedule is decided once: a training cannot continue with another length."""
+    if request.schedule not in (None, schedule.name):
+        raise InputError(
+            file=request.out,
+            found=f"a run with schedule {schedule.name}",
+            expected=f"--schedule {schedule.name}",
+            remedy="repeat the command with it, or choose another --out",
+        )
+
+
+def _is_edited(file: Path, progress: Progress) -> bool:
+    """Whether a person has changed the task file since it was written."""
+    return file.is_file() and _digest(file) != progress.content.get("task_written")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,125 @@
+"""The report of a run: one page with the volumes of structures, pictures of every label map, and the training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.lab.adapt.request import AdaptRequest
+from scripts.lab.adapt.results import Segmentations
+from scripts.lab.check.cases import MeasuredCase
+from scripts.lab.check.command import TaskLabels
+from scripts.lab.check.page import CheckResult, case_card, sentence
+from scripts.lab.experiments.plan import PlannedRun
+from scripts.lab.experiments.run_record import RunRecord
+from scripts.lab.page import Figure, Section, Table, write_page
+
+__all__ = ["write_report"]
+
+CAUTION = (
+    "No label of the target was used. A network without target labels can be wrong everywhere in the same way: look at "
+    "the pictures, and compare some cases with labels of your own, before you use a label map. For research only."
+)
+
+
+def write_report(
+    request: AdaptRequest,
+    result: Segmentations,
+    labels: TaskLabels,
+    runs: Sequence[PlannedRun],
+    schedule: Mapping[str, Any],
+) -> Path:
+    """Write ``report.html``.
+
+    Args:
+        request: of the person.
+        result: the measured label maps.
+        labels: of the task.
+        runs: the trainings.
+        schedule: as decided.
+
+    Returns:
+        The page.
+    """
+    shown = CheckResult(
+        cases=result.cases, findings=result.findings, names=labels.names, keeps_stored_axes=labels.keeps_stored_axes
+    )
+    flagged = [case for case in result.cases if shown.findings_on(case)]
+    heading = f"{len(result.cases)} volumes segmented, {len(flagged)} with warnings"
+    ranked = sorted(result.cases, key=lambda case: not shown.findings_on(case))
+    sections = [
+        Section(text=[_training_text(schedule), CAUTION]),
+        _evaluation(request.out / "evaluation"),
+        Section(heading="Warnings", items=[sentence(finding) for finding in result.findings]),
+        Section(heading="Volumes", tables=[_volumes(result, labels.names)]),
+        Section(
+            heading="Label maps",
+            text=["Slices through most of the structures. Cases with warnings come first."],
+            cards=[case_card(case, shown) for case in ranked],
+        ),
+        Section(heading="What the network learned from", figures=_panels(runs)),
+        Section(heading="Commands", code=_commands(runs), is_folded=True),
+    ]
+    footer = f"task file: {request.task_file}; check of the volumes: {request.out / 'check' / 'check.html'}"
+    return write_page(request.out / "report.html", sections, heading=heading, title=f"adapt: {heading}", footer=footer)
+
+
+def _training_text(schedule: Mapping[str, Any]) -> str:
+    text = f"Method {schedule['method']}, schedule {schedule['name']}, length {schedule['length']:g}."
+    if schedule["settings"]:
+        text += " This schedule only tests the sequence: its label maps mean nothing."
+    return text
+
+
+def _volumes(result: Segmentations, names: Mapping[float, str]) -> Table:
+    rows = [["labelled cases", *(f"{low:.3g} to {high:.3g}" for low, high in map(result.range_of, names))]]
+    return Table(
+        heads=["ml", *names.values()],
+        rows=[*rows, *(_volume_row(case, names) for case in result.cases)],
+        note="summary.csv holds these numbers.",
+    )
+
+
+def _volume_row(case: MeasuredCase, names: Mapping[float, str]) -> list[str]:
+    return [case.name, *(f"{case.volumes_ml[value]:.3g}" if value in case.volumes_ml else "-" for value in names)]
+
+
+def _evaluation(folder: Path) -> Section:
+    file = folder / "summary.json"
+    if not file.is_file():
+        return Section()
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    rows = [
+        [name, f"{values['dice_percent']['mean']:.1f}", f"{values['asd_mm']['mean']:.1f}"]
+        for name, values in summary["structures"].items()
+    ]
+    mean = summary["mean_over_structures"]
+    table = Table(
+        heads=["structure", "Dice %", "surface distance mm"],
+        rows=[*rows, ["mean", f"{mean['dice_percent']:.1f}", f"{mean['asd_mm']:.1f}"]],
+    )
+    names = {"worst_case.png": "The worst case.", "median_case.png": "The median case."}
+    figures = [Figure(path=folder / name, caption=text) for name, text in names.items() if (folder / name).is_file()]
+    text = "Held-out volumes of the target, whose images were not trained on, against their labels."
+    return Section(heading="Evaluation", text=[text], tables=[table], figures=figures)
+
+
+def _panels(runs: Sequence[PlannedRun]) -> list[Figure]:
+    """The last picture of each kind of each training."""
+    figures = []
+    for run in runs:
+        pictures = sorted((run.folder / "pictures").glob("*.png"))
+        last = {path.stem.rsplit("_", 1)[0]: path for path in pictures}
+        figures += [Figure(path=path, caption=f"{run.name}: {kind}") for kind, path in last.items()]
+    return figures
+
+
+def _commands(runs: Sequence[PlannedRun]) -> list[tuple[str, str]]:
+    records = [(run, RunRecord(run.folder)) for run in runs]
+    return [
+        (f"{run.name}: {name}", step["command"])
+        for run, record in records
+        for name, step in record.content["steps"].items()
+    ]

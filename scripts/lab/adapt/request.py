@@ -1,0 +1,111 @@
+"""What the person asked for, and where everything of a run lies."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.core.errors import InputError
+from scripts.core.files import write_json
+
+__all__ = ["AdaptRequest", "Progress"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptRequest:
+    """The command line of ``python -m scripts adapt``.
+
+    Attributes:
+        source_images: folder of the labelled domain's images.
+        source_labels: folder of their label maps.
+        target_images: folder of the other domain's images.
+        out: folder to write into.
+        target_labels: folder of label maps of the target, for evaluation only; None without.
+        label_names: names of the structures.
+        segment: further volumes or folders to segment.
+        time_s: budget of seconds, or None.
+        schedule: name of a schedule, or None.
+        task: a task file of one's own, or None.
+        plan_only: stop after the check.
+        despite_errors: train even if the check finds errors.
+        seed: of the trainings.
+    """
+
+    source_images: Path
+    source_labels: Path
+    target_images: Path
+    out: Path
+    target_labels: Path | None = None
+    label_names: str | None = None
+    segment: Sequence[Path] = ()
+    time_s: float | None = None
+    schedule: str | None = None
+    task: Path | None = None
+    plan_only: bool = False
+    despite_errors: bool = False
+    seed: int = 0
+
+    @property
+    def data(self) -> Path:
+        """Folder of the datalists."""
+        return self.out / "data"
+
+    @property
+    def task_file(self) -> Path:
+        """The task file that is used."""
+        return self.out / "task.yaml"
+
+    @property
+    def label_maps(self) -> Path:
+        """Folder of the results."""
+        return self.out / "label_maps"
+
+    def inputs(self) -> dict[str, Any]:
+        """What all commands with one output folder must have in common."""
+        names = ("source_images", "source_labels", "target_images", "target_labels")
+        folders = {name: getattr(self, name) for name in names}
+        return {name: None if path is None else os.path.abspath(path) for name, path in folders.items()}
+
+
+@dataclass
+class Progress:
+    """``adapt.json``: the inputs of a run and what was decided, so that the same command continues it.
+
+    Attributes:
+        file: where it is kept.
+        content: ``inputs``, ``domains``, the hash of the task file as written and as checked, and the ``schedule``.
+    """
+
+    file: Path
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, request: AdaptRequest) -> Progress:
+        """The progress of an earlier command with this output folder, or none.
+
+        Raises:
+            InputError: the folder belongs to other inputs.
+        """
+        progress = cls(request.out / "adapt.json")
+        if progress.file.is_file():
+            progress.content = json.loads(progress.file.read_text(encoding="utf-8"))
+        earlier, now = progress.content.get("inputs"), request.inputs()
+        if earlier is not None and earlier != now:
+            key = next(name for name in now if now[name] != earlier.get(name))
+            raise InputError(
+                file=request.out,
+                found=f"a run with --{key} {earlier.get(key)}",
+                expected=f"--{key} {now[key]}",
+                remedy="choose another --out, or the folders of that run",
+            )
+        progress.content["inputs"] = now
+        return progress
+
+    def note(self, **entries: Any) -> None:
+        """Add entries and write the file."""
+        self.content |= entries
+        write_json(self.file, self.content)

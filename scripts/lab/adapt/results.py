@@ -1,0 +1,132 @@
+"""The label maps of a run, measured: volumes of structures against those of the labelled cases."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scripts.core.files import atomic_path
+from scripts.data.case_names import case_name
+from scripts.data.datalists import find_volumes
+from scripts.lab.check.anatomy import find_wrong_sides
+from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
+from scripts.lab.check.command import TaskLabels, measure_cases
+from scripts.lab.check.limits import LIMITS
+
+__all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary"]
+
+# A structure that so many labelled cases show should be in a label map.
+USUAL = 0.8
+
+
+@dataclass(frozen=True)
+class SegmentedSet:
+    """Volumes that were segmented together.
+
+    Attributes:
+        name: of the set, and of its folder of label maps.
+        where: a volume, a folder or a datalist.
+        folder: of the label maps.
+    """
+
+    name: str
+    where: Path
+    folder: Path
+
+    def label_maps(self) -> dict[str, Path]:
+        """Image and label map of each volume."""
+        images = [item["image"] for item in find_volumes(str(self.where))]
+        return {image: self.folder / f"{case_name(image)}_seg.nii.gz" for image in images}
+
+
+@dataclass(frozen=True)
+class Segmentations:
+    """Measured label maps and what is odd about them.
+
+    Attributes:
+        cases: one for each label map.
+        findings: warnings.
+        ranges: least and greatest volume in ml of each structure in the labelled cases, by value.
+        usual: values of the structures that most labelled cases show.
+    """
+
+    cases: Sequence[MeasuredCase]
+    findings: Sequence[Finding]
+    ranges: Mapping[float, tuple[float, float]]
+    usual: frozenset[float] = frozenset()
+
+    def range_of(self, value: float) -> tuple[float, float]:
+        """The range of a structure; 0 to infinity if no labelled case shows it."""
+        return self.ranges.get(value, (0.0, math.inf))
+
+    def warning(self, case: MeasuredCase, value: float) -> str:
+        """``missing``, ``too small``, ``too large``, or nothing."""
+        if value not in case.volumes_ml:
+            return "missing" if value in self.usual else ""
+        low, high = self.range_of(value)
+        if case.volumes_ml[value] < low / LIMITS.size_slack:
+            return "too small"
+        return "too large" if case.volumes_ml[value] > high * LIMITS.size_slack else ""
+
+
+def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: Path, source: str) -> Segmentations:
+    """Measure label maps and compare them with people's anatomy and with the labelled cases.
+
+    Args:
+        sets: with label maps for all of their volumes.
+        labels: of the task.
+        check: folder of the check, which measured the labelled cases.
+        source: name of the labelled domain.
+    """
+    listed = [
+        ListedCase(
+            domain=one.name, section="segmented", name=case_name(image), image=image, label=str(path), modality=""
+        )
+        for one in sets
+        for image, path in one.label_maps().items()
+    ]
+    cases = measure_cases(listed, labels, workers=None, progress=True)
+    known = [
+        case for case in json.loads((check / REPORT).read_text(encoding="utf-8"))["cases"] if case["domain"] == source
+    ]
+    volumes = [{float(value): ml for value, ml in case["volumes_ml"].items()} for case in known]
+    shown = {value: [ml[value] for ml in volumes if value in ml] for value in labels.names}
+    ranges = {value: (min(seen), max(seen)) for value, seen in shown.items() if seen}
+    usual = frozenset(value for value, seen in shown.items() if len(seen) >= USUAL * len(volumes))
+    findings = [finding for case in cases for finding in case.findings]
+    findings += [] if labels.keeps_stored_axes else find_wrong_sides(cases, labels.names)
+    result = Segmentations(cases, (), ranges, usual)
+    findings += [finding for case in cases for finding in _against_labelled(case, labels.names, result)]
+    return replace(result, findings=findings)
+
+
+def write_summary(path: Path, result: Segmentations, names: Mapping[float, str]) -> Path:
+    """Write ``summary.csv``: set, case, structure, value, volume in ml, the range of the labelled cases, a warning."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["set", "case", "structure", "value", "ml", "labelled_least", "labelled_greatest", "warning"])
+        for case in result.cases:
+            for value, name in names.items():
+                numbers = (f"{number:.1f}" for number in (case.volumes_ml.get(value, 0.0), *result.range_of(value)))
+                writer.writerow([case.domain, case.name, name, f"{value:g}", *numbers, result.warning(case, value)])
+    return path
+
+
+def _against_labelled(case: MeasuredCase, names: Mapping[float, str], result: Segmentations) -> list[Finding]:
+    """Structures that are missing, or far smaller or larger than in every labelled case."""
+    odd = []
+    for value, name in names.items():
+        if warning := result.warning(case, value):
+            low, high = result.range_of(value)
+            odd.append(
+                f"{name} {warning}, {case.volumes_ml.get(value, 0.0):.3g} ml (labelled: {low:.3g} to {high:.3g})"
+            )
+    if not odd:
+        return []
+    expected = f"volumes within {LIMITS.size_slack:g} times the range of the labelled cases"
+    remedy = "look at the pictures, and do not use this label map unless they convince you"
+    return [case.finding("warning", "unusual volume", "; ".join(odd), expected, remedy)]

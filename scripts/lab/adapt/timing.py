@@ -1,0 +1,146 @@
+"""Times and memory of a training from a few of its iterations on a few cases, in a process of its own."""
+
+from __future__ import annotations
+
+import ast
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.core.errors import InputError, find_input_error, innermost_message
+from scripts.core.files import make_folder
+
+__all__ = ["Timing", "parse_command", "time_training"]
+
+# Iterations before the times count: memory is allocated and kernels are chosen.
+WARM_UP = 2
+
+BYTES_PER_MAXRSS = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What one training costs.
+
+    Attributes:
+        iteration_s: median seconds of an iteration.
+        preparation_s: seconds to read and preprocess a case that is not in the cache.
+        start_s: seconds of a case before the first iteration: a round of pseudo-labels, if the training makes them.
+        slices: slices of a case, on average.
+        peak_bytes: largest memory of the process.
+        case_bytes: memory that the slices of a case take.
+    """
+
+    iteration_s: float
+    preparation_s: float
+    start_s: float
+    slices: float
+    peak_bytes: int
+    case_bytes: float
+
+
+def parse_command(command: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Config files and settings of a ``monai.bundle run`` command."""
+    words = list(command[command.index("--config_file") :])
+    options = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+    files = ast.literal_eval(options.pop("config_file"))
+    options.pop("logging_file", None)
+    return files, {key: _typed(value) for key, value in options.items()}
+
+
+def time_training(command: Sequence[str], log: Path, **settings: Any) -> Timing:
+    """Run a short training in a new process and measure it.
+
+    Args:
+        command: the training's.
+        log: file for its output.
+        settings: further settings, such as the number of iterations.
+
+    Raises:
+        InputError: the training ends with an error, which the real one would do, too.
+    """
+    files, given = parse_command(command)
+    make_folder(log.parent)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, files, given | settings, str(log)).result()
+
+
+def _measure(files: list[str], settings: Mapping[str, Any], log: str) -> Timing:
+    with open(log, "w", encoding="utf-8") as stream:
+        for descriptor in (1, 2):  # of this process alone; libraries write to both past Python's streams
+            os.dup2(stream.fileno(), descriptor)
+        try:
+            return _run(files, settings)
+        except Exception as error:
+            raise find_input_error(error) or InputError(
+                file=log,
+                found=f"a training that ended after a few iterations ({innermost_message(error)})",
+                expected="one that goes on",
+                remedy="read this log",
+            ) from None
+
+
+def _run(files: list[str], settings: Mapping[str, Any]) -> Timing:
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(files, workflow_type="train", run_id="training", **settings)
+    workflow.initialize()
+    begin = time.perf_counter()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    loaded = time.perf_counter()
+    sets = [workflow.parser.get_parsed_content(f"train#{name}") for name in ("dataset", "target_dataset")]
+    sets = [one for one in sets if hasattr(one, "images")]
+    clock = _Clock()
+    clock.attach(trainer)
+    workflow.run()
+    cases = sum(len(one.data) for one in sets)
+    size = sum(part.nbytes for one in sets for part in (one.images, one.labels) if part is not None)
+    return Timing(
+        iteration_s=clock.iteration_s,
+        preparation_s=(loaded - begin) / cases,
+        start_s=clock.start_s / len(sets[-1].data),
+        slices=sum(map(len, sets)) / cases,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS,
+        case_bytes=size / cases,
+    )
+
+
+class _Clock:
+    """Times of a trainer's events."""
+
+    def __init__(self) -> None:
+        self.started, self.first_batch = 0.0, 0.0
+        self.completed: list[float] = []
+
+    def attach(self, trainer: Any) -> None:
+        from ignite.engine import Events
+
+        trainer.add_event_handler(Events.STARTED, lambda _: setattr(self, "started", time.perf_counter()))
+        trainer.add_event_handler(
+            Events.GET_BATCH_STARTED(once=1), lambda _: setattr(self, "first_batch", time.perf_counter())
+        )
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.completed.append(time.perf_counter()))
+
+    @property
+    def iteration_s(self) -> float:
+        gaps = [after - before for before, after in zip(self.completed, self.completed[1:], strict=False)]
+        return statistics.median(gaps[WARM_UP:] or gaps)
+
+    @property
+    def start_s(self) -> float:
+        return max(self.first_batch - self.started, 0.0)
+
+
+def _typed(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,202 @@
+"""The whole sequence of ``adapt``, with trainings and inference replaced; and once as it is, on tiny volumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, refused, run_command
+from scripts.data.case_names import case_name
+from scripts.data.datalists import find_volumes
+from scripts.lab.adapt import cost, steps
+from scripts.lab.adapt.command import run_adapt
+from scripts.lab.adapt.request import AdaptRequest
+from scripts.lab.adapt.timing import Timing
+from scripts.lab.experiments import run_record
+
+NAMES = "205=myocardium,420=left atrium,500=left ventricle,820=ascending aorta"
+
+
+class Processes:
+    """Replaces the processes: a segmentation is the case's own label map."""
+
+    def __init__(self, labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.labels, self.commands, self.code = labels, list[list[str]](), 0
+        for module in (steps, run_record):
+            monkeypatch.setattr(module, "run_process", self.run)
+        timing = Timing(iteration_s=0.5, preparation_s=1.0, start_s=1.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+        monkeypatch.setattr(cost, "time_training", lambda *_, **__: timing)
+
+    def run(self, command: list[str], log: Path, **_: object) -> tuple[int, str]:
+        self.commands.append(list(command))
+        if "inference" in command and not self.code:
+            out = Path(command[command.index("--output_dir") + 1])
+            out.mkdir(parents=True, exist_ok=True)
+            for item in find_volumes(command[command.index("--dataset_dir") + 1]):
+                name = case_name(item["image"])
+                shutil.copy(self.labels / f"{name.replace('image', 'label')}.nii.gz", out / f"{name}_seg.nii.gz")
+        return self.code, "error: it broke"
+
+    def count(self, run_id: str) -> int:
+        return sum(run_id in command for command in self.commands)
+
+
+@pytest.fixture
+def processes(data: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
+    monkeypatch.chdir(ROOT)
+    return Processes(data, monkeypatch)
+
+
+@pytest.fixture
+def request_(data: Path, tmp_path: Path) -> AdaptRequest:
+    """Two folders of images and one of labels; the target's labels lie elsewhere."""
+    for index in range(3):
+        for domain, kind in (("mr", "image"), ("mr", "label"), ("ct", "image")):
+            folder = tmp_path / f"{domain}_{kind}s"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{domain}_{index}_{kind}.nii.gz").symlink_to(data / f"{domain}_{index}_{kind}.nii.gz")
+    return AdaptRequest(
+        source_images=tmp_path / "mr_images",
+        source_labels=tmp_path / "mr_labels",
+        target_images=tmp_path / "ct_images",
+        out=tmp_path / "mine",
+        label_names=NAMES,
+    )
+
+
+def test_from_two_folders_to_label_maps(processes: Processes, request_: AdaptRequest, tmp_path: Path) -> None:
+    assert run_adapt(request_) == request_.out / "report.html"
+    task = yaml.safe_load(request_.task_file.read_text())
+    assert (task["source_domain"], task["target_domain"], task["dataset_name"]) == ("mr", "ct", "mine")
+    assert task["background_values"] == [600]
+    assert (request_.out / "check" / "check.html").is_file()
+    assert sorted(path.name for path in (request_.label_maps / "ct").glob("*.gz")) == [
+        f"ct_{k}_image_seg.nii.gz" for k in range(3)
+    ]
+    with (request_.label_maps / "summary.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 3 * 4
+    assert {row["structure"] for row in rows} == set(task["label_names"])
+    assert all(float(row["ml"]) > 0 for row in rows)
+    page = (request_.out / "report.html").read_text()
+    assert "3 volumes segmented" in page
+    assert "No label of the target was used" in page
+    assert not (request_.out / "cost").exists()
+
+
+def test_the_same_command_again_has_nothing_to_do(processes: Processes, request_: AdaptRequest) -> None:
+    run_adapt(request_)
+    before = len(processes.commands)
+    run_adapt(request_)
+    assert len(processes.commands) == before
+
+
+def test_further_volumes_cost_their_segmentation_alone(
+    processes: Processes, request_: AdaptRequest, data: Path
+) -> None:
+    run_adapt(request_)
+    trainings = processes.count("training")
+    new = request_.out.parent / "monday"
+    new.mkdir()
+    (new / "ct_2_image.nii.gz").symlink_to(data / "ct_2_image.nii.gz")
+    run_adapt(replace(request_, segment=[new, data / "ct_1_image.nii.gz"]))
+    assert (processes.count("training"), processes.count("inference")) == (trainings, 3)
+    assert (request_.label_maps / "new_monday" / "ct_2_image_seg.nii.gz").is_file()
+    assert (request_.label_maps / "new_ct_1_image" / "ct_1_image_seg.nii.gz").is_file()
+
+
+def test_the_plan_alone_and_an_edited_task_file(processes: Processes, request_: AdaptRequest) -> None:
+    assert run_adapt(replace(request_, plan_only=True)) is None
+    assert processes.commands == []
+    edited = request_.task_file.read_text().replace("label_names: [myocardium,", "label_names: [muscle,")
+    request_.task_file.write_text(edited)
+    run_adapt(request_)
+    assert request_.task_file.read_text() == edited
+    assert "muscle" in (request_.label_maps / "summary.csv").read_text()
+
+
+def test_a_task_file_given_by_hand_wins(processes: Processes, request_: AdaptRequest) -> None:
+    run_adapt(replace(request_, task=ROOT / "configs" / "tasks" / "phantom_mr2ct.yaml"))
+    assert yaml.safe_load(request_.task_file.read_text())["task"] == "phantom_mr2ct"
+
+
+def test_an_interrupted_training_is_continued(processes: Processes, request_: AdaptRequest) -> None:
+    processes.code = 130
+    with pytest.raises(SystemExit):
+        run_adapt(request_)
+    processes.code = 0
+    run_adapt(request_)
+    assert "--resume" in processes.commands[1]
+
+
+def test_inference_that_fails_is_a_sentence(processes: Processes, request_: AdaptRequest) -> None:
+    run_adapt(request_)
+    shutil.rmtree(request_.label_maps)
+    processes.code = 1
+    assert "error: it broke" in refused(run_adapt, request_).found
+
+
+def test_errors_of_the_check_stop_it(
+    processes: Processes, request_: AdaptRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A label of another case: one label for two images, on its own grid or not."""
+    wrong = request_.source_labels / "mr_1_label.nii.gz"
+    wrong.unlink()
+    wrong.symlink_to(request_.source_labels / "mr_0_label.nii.gz")
+    error = refused(run_adapt, request_)
+    assert "1 error" in error.found
+    assert "one label for two images" in capsys.readouterr().out
+    assert processes.commands == []
+    run_adapt(replace(request_, despite_errors=True))
+    assert processes.count("training") == 2
+
+
+def test_a_folder_belongs_to_its_inputs(processes: Processes, request_: AdaptRequest) -> None:
+    run_adapt(replace(request_, schedule="trial"))
+    error = refused(run_adapt, replace(request_, source_images=request_.target_images))
+    assert "--source_images" in error.found
+    assert "schedule trial" in refused(run_adapt, replace(request_, schedule="day")).found
+
+
+def test_volumes_unlike_the_labelled_ones_are_flagged(
+    processes: Processes, request_: AdaptRequest, data: Path, tmp_path: Path
+) -> None:
+    """A label map without its aorta, as a segmentation of ``ct_0``."""
+    import nibabel as nib
+    import numpy as np
+
+    labels = tmp_path / "answers"
+    shutil.copytree(data, labels)
+    image = nib.load(data / "ct_0_label.nii.gz")
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[voxels == 820] = 0
+    nib.save(nib.Nifti1Image(voxels, image.affine), labels / "ct_0_label.nii.gz")
+    processes.labels = labels
+    run_adapt(request_)
+    with (request_.label_maps / "summary.csv").open(newline="") as stream:
+        warnings = {(row["case"], row["structure"]): row["warning"] for row in csv.DictReader(stream)}
+    assert warnings["ct_0_image", "ascending aorta"] == "missing"
+    assert warnings["ct_1_image", "ascending aorta"] != "missing"
+    assert "ascending aorta missing" in (request_.out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_one_command_as_a_user_types_it(request_: AdaptRequest) -> None:
+    """The trial schedule on tiny volumes: every process is real."""
+    folders = {name: str(path) for name, path in request_.inputs().items() if path}
+    options = [word for name, path in folders.items() for word in (f"--{name}", path)]
+    import sys
+
+    command = [sys.executable, "-m", "scripts", "adapt", *options, "--out", str(request_.out)]
+    done = run_command([*command, "--label_names", NAMES, "--schedule", "trial"], timeout_s=900)
+    assert done.code == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert len(list((request_.label_maps / "ct").glob("*_seg.nii.gz"))) == 3
+    assert (request_.out / "report.html").is_file()
+    decided = json.loads((request_.out / "adapt.json").read_text())
+    assert decided["expected_s"] > 0
+    assert "Schedule trial" in done.stdout
