@@ -12,8 +12,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
+from scripts.core import schema
 from scripts.core.errors import InputError, SettingError
 
 __all__ = [
@@ -46,7 +46,7 @@ def read_task(folder: Path, task: str) -> Config:
         Its top-level keys with their values.
 
     Raises:
-        InputError: there is no such task, or the file is no YAML mapping.
+        InputError: there is no such task, or its file has a wrong value.
     """
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if task not in names:
@@ -56,17 +56,7 @@ def read_task(folder: Path, task: str) -> Config:
             expected=f"one of {', '.join(names)}",
             remedy=f"name one of them, or add a file of that name to {folder}",
         )
-    file = folder / f"{task}.yaml"
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        finding = f"no YAML ({' '.join(str(error).split())})"
-        raise InputError(file=file, found=finding, expected="a mapping", remedy="correct the file") from error
-    if not isinstance(values, dict):
-        raise InputError(
-            file=file, found="no mapping", expected="top-level keys with their values", remedy="correct the file"
-        )
-    return values
+    return schema.read_task(folder / f"{task}.yaml")
 
 
 def read_configs(folder: Path) -> dict[str, Config]:

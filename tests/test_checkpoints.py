@@ -253,7 +253,9 @@ def test_weights_without_metadata_load_with_a_warning(weights: Path, caplog: pyt
     weights.with_suffix(".json").unlink()
     load_weights(str(weights), network, METADATA)
     assert torch.equal(network.weight, torch.load(weights, weights_only=True)["weight"])
-    assert caplog.messages == [f"{weights}: no metadata beside it (model.json); its task is not checked"]
+    assert caplog.messages == [
+        f"{weights}: UNVERIFIED WEIGHTS, no metadata beside it (model.json): task and content are not checked"
+    ]
 
 
 def test_weights_beside_the_card_of_others_get_a_sentence(weights: Path) -> None:

@@ -10,15 +10,9 @@ import pytest
 from conftest import write_volume
 from scripts.core.errors import InputError
 from scripts.data.case_names import case_name
-from scripts.data.datalists import (
-    TranslatedDatalist,
-    datalists_of_domains,
-    find_volumes,
-    folder_datalist,
-    read_datalist,
-    write_datalist,
-)
+from scripts.data.datalists import TranslatedDatalist, find_volumes, read_datalist, write_datalist
 from scripts.lab.cli import main
+from scripts.lab.datalists import datalists_of_domains, folder_datalist
 
 
 def touch(folder: Path, *names: str) -> Path:

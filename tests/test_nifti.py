@@ -14,9 +14,10 @@ from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.core.errors import InputError
 from scripts.core.files import AtomicSaveImaged
 from scripts.data.geometry import check_affine, check_resampled_size
-from scripts.data.nifti import personal_text, read_nifti
+from scripts.data.nifti import read_nifti
 from scripts.data.resampling import ResampleVolumed
 from scripts.data.volumes import CheckedLoadImaged
+from scripts.lab.prepare.nifti_pairs import personal_text
 
 VOXELS = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 AFFINE = np.array([[0.0, 1.5, 0, 10], [-2.0, 0, 0, 20], [0, 0, 3.0, 30], [0, 0, 0, 1]])

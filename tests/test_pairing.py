@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from scripts.core.errors import InputError
-from scripts.data.case_names import match_labels, pair_volumes
-from scripts.data.datalists import all_sections, find_volumes, folder_datalist, read_datalist
+from scripts.data.datalists import find_volumes, read_datalist
+from scripts.lab.datalists import all_sections, folder_datalist
+from scripts.lab.pairing import match_labels, pair_volumes
 
 
 def paired(folder: Path, *names: str) -> list[tuple[str, str | None]]:

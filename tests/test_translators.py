@@ -16,9 +16,10 @@ from scripts.engines.image_pool import ImagePool
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
 from scripts.inference.inferers import SliceWiseInferer
 from scripts.losses.extra import Identity, StyleDiversity, StyleReconstruction, Translated, drawn_style
-from scripts.networks.adain import CodeMapping, NoMapping, adaptive_instance_norm
+from scripts.networks.adain import adaptive_instance_norm
 from scripts.networks.cyclegan_generator import CycleGanGenerator
 from scripts.networks.domain_discriminator import DomainDiscriminator
+from scripts.networks.style_mappings import CodeMapping, NoMapping
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
 from scripts.networks.translator import Translator
 from scripts.networks.translators import TRANSLATORS, build_translator

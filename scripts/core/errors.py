@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -87,9 +89,13 @@ def innermost_message(error: BaseException) -> str:
 def show_input_errors_as_sentences() -> None:
     """Let an :class:`InputError` end this command with its sentence on standard error and exit code 1.
 
-    It replaces ``sys.excepthook``, so only commands may call it, never code that runs inside a host program. Other
+    Ctrl-C and SIGTERM end it with a line that tells how to go on, and exit codes 130 and 143. It replaces
+    ``sys.excepthook``, so only commands may call it, never code that runs inside a host program. Other
     exceptions keep their traceback; so do input errors if ``GLUA_TRACEBACK=1`` is set.
     """
+    if os.environ.get("WORLD_SIZE", "1") == "1" and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
     if os.environ.get(TRACEBACK_VARIABLE) == "1" or getattr(sys.excepthook, "glua", False):
         return
     previous = sys.excepthook
@@ -103,3 +109,10 @@ def show_input_errors_as_sentences() -> None:
 
     hook.glua = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def _stop(number: int, _: object) -> None:
+    """End the command; files that are being written are removed on the way."""
+    name = signal.Signals(number).name
+    print(f"\nstopped by {name}. To go on: the same command, with --resume True if it has that.", file=sys.stderr)
+    raise SystemExit(128 + number)

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import nibabel as nib
 import numpy as np
@@ -22,15 +23,22 @@ from monai.transforms import SaveImaged
 from scripts.core.errors import InputError
 
 __all__ = [
+    "PART",
     "AtomicSaveImaged",
     "append_text",
     "atomic_path",
     "check_file_name",
+    "load_tensors",
     "make_folder",
+    "remove_parts",
     "save_tensors",
+    "tensor_bytes",
     "write_json",
 ]
 
+
+# In the name of a file that is not complete yet.
+PART = ".part-"
 
 # Differences between the affines of a volume and of its file up to this are rounding in the header.
 GRID_TOLERANCE_MM = 1e-2
@@ -48,12 +56,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     make_folder(path.parent)
     suffix = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(prefix=f".{path.name.removesuffix(suffix)}-", suffix=suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.name.removesuffix(suffix)[:60]}{PART}", suffix=suffix, dir=path.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # or a power cut may leave the new name with no content
         os.replace(temporary, path)
     except OSError as error:
         raise _not_written(path, error, "no partial file was left") from error
@@ -120,12 +132,36 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
         temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
-    """``torch.save``, atomically; in memory first, because torch's file writer reports a full disk as RuntimeError."""
+def remove_parts(folder: Path) -> None:
+    """Remove incomplete files that a killed process left anywhere in a folder that no other process writes into."""
+    for file in folder.rglob(f".*{PART}*"):
+        file.unlink(missing_ok=True)
+
+
+def tensor_bytes(content: Any) -> memoryview:
+    """What ``torch.save`` writes; in memory, because torch's file writer reports a full disk as RuntimeError."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
+def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
+    """``torch.save``, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(tensor_bytes(content))
+
+
+def load_tensors(path: str | os.PathLike[str]) -> Any:
+    """``torch.load`` of tensors alone onto the host, after verifying the file's checksums, which torch does not.
+
+    Raises:
+        Exception: whatever torch or zipfile report of a damaged file, or one that holds more than tensors.
+    """
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise BadZipFile(f"wrong checksum of {damaged}")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class AtomicSaveImaged(SaveImaged):

@@ -6,8 +6,11 @@ its argument.
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import ignite.distributed as idist
@@ -20,6 +23,8 @@ __all__ = [
     "all_gather_batch",
     "available_cores",
     "broadcast_from_rank0",
+    "check_ranks_agree",
+    "end_with_parent",
     "join",
     "leave",
     "local_shard",
@@ -30,6 +35,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# Number of the request to Linux for a signal at the death of the parent process.
+PR_SET_PDEATHSIG = 1
 
 
 def join() -> None:
@@ -42,10 +50,35 @@ def join() -> None:
     if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
     _check_restarts()
+    end_with_parent()
     if torch.cuda.is_available():
         _take_gpu(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group()  # NCCL for tensors on GPUs, gloo for those on the host
     idist.sync()  # ignite creates a group of its own, a collective call
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when the one that started it is killed; Linux alone can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def check_ranks_agree(what: str, own: Mapping[str, Any]) -> None:
+    """Compare values by name with those of rank 0.
+
+    Raises:
+        InputError: on all processes, naming the first value that differs.
+    """
+    every = all_gather({name: str(value) for name, value in own.items()})
+    for number, other in enumerate(every[1:], start=1):
+        for name in sorted(every[0].keys() | other.keys()):
+            if every[0].get(name) != other.get(name):
+                raise SettingError(
+                    setting=f"{what} of process {number}",
+                    found=f"{name}: {other.get(name)}",
+                    expected=f"{every[0].get(name)}, as on process 0",
+                    remedy="start every process with the same settings, on the same data",
+                )
 
 
 def _check_restarts() -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
-from scripts.core.errors import show_input_errors_as_sentences
-from scripts.core.files import atomic_path, make_folder, write_json
-from scripts.core.processes import join, leave, num_processes, rank
+from scripts.core.errors import InputError, show_input_errors_as_sentences
+from scripts.core.files import atomic_path, make_folder, remove_parts, write_json
+from scripts.core.processes import check_ranks_agree, join, leave, num_processes, rank
 from scripts.core.settings import current_settings, deciding_settings, is_bundle_command
 
 __all__ = ["RunFolder", "provenance"]
@@ -43,12 +44,14 @@ class RunFolder:
     ) -> None:
         self.root, self.seed = Path(root), seed
         self.settings = current_settings()
+        self.lock = FileLock(self.root.absolute() / ".lock", timeout=0, is_singleton=True, thread_local=False)
 
     def open(self) -> RunFolder:
-        """Before anything else is built: check the settings, join other processes, make the folder, seed.
+        """Before anything else is built: check the settings, join other processes, make and lock the folder, seed.
 
         Raises:
-            InputError: an unknown key, or a folder that cannot be written.
+            InputError: an unknown key, a wrong value, processes with different settings, or a folder that cannot be
+                written or that another process uses.
         """
         if is_bundle_command():
             show_input_errors_as_sentences()
@@ -57,9 +60,32 @@ class RunFolder:
         else:
             self.settings.check()
         join()
+        check_ranks_agree("settings", self.deciding_settings() or {})
         make_folder(self.root)
+        if rank() == 0:
+            self._lock()
+            remove_parts(self.root)
         set_determinism(self.seed)
         return self
+
+    def _lock(self) -> None:
+        """Keep other processes out of the folder until this one closes it or ends.
+
+        Raises:
+            InputError: naming the process that has it.
+        """
+        owner = self.root / ".running"
+        try:
+            self.lock.acquire()
+        except Timeout as error:
+            who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+            remedy = "wait until it has finished, end it, or choose another folder"
+            raise InputError(
+                file=self.root, found=f"in use by {who}", expected="one run at a time", remedy=remedy
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            logger.warning("%s: cannot be locked (%s); start no second run in it", self.root, error)
+        owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
 
     def record(self, metadata: Mapping[str, Any]) -> RunFolder:
         """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes).
@@ -94,7 +120,11 @@ class RunFolder:
         return None if self.settings is None else deciding_settings(self.settings.merged)
 
     def close(self) -> None:
-        """After everything else: leave the process group."""
+        """After everything else: unlock the folder and leave the process group."""
+        if rank() == 0:
+            for file in (self.root / ".running", Path(self.lock.lock_file)):
+                file.unlink(missing_ok=True)
+            self.lock.release()
         leave()
 
 

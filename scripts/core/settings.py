@@ -23,6 +23,7 @@ from typing import Any
 import monai.bundle
 from monai.bundle import ConfigComponent, ConfigParser, update_kwargs
 from scripts.core.errors import InputError, SettingError
+from scripts.core.schema import check_values
 
 __all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "run_bundle"]
 
@@ -72,18 +73,19 @@ class Settings:
         return cls(merged, ConfigParser.load_config_files(listed[:1]))
 
     def check(self) -> None:
-        """Refuse a key that the base config does not define, and an argument that its component does not take.
+        """Refuse a key that the base config does not define, an argument its component does not take, and wrong values.
 
         A key of an overlay is also known if a component refers to it, or if ``run_folder#ignored_keys`` lists it.
 
         Raises:
-            InputError: naming the key and the nearest known one.
+            InputError: naming the key and the nearest known one, or the setting and what it must be.
         """
         ignored = set(self.merged.get("run_folder", {}).get("ignored_keys", ()))
         for key, known in _unknown_keys(self.merged, self.base, "", _references(self.merged) | MONAI_KEYS | ignored):
             raise _refusal(key, "a key that the base config does not define", known, "a key of the base config")
         for key, known in _unknown_arguments(self.merged, ConfigParser(globals=False)):
             raise _refusal(key, "an argument that its component does not take", known, "one of its arguments")
+        check_values(self.merged)
 
     def evaluated(self) -> dict[str, Any]:
         """Values of the top-level settings, where they are plain: numbers, strings, None, lists and mappings of these.

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from scripts.core.errors import InputError
-from scripts.core.files import save_tensors, write_json
+from scripts.core.files import atomic_path, load_tensors, tensor_bytes
 from torch import nn
 
 __all__ = [
     "WEIGHTS_SHA256",
+    "check_finite",
     "check_metadata",
     "check_weights",
     "digest_of",
@@ -39,12 +40,15 @@ logger = logging.getLogger(__name__)
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a plain state dict, and its metadata with the digest of these weights beside it.
 
-    Earlier metadata are removed first, so that no reader finds new weights with the metadata of others.
+    Earlier weights and metadata stay until the new ones are written. The earlier metadata are removed before the new
+    weights take their place, so that no reader finds new weights with the metadata of others.
     """
     described = {**metadata, WEIGHTS_SHA256: digest_of(state)}
-    metadata_file(path).unlink(missing_ok=True)
-    save_tensors(path, state)
-    write_json(metadata_file(path), described)
+    with atomic_path(metadata_file(path)) as new_metadata:
+        new_metadata.write_text(json.dumps(described, indent=4) + "\n", encoding="utf-8")
+        with atomic_path(path) as new_weights:
+            new_weights.write_bytes(tensor_bytes(state))
+            metadata_file(path).unlink(missing_ok=True)
 
 
 def metadata_file(weights: Path) -> Path:
@@ -63,7 +67,7 @@ def read_metadata(weights: Path) -> dict[str, Any]:
         metadata = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
         remedy = "copy the file that was written with the weights, or remove it to load them unchecked"
@@ -85,7 +89,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> None:
-    """Refuse weights of another task or with the metadata of others; warn if there are no metadata.
+    """Refuse weights of another task or with the metadata of others; warn if nothing identifies them.
 
     Args:
         path: the weights' file.
@@ -96,11 +100,12 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
         InputError: the metadata are damaged, describe other weights, or name another setting.
     """
     metadata = read_metadata(path)
-    if not metadata_file(path).exists():
-        logger.warning("%s: no metadata beside it (%s); its task is not checked", path, metadata_file(path).name)
-        return
     check_metadata(metadata, expected, path)
     digest = metadata.get(WEIGHTS_SHA256)
+    if digest is None or not expected.keys() <= metadata.keys():
+        file = metadata_file(path).name
+        what = "no metadata beside it" if not metadata else "incomplete metadata beside it"
+        logger.warning("%s: UNVERIFIED WEIGHTS, %s (%s): task and content are not checked", path, what, file)
     if digest is not None and digest != digest_of(state):
         raise InputError(
             file=path,
@@ -156,6 +161,8 @@ def load_weights(path: str, network: nn.Module, metadata: Mapping[str, Any] | No
     state = read_state(file)
     if metadata:
         check_weights(file, state, metadata)
+    _check_types(file, state, network.state_dict())
+    check_finite(file, state)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -166,14 +173,38 @@ def load_weights(path: str, network: nn.Module, metadata: Mapping[str, Any] | No
     return network
 
 
+def _check_types(path: Path, state: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
+    """Refuse values that loading would convert: integers, double precision, complex numbers."""
+    for name, value in state.items():
+        found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        if name in expected and found != expected[name].dtype:
+            kind, remedy = f"weights {name!r} of type {found}", "save network.state_dict() as it was trained"
+            raise InputError(file=path, found=kind, expected=str(expected[name].dtype), remedy=remedy)
+
+
+def check_finite(path: object, state: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a state, nested ones included, with NaN or infinite values.
+
+    Raises:
+        InputError: naming the first such tensor.
+    """
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            check_finite(path, value, f"{prefix}{name}.")
+        elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            remedy = "take another checkpoint or train again; this one's values are lost"
+            found = f"NaN or infinite values in {prefix}{name!s}"
+            raise InputError(file=path, found=found, expected="finite weights", remedy=remedy)
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a state dict without unpickling anything.
+    """Read a state dict without unpickling anything, and verify the checksums of its file.
 
     Raises:
         InputError: no such file, a damaged one, or something other than a state dict.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except FileNotFoundError as error:
         remedy = "train first, or name the weights with --checkpoint"
         raise InputError(
@@ -200,10 +231,9 @@ def network_mismatch(path: Path, found: str, expected: str) -> InputError:
 def selection_of_weights(weights: Path) -> dict[str, Any] | None:
     """How some weights were selected, from their metadata; None if unknown."""
     try:
-        metadata = json.loads(metadata_file(weights).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return selection_in_metadata(read_metadata(weights))
+    except InputError:
         return None
-    return selection_in_metadata(metadata) if isinstance(metadata, dict) else None
 
 
 def selection_in_metadata(metadata: Mapping[str, Any]) -> dict[str, Any] | None:

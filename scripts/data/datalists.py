@@ -14,29 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import load_decathlon_datalist
-from scripts.core.errors import InputError, SettingError
-from scripts.core.files import check_file_name, write_json
+from scripts.core.errors import InputError
+from scripts.core.files import write_json
 from scripts.core.processes import rank
-from scripts.data.case_names import Item, case_name, log_left_out, match_labels, nifti_files
+from scripts.data.case_names import Item, case_name, log_left_out, nifti_files
 
 __all__ = [
     "Datalist",
     "TranslatedDatalist",
-    "all_sections",
-    "datalists_of_domains",
     "find_volumes",
-    "folder_datalist",
-    "images_of",
     "is_from_server",
     "read_datalist",
-    "training_share",
+    "read_json",
     "write_datalist",
 ]
 
 logger = logging.getLogger(__name__)
-
-# Keys that ``prepare`` adds to a datalist for data checks; see :mod:`scripts.lab.prepare.outputs`.
-PREPARED = ("protocol", "has_spacing", "has_unit", "shared_sections")
 
 
 class Datalist(list[Item]):
@@ -78,7 +71,7 @@ def read_datalist(
         logger.warning("%s: no such datalist; training continues without its volumes", listed)
         return Datalist()
     remedy = "write it with 'python -m scripts datalist', or name another one"
-    content = _read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
+    content = read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
     sections = sorted(key for key, value in content.items() if isinstance(value, list))
     if not content.get(section) and may_be_empty:
         return Datalist()
@@ -106,7 +99,7 @@ def find_volumes(where: str) -> list[Item]:
     path = Path(where)
     if path.suffix == ".json":
         remedy = "name a volume, a folder of volumes or a datalist"
-        content = _read_json(path, expected="a datalist (JSON)", remedy=remedy)
+        content = read_json(path, expected="a datalist (JSON)", remedy=remedy)
         sections = [key for key, value in content.items() if isinstance(value, list) and value]
         items = [item for section in sections or ["training"] for item in read_datalist(where, section)]
         return _distinctly_named(items, path)
@@ -115,105 +108,6 @@ def find_volumes(where: str) -> list[Item]:
     files = nifti_files(path, images_only=True)
     log_left_out(path, files)
     return _distinctly_named([{"image": str(file)} for file in files], path)
-
-
-def all_sections(path: str) -> dict[str, dict[str, Any]]:
-    """All sections and labels of a datalist, or of each domain of a ``dataset.json``, for data checks only.
-
-    Paths become absolute. Volumes may be missing, labels are optional, and a plain string is an image.
-
-    Raises:
-        InputError: the file is missing or lists no volume.
-    """
-    file, expected = Path(path), "a datalist, or a dataset.json with 'domains'"
-    remedy = "write one with 'python -m scripts datalist', or name the folder of the volumes"
-    content = _read_json(file, expected=expected, remedy=remedy)
-    several = content.get("domains")
-    domains = several if isinstance(several, dict) else {str(content.get("name", file.stem)): content}
-    datalists = {}
-    for name, domain in domains.items():
-        lists = {key: _entries(value, file.parent) for key, value in domain.items() if isinstance(value, list)}
-        head = {"name": name, "modality": _modality(domain, name), "labels": content.get("labels", {})}
-        head |= {key: domain[key] for key in PREPARED if key in domain}
-        datalists[name] = head | {key: entries for key, entries in lists.items() if entries}
-    if not any(isinstance(value, list) for datalist in datalists.values() for value in datalist.values()):
-        raise InputError(file=file, found="no volume listed in it", expected=expected, remedy=remedy)
-    return datalists
-
-
-def folder_datalist(
-    images: str, labels: str | None, *, name: str, modality: str, validation_fraction: float
-) -> dict[str, Any]:
-    """Build a datalist from a folder of images and a folder of labels, which may be the same folder.
-
-    Images and labels are paired by case name (:func:`scripts.data.case_names.match_labels`). The last cases in natural
-    order are held out for validation. Files that are not used are logged.
-
-    Raises:
-        InputError: an empty folder, two files of one case, or an image without its label.
-    """
-    files = images_of(Path(images))
-    label_files = nifti_files(Path(labels), labels_only=images == labels) if labels else None
-    pairs = match_labels(files, label_files)
-    log_left_out(Path(images), [*files, *(label_files or ())])
-    entries = [{"image": str(image)} | ({"label": str(pairs[image])} if image in pairs else {}) for image in files]
-    kept = training_share(len(entries), validation_fraction)
-    return {"name": name, "modality": modality, "training": entries[:kept], "validation": entries[kept:]}
-
-
-def images_of(folder: Path) -> list[Path]:
-    """The images of a folder; all of its volumes if every one has the name of a label map.
-
-    Raises:
-        InputError: no NIfTI file.
-    """
-    try:
-        return nifti_files(folder, images_only=True)
-    except InputError:
-        return nifti_files(folder)
-
-
-def training_share(cases: int, validation_fraction: float) -> int:
-    """Number of training cases after the validation cases are held out.
-
-    Raises:
-        InputError: no training case remains.
-    """
-    kept = cases - round(cases * validation_fraction)
-    if kept < 1:
-        raise SettingError(
-            setting="setting --validation",
-            found=f"{validation_fraction:g}, which leaves none of {cases} case(s) for training",
-            expected="at least one training case",
-            remedy="lower it, or give more cases",
-        )
-    return kept
-
-
-def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
-    """The datalists under ``domains.<name>`` of a ``dataset.json``, by domain name, with absolute paths.
-
-    Raises:
-        InputError: the file is missing or has another format.
-    """
-    path, expected = Path(dataset), "a dataset.json with 'domains: {name: {modality, training, validation}}'"
-    remedy = "name such a file, or give --images and --labels of a plain folder"
-    content = _read_json(path, expected=expected, remedy=remedy)
-    if not isinstance(content.get("domains"), dict):
-        raise InputError(file=path, found="no 'domains' in it", expected=expected, remedy=remedy)
-    datalists = {}
-    for name, domain in content["domains"].items():
-        lists = {
-            key: [_absolute(entry, path.parent) for entry in value]
-            for key, value in domain.items()
-            if isinstance(value, list)
-        }
-        datalists[check_file_name(name, path)] = {
-            "name": name,
-            "modality": _modality(domain, name),
-            "labels": content.get("labels", {}),
-        } | lists
-    return datalists
 
 
 def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) -> None:
@@ -270,7 +164,8 @@ class TranslatedDatalist:
         return {"image": str(image.resolve()), "label": item["label"]}
 
 
-def _read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file; ``expected`` and ``remedy`` are for the message if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -345,24 +240,3 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
 def _relative(file: str, folder: Path) -> str:
     path = Path(file).absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-
-
-def _entries(listed: list[Any], folder: Path) -> list[Item]:
-    """Image and label of each entry as absolute paths, links not resolved; other entries are skipped."""
-    entries = [{"image": entry} if isinstance(entry, str) else entry for entry in listed]
-    return [
-        {key: str((folder / entry[key]).absolute()) for key in ("image", "label") if isinstance(entry.get(key), str)}
-        for entry in entries
-        if isinstance(entry, Mapping) and isinstance(entry.get("image"), str)
-    ]
-
-
-def _absolute(entry: Mapping[str, str] | str, folder: Path) -> Item:
-    entry = {"image": entry} if isinstance(entry, str) else entry
-    return {key: str((folder / value).resolve()) for key, value in entry.items()}
-
-
-def _modality(domain: Mapping[str, Any], name: str) -> Any:
-    """The modality of a datalist: a word, or the channel names of the Decathlon or nnU-Net joined in one line."""
-    modality = domain.get("modality", domain.get("channel_names", name))
-    return " ".join(map(str, modality.values())) if isinstance(modality, Mapping) else modality

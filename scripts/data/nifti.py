@@ -20,7 +20,7 @@ from monai.data import ImageReader
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import affine_gap_mm, check_affine, check_shape, spacing_of
 
-__all__ = ["QFORM_TOLERANCE_MM", "NiftiReader", "NiftiVolume", "personal_text", "qform_gap_mm", "read_nifti"]
+__all__ = ["QFORM_TOLERANCE_MM", "NiftiReader", "NiftiVolume", "qform_gap_mm", "read_nifti"]
 
 # Differences between qform and sform up to this are rounding: for voxels of 8 mm a single-precision quaternion causes
 # up to 0.0085 mm.
@@ -33,8 +33,6 @@ POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
-# Free text of a header, which may contain patients' names.
-TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,6 @@ def qform_gap_mm(header: nib.Nifti1Header) -> float:
     """Largest difference between the entries of a header's qform and sform; 0 if one of them is not set."""
     qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
     return 0.0 if qform is None or sform is None else affine_gap_mm(qform, sform)
-
-
-def personal_text(header: nib.Nifti1Header) -> list[str]:
-    """Names of header fields with free text, and the number of extensions; never their content."""
-    found = [name for name in TEXT_FIELDS if name in header and bytes(header[name]).strip(b"\0 ")]
-    return found + [f"{len(header.extensions)} extension(s)"] * bool(header.extensions)
 
 
 class NiftiReader(ImageReader):

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -24,12 +23,13 @@ from monai.data import MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Transform
 from monai.utils import convert_to_tensor
-from scripts.core.errors import InputError
-from scripts.core.files import make_folder, save_tensors
-from scripts.core.processes import num_processes, rank
+from scripts.core.errors import InputError, innermost_message
+from scripts.core.files import load_tensors, make_folder, save_tensors
+from scripts.core.processes import check_ranks_agree, num_processes, rank
 from scripts.data import nifti, resampling, sections, volumes
 from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
+from scripts.data.volumes import check_labelled, check_preprocessed
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -65,6 +65,7 @@ class SliceSet:
         device: device of the slices; the host if they would take more than ``GPU_SHARE`` of a GPU's free memory.
         cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None
             for no cache.
+        num_structures: classes 1, 2, ... that must have labelled voxels in some slice.
 
     Attributes:
         images: (N, 1, H, W) float32; H and W hold the largest slice and a window.
@@ -75,7 +76,7 @@ class SliceSet:
         voxel_ml: volume of a voxel of each case on the grid of the slices.
 
     Raises:
-        InputError: no cases, or only constant slices.
+        InputError: no cases, only constant slices, NaN after preprocessing, or a class without a labelled voxel.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class SliceSet:
         slice_axis: int = 2,
         device: torch.device | str = "cpu",
         cache_dir: str | None = None,
+        num_structures: int = 0,
     ) -> None:
         if not data:
             raise InputError(
@@ -110,6 +112,8 @@ class SliceSet:
                 )
             )
         images = [_as_slices(case["image"], slice_axis) for case in cases]
+        for item, stack in zip(self.data, images, strict=True):
+            check_preprocessed(stack, item["image"])
         sizes = torch.tensor([stack.shape[-2:] for stack in images])  # (cases, 2)
         frame = sizes.amax(0).maximum(torch.tensor(window_size or (1, 1)))
         self.window_size = (int(frame[0]), int(frame[1])) if window_size is None else tuple(window_size)
@@ -134,6 +138,7 @@ class SliceSet:
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
             labels = torch.cat([_framed(stack.to(torch.uint8), frame, 0) for stack in stacks])
             digest.update(labels.numpy().data)
+            check_labelled(labels, num_structures, self.data, transform)
             self.labels = labels.to(device)
         self.content = digest.hexdigest()
 
@@ -206,6 +211,7 @@ class UnpairedSliceBatches:
         self.seed, self.iteration = seed, 0
         self.shares = num_processes() if shares is None else shares
         _check_shares(self.shares, "setting 'train#batches#shares'")
+        check_ranks_agree("data", {f"content of list {index}": digest for index, digest in enumerate(self._content())})
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -351,12 +357,9 @@ class _VolumeCache(PersistentDataset):
 def _load_cached(path: Path) -> Any:
     """A volume from the cache; None, with a warning, if its file is damaged."""
     try:
-        with ZipFile(path) as archive:  # torch writes zip archives, but does not verify their checksums
-            if archive.testzip() is None:
-                return torch.load(path, weights_only=True)
+        return load_tensors(path)
     except Exception as error:  # zipfile and torch raise many types
-        logger.debug("%s: %s", path, error)
-    logger.warning("%s: damaged cache file; its volume is preprocessed again", path)
+        logger.warning("%s: damaged cache file (%s); its volume is preprocessed again", path, innermost_message(error))
     return None
 
 

@@ -5,6 +5,7 @@ The configs combine them with MONAI's own (orientation, intensity, cropping) and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ __all__ = [
     "LabelsToClassesd",
     "RequireRanged",
     "check_cases",
+    "check_labelled",
+    "check_preprocessed",
     "check_values",
     "whole_values",
 ]
@@ -197,6 +200,68 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
     if not is_label and lowest == highest:
         remedy = "leave this case out or export it again"
         raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)
+
+
+def check_labelled(
+    labels: torch.Tensor, num_structures: int, data: Sequence[Mapping[str, str]], transform: Any
+) -> None:
+    """Refuse a class that no label map shows, and tell after which step of preprocessing its voxels were gone.
+
+    Args:
+        labels: class ids of all slices, of any shape.
+        num_structures: classes 1, 2, ... that must occur.
+        data: the datalist entries that the labels come from.
+        transform: their preprocessing.
+
+    Raises:
+        InputError: naming the first class without a voxel.
+    """
+    for number in range(1, num_structures + 1):
+        if not bool((labels == number).any()):
+            counts = ", ".join(
+                f"{count} after {step}" for step, count in _voxels_by_step(number, data, transform).items()
+            )
+            raise InputError(
+                file=os.path.dirname(data[0]["label"]),
+                found=f"no labelled voxel of class {number} to learn from ({counts or 'none in the label maps'})",
+                expected="some of every structure in label_names",
+                remedy="correct label_values, section or orientation in the task file, or add labelled cases",
+            )
+
+
+def _voxels_by_step(number: int, data: Sequence[Mapping[str, str]], transform: Any) -> dict[str, int]:
+    """Voxels of a class in all cases after each transform, from the one that makes class ids on."""
+    counts: dict[str, int] = {}
+    for item in data:
+        case: Any = dict(item)
+        are_classes = False
+        for step in getattr(transform, "transforms", ()):
+            case = step(case)
+            are_classes = are_classes or isinstance(step, LabelsToClassesd)
+            if are_classes:
+                name = type(step).__name__
+                counts[name] = counts.get(name, 0) + int((torch.as_tensor(case["label"]) == number).sum())
+    return counts
+
+
+def check_preprocessed(slices: torch.Tensor, file: object) -> None:
+    """Refuse values that preprocessing made unusable: a network would spread them, and no map would show it.
+
+    Args:
+        slices: (D, C, H, W).
+        file: their volume, for the message.
+
+    Raises:
+        InputError: naming the first slice with NaN or infinite values.
+    """
+    usable = slices.isfinite().flatten(1).all(1)
+    if not bool(usable.all()):
+        raise InputError(
+            file=file,
+            found=f"NaN or infinite values in slice {int((~usable).nonzero()[0])} after preprocessing",
+            expected="finite ones",
+            remedy="check the intensity transforms of the task file against this volume's values",
+        )
 
 
 def whole_values(label: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class EvaluationReport:
             return selection_in_metadata(self.exported.metadata)
         return selection_of_weights(Path(self.weights)) if self.weights else None
 
-    def _draw(self, name: str, written: Sequence[str], path: Path, title: str) -> None:
+    def _draw(self, name: str, written: Iterable[str], path: Path, title: str) -> None:
         (item,) = [item for item in self.worklist.items if case_name(item["image"]) == name]
         load = LoadImage(image_only=True, ensure_channel_first=True)
         (file,) = [path for path in written if path.endswith("_seg.nii.gz")]  # not the mask or the probabilities

@@ -17,6 +17,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import all_gather, rank
 from scripts.core.weights import (
+    check_finite,
     check_metadata,
     load_weights,
     network_mismatch,
@@ -151,11 +152,12 @@ class ResumePoint:
     def load(self) -> None:
         """Restore the saved state of every object."""
         states = read_state(self.path)
-        metadata = states.pop("metadata", None) or states.pop("card", "{}")  # "card" in earlier versions
-        check_metadata(json.loads(metadata), self.metadata, self.path)
+        check_finite(self.path, states)
+        metadata = "metadata" if "metadata" in states else "card"  # "card" in earlier versions
+        check_metadata(_mapping_in(states, metadata, self.path), self.metadata, self.path)
         # Both through JSON, because settings given in Python may be paths or devices.
         now = json.loads(json.dumps(self.settings, default=str))
-        _check_settings(json.loads(states.pop("settings", "{}")), now, self.path)
+        _check_settings(_mapping_in(states, "settings", self.path), now, self.path)
         if set(states) != set(self.save_dict):
             raise network_mismatch(
                 self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict))
@@ -165,7 +167,7 @@ class ResumePoint:
                 item.load_state_dict(states[name])
             except InputError:
                 raise
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
                 raise network_mismatch(
                     self.path, f"a {name!r} that does not fit", "the state of this config's networks"
                 ) from error
@@ -299,6 +301,18 @@ def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, metadata
     for handler in handlers:
         if isinstance(handler, CheckpointLoader):
             load_weights(handler.load_path, network, metadata)
+
+
+def _mapping_in(states: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """Take the mapping that a checkpoint holds as JSON under a key."""
+    try:
+        found = json.loads(states.pop(key, "{}"))
+        if isinstance(found, dict):
+            return found
+    except (TypeError, ValueError, RecursionError) as error:
+        logger.debug("%s: %s", path, error)
+    remedy = "start a new run without --resume; this checkpoint is damaged"
+    raise InputError(file=path, found=f"no JSON object under {key!r}", expected="what a training wrote", remedy=remedy)
 
 
 def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

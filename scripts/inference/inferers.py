@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
 from scripts.core.errors import SettingError, check_choice
+from scripts.data.volumes import check_preprocessed
 from scripts.engines.precision import autocast
 from torch.nn import functional as F
 
@@ -43,7 +44,7 @@ class SliceWiseInferer(Inferer):
         style_seed: for a Translator, seed of the style of each volume; None for other networks.
 
     Raises:
-        InputError: unknown precision or blending, or an overlap outside [0, 1).
+        InputError: unknown precision or blending, an overlap outside [0, 1), or NaN in a volume.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class SliceWiseInferer(Inferer):
             return self._forward(windows.contiguous(memory_format=torch.channels_last), network, *args, **kwargs)
 
         slices = plain.movedim(self.slice_axis + 1, 0)  # (D, C, H, W)
+        check_preprocessed(slices, getattr(volume, "meta", {}).get("filename_or_obj", "the image"))
         result = torch.empty(0)
         for start in range(0, len(slices), self.slice_batch_size):
             batch = slices[start : start + self.slice_batch_size]

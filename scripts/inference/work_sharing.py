@@ -77,7 +77,7 @@ class Worklist:
         """Record the cases of one iteration as finished."""
         for case in engine.state.output:
             tensors = [value for value in case.values() if isinstance(value, MetaTensor)]
-            written = {str(path) for tensor in tensors for path in tensor.meta.get("saved_to", ())}
+            written = {str(path): os.path.getsize(path) for part in tensors for path in part.meta.get("saved_to", ())}
             image = str(case["image"].meta["filename_or_obj"])
             item = next((item for item in self.own if item["image"] == image), None)
             if item is None:  # a server replaced dataset#data
@@ -85,7 +85,7 @@ class Worklist:
             record = {
                 "made_with": self.key,
                 "inputs": {path: _stamp(path) for path in item.values()},
-                "written": sorted(written),
+                "written": written,
                 "results": case.get("results"),
             }
             self.done[case_name(image)] = record
@@ -115,8 +115,9 @@ class Worklist:
             record = json.loads((self.notes / f"{case_name(item['image'])}.json").read_text(encoding="utf-8"))
             same_work = self.key is not None and record["made_with"] == self.key
             holds = same_work and record["inputs"] == {path: _stamp(path) for path in item.values()}
-            return record if holds and all(os.path.isfile(path) for path in record["written"]) else None
-        except (OSError, ValueError, KeyError, TypeError):
+            is_whole = all(os.path.getsize(path) == size for path, size in record["written"].items())
+            return record if holds and is_whole else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 

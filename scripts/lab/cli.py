@@ -190,7 +190,8 @@ def _adapt(options: argparse.Namespace) -> None:
 
 
 def _phantom(options: argparse.Namespace) -> None:
-    from scripts.data.datalists import folder_datalist, training_share, write_datalist
+    from scripts.data.datalists import write_datalist
+    from scripts.lab.datalists import folder_datalist, training_share
     from scripts.lab.phantom.generate import write_phantom
 
     training_share(options.cases, options.validation)  # before anything is written
@@ -206,7 +207,8 @@ def _phantom(options: argparse.Namespace) -> None:
 
 def _datalist(options: argparse.Namespace) -> None:
     from scripts.core.files import check_file_name
-    from scripts.data.datalists import datalists_of_domains, folder_datalist, write_datalist
+    from scripts.data.datalists import write_datalist
+    from scripts.lab.datalists import datalists_of_domains, folder_datalist
 
     if options.dataset:
         datalists = datalists_of_domains(options.dataset)

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from scripts.core.domains import SOURCE, TARGET
-from scripts.networks.adain import NoMapping
 from scripts.networks.by_domain import join_domains, split_by_domain
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.style_mappings import NoMapping
 from scripts.networks.translator import Translator
 from torch import Tensor, nn
 

@@ -3,11 +3,11 @@
 from functools import partial
 
 import torch
-from scripts.networks.adain import StyleMapping
 from scripts.networks.by_domain import join_domains, split_by_domain
 from scripts.networks.demodulated_conv import DemodulatedConv, DemodulatedUpsampleConv
 from scripts.networks.generator_layers import ContentEncoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.style_mappings import StyleMapping
 from scripts.networks.translator import Translator
 from torch import Tensor, nn
 from torch.nn import functional as F

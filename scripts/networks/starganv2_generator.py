@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any, Dict, Optional
 
 import torch
-from scripts.networks.adain import CodeMapping, NoMapping
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.style_mappings import CodeMapping, NoMapping
 from scripts.networks.translator import Translator
 from torch import Tensor, nn
 from torch.nn import functional as F

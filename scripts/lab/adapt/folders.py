@@ -10,10 +10,12 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder
-from scripts.data.case_names import case_name, is_nifti, match_labels, nifti_files, visible_files
-from scripts.data.datalists import folder_datalist, images_of, write_datalist
+from scripts.data.case_names import case_name, is_nifti, nifti_files, visible_files
+from scripts.data.datalists import write_datalist
 from scripts.data.nifti import read_nifti
 from scripts.data.volumes import CT_FAT_HU
+from scripts.lab.datalists import folder_datalist, images_of
+from scripts.lab.pairing import match_labels
 from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.source_case import SearchOptions
 

@@ -35,7 +35,8 @@ def find_shifted_labels(cases: Sequence[MeasuredCase]) -> list[Finding]:
             is_inside = np.abs(shift).max() < 2 and fit is not None and fit.best_explained >= LIMITS.least_explained
             is_clear = gains[id(case)] >= max(LIMITS.shift_gain, LIMITS.shift_gain_others * usual)
             if is_inside and is_clear and np.abs(shift).max() >= LIMITS.shift_voxel:
-                findings.append(_shift_finding(domain, (case.name,), shift, gains[id(case)]))
+                severity: Severity = "error" if gains[id(case)] >= LIMITS.shift_gain_errors else "warning"
+                findings.append(_shift_finding(domain, (case.name,), shift, gains[id(case)], severity))
     return findings
 
 
@@ -58,14 +59,16 @@ def _is_consistent(group: Sequence[MeasuredCase], typical: np.ndarray) -> bool:
     return float(np.mean([abs(_shift(case)[axis] - typical[axis]) < 0.5 for case in group])) >= 0.75
 
 
-def _shift_finding(domain: str, names: tuple[str, ...], shift: np.ndarray, gain: float) -> Finding:
+def _shift_finding(
+    domain: str, names: tuple[str, ...], shift: np.ndarray, gain: float, severity: Severity = "error"
+) -> Finding:
     place = ", ".join(f"{value:+.1f}" for value in shift)
     found = (
         f"{'a label' if names else 'labels'} that would fit better ({100 * gain:.0f} % more variance explained) "
         f"when moved by ({place}) voxels along the stored axes"
     )
     remedy = "check the outlines; if they are shifted, correct the origin or the cropping of the label"
-    return Finding("error", "label off its image", domain, names, found, "the best fit without a shift", remedy)
+    return Finding(severity, "label off its image", domain, names, found, "the best fit without a shift", remedy)
 
 
 def find_wrong_spacing(cases: Sequence[MeasuredCase]) -> list[Finding]:

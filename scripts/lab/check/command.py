@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
+from scripts.core import schema
 from scripts.core.errors import InputError
 from scripts.core.processes import available_cores
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
@@ -161,19 +161,14 @@ def read_task(path: str) -> TaskLabels:
     """Names and values of the structures in a task file.
 
     Raises:
-        InputError: it is missing, no YAML, or names no structures.
+        InputError: it cannot be read, has a wrong value, or names no structures.
     """
-    expected, remedy = "a task file with label_names and label_values", "name one, such as those in configs/tasks"
-    try:
-        content: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        names, values = content["label_names"], content["label_values"]
-        paired = dict(zip(map(float, values), map(str, names), strict=True))
-        background = tuple(map(float, content.get("background_values") or ()))
-    except OSError as error:
-        raise InputError(file=path, found=error.strerror or str(error), expected=expected, remedy=remedy) from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        found = f"a file without them ({type(error).__name__}: {str(error).splitlines()[0]})"
-        raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
+    content = schema.read_task(Path(path))
+    if "label_names" not in content or "label_values" not in content:
+        remedy = "name one such as those in configs/tasks"
+        raise InputError(file=path, found="no structures", expected="label_names and label_values", remedy=remedy)
+    paired = dict(zip(map(float, content["label_values"]), content["label_names"], strict=True))
+    background = tuple(map(float, content.get("background_values", ())))
     return TaskLabels(
         names=paired,
         background=background,

@@ -60,6 +60,10 @@ class Limits:
     """The same as a multiple of the gain in the other cases (their 95th percentile, the largest of up to 20): where
     labels explain their images poorly, as in late enhancement, moving any label adds something."""
 
+    shift_gain_errors: float = 0.06
+    """The same from which a shifted label is an error: 0.04 at most in 3,000 subsets of 16 hearts without a fault,
+    0.18 and more for a label one slice off; below it is a warning."""
+
     explains_well: float = 0.5
     """Median share of variance that the labels of a domain must explain for a shift to be judged among fewer than
     ``cases_for_errors`` cases: 0.45 and 0.34 in cine and late-enhanced hearts, where few cases say nothing."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import check_file_name
-from scripts.data.case_names import is_nifti, match_labels, natural_order, nifti_files, pairing_name, visible_files
-from scripts.data.datalists import folder_datalist, training_share
+from scripts.data.case_names import is_nifti, natural_order, nifti_files, visible_files
 from scripts.data.dicom import FolderScan, read_slices, scan_folder
 from scripts.data.volumes import check_values
+from scripts.lab.datalists import folder_datalist, training_share
+from scripts.lab.pairing import match_labels, pairing_name
 from scripts.lab.prepare.nifti_pairs import add_label, read_pair
 from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 

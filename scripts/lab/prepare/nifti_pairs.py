@@ -11,11 +11,14 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path
 from scripts.data.geometry import AFFINE_TOLERANCE_MM, affine_gap_mm, check_same_grid
-from scripts.data.nifti import GZIP_MAGIC, QFORM_TOLERANCE_MM, NiftiVolume, personal_text, read_nifti
+from scripts.data.nifti import GZIP_MAGIC, QFORM_TOLERANCE_MM, NiftiVolume, read_nifti
 from scripts.data.volumes import check_values
 from scripts.lab.prepare.source_case import Reading
 
-__all__ = ["add_label", "read_pair", "write_nifti"]
+__all__ = ["add_label", "personal_text", "read_pair", "write_nifti"]
+
+# Free text of a header, which tools fill with anything, patients' names included.
+TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
 
 # Length of a gzip header, and the flag of a file name after it.
 GZIP_HEADER, GZIP_HAS_NAME = 10, 8
@@ -144,3 +147,9 @@ def _without_name(packed: bytes) -> bytes:
     """The same gzip file without the name and time of the original file, which may identify a patient."""
     start = packed.index(b"\0", GZIP_HEADER) + 1 if packed[3] else GZIP_HEADER
     return packed[:3] + bytes(5) + packed[8:GZIP_HEADER] + packed[start:]
+
+
+def personal_text(header: nib.Nifti1Header) -> list[str]:
+    """Fields of a header that hold free text, and its extensions, by name; never their content."""
+    found = [name for name in TEXT_FIELDS if name in header and bytes(header[name]).strip(b"\0 ")]
+    return found + [f"{len(header.extensions)} extension(s)"] * bool(header.extensions)

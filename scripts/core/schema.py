@@ -1,0 +1,184 @@
+"""The settings that a user writes: their types and ranges, and how they must fit each other.
+
+One table for training, inference, evaluation, ``check`` and packing. A setting is checked wherever its name occurs,
+nested or not, if its value is written out; references and expressions are checked by the component they go to.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from scripts.core.errors import InputError, SettingError
+
+__all__ = ["SCHEMA", "check_values", "read_task"]
+
+# What a value must be, in words, and the test for it.
+Rule = tuple[str, Callable[[Any], bool]]
+
+# Arguments of intensity transforms of which the first must be below the second.
+RISING = (("a_min", "a_max"), ("b_min", "b_max"), ("lower", "upper"), ("minv", "maxv"))
+
+
+def _is_whole(value: Any, least: float = -math.inf, most: float = 2**31 - 1) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _whole(least: int) -> Rule:
+    return f"a whole number from {least}", lambda value: _is_whole(value, least)
+
+
+def _within(low: float, high: float) -> Rule:
+    return f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high
+
+
+def _listed(words: str, accepts: Callable[[Any], bool], *, length: int = 0, least: int = 0) -> Rule:
+    def test(value: Any) -> bool:
+        is_list = isinstance(value, list | tuple) and least <= len(value) and len(value) == (length or len(value))
+        return is_list and all(map(accepts, value))
+
+    return words, test
+
+
+def _is_plain_name(value: Any) -> bool:
+    return (
+        isinstance(value, str) and value.isprintable() and not set(value) & set("/\\:") and value[:1] not in ("", ".")
+    )
+
+
+def _is_orientation(value: Any) -> bool:
+    ends = ("LR", "PA", "IS")
+    letters = list(value) if isinstance(value, str) else []
+    return value is None or (len(letters) == 3 and all(sum(end in axis for end in letters) == 1 for axis in ends))
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+
+
+_SHARE: Rule = ("a number from 0, below 1", lambda value: _is_number(value) and 0 <= value < 1)
+_NOT_NEGATIVE: Rule = ("a number from 0", lambda value: _is_number(value) and value >= 0)
+_POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
+_SWITCH: Rule = ("true or false", lambda value: isinstance(value, bool))
+_PLAIN_NAME: Rule = ("a name without separators or a leading dot, in quotes if it is a number", _is_plain_name)
+_PATH: Rule = ("a path", lambda value: value is None or isinstance(value, str | os.PathLike))
+
+_GROUPS: Sequence[tuple[str, Rule]] = [
+    ("task dataset_name source_domain target_domain", _PLAIN_NAME),
+    ("label_names", _listed("a list of names", lambda v: isinstance(v, str) and bool(v.strip()), least=1)),
+    ("label_values", _listed("a list of whole numbers other than 0", lambda v: _is_whole(v, -(2**31)) and v, least=1)),
+    ("background_values", _listed("a list of whole numbers", lambda v: _is_whole(v, -(2**31)))),
+    ("orientation", ("three letters, one of L/R, of P/A and of I/S, such as RAS; or null", _is_orientation)),
+    ("spacing_mm", _listed("three numbers above 0, or -1", lambda v: _is_number(v) and (v > 0 or v == -1), length=3)),
+    ("slice_axis", ("0, 1 or 2", lambda value: _is_whole(value, 0, 2))),
+    ("slice_size", _listed("two multiples of 4", lambda v: _is_whole(v, 4) and v % 4 == 0, length=2)),
+    ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
+    ("max_epochs iterations_per_epoch batch_size checkpoint_interval slice_batch_size pseudo_label_rounds", _whole(1)),
+    ("generator_channels generator_blocks discriminator_channels", _whole(1)),
+    ("learning_rate discriminator_learning_rate", _POSITIVE),
+    ("ema_decay window_overlap scale", _SHARE),
+    ("translation intensity_curve target_intensity_curve structure_curves", _within(0, 1)),
+    ("random_networks target_random_networks", _within(0, 1)),
+    ("rotation_degrees", _within(0, 180)),
+    (
+        "reconstruction_weight cycle_weight content_weight adversarial_weight d1_weight d2_weight margin_mm",
+        _NOT_NEGATIVE,
+    ),
+    ("a_min a_max b_min b_max minv maxv threshold", ("a number", _is_number)),
+    ("lower upper", _within(0, 100)),
+    ("scales pseudo_label_scales", _listed("a list of numbers above 0", _POSITIVE[1], least=1)),
+    ("flip_axes", _listed("a list of 0 and 1", lambda v: _is_whole(v, 0, 1))),
+    ("resume adapt_batch_norm largest_component write_probabilities write_mask write_file_values", _SWITCH),
+    ("device", ("a device of this machine, such as cpu or cuda:0", _is_device)),
+    ("bundle_root dataset_dir ckpt_dir log_dir cache_dir output_dir prediction_dir checkpoint", _PATH),
+    ("labelled_datalist target_datalist source_datalist evaluation_datalist initial_weights", _PATH),
+]
+
+# Every setting with its rule.
+SCHEMA: dict[str, Rule] = {name: rule for names, rule in _GROUPS for name in names.split()}
+
+
+def check_values(
+    settings: Mapping[str, Any], origin: str = "the task file, the method file or the command line"
+) -> None:
+    """Check every value of a config or a task file against the schema, and settings against each other.
+
+    Args:
+        settings: a merged config, or a task file's content.
+        origin: where the settings come from, for the message.
+
+    Raises:
+        InputError: naming the setting, its value and what was expected.
+    """
+    for setting, found, expected in [*_wrong_values(settings), *_conflicts(settings)]:
+        raise SettingError(setting=setting, found=found, expected=expected, remedy=f"correct it in {origin}")
+
+
+def _wrong_values(section: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    items = section.items() if isinstance(section, Mapping) else enumerate(section) if isinstance(section, list) else ()
+    for key, value in items:
+        expected, accepts = SCHEMA.get(str(key).split("#")[-1], ("", lambda _: True))
+        is_written_out = not (isinstance(value, str) and value[:1] in ("$", "@", "%"))
+        if is_written_out and not accepts(value) and not isinstance(value, Mapping):
+            hint = ", a word in YAML: write 1.0e-3, with a point" if _is_number_as_word(value) else ""
+            yield f"{path}{key}", f"{value!r}{hint}", expected
+        yield from _wrong_values(value, f"{path}{key}#")
+    if isinstance(section, Mapping):
+        for low, high in RISING:
+            if _is_number(section.get(low)) and _is_number(section.get(high)) and section[low] >= section[high]:
+                yield f"{path}{low}", f"{section[low]:g}", f"a number below {high}, {section[high]:g}"
+
+
+def _is_number_as_word(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) is not None
+
+
+def _conflicts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    names, values, background = (
+        found if isinstance(found := settings.get(key), list | tuple) else []
+        for key in ("label_names", "label_values", "background_values")
+    )
+    for key, listed in (("label_names", names), ("label_values", values)):
+        twice = [first for first, second in combinations(listed, 2) if first == second]
+        if twice:
+            yield key, f"{twice[0]!r} twice", "each once"
+    if names and values and len(names) != len(values):
+        yield "label_values", f"{len(values)} values for {len(names)} label_names", "one value for each name, in order"
+    if both := [value for value in values if value in background]:
+        yield "label_values", f"{both[0]!r}, which is also in background_values", "a value in one of the two lists"
+    source = settings.get("source_domain")
+    if source is not None and source == settings.get("target_domain"):
+        yield "target_domain", f"{source!r}, as source_domain", "another domain than the labelled one"
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    """Read and check a task file.
+
+    Raises:
+        InputError: it cannot be read, is no YAML mapping, or has a wrong value.
+    """
+    expected, remedy = "a task file such as those in configs/tasks", "name another, or correct it"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = f"cannot be read ({' '.join(str(getattr(error, 'strerror', None) or error).split())})"
+        raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
+    if not isinstance(values, dict):
+        raise InputError(file=path, found="no mapping of settings", expected=expected, remedy=remedy)
+    check_values(values, origin=str(path))
+    return values
