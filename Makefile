@@ -17,7 +17,7 @@ RUN := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench pack clean
+.PHONY: help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench faults pack clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ format: .venv/installed-dev ## Format the code and apply ruff's fixes
 
 bench: .venv/installed-dev ## Measure the speed of each optimised part against its plain form
 	$(RUN) -m scripts bench
+
+faults: .venv/installed-dev ## Inject faults for 15 minutes (files, settings, kills, full disks, pairs) and count what comes
+	$(RUN) -m scripts faults
 
 pack: .venv/installed ## Pack both bundles for TASK into dist/, with weights if given
 	$(RUN) -m bundle pack synthesis --task $(TASK) --out dist $(if $(SYNTHESIS_WEIGHTS),--weights "$(SYNTHESIS_WEIGHTS)")

@@ -102,6 +102,7 @@ def as_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
             "get_rank": lambda: rank,
             "get_world_size": lambda: count,
             "broadcast_object_list": lambda items, src: None,
+            "all_gather_object": lambda items, own: items.__setitem__(slice(None), [own] * len(items)),
             "all_gather": lambda parts, own: [part.copy_(own) for part in parts],
         }.items():
             monkeypatch.setattr(torch.distributed, name, fake)

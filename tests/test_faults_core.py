@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from scripts.core.errors import InputError
 from scripts.core.files import PART, load_tensors, remove_parts, save_tensors
 from scripts.core.run_folder import RunFolder
 from scripts.core.weights import load_weights, read_metadata, save_weights
+from scripts.data.geometry import check_memory
 from scripts.data.slices import SliceSet
 from scripts.data.volumes import CheckedLoadImaged, LabelsToClassesd, check_preprocessed
+from scripts.inference.work_sharing import Worklist
 from torch import nn
 
 METADATA = {"stage": "segmentation"}
@@ -151,6 +154,37 @@ def test_a_stopped_command_tells_how_to_go_on(number: signal.Signals, tmp_path: 
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+class Evaluator:
+    """Takes the volumes of a list in order, and refuses those called bad."""
+
+    def __init__(self, work: Worklist) -> None:
+        self.work, self.state = work, SimpleNamespace(epoch_length=0)
+
+    def run(self) -> None:
+        assert self.state.epoch_length == len(self.work.own)
+        for item in list(self.work.own):
+            if "bad" in item["image"]:
+                raise InputError(file=item["image"], found="no NIfTI", expected="a volume", remedy="export it again")
+            self.work.done[item["image"]] = {}
+
+
+@pytest.mark.parametrize("names", [["a", "bad", "c"], ["bad1", "bad2", "c"], ["a", "bad"], ["bad"]])
+def test_a_bad_volume_does_not_end_the_others(
+    names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = Worklist(items=[{"image": name} for name in names], folder=str(tmp_path / "out"), checkpoint="none")
+    error = refused(work.run, Evaluator(work))
+    bad = [name for name in names if "bad" in name]
+    assert error.found == f"{len(bad)} of {len(names)} volumes without a result: {', '.join(bad)}"
+    assert sorted(work.done) == [name for name in names if "bad" not in name]
+    assert capsys.readouterr().err.count("error: bad") == len(bad)
+
+
+def test_memory_that_is_not_there_is_stated() -> None:
+    check_memory(1.0, "a.nii.gz")
+    assert "need 1024.0 GiB of memory" in refused(check_memory, 2.0**40, "a.nii.gz").found
 
 
 def labelled_slices(folder: Path, *steps: Any) -> SliceSet:

@@ -190,7 +190,7 @@ def test_an_unknown_task(project: Path, tmp_path: Path, task: str) -> None:
         pack_bundle("synthesis", task=task, out=tmp_path, root=project)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "no YAML"), ("- 1\n", "no mapping"), ("", "no mapping")])
+@pytest.mark.parametrize(("text", "message"), [("a: [", "cannot be read"), ("- 1\n", "no mapping"), ("", "no mapping")])
 def test_a_task_file_that_is_no_mapping(project: Path, tmp_path: Path, text: str, message: str) -> None:
     (project / "configs" / "tasks" / "toy.yaml").write_text(text)
     with pytest.raises(InputError, match=message):

@@ -16,7 +16,14 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose, ScaleIntensityRanged
 from scripts.core.descriptions import describe_component, describe_transform, records_arguments
 from scripts.core.errors import InputError
-from scripts.core.settings import Settings, current_settings, deciding_settings, is_bundle_command, run_bundle
+from scripts.core.settings import (
+    Settings,
+    _parse_command_line,
+    current_settings,
+    deciding_settings,
+    is_bundle_command,
+    run_bundle,
+)
 from scripts.core.weights import check_metadata
 from torch import Tensor, nn
 
@@ -196,3 +203,14 @@ def test_a_network_is_described_by_its_constructor_arguments() -> None:
     toy = Toy(3, start="x.pt")
     assert describe_component(toy, without=["start"]) == {"_target_": "test_settings.Toy", "width": 3, "rates": [1, 2]}
     assert torch.jit.script(toy)(torch.zeros(1, 3)).shape == (1, 1), "a record does not prevent an export"
+
+
+@pytest.mark.parametrize("word", ["run#7", "a # b"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_word_that_python_cuts_is_refused(word: str, joined: bool) -> None:
+    files = f"{config_files('segmentation', 'inference')}"
+    given = [f"--output_dir={word}"] if joined else ["--output_dir", word]
+    with pytest.raises(InputError, match=rf"--output_dir: {word}, which is read as '(run|a)'"):
+        _parse_command_line(["inference", "--config_file", files, *given])
+    quoted = _parse_command_line(["inference", "--config_file", files, "--output_dir", f"'{word}'"])
+    assert quoted.merged["output_dir"] == word

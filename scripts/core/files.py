@@ -152,11 +152,7 @@ def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def load_tensors(path: str | os.PathLike[str]) -> Any:
-    """``torch.load`` of tensors alone onto the host, after verifying the file's checksums, which torch does not.
-
-    Raises:
-        Exception: whatever torch or zipfile report of a damaged file, or one that holds more than tensors.
-    """
+    """``torch.load`` of tensors alone onto the host, after verifying the file's checksums, which torch does not."""
     if is_zipfile(path):
         with ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:

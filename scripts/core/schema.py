@@ -76,7 +76,8 @@ _NOT_NEGATIVE: Rule = ("a number from 0", lambda value: _is_number(value) and va
 _POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
 _SWITCH: Rule = ("true or false", lambda value: isinstance(value, bool))
 _PLAIN_NAME: Rule = ("a name without separators or a leading dot, in quotes if it is a number", _is_plain_name)
-_PATH: Rule = ("a path", lambda value: value is None or isinstance(value, str | os.PathLike))
+_PATH: Rule = ("a path; in two kinds of quotes if it looks like a number", lambda v: isinstance(v, str | os.PathLike))
+_LIST: Rule = ("a path, or null for none", lambda value: value is None or _PATH[1](value))
 
 _GROUPS: Sequence[tuple[str, Rule]] = [
     ("task dataset_name source_domain target_domain", _PLAIN_NAME),
@@ -106,7 +107,8 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ("resume adapt_batch_norm largest_component write_probabilities write_mask write_file_values", _SWITCH),
     ("device", ("a device of this machine, such as cpu or cuda:0", _is_device)),
     ("bundle_root dataset_dir ckpt_dir log_dir cache_dir output_dir prediction_dir checkpoint", _PATH),
-    ("labelled_datalist target_datalist source_datalist evaluation_datalist initial_weights", _PATH),
+    ("labelled_datalist source_datalist evaluation_datalist initial_weights", _PATH),
+    ("target_datalist", _LIST),
 ]
 
 # Every setting with its rule.
@@ -133,8 +135,9 @@ def _wrong_values(section: Any, path: str = "") -> Iterator[tuple[str, str, str]
     items = section.items() if isinstance(section, Mapping) else enumerate(section) if isinstance(section, list) else ()
     for key, value in items:
         expected, accepts = SCHEMA.get(str(key).split("#")[-1], ("", lambda _: True))
-        is_written_out = not (isinstance(value, str) and value[:1] in ("$", "@", "%"))
-        if is_written_out and not accepts(value) and not isinstance(value, Mapping):
+        is_reference = isinstance(value, str) and value[:1] in ("$", "@", "%")
+        is_component = isinstance(value, Mapping) and "_target_" in value
+        if not is_reference and not is_component and not accepts(value):
             hint = ", a word in YAML: write 1.0e-3, with a point" if _is_number_as_word(value) else ""
             yield f"{path}{key}", f"{value!r}{hint}", expected
         yield from _wrong_values(value, f"{path}{key}#")

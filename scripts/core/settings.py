@@ -141,8 +141,20 @@ def _parse_command_line(words: list[str]) -> Settings:
     import fire
 
     given = fire.Fire(lambda *run_id, **flags: flags, command=words, serialize=lambda _: None)
+    _check_words(words, given)
     arguments = update_kwargs(args=given.pop("args_file", None), **given)
     return Settings.read(arguments["config_file"], arguments)
+
+
+def _check_words(words: Sequence[str], given: Config) -> None:
+    """Refuse a word that Fire cuts: of ``run#7`` Python reads ``run`` and takes the rest for a comment."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, has_value, raw = word.removeprefix("--").partition("=")
+        raw = raw if has_value else following
+        value = given.get(name) if word.startswith("--") else None
+        if isinstance(value, str) and value != raw and not raw.strip().startswith(("'", '"')):
+            found, remedy = (f"{raw}, which is read as {value!r}", f"quote it twice, --{name} \"'{raw}'\"")
+            raise SettingError(f"--{name}", found, expected="a word without '#' and quotes", remedy=remedy)
 
 
 def _unknown_keys(section: Config, base: Config, prefix: str, known: set[str]) -> Iterator[tuple[str, list[str]]]:

@@ -12,6 +12,7 @@ __all__ = [
     "AFFINE_TOLERANCE_MM",
     "affine_gap_mm",
     "check_affine",
+    "check_memory",
     "check_resampled_size",
     "check_same_grid",
     "check_shape",
@@ -105,6 +106,22 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
         expected=f"at most {4 * LARGEST_RESAMPLED_VOXELS / 2**30:.0f} GiB",
         remedy="correct the spacing or the unit of length in the header, or crop the volume",
     )
+
+
+def check_memory(needed_bytes: float, source: object) -> None:
+    """Refuse a volume that needs more memory than is free, rather than being killed half-way (on Linux)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            free = 1024 * float(next(line for line in file if line.startswith("MemAvailable")).split()[1])
+    except (OSError, StopIteration):
+        return
+    if needed_bytes > free:
+        raise InputError(
+            file=source,
+            found=f"a volume whose class probabilities need {needed_bytes / 2**30:.1f} GiB of memory",
+            expected=f"at most the {free / 2**30:.1f} GiB that are free",
+            remedy="free memory, crop the volume, or segment it on a larger machine",
+        )
 
 
 def check_same_grid(

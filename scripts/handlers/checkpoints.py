@@ -306,13 +306,10 @@ def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, metadata
 def _mapping_in(states: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     """Take the mapping that a checkpoint holds as JSON under a key."""
     try:
-        found = json.loads(states.pop(key, "{}"))
-        if isinstance(found, dict):
-            return found
+        return dict(json.loads(states.pop(key, "{}")))
     except (TypeError, ValueError, RecursionError) as error:
-        logger.debug("%s: %s", path, error)
-    remedy = "start a new run without --resume; this checkpoint is damaged"
-    raise InputError(file=path, found=f"no JSON object under {key!r}", expected="what a training wrote", remedy=remedy)
+        found, remedy = f"no JSON object under {key!r}", "start a new run without --resume; this checkpoint is damaged"
+        raise InputError(file=path, found=found, expected="what a training wrote", remedy=remedy) from error
 
 
 def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
 from scripts.core.errors import SettingError, check_choice
+from scripts.data.geometry import check_memory
 from scripts.data.volumes import check_preprocessed
 from scripts.engines.precision import autocast
 from torch.nn import functional as F
@@ -112,13 +113,16 @@ class SliceWiseInferer(Inferer):
             return self._forward(windows.contiguous(memory_format=torch.channels_last), network, *args, **kwargs)
 
         slices = plain.movedim(self.slice_axis + 1, 0)  # (D, C, H, W)
-        check_preprocessed(slices, getattr(volume, "meta", {}).get("filename_or_obj", "the image"))
+        file = getattr(volume, "meta", {}).get("filename_or_obj", "the image")
+        check_preprocessed(slices, file)
         result = torch.empty(0)
         for start in range(0, len(slices), self.slice_batch_size):
             batch = slices[start : start + self.slice_batch_size]
             with autocast(batch.device, self.precision):
                 output = self._averaged(batch, forward)  # (N, K, H, W)
             if start == 0:
+                if output.device.type == "cpu":
+                    check_memory(output[0].nbytes * len(slices), file)
                 result = torch.empty(output.shape[1], len(slices), *output.shape[2:], device=output.device)
             result[:, start : start + len(batch)] = output.movedim(1, 0)
         return result.movedim(1, self.slice_axis + 1)

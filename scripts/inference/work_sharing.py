@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, find_input_error
 from scripts.core.files import write_json
 from scripts.core.processes import all_gather, broadcast_from_rank0, num_processes, rank
 from scripts.data.case_names import Item, case_name
@@ -65,13 +66,35 @@ class Worklist:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
 
     def run(self, evaluator: Engine) -> None:
-        """Process this rank's volumes, if any are left, and wait for the other ranks."""
-        if self.own:
-            evaluator.run()
+        """Process this rank's volumes, if any are left, and wait for the other ranks.
+
+        A volume that cannot be processed is reported at once, and the others are processed.
+
+        Raises:
+            InputError: at the end, if there were such volumes.
+        """
+        failed = []
+        while self.own:
+            before = len(self.done)
+            evaluator.state.epoch_length = len(self.own)
+            try:
+                evaluator.run()
+                break
+            except Exception as error:
+                finding, position = find_input_error(error), len(self.done) - before
+                if finding is None or position == len(self.own):  # not of one volume
+                    raise
+                failed.append(self.own[position]["image"])
+                print(f"error: {finding}", file=sys.stderr, flush=True)
+                del self.own[: position + 1]  # in place: it is the data of the evaluator's dataset
         else:
-            for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+            for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED) if not failed else ():
                 evaluator.fire_event(event)
-        all_gather(None)
+        every = [file for part in all_gather(failed) for file in part]
+        if every:
+            found = f"{len(every)} of {len(self.items)} volumes without a result: {', '.join(sorted(every))}"
+            remedy = "mend or remove them as stated above, then start again with --resume True"
+            raise InputError(file=self.notes.parent, found=found, expected="a result of every volume", remedy=remedy)
 
     def note(self, engine: Engine) -> None:
         """Record the cases of one iteration as finished."""

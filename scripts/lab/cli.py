@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_compare(commands)
 
+    faults = commands.add_parser("faults", help="inject faults into files, settings and trainings, and count results")
+    faults.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
+    faults.add_argument("--seed", type=int, default=0)
+    faults.add_argument("--seconds", type=float, default=900, help="time for all faults")
+    faults.set_defaults(run=_faults)
+
     bench = commands.add_parser("bench", help="compare the speed of each part with a plain implementation")
     bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, only to test the command")
@@ -295,6 +301,13 @@ def _report(options: argparse.Namespace) -> None:
         if not (options.folder / COMPARISON).is_file():  # runs of other commands have no table to redraw
             return
     print(f"Report: {write_comparison_report(options.folder)}")
+
+
+def _faults(options: argparse.Namespace) -> None:
+    from scripts.lab.bench.faults import run_faults
+
+    if run_faults(options.out, seed=options.seed, seconds=options.seconds).missed:
+        raise SystemExit(1)
 
 
 def _bench(options: argparse.Namespace) -> None:
