@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from scripts.lab.datalists import folder_datalist
 from scripts.lab.phantom.generate import write_phantom
 from torch import nn
 
-__all__ = ["Campaign", "run_faults"]
+__all__ = ["Campaign", "damaged_contents", "reads_as", "run_faults"]
 
 CONFIGS = "['configs/synthesis/train.yaml','configs/tasks/phantom_ct2mr.yaml']"
 # A training of seconds, which writes a checkpoint every two iterations.
@@ -86,21 +87,23 @@ def run_faults(out: Path, *, seed: int = 0, seconds: float = 900.0) -> Campaign:
     end, rng, campaign = time.monotonic() + seconds, random.Random(seed), Campaign()
     _write_data(out / "data", seed)
     volume = next((out / "data").rglob("*.nii.gz"))
-    for changed, what in _damaged(gzip.decompress(volume.read_bytes())[:348], volume.read_bytes(), rng, count=150):
-        campaign.inject("NIfTI file", what, lambda changed=changed: _reads_as(out / "damaged.nii.gz", changed, volume))
+    for changed, what in damaged_contents(
+        gzip.decompress(volume.read_bytes())[:348], volume.read_bytes(), rng, count=150
+    ):
+        campaign.inject("NIfTI file", what, partial(reads_as, out / "damaged.nii.gz", changed, volume))
     weights = out / "weights" / "model.pt"
     save_weights(weights, nn.Linear(64, 64).state_dict(), {"stage": "test"})
-    for changed, what in _damaged(b"", weights.read_bytes(), rng, count=150):
-        campaign.inject("weights", what, lambda changed=changed: _loads_as(weights, changed))
+    for changed, what in damaged_contents(b"", weights.read_bytes(), rng, count=150):
+        campaign.inject("weights", what, partial(_loads_as, weights, changed))
     for name in SCHEMA:
         for value in WRONG_VALUES:
             if not SCHEMA[name][1](value):
-                campaign.inject("setting", f"{name}: {value!r}", lambda n=name, v=value: _is_accepted(n, v))
+                campaign.inject("setting", f"{name}: {value!r}", partial(_is_accepted, name, value))
     expected = _train(out / "uninterrupted", out / "data")
     turn = 0
     while time.monotonic() < end:
         fault = (_killed, _full_disk, _doubled)[turn % 3]
-        campaign.inject(fault.__name__.strip("_"), f"turn {turn}", lambda f=fault, t=turn: f(out, t, rng, expected))
+        campaign.inject(fault.__name__.strip("_"), f"turn {turn}", partial(fault, out, turn, rng, expected))
         turn += 1
     print(campaign.table())
     print("\n".join(campaign.missed))
@@ -115,7 +118,7 @@ def _write_data(data: Path, seed: int) -> None:
         write_datalist(data / f"{domain}.json", listed)
 
 
-def _damaged(header: bytes, content: bytes, rng: random.Random, count: int) -> Iterator[tuple[bytes, str]]:
+def damaged_contents(header: bytes, content: bytes, rng: random.Random, count: int) -> Iterator[tuple[bytes, str]]:
     """Contents of a damaged file: flipped bits, cut ends, blocks of zeros, and changed headers, packed anew."""
     for number in range(count):
         place = rng.randrange(len(content))
@@ -133,7 +136,7 @@ def _damaged(header: bytes, content: bytes, rng: random.Random, count: int) -> I
             yield gzip.compress(bytes(volume), 1), f"header byte {at} changed, checksum right"
 
 
-def _reads_as(file: Path, content: bytes, original: Path) -> bool:
+def reads_as(file: Path, content: bytes, original: Path) -> bool:
     """Whether a damaged volume reads as the original does; a header changed on purpose may say something else."""
     file.write_bytes(content)
     found, expected = read_nifti(file), read_nifti(original)

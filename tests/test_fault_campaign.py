@@ -1,0 +1,47 @@
+"""The fault campaign: what it counts as refused, harmless and missed."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_volume
+from scripts.core.errors import InputError
+from scripts.lab.bench.faults import Campaign, damaged_contents, reads_as
+
+
+def refuse() -> bool:
+    raise InputError(file="a", found="b", expected="c", remedy="d")
+
+
+def test_outcomes_are_counted_and_missed_faults_listed() -> None:
+    campaign = Campaign()
+    campaign.inject("file", "one", refuse)
+    campaign.inject("file", "two", lambda: True)
+    campaign.inject("file", "three", lambda: False)
+    campaign.inject("file", "four", lambda: bool(1 / 0))
+    assert campaign.counts["file"] == {"refused": 1, "harmless": 1, "missed": 2}
+    assert campaign.missed == ["file: three", "file: four: ZeroDivisionError: division by zero"]
+    assert campaign.table().splitlines()[1].split() == ["file", "1", "1", "2"]
+
+
+def test_damage_is_the_same_for_a_seed_and_differs_from_the_file() -> None:
+    content = gzip.compress(bytes(range(256)) * 8)
+    first, second = (list(damaged_contents(bytes(348), content, random.Random(1), count=12)) for _ in range(2))
+    assert first == second
+    assert len({what for _, what in first}) == 12
+    assert sum(changed == content for changed, _ in first) <= 1  # zeros may replace zeros
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_no_damage_of_a_volume_passes_as_another_volume(number: int, tmp_path: Path) -> None:
+    volume = tmp_path / "a.nii.gz"
+    write_volume(volume, np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32))
+    content = volume.read_bytes()
+    changed, _ = list(damaged_contents(gzip.decompress(content)[:348], content, random.Random(5), count=12))[number]
+    campaign = Campaign()
+    campaign.inject("file", "", lambda: reads_as(tmp_path / "b.nii.gz", changed, volume))
+    assert campaign.missed == []
