@@ -85,7 +85,8 @@ class RunFolder:
             ) from error
         except (OSError, NotImplementedError) as error:
             logger.warning("%s: cannot be locked (%s); start no second run in it", self.root, error)
-        owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        with atomic_path(owner) as temporary:
+            temporary.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
 
     def record(self, metadata: Mapping[str, Any]) -> RunFolder:
         """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes).
