@@ -101,8 +101,12 @@ def test_incomplete_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / f".losses{PART}x1.csv").write_text("1")
     (tmp_path / ".kept").write_text("1")
+    (tmp_path / "eval").mkdir()
+    for name in (".lock", f".summary{PART}x2.json"):
+        (tmp_path / "eval" / name).write_text("another run's")
     remove_parts(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".kept"]
+    found = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert found == [".kept", ".lock", f".summary{PART}x2.json"]
 
 
 HOLD = """

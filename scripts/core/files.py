@@ -132,10 +132,13 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
         temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove incomplete files that a killed process left anywhere in a folder that no other process writes into."""
-    for file in folder.rglob(f".*{PART}*"):
+def remove_parts(folder: Path, depth: int = 2) -> None:
+    """Remove incomplete files that a killed run left in its folder and below, but not in folders of other runs."""
+    for file in folder.glob(f".*{PART}*"):
         file.unlink(missing_ok=True)
+    for inner in folder.iterdir() if depth else ():
+        if inner.is_dir() and not inner.is_symlink() and not (inner / ".lock").exists():
+            remove_parts(inner, depth - 1)
 
 
 def tensor_bytes(content: Any) -> memoryview:

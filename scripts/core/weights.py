@@ -183,11 +183,7 @@ def _check_types(path: Path, state: Mapping[str, Any], expected: Mapping[str, to
 
 
 def check_finite(path: object, state: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a state, nested ones included, with NaN or infinite values.
-
-    Raises:
-        InputError: naming the first such tensor.
-    """
+    """Refuse a state, nested ones included, with NaN or infinite values."""
     for name, value in state.items():
         if isinstance(value, Mapping):
             check_finite(path, value, f"{prefix}{name}.")
