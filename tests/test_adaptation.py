@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from scripts.core.domains import SOURCE, TARGET
 from scripts.evaluation.metrics import dice_per_class
 from scripts.networks.masked_unet import MaskedUNet
-from scripts.networks.style_transfer_generator import StyleTransferGenerator
+from scripts.networks.translator import Translator
 from test_trainers import OFF, Batch, dual_trainer, style_trainer
 from torch import Tensor
 from torch.optim import Adam
@@ -61,7 +62,7 @@ def batches(count: int) -> Iterator[Batch]:
         }
 
 
-def trained_translator(iterations: int) -> StyleTransferGenerator:
+def trained_translator(iterations: int) -> Translator:
     trainer = style_trainer(iterations, list(batches(iterations)))
     trainer.generator_optimizer = Adam(trainer.generator.parameters(), lr=1e-3, betas=(0.5, 0.999))
     trainer.discriminator_optimizer = Adam(trainer.discriminator.parameters(), lr=1e-3, betas=(0.5, 0.999))
@@ -69,14 +70,14 @@ def trained_translator(iterations: int) -> StyleTransferGenerator:
     return trainer.generator
 
 
-def translated(batch: Batch, generator: StyleTransferGenerator) -> Batch:
+def translated(batch: Batch, generator: Translator) -> Batch:
     domain = torch.full((len(batch["image"]),), SOURCE)
     with torch.no_grad():
         content = generator.encode(batch["image"], domain)
         return batch | {"image": generator.decode(content, torch.full_like(domain, TARGET))}
 
 
-def trained_segmenter(training: list[Batch], mask_mode: str, **adversaries: dict[str, float]) -> MaskedUNet:
+def trained_segmenter(training: list[Batch], mask_mode: str, **adversaries: Any) -> MaskedUNet:
     torch.manual_seed(0)
     segmenter = MaskedUNet(
         num_classes=3, channels=8, levels=4, alignment_level=2, discriminator_channels=(8,), mask_mode=mask_mode
