@@ -36,7 +36,7 @@ HELD_OUT = 0.2
 
 
 def run_adapt(request: AdaptRequest) -> Path | None:
-    """Plan, check, say the cost, train, segment, evaluate and report; what is done already is not done again.
+    """Plan, check, estimate the cost, train, segment, evaluate and report; finished steps are skipped.
 
     Returns:
         The report; None after ``plan_only``.
@@ -126,7 +126,7 @@ def _check(
 
 
 def _decide(request: AdaptRequest, progress: Progress) -> None:
-    """Say what the run will cost, and keep the schedule that fits."""
+    """Print the estimated cost, and record the schedule that fits."""
     rules = read_rules()
     schedule = rules.schedule(request.schedule)
     folder = request.out / "cost"
@@ -186,7 +186,7 @@ def _say_if_ignored(request: AdaptRequest, schedule: Schedule) -> None:
 
 
 def _is_edited(file: Path, progress: Progress) -> bool:
-    """Whether a person has changed the task file since it was written."""
+    """Whether the task file was edited since it was written."""
     return file.is_file() and _digest(file) != progress.content.get("task_written")
 
 

@@ -1,4 +1,4 @@
-"""What a run will cost on this machine, said before it starts, and how long it may train."""
+"""Time and memory of a run on this machine, estimated before it starts, and the length of training that fits."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def free_memory_bytes() -> float | None:
 
 
 def load_sentence() -> str:
-    """A sentence if other programs use the cores; empty if not, or if the system does not tell."""
+    """A sentence if other programs use the cores; empty if not, or if the load is unknown."""
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load < cores / 2:

@@ -1,4 +1,4 @@
-"""What the person asked for, and where everything of a run lies."""
+"""The request of a run, its progress, and the paths of its files."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class SegmentedSet:
 
 @dataclass(frozen=True)
 class Segmentations:
-    """Measured label maps and what is odd about them.
+    """Measured label maps and their findings.
 
     Attributes:
         cases: one for each label map.
@@ -74,7 +74,7 @@ class Segmentations:
 
 
 def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: Path, source: str) -> Segmentations:
-    """Measure label maps and compare them with people's anatomy and with the labelled cases.
+    """Measure label maps and compare them with plausible anatomy and with the labelled cases.
 
     Args:
         sets: with label maps for all of their volumes.

@@ -77,7 +77,7 @@ def parse_duration(text: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """A duration with two digits of use: ``40 s``, ``25 min``, ``3.5 h``."""
+    """A duration with two significant digits: ``40 s``, ``25 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

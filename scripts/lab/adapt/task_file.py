@@ -36,7 +36,7 @@ HEADER = """# Written by `python -m scripts adapt` from {volumes}; each value ha
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """A task file and what a person should know about it.
+    """A task file and the warnings about it.
 
     Attributes:
         text: of the file.
@@ -92,7 +92,7 @@ def choose_task(
 
 
 def choose_labels(cases: Sequence[MeasuredCase], given: str | None) -> list[Choice]:
-    """The structures: their values in the label maps, and names from the person or ``label_<value>``.
+    """The structures: their values in the label maps, and the given names or ``label_<value>``.
 
     Args:
         cases: of the labelled domain.

@@ -33,7 +33,7 @@ SHARE = 0.8
 
 @dataclass(frozen=True)
 class _Relation:
-    """What holds for two structures of a task, and in how many cases it does not."""
+    """A spatial relation of two structures of a task, and the number of cases that violate it."""
 
     first: float
     second: float
