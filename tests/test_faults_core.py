@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,6 +190,31 @@ def test_a_bad_volume_does_not_end_the_others(
 def test_memory_that_is_not_there_is_stated() -> None:
     check_memory(1.0, "a.nii.gz")
     assert "need 1024.0 GiB of memory" in refused(check_memory, 2.0**40, "a.nii.gz").found
+
+
+CHILD = """
+import time
+from scripts.core.processes import end_with_parent
+end_with_parent()
+print("ready", flush=True)
+time.sleep(60)
+"""
+PARENT = f"""
+import subprocess, sys, time
+with subprocess.Popen([sys.executable, "-c", {CHILD!r}]) as child:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+def test_a_worker_ends_with_its_killed_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        killed = time.monotonic()
+        parent.kill()
+        assert parent.stdout.read() == ""  # at its end: the child, which shares it, is gone too
+        assert time.monotonic() - killed < 30
 
 
 def labelled_slices(folder: Path, *steps: Any) -> SliceSet:

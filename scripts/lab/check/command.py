@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 
 from scripts.core import schema
 from scripts.core.errors import InputError
-from scripts.core.processes import available_cores
+from scripts.core.processes import available_cores, end_with_parent
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.case_search import find_cases, find_files_left_out
@@ -190,13 +191,20 @@ def _names_without_task(files: Sequence[ListedCase]) -> TaskLabels:
     return TaskLabels(names=dict(names.pop()) if len(names) == 1 else {})
 
 
+def _start_worker() -> None:
+    """Leave Ctrl-C to the command, and end with it if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
 def _mapped(measure: partial[MeasuredCase], files: Sequence[ListedCase], workers: int | None) -> Iterator[MeasuredCase]:
     most = min(available_cores(), len(files) // CASES_PER_WORKER) if workers is None else workers
     if most < 2:
         yield from map(measure, files)
         return
     try:
-        pool = ProcessPoolExecutor(most, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(most, mp_context=context, initializer=_start_worker)
     except OSError as error:  # processes share semaphores, which need a writable /dev/shm
         logger.warning("Cases are measured one at a time, because no process pool could be started (%s).", error)
         yield from map(measure, files)
