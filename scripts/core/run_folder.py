@@ -61,7 +61,8 @@ class RunFolder:
             self.settings.check()
         join()
         check_ranks_agree("settings", self.deciding_settings() or {})
-        make_folder(self.root)
+        for folder in (self.root, *filter(Path.is_dir, [self.root / "logs"])):  # of an earlier run; TensorBoard's
+            make_folder(folder)
         if rank() == 0:
             self._lock()
             remove_parts(self.root)
