@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse and run one command; an input error ends it with one sentence and exit code 1, Ctrl-C with 130."""
     show_input_errors_as_sentences()
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        raise SystemExit(130) from None
+    options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
