@@ -11,6 +11,10 @@ TASK ?= phantom_mr2ct
 SYNTHESIS_WEIGHTS ?=
 SEGMENTATION_WEIGHTS ?=
 
+# cpu: the build of torch without gigabytes of CUDA. The default where Linux has no driver of a GPU; TORCH=default takes PyPI's.
+TORCH ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi rocm-smi >/dev/null || echo cpu)
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+
 RUN := .venv/bin/python
 
 # Several test processes share the cores: one thread each, and none that spins while it waits.
@@ -22,7 +26,7 @@ PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  Settings: PYTHON=$(PYTHON)  TASK=$(TASK)  SYNTHESIS_WEIGHTS=FILE  SEGMENTATION_WEIGHTS=FILE"
+	@echo "  Settings: PYTHON=$(PYTHON)  TORCH=$(TORCH)  TASK=$(TASK)  SYNTHESIS_WEIGHTS=FILE  SEGMENTATION_WEIGHTS=FILE"
 
 install: .venv/installed ## Create .venv for training, inference and packing
 
@@ -94,6 +98,7 @@ export FIND_ACCELERATED_TORCH
 	fi
 
 .venv/installed: .venv/bin/python requirements.txt
+	$(if $(filter cpu,$(TORCH)),$(install_torch_for_cpu))
 	$(call install_pins,requirements.txt)
 
 .venv/installed-dev: .venv/installed requirements-export.txt requirements-dicom.txt requirements-dev.txt
@@ -107,6 +112,12 @@ export FIND_ACCELERATED_TORCH
 	@echo "Installing $< into $(@D): minutes the first time"
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+# Without dependencies, as the other index has torch alone; where it cannot be reached, the pins install PyPI's build.
+define install_torch_for_cpu
+@grep -q '==.' .venv/torch-taken || $(RUN) -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps --index-url $(CPU_WHEELS) \
+	"$$(sed -n 's/^torch==.*/&+cpu/p' requirements.txt)" || echo "No CPU build of torch at $(CPU_WHEELS): installing the default one"
+endef
 
 define install_pins
 @echo "Installing $(lastword $(1)) into .venv: minutes the first time"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, refused, run_command
+from conftest import ROOT, refused, run_command, write_volume
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
 from scripts.lab.adapt import cost, steps
@@ -110,6 +113,24 @@ def test_further_volumes_cost_their_segmentation_alone(
     assert (request_.label_maps / "new_ct_1_image" / "ct_1_image_seg.nii.gz").is_file()
 
 
+def test_a_volume_of_another_modality_is_refused(processes: Processes, request_: AdaptRequest, data: Path) -> None:
+    run_adapt(request_)
+    error = refused(run_adapt, replace(request_, segment=[data / "mr_0_image.nii.gz"]))
+    assert "the intensities of an MR" in error.found
+    assert not (request_.label_maps / "new_mr_0_image").exists()
+
+
+def test_a_volume_of_another_size_is_named(
+    processes: Processes, request_: AdaptRequest, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two of the seven slices of a volume of 79 x 88 x 28 mm."""
+    run_adapt(request_)
+    whole = nib.load(data / "ct_0_image.nii.gz")
+    part = write_volume(tmp_path / "ct_0_image.nii.gz", np.asarray(whole.dataobj)[..., 2:4], whole.affine)
+    run_adapt(replace(request_, segment=[part]))
+    assert "a volume of 8 x 79 x 88 mm" in caplog.text
+
+
 def test_the_plan_alone_and_an_edited_task_file(processes: Processes, request_: AdaptRequest) -> None:
     assert run_adapt(replace(request_, plan_only=True)) is None
     assert processes.commands == []
@@ -161,15 +182,13 @@ def test_a_folder_belongs_to_its_inputs(processes: Processes, request_: AdaptReq
     error = refused(run_adapt, replace(request_, source_images=request_.target_images))
     assert "--source_images" in error.found
     assert "schedule trial" in refused(run_adapt, replace(request_, schedule="day")).found
+    assert "schedule trial" in refused(run_adapt, replace(request_, time_s=60.0)).found
 
 
 def test_volumes_unlike_the_labelled_ones_are_flagged(
     processes: Processes, request_: AdaptRequest, data: Path, tmp_path: Path
 ) -> None:
     """A label map without its aorta, as a segmentation of ``ct_0``."""
-    import nibabel as nib
-    import numpy as np
-
     labels = tmp_path / "answers"
     shutil.copytree(data, labels)
     image = nib.load(data / "ct_0_label.nii.gz")
@@ -190,8 +209,6 @@ def test_one_command_as_a_user_types_it(request_: AdaptRequest) -> None:
     """The trial schedule on tiny volumes: every process is real."""
     folders = {name: str(path) for name, path in request_.inputs().items() if path}
     options = [word for name, path in folders.items() for word in (f"--{name}", path)]
-    import sys
-
     command = [sys.executable, "-m", "scripts", "adapt", *options, "--out", str(request_.out)]
     done = run_command([*command, "--label_names", NAMES, "--schedule", "trial"], timeout_s=900)
     assert done.code == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

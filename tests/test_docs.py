@@ -89,7 +89,8 @@ OTHER_OPTIONS = {
         "no_check",
     },
     "bundle": {"task", "weights", "weights_url", "zip", "bundle", "source", "out", "evaluation"},
-    "others": {"conf", "app", "studies", "host", "port", "logdir", "backend"},  # MONAI Label's, TensorBoard's, MLflow's
+    "others": {"verify_dataset_integrity", "fast"}  # nnU-Net's, TotalSegmentator's
+    | {"conf", "app", "studies", "host", "port", "logdir", "backend"},  # MONAI Label's, TensorBoard's, MLflow's
     "monai-deploy": {"input", "output", "model", "models", "config", "platform", "tag"},
     "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen
 }

@@ -26,9 +26,9 @@ def test_a_process_leaves_a_log_and_its_last_line(code: str, end: int, last_line
 
 
 def test_of_a_run_only_the_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = (
-        "print('a warning'); print('volumes: 50%|# | 1/2 [00:01<00:01]\\rvolumes: 100%|##| 2/2 [00:02<00:00]\\ndone')"
-    )
+    """A bar without its line end is followed by a logger's line."""
+    half, whole = "volumes: 50%|# | 1/2 [00:01<00:01]", "volumes: 100%|##| 2/2 [00:02<00:00]"
+    code = f"print('a warning'); print('{half}', end='\\r'); print('{whole}2026-11-30 - INFO - over'); print('done')"
     assert run_process(["-c", code], tmp_path / "one.log", shown="progress") == (0, "done")
-    assert capsys.readouterr().out.strip().splitlines()[-1] == "volumes: 100%|##| 2/2 [00:02<00:00]"
+    assert capsys.readouterr().out.strip().split("\r")[-1] == whole
     assert "a warning" in (tmp_path / "one.log").read_text()

@@ -158,8 +158,9 @@ def segmentation_panel(
     *,
     label_names: Sequence[str],
     title: str = "",
+    row_titles: Sequence[str] = (),
 ) -> None:
-    """Show target slices, their prediction and the local mask (section III-B) as a heat map.
+    """Show slices, their prediction and the local mask (section III-B) as a heat map.
 
     Args:
         image: (N, H, W) in [-1, 1].
@@ -168,6 +169,7 @@ def segmentation_panel(
         path: PNG file to write.
         label_names: names of the classes 1..K.
         title: heading, such as the iteration.
+        row_titles: one for each slice, or none.
 
     Raises:
         ValueError: there is no slice to show.
@@ -179,7 +181,7 @@ def segmentation_panel(
         for n, panel in enumerate(plain)
     ]
     columns = ("image", "prediction", "local mask")
-    slice_montage(rows, path, column_titles=columns, label_names=label_names, title=title)
+    slice_montage(rows, path, column_titles=columns, row_titles=row_titles, label_names=label_names, title=title)
 
 
 def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

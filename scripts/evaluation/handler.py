@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +23,6 @@ from scripts.inference.exported_network import ExportedNetwork
 from scripts.inference.work_sharing import Worklist
 
 __all__ = ["EvaluationReport"]
-
-logger = logging.getLogger(__name__)
 
 
 class EvaluationReport:
@@ -95,8 +92,7 @@ class EvaluationReport:
         engine.state.metrics.update(
             {measure: mean for measure, mean in summary["mean_over_structures"].items() if mean is not None}
         )
-        logger.info("evaluation of %d cases\n%s", summary["cases"], format_table(summary))
-        print(selection_sentence(selection), flush=True)
+        print(f"{summary['cases']} cases\n{format_table(summary)}\n{selection_sentence(selection)}", flush=True)
         for word, name in zip(("worst", "median"), worst_and_median_case(results), strict=True):
             dice = float(np.nanmean([result.dice for result in results[name]]))
             title = f"{word} case: {name}, mean Dice {100 * dice:.1f} %"

@@ -23,7 +23,7 @@ __all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
 
 
 class _Panel:
-    """A picture every ``interval`` epochs, on the first process.
+    """A picture every ``interval`` epochs and one at the end, on the first process.
 
     Args:
         folder: where ``<kind>_<iteration>.png`` goes.
@@ -49,7 +49,8 @@ class _Panel:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.show)
+        is_due = lambda engine, epoch: epoch % self.interval == 0 or epoch == engine.state.max_epochs  # noqa: E731
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=is_due), self.show)
 
     def show(self, engine: Engine) -> None:
         """Draw one picture."""
@@ -107,7 +108,7 @@ class TranslationPanel(_Panel):
 
 
 class SegmentationPanel(_Panel):
-    """Stage 2: slices of the target domain with the prediction as overlay, and the local mask as a heat map.
+    """Stage 2: labelled and target slices with the prediction as overlay, and the local mask as a heat map.
 
     Args:
         segmenter: S with D1, usually its moving average.
@@ -123,15 +124,15 @@ class SegmentationPanel(_Panel):
     def draw(self, path: Path, title: str) -> None:
         """Segment the sample with running batch-norm statistics, as inference does."""
         sample = self.sample_for(self.segmenter)
-        image = sample.get("target_image", sample["image"])
+        image = torch.cat([sample[key] for key in ("image", "target_image") if key in sample])
+        rows = ["labelled"] * self.count + ["target"] * (len(image) - self.count)
         training = self.segmenter.training
         self.segmenter.eval()
         prediction = self.segmenter(image).argmax(1, keepdim=True)
         mask = self.segmenter.feature_mask(self.segmenter.forward_features(image))
         self.segmenter.train(training)
-        segmentation_panel(
-            _slices(image), _slices(prediction), _slices(mask), path, label_names=self.label_names, title=title
-        )
+        shown = (_slices(image), _slices(prediction), _slices(mask))
+        segmentation_panel(*shown, path, label_names=self.label_names, title=title, row_titles=rows)
 
 
 class LossCurves:

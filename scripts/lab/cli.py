@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse and run one command; an input error ends it with one sentence and exit code 1, Ctrl-C with 130."""
     show_input_errors_as_sentences()
+    # Before torch is imported, here and in every process that a command starts: a waiting OpenMP thread that spins
+    # makes a step several times as long where other programs use the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
     options.run(options)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from scripts.data.case_names import case_name
 from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_cost
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
 from scripts.lab.adapt.grid import choose_grid, read_headers
+from scripts.lab.adapt.likeness import check_alike
 from scripts.lab.adapt.page import write_report
 from scripts.lab.adapt.request import AdaptRequest, Progress
 from scripts.lab.adapt.results import SegmentedSet, measure_label_maps, write_summary
-from scripts.lab.adapt.schedules import Schedule, read_rules
-from scripts.lab.adapt.steps import environment, evaluate, plan_trainings, segment
+from scripts.lab.adapt.schedules import Schedule, duration_text, read_rules
+from scripts.lab.adapt.steps import evaluate, plan_trainings, segment
 from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose_task
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.command import TaskLabels, judge_cases, measure_cases, read_task
@@ -45,17 +45,17 @@ def run_adapt(request: AdaptRequest) -> Path | None:
         InputError: volumes or settings that cannot be used, or errors that the check found.
         SystemExit: a training failed or was interrupted.
     """
-    os.environ.update(environment())
     make_folder(request.out)
     progress = Progress.read(request)
     if "schedule" not in progress.content:
         _plan_and_check(request, progress)
-        if request.plan_only:
-            print(f"Plan: {request.task_file}. Check: {request.out / 'check' / 'check.html'}. Nothing was trained.")
-            return None
+    if request.plan_only:
+        print(f"Plan: {request.task_file}. Check: {request.out / 'check' / 'check.html'}. Nothing was trained.")
+        return None
+    if "schedule" not in progress.content:
         _decide(request, progress)
     schedule = Schedule(**progress.content["schedule"])
-    _say_if_ignored(request, schedule)
+    _check_schedule(request, progress, schedule)
     runs = plan_trainings(request, schedule, request.out)
     if not execute_runs(runs, shown="progress"):
         raise SystemExit(1)
@@ -135,22 +135,28 @@ def _decide(request: AdaptRequest, progress: Progress) -> None:
     runs = plan_trainings(request, dataclasses.replace(schedule, length=1.0), folder)
     source, target = progress.content["domains"]
     cost = measure_cost(runs, request.data, folder, rules, (source, target), segmented)
+    print(cost.table(schedule.length).as_text())
     memory = check_memory(cost.memory_bytes)
     decided = decide(schedule, cost, rules, request.time_s, request.schedule is not None)
-    print(cost.table(decided.length).as_text())
-    print(f"Schedule {decided.name}, length {decided.length:g}; {memory}. {load_sentence()}".strip(), flush=True)
-    progress.note(schedule=dataclasses.asdict(decided), expected_s=round(cost.total_s(decided.length)))
+    expected = cost.total_s(decided.length)
+    said = (
+        f"Schedule {decided.name}, trainings of length {decided.length:g}: about {duration_text(expected)}, {memory}."
+    )
+    print(f"{said} {load_sentence()}".strip(), flush=True)
+    progress.note(schedule=dataclasses.asdict(decided), time_s=request.time_s, expected_s=round(expected))
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _use(request: AdaptRequest, progress: Progress, runs: Sequence[PlannedRun]) -> Path:
     """Segment, evaluate and report."""
     sets = _sets(request, progress)
+    source, target = progress.content["domains"]
+    for one in sets[1:]:  # the first one was planned from
+        check_alike(list(one.label_maps()), request.out / "check", target)
     for one in sets:
         if not all(path.is_file() for path in one.label_maps().values()):
             segment(runs[-1], one.where, one.folder, request.out / "logs" / f"segmentation_{one.name}.log")
         print(f"Label maps: {one.folder}.", flush=True)
-    source, target = progress.content["domains"]
     if request.target_labels and has_labels(request.data / f"{target}.json"):
         evaluate(runs[-1], request.data, request.out / "evaluation", request.out / "logs" / "evaluation.log")
     labels = read_task(str(request.task_file))
@@ -174,14 +180,18 @@ def _sets(request: AdaptRequest, progress: Progress) -> list[SegmentedSet]:
     return sets
 
 
-def _say_if_ignored(request: AdaptRequest, schedule: Schedule) -> None:
-    """A schedule is decided once: a training cannot continue with another length."""
-    if request.schedule not in (None, schedule.name):
+def _check_schedule(request: AdaptRequest, progress: Progress, schedule: Schedule) -> None:
+    """Refuse another length than the one that was decided: a training cannot continue with it.
+
+    Raises:
+        InputError: another schedule or time.
+    """
+    if request.schedule not in (None, schedule.name) or request.time_s not in (None, progress.content.get("time_s")):
         raise InputError(
             file=request.out,
-            found=f"a run with schedule {schedule.name}",
-            expected=f"--schedule {schedule.name}",
-            remedy="repeat the command with it, or choose another --out",
+            found=f"a run with schedule {schedule.name} and trainings of length {schedule.length:g}",
+            expected="the --schedule and --time that it was started with, or neither",
+            remedy="leave them out to continue, or choose another --out",
         )
 
 

@@ -19,7 +19,7 @@ from scripts.lab.pairing import match_labels
 from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.source_case import SearchOptions
 
-__all__ = ["DomainFolder", "check_not_exchanged", "domain_names", "modality_of", "write_domain"]
+__all__ = ["DomainFolder", "check_not_exchanged", "domain_names", "modality_of", "with_article", "write_domain"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ def modality_of(lowest: float) -> str:
         lowest: the 0.5th percentile of a volume.
     """
     return "CT" if lowest < CT_FAT_HU else "MR"
+
+
+def with_article(modality: str) -> str:
+    """``a CT``, ``an MR``."""
+    return f"{'an' if modality.startswith('M') else 'a'} {modality}"
 
 
 def domain_names(source: Path, target: Path) -> tuple[str, str]:

@@ -74,7 +74,7 @@ def _training_text(schedule: Mapping[str, Any]) -> str:
 
 
 def _volumes(result: Segmentations, names: Mapping[float, str]) -> Table:
-    rows = [["labelled cases", *(f"{low:.3g} to {high:.3g}" for low, high in map(result.range_of, names))]]
+    rows = [["labelled cases", *(f"{low:.3g} to {high:.3g}" for low, high in map(result.ranges.__getitem__, names))]]
     return Table(
         heads=["ml", *names.values()],
         rows=[*rows, *(_volume_row(case, names) for case in result.cases)],

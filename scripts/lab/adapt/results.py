@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,11 @@ from scripts.data.datalists import find_volumes
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
 from scripts.lab.check.command import TaskLabels, measure_cases
-from scripts.lab.check.limits import LIMITS
 
-__all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary"]
+__all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "volume_warning", "write_summary"]
 
-# A structure that so many labelled cases show should be in a label map.
-USUAL = 0.8
+# A volume may lie outside the range of the labelled cases by this factor: people differ, and training sets are small.
+SLACK = 1.5
 
 
 @dataclass(frozen=True)
@@ -50,27 +48,25 @@ class Segmentations:
     Attributes:
         cases: one for each label map.
         findings: warnings.
-        ranges: least and greatest volume in ml of each structure in the labelled cases, by value.
-        usual: values of the structures that most labelled cases show.
+        ranges: least and greatest volume in ml of each structure in the labelled cases, by value; least is 0 if one
+            lacks it.
     """
 
     cases: Sequence[MeasuredCase]
     findings: Sequence[Finding]
     ranges: Mapping[float, tuple[float, float]]
-    usual: frozenset[float] = frozenset()
-
-    def range_of(self, value: float) -> tuple[float, float]:
-        """The range of a structure; 0 to infinity if no labelled case shows it."""
-        return self.ranges.get(value, (0.0, math.inf))
 
     def warning(self, case: MeasuredCase, value: float) -> str:
         """``missing``, ``too small``, ``too large``, or nothing."""
-        if value not in case.volumes_ml:
-            return "missing" if value in self.usual else ""
-        low, high = self.range_of(value)
-        if case.volumes_ml[value] < low / LIMITS.size_slack:
-            return "too small"
-        return "too large" if case.volumes_ml[value] > high * LIMITS.size_slack else ""
+        return volume_warning(case.volumes_ml.get(value, 0.0), self.ranges[value])
+
+
+def volume_warning(ml: float, known: tuple[float, float]) -> str:
+    """``missing``, ``too small`` or ``too large`` against the range of the labelled cases, or nothing."""
+    least, greatest = known
+    if ml < least / SLACK:
+        return "too small" if ml else "missing"
+    return "too large" if ml > greatest * SLACK else ""
 
 
 def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: Path, source: str) -> Segmentations:
@@ -94,12 +90,11 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
         case for case in json.loads((check / REPORT).read_text(encoding="utf-8"))["cases"] if case["domain"] == source
     ]
     volumes = [{float(value): ml for value, ml in case["volumes_ml"].items()} for case in known]
-    shown = {value: [ml[value] for ml in volumes if value in ml] for value in labels.names}
-    ranges = {value: (min(seen), max(seen)) for value, seen in shown.items() if seen}
-    usual = frozenset(value for value, seen in shown.items() if len(seen) >= USUAL * len(volumes))
+    shown = {value: [ml.get(value, 0.0) for ml in volumes] for value in labels.names}
+    ranges = {value: (min(seen), max(seen)) for value, seen in shown.items()}
     findings = [finding for case in cases for finding in case.findings]
     findings += [] if labels.keeps_stored_axes else find_wrong_sides(cases, labels.names)
-    result = Segmentations(cases, (), ranges, usual)
+    result = Segmentations(cases, (), ranges)
     findings += [finding for case in cases for finding in _against_labelled(case, labels.names, result)]
     return replace(result, findings=findings)
 
@@ -111,7 +106,7 @@ def write_summary(path: Path, result: Segmentations, names: Mapping[float, str])
         writer.writerow(["set", "case", "structure", "value", "ml", "labelled_least", "labelled_greatest", "warning"])
         for case in result.cases:
             for value, name in names.items():
-                numbers = (f"{number:.1f}" for number in (case.volumes_ml.get(value, 0.0), *result.range_of(value)))
+                numbers = (f"{number:.1f}" for number in (case.volumes_ml.get(value, 0.0), *result.ranges[value]))
                 writer.writerow([case.domain, case.name, name, f"{value:g}", *numbers, result.warning(case, value)])
     return path
 
@@ -121,12 +116,12 @@ def _against_labelled(case: MeasuredCase, names: Mapping[float, str], result: Se
     odd = []
     for value, name in names.items():
         if warning := result.warning(case, value):
-            low, high = result.range_of(value)
+            low, high = result.ranges[value]
             odd.append(
                 f"{name} {warning}, {case.volumes_ml.get(value, 0.0):.3g} ml (labelled: {low:.3g} to {high:.3g})"
             )
     if not odd:
         return []
-    expected = f"volumes within {LIMITS.size_slack:g} times the range of the labelled cases"
+    expected = f"volumes within {SLACK:g} times the range of the labelled cases"
     remedy = "look at the pictures, and do not use this label map unless they convince you"
     return [case.finding("warning", "unusual volume", "; ".join(odd), expected, remedy)]

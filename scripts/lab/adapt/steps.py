@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from scripts.lab.experiments.plan import (
 )
 from scripts.lab.experiments.run_record import run_process
 
-__all__ = ["environment", "evaluate", "plan_trainings", "segment"]
+__all__ = ["evaluate", "plan_trainings", "segment"]
 
 USE = Path("configs") / "segmentation"
 
@@ -98,7 +97,7 @@ def evaluate(run: PlannedRun, data: Path, out: Path, log: Path) -> None:
 
 def _run(run_id: str, files: Sequence[Path], run: PlannedRun, options: Sequence[str], log: Path) -> None:
     command = bundle_command(run_id, files, run.folder, *options, *network_options(run.settings, files), *LOGGING)
-    code, last_line = run_process(command, log, environment=environment(), shown="progress")
+    code, last_line = run_process(command, log, shown="progress")
     if code:
         raise InputError(
             file=log,
@@ -106,8 +105,3 @@ def _run(run_id: str, files: Sequence[Path], run: PlannedRun, options: Sequence[
             expected="an end without errors",
             remedy="mend what the last lines say, and repeat the command: finished volumes are kept",
         )
-
-
-def environment() -> Mapping[str, str]:
-    """Waiting OpenMP threads must not spin: beside other programs a step would take many times as long."""
-    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}

@@ -12,7 +12,7 @@ from typing import Any
 
 from scripts.core.errors import InputError, SettingError
 from scripts.data.volumes import CT_FAT_HU
-from scripts.lab.adapt.folders import modality_of
+from scripts.lab.adapt.folders import modality_of, with_article
 from scripts.lab.adapt.grid import Grid, Header
 from scripts.lab.adapt.values import Choice, as_yaml
 from scripts.lab.check.cases import MeasuredCase
@@ -187,10 +187,10 @@ def _one_modality(domain: str, cases: Sequence[MeasuredCase]) -> str:
         )
     if len(kinds) > 1:
         odd = [name for name, kind in found.items() if kind == kinds[0]]
+        one, other = map(with_article, kinds)
         raise InputError(
             file=f"the images of {domain}",
-            found=f"{len(odd)} of {len(found)} volumes with the intensities of a {kinds[0]} ({', '.join(odd[:4])}), "
-            f"the others with those of a {kinds[1]}",
+            found=f"intensities of {one} in {len(odd)} of {len(found)} volumes ({', '.join(odd[:4])}), else of {other}",
             expected="one modality in a folder",
             remedy="move the others to a folder of their own; a CT must be in Hounsfield units",
         )

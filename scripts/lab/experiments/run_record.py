@@ -23,6 +23,9 @@ Status = Literal["done", "failed", "missing"]
 Shown = Literal["all", "progress", "nothing"]
 """What of a process's output goes to the screen; its log file has everything."""
 
+# A bar of tqdm, without what a logger writes behind it.
+BAR = re.compile(r"\S.*?\d+%\|[^\]]*\]")
+
 # Matches the lines of progress bars: a percentage, or a count and a time.
 PROGRESS = re.compile(r"\d+%\||it \[\d\d:\d\d|^\d+%$")
 
@@ -157,9 +160,9 @@ class _Screen:
             sys.stdout.flush()
         elif self.shown == "progress":
             *lines, self.rest = re.split(rb"[\r\n]", self.rest + chunk)
-            bars = [text for line in lines if PROGRESS.search(text := line.decode(errors="replace"))]
+            bars = [bar[0] for line in lines if (bar := BAR.search(line.decode(errors="replace")))]
             if bars:
-                print(f"\r{bars[-1].rstrip():<{self.width}}", end="", flush=True)
+                print(f"\r{bars[-1]:<{self.width}}", end="", flush=True)
                 self.width = len(bars[-1])
 
     def close(self) -> None:

@@ -1,0 +1,66 @@
+"""Volumes to segment against those that the run was planned from: another modality, or another part of the body."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scripts.core.errors import InputError
+from scripts.data.nifti import read_nifti
+from scripts.lab.adapt.folders import modality_of, with_article
+from scripts.lab.check.cases import REPORT
+
+__all__ = ["check_alike"]
+
+logger = logging.getLogger(__name__)
+
+# Ratio to the shortest and the longest extent of the known volumes from which a volume shows another part of the body.
+SLACK = 1.5
+
+
+def check_alike(images: Sequence[str], check: Path, target: str) -> None:
+    """Refuse volumes of another modality than the target's, and warn of volumes of another size.
+
+    Args:
+        images: NIfTI files.
+        check: folder of the check of the volumes that were trained on.
+        target: name of their domain.
+
+    Raises:
+        InputError: a CT for a segmenter of MR, or the other way round.
+    """
+    content = json.loads((check / REPORT).read_text(encoding="utf-8"))
+    known = [case for case in content["cases"] if case["domain"] == target and case["shape"]]
+    modality = modality_of(float(np.median([case["percentiles"]["0.5"] for case in known])))
+    extents = np.array([_extents(case) for case in known])  # (cases, 3), ascending
+    for image in images:
+        volume = read_nifti(image)
+        lowest = float(np.percentile(volume.voxels, 0.5))
+        if modality_of(lowest) != modality:
+            raise InputError(
+                file=image,
+                found=f"the intensities of {with_article(modality_of(lowest))} (percentile 0.5: {lowest:.4g})",
+                expected=f"{with_article(modality)}, as the volumes of {target} that the segmenter was trained for",
+                remedy="leave it out, or run adapt for this modality",
+            )
+        spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
+        size = np.sort(spacing * volume.voxels.shape)
+        if (size < extents.min(0) / SLACK).any() or (size > extents.max(0) * SLACK).any():
+            logger.warning(
+                "%s: a volume of %s mm. The volumes that the segmenter was trained for have %s to %s mm. "
+                "Does it show another part of the body? Look at its label map.",
+                image,
+                *map(_text, (size, extents.min(0), extents.max(0))),
+            )
+
+
+def _extents(case: Mapping[str, Any]) -> list[float]:
+    return sorted(np.multiply(case["shape"], case["spacing_mm"]).tolist())
+
+
+def _text(size: np.ndarray) -> str:
+    return " x ".join(f"{edge:.0f}" for edge in size)
