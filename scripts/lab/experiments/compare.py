@@ -25,7 +25,10 @@ from scripts.lab.experiments.plan import (
 )
 from scripts.lab.experiments.run_record import RunRecord, Shown, run_process
 
-__all__ = ["execute_runs", "run_comparison"]
+__all__ = ["LOCK", "execute_runs", "run_comparison"]
+
+# In the folder of a run while its steps are executed; each step holds the lock of its own run folder, ``.lock``.
+LOCK = ".steps.lock"
 
 
 def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
@@ -78,7 +81,7 @@ def execute_runs(runs: Sequence[PlannedRun], *, jobs: int = 1, shown: Shown = "a
 
 def _register(run: PlannedRun) -> None:
     """Register the run in its record, and warn if a finished run differs from the current files."""
-    with suppress(Timeout), FileLock(make_folder(run.folder) / ".lock", blocking=False):
+    with suppress(Timeout), FileLock(make_folder(run.folder) / LOCK, blocking=False):
         record = RunRecord(run.folder)
         record.register(run)
         if record.status == "done" and (sentence := changed_settings(run)):
@@ -126,13 +129,13 @@ def _provide_data(request: ComparisonRequest) -> None:
 def _execute(runs: Sequence[PlannedRun], jobs: int, shown: Shown, run: PlannedRun) -> None:
     """Execute one run, unless it is done, another process works on it, or a run that it needs is not done."""
     try:
-        with FileLock(make_folder(run.folder) / ".lock", blocking=False):
+        with FileLock(make_folder(run.folder) / LOCK, blocking=False):
             record = RunRecord(run.folder)
             if record.status == "done":
                 return
             needed = [other for other in runs if other.folder in run.needs]
             for other in needed:
-                with FileLock(make_folder(other.folder) / ".lock"):  # wait for a process that works on it
+                with FileLock(make_folder(other.folder) / LOCK):  # wait for a process that works on it
                     pass
                 if RunRecord(other.folder).status != "done":
                     return record.fail(run, "training", f"its {other.kind}, {other.title}, is not done")
