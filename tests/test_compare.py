@@ -18,7 +18,6 @@ from filelock import FileLock
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
-from scripts.core.run_folder import RunFolder
 from scripts.lab.experiments import run_record
 from scripts.lab.experiments.changes import changed_settings
 from scripts.lab.experiments.compare import LOCK, run_comparison
@@ -293,12 +292,6 @@ def test_without_its_translator_a_method_fails_with_a_sentence(wanted: Compariso
     assert record_of(wanted, "methods/glua_seed0").error == "its translator, style, seed 0, is not done"
     assert record_of(wanted, "methods/none_seed0").status == "done"
     assert record_of(wanted, "methods/glua_seed1").status == "done"
-
-
-def test_the_steps_of_a_run_may_lock_its_folder(tmp_path: Path) -> None:
-    """A training locks its own folder while the comparison that started it holds the run."""
-    with FileLock(tmp_path / LOCK):
-        RunFolder(root=str(tmp_path)).open().close()
 
 
 def test_a_run_of_another_process_is_left_to_it(one: ComparisonRequest, processes: Processes) -> None:

@@ -6,6 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from scripts.core.run_folder import RunFolder
+from scripts.lab.experiments.compare import LOCK
 from scripts.lab.experiments.run_record import run_process
 
 
@@ -32,3 +35,9 @@ def test_of_a_run_only_the_progress_is_shown(tmp_path: Path, capsys: pytest.Capt
     assert run_process(["-c", code], tmp_path / "one.log", shown="progress") == (0, "done")
     assert capsys.readouterr().out.strip().split("\r")[-1] == whole
     assert "a warning" in (tmp_path / "one.log").read_text()
+
+
+def test_the_steps_of_a_run_may_lock_its_folder(tmp_path: Path) -> None:
+    """A training locks its own folder while the comparison that started it holds the run."""
+    with FileLock(tmp_path / LOCK):
+        RunFolder(root=str(tmp_path)).open().close()
