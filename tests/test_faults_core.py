@@ -103,11 +103,11 @@ def test_incomplete_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
     (tmp_path / "logs" / f".losses{PART}x1.csv").write_text("1")
     (tmp_path / ".kept").write_text("1")
     (tmp_path / "eval").mkdir()
-    for name in (".lock", f".summary{PART}x2.json"):
+    for name in (".run.lock", f".summary{PART}x2.json"):
         (tmp_path / "eval" / name).write_text("another run's")
     remove_parts(tmp_path)
     found = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert found == [".kept", ".lock", f".summary{PART}x2.json"]
+    assert found == [".kept", ".run.lock", f".summary{PART}x2.json"]
 
 
 HOLD = """

@@ -137,7 +137,7 @@ def remove_parts(folder: Path, depth: int = 2) -> None:
     for file in folder.glob(f".*{PART}*"):
         file.unlink(missing_ok=True)
     for inner in folder.iterdir() if depth else ():
-        if inner.is_dir() and not inner.is_symlink() and not (inner / ".lock").exists():
+        if inner.is_dir() and not inner.is_symlink() and not (inner / ".run.lock").exists():
             remove_parts(inner, depth - 1)
 
 

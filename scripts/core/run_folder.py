@@ -44,7 +44,7 @@ class RunFolder:
     ) -> None:
         self.root, self.seed = Path(root), seed
         self.settings = current_settings()
-        self.lock = FileLock(self.root.absolute() / ".lock", timeout=0, is_singleton=True, thread_local=False)
+        self.lock = FileLock(self.root.absolute() / ".run.lock", timeout=0, is_singleton=True, thread_local=False)
 
     def open(self) -> RunFolder:
         """Before anything else is built: check the settings, join other processes, make and lock the folder, seed.
