@@ -75,11 +75,16 @@ class PseudoLabelRounds:
             writer.writerows(rows)
 
     def draw(self) -> None:
-        """Show the slice with most labelled voxels of several cases, with pseudo-labels and ignored voxels."""
+        """Show the slice with most labelled voxels of several cases in use, with pseudo-labels and ignored voxels."""
         labels, images = self.pseudo_labels.labels.cpu().numpy()[:, 0], self.pseudo_labels.slices.images.cpu().numpy()
         is_labelled = (labels > 0) & (labels != IGNORED)  # (N, H, W)
         case_of = self.pseudo_labels.slices.case_of.numpy()
-        cases = np.unique(np.linspace(0, case_of.max(), self.count).round().astype(int))
+        used = (
+            np.unique(case_of[self.pseudo_labels.labelled_slices])
+            if self.pseudo_labels.used_cases
+            else np.unique(case_of)
+        )
+        cases = used[np.unique(np.linspace(0, len(used) - 1, self.count).round().astype(int))]
         rows = []
         for case in cases:
             own = np.flatnonzero(case_of == case)
