@@ -24,7 +24,7 @@ from scripts.inference.exported_network import (
     import_engine,
     path_for_engine,
 )
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from torch import nn
 
 __all__ = ["TOLERANCE", "export_network"]

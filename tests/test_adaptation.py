@@ -10,7 +10,7 @@ import torch
 from scripts.core.domains import SOURCE, TARGET
 from scripts.evaluation.metrics import dice_per_class
 from scripts.networks.masked_unet import MaskedUNet
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from test_trainers import OFF, Batch, dual_trainer, style_trainer
 from torch import Tensor
 from torch.optim import Adam

@@ -12,11 +12,11 @@ from scripts.networks.adain import InstanceNorm, adaptive_instance_norm
 from scripts.networks.domain_discriminator import DOMAIN_DISCRIMINATOR_NORMS, DomainDiscriminator, logits_of_domain
 from scripts.networks.feature_discriminator import FEATURE_DISCRIMINATOR_NORMS, FeatureDiscriminator
 from scripts.networks.generator_layers import FoldedUpsampleConv
+from scripts.networks.layers import SpectralConv2d
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.masked_unet import MaskedUNet
 from scripts.networks.prediction_discriminator import PredictionDiscriminator
 from scripts.networks.segmenter import Segmenter
-from scripts.networks.spectral_conv import SpectralConv2d
 from scripts.networks.style_mappings import StyleMapping
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
 from torch import Tensor, nn

@@ -17,7 +17,7 @@ from conftest import SMALL, TASK, write_weights
 
 pytestmark = pytest.mark.slow
 
-MOST_FILES = {"synthesis": 57, "segmentation": 75}
+MOST_FILES = {"synthesis": 55, "segmentation": 75}
 MOST_LINES = 8500
 every_bundle = pytest.mark.parametrize("name", BUNDLES)
 

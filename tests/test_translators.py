@@ -21,8 +21,7 @@ from scripts.networks.cyclegan_generator import CycleGanGenerator
 from scripts.networks.domain_discriminator import DomainDiscriminator
 from scripts.networks.style_mappings import CodeMapping, NoMapping
 from scripts.networks.style_transfer_generator import StyleTransferGenerator
-from scripts.networks.translator import Translator
-from scripts.networks.translators import TRANSLATORS, build_translator
+from scripts.networks.translators import TRANSLATORS, Translator, build_translator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD

@@ -16,7 +16,7 @@ from scripts.losses.adversarial import ADVERSARIAL_KINDS
 from scripts.losses.extra import ExtraLoss, Translated, drawn_style
 from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from torch.optim.swa_utils import AveragedModel
 
 __all__ = ["StyleTransferTrainer"]

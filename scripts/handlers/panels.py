@@ -17,7 +17,7 @@ from torch import nn
 
 if TYPE_CHECKING:  # a packed bundle contains the networks of its own stage only
     from scripts.networks.segmenter import Segmenter
-    from scripts.networks.translator import Translator
+    from scripts.networks.translators import Translator
 
 __all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
 

@@ -13,7 +13,7 @@ import torch
 from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.core.weights import check_metadata
 from scripts.engines.precision import autocast, bf16_is_fast
-from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.layers import as_plain_tensor
 from torch import Tensor, nn
 
 __all__ = [

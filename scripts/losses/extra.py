@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from scripts.core.processes import all_gather_batch, local_shard
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -7,9 +7,9 @@ import torch
 from scripts.core.domains import SOURCE, TARGET
 from scripts.networks.by_domain import join_domains, split_by_domain
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
-from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.layers import as_plain_tensor
 from scripts.networks.style_mappings import NoMapping
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from torch import Tensor, nn
 
 __all__ = ["CycleGanGenerator"]

@@ -6,9 +6,9 @@ import torch
 from scripts.networks.by_domain import join_domains, split_by_domain
 from scripts.networks.demodulated_conv import DemodulatedConv, DemodulatedUpsampleConv
 from scripts.networks.generator_layers import ContentEncoder, initialise_generator
-from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.layers import as_plain_tensor
 from scripts.networks.style_mappings import StyleMapping
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -3,8 +3,7 @@
 import torch
 from scripts.core.errors import check_choice
 from scripts.networks.adain import InstanceNorm
-from scripts.networks.plain_tensor import as_plain_tensor
-from scripts.networks.spectral_conv import SpectralConv2d
+from scripts.networks.layers import SpectralConv2d, as_plain_tensor
 from torch import Tensor, nn
 
 __all__ = ["DOMAIN_DISCRIMINATOR_NORMS", "DomainDiscriminator", "logits_of_domain"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from scripts.core.errors import check_choice
 from scripts.networks.adain import InstanceNorm
-from scripts.networks.spectral_conv import SpectralConv2d
+from scripts.networks.layers import SpectralConv2d
 from torch import Tensor, nn
 
 __all__ = ["FEATURE_DISCRIMINATOR_NORMS", "FeatureDiscriminator"]

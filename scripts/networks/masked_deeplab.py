@@ -12,7 +12,7 @@ from scripts.core.errors import check_choice
 from scripts.networks.atrous_conv import AtrousConv2d
 from scripts.networks.dilated_resnet import build_dilated_resnet
 from scripts.networks.feature_discriminator import FeatureDiscriminator
-from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.layers import as_plain_tensor
 from scripts.networks.segmenter import Segmenter
 from torch import Tensor, nn
 from torch.nn import functional as F

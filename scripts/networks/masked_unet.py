@@ -8,7 +8,7 @@ from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from scripts.core.descriptions import records_arguments
 from scripts.core.errors import check_choice
 from scripts.networks.feature_discriminator import FeatureDiscriminator
-from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.layers import as_plain_tensor
 from scripts.networks.segmenter import Segmenter
 from torch import Tensor, nn
 

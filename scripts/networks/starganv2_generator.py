@@ -7,9 +7,9 @@ from typing import Any, Dict, Optional
 
 import torch
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
-from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.layers import as_plain_tensor
 from scripts.networks.style_mappings import CodeMapping, NoMapping
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from torch import Tensor, nn
 from torch.nn import functional as F
 

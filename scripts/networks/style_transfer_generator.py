@@ -4,9 +4,9 @@ from functools import partial
 
 import torch
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
-from scripts.networks.plain_tensor import as_plain_tensor
+from scripts.networks.layers import as_plain_tensor
 from scripts.networks.style_mappings import StyleMapping
-from scripts.networks.translator import Translator
+from scripts.networks.translators import Translator
 from torch import Tensor
 
 __all__ = ["StyleTransferGenerator"]

@@ -1,15 +1,27 @@
-"""A convolution of spectral norm 1 that TorchScript can compile, unlike torch's own spectral normalisation."""
+"""What several networks share: the input without MONAI's metadata, and a convolution of spectral norm 1."""
 
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SpectralConv2d"]
+__all__ = ["SpectralConv2d", "as_plain_tensor"]
+
+
+def as_plain_tensor(image: Tensor) -> Tensor:
+    """The same values without metadata, which cost time in each operation; under TorchScript there are none.
+
+    Gradients flow through.
+    """
+    if not torch.jit.is_scripting() and isinstance(image, MetaTensor):
+        return image.as_tensor()
+    return image
 
 
 class SpectralConv2d(nn.Conv2d):
     """A 2D convolution whose weight, as an (out, in * k * k) matrix, is divided by its largest singular value.
 
+    TorchScript can compile it, unlike torch's own spectral normalisation.
     Each forward pass in training mode updates the singular vector by one power iteration; evaluation does not.
     The arguments are those of ``nn.Conv2d``.
 
