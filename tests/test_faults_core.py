@@ -175,7 +175,7 @@ class Evaluator:
             self.work.done[item["image"]] = {}
 
 
-@pytest.mark.parametrize("names", [["a", "bad", "c"], ["bad1", "bad2", "c"], ["a", "bad"], ["bad"]])
+@pytest.mark.parametrize("names", [["a", "bad", "c"], ["bad1", "bad2", "c"], ["a", "bad"]])
 def test_a_bad_volume_does_not_end_the_others(
     names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +185,12 @@ def test_a_bad_volume_does_not_end_the_others(
     assert error.found == f"{len(bad)} of {len(names)} volumes without a result: {', '.join(bad)}"
     assert sorted(work.done) == [name for name in names if "bad" not in name]
     assert capsys.readouterr().err.count("error: bad") == len(bad)
+
+
+def test_a_single_volume_has_its_own_error_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = Worklist(items=[{"image": "bad"}], folder=str(tmp_path / "out"), checkpoint="none")
+    assert refused(work.run, Evaluator(work)).found == "no NIfTI"
+    assert capsys.readouterr().err == ""
 
 
 def test_memory_that_is_not_there_is_stated() -> None:

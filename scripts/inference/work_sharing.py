@@ -82,7 +82,9 @@ class Worklist:
                 break
             except Exception as error:
                 finding, position = find_input_error(error), len(self.done) - before
-                if finding is None or position == len(self.own):  # not of one volume
+                if finding is None or position == len(self.own) or len(self.items) == 1:
+                    raise
+                if not any(str(file) in str(finding.file) for file in self.own[position].values()):  # a full disk
                     raise
                 failed.append(self.own[position]["image"])
                 print(f"error: {finding}", file=sys.stderr, flush=True)
