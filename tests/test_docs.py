@@ -71,7 +71,7 @@ OTHER_OPTIONS = {
     "torchrun": {"standalone", "nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_id", "rdzv_endpoint"},
     "scripts": {"out", "overlay", "cases", "validation", "seed", "dataset", "images", "labels", "domain", "resume"}
     | {"source_images", "source_labels", "target_images", "target_labels", "label_names", "segment", "time", "schedule"}
-    | {"plan_only", "despite_errors", "task"}
+    | {"plan_only", "despite_errors", "task", "seconds"}
     | {
         "source",
         "protocol",
