@@ -28,4 +28,5 @@ def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCap
     flipped.write_bytes(whole)
     second = SliceSet(items, loading, cache_dir=str(cache))
     assert torch.equal(first.images, second.images)
-    assert caplog.text.count("damaged cache file; its volume is preprocessed again") == 2
+    assert caplog.text.count("damaged cache file (") == 2
+    assert caplog.text.count("its volume is preprocessed again") == 2

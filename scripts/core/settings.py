@@ -153,7 +153,7 @@ def _check_words(words: Sequence[str], given: Config) -> None:
         raw = raw if has_value else following
         value = given.get(name) if word.startswith("--") else None
         if isinstance(value, str) and value != raw and not raw.strip().startswith(("'", '"')):
-            found, remedy = (f"{raw}, which is read as {value!r}", f"quote it twice, --{name} \"'{raw}'\"")
+            found, remedy = (f"{raw}, which is read as {value!r}", f'quote it twice, --{name} "{raw!r}"')
             raise SettingError(f"--{name}", found, expected="a word without '#' and quotes", remedy=remedy)
 
 
