@@ -111,6 +111,16 @@ def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
     assert resumed.labelled_slices.tolist() == [0, 1, 2]
 
 
+def test_a_case_whose_slices_were_all_constant_does_not_shift_the_others() -> None:
+    # Case 1 has no slice left. Bright: 12 voxels of 0.5 ml in case 0 and of 1.5 ml in case 2; from 15 ml is plausible.
+    bright = bright_and_dark().clamp_min(0)
+    bright[2, 3, 5] = 0.0
+    made = pseudo_labels(bright, bright[:0], bright)
+    made.volume_ranges_ml = torch.tensor([[15.0, 20.0], [0.0, torch.inf]])
+    made.renew(ByBrightness())
+    assert made.slices.case_of[made.labelled_slices].unique().tolist() == [2]
+
+
 def test_batches_go_on_where_nothing_is_confident() -> None:
     made = pseudo_labels(torch.full((3, 4, 6), 0.01))
     made.renew(ByBrightness())  # logits of 0, 0.1 and -0.1: the winner has 37 %

@@ -24,7 +24,6 @@ __all__ = [
     "volume_ranges_ml",
 ]
 
-
 # Of the target's cases, in each round, if not more are plausible.
 LEAST_SHARE = 0.25
 
@@ -117,9 +116,10 @@ class PseudoLabels:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
     def _leave_out_implausible(self, ranges_ml: Tensor) -> None:
-        cases = len(self.slices.voxel_ml)
-        predicted = torch.tensor([float(count.predicted) for count in self.counts]).view(cases, -1)  # (cases, K)
-        is_used = plausible_cases(predicted * torch.tensor(self.slices.voxel_ml)[:, None], ranges_ml)
+        volumes_ml = torch.zeros(len(self.slices.voxel_ml), len(ranges_ml))  # 0 for cases without any slice
+        for count in self.counts:
+            volumes_ml[count.case, count.structure - 1] = count.predicted * self.slices.voxel_ml[count.case]
+        is_used = plausible_cases(volumes_ml, ranges_ml)
         self.labels[~is_used[self.slices.case_of]] = IGNORED
         self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
 
@@ -205,7 +205,7 @@ def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
     structures grow from round to round.
 
     Args:
-        volumes_ml: (cases, K), of the pseudo-labels.
+        volumes_ml: (cases, K), predicted.
         ranges_ml: (K, 2), the least and the greatest plausible volume of each structure.
 
     Returns:

@@ -106,11 +106,8 @@ class SliceSet:
             hash_transform=_settings_hash,
         )
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            cases = list(
-                tqdm(
-                    pool.map(dataset.__getitem__, range(len(dataset))), total=len(dataset), desc="volumes", leave=False
-                )
-            )
+            prepared = pool.map(dataset.__getitem__, range(len(dataset)))
+            cases = list(tqdm(prepared, total=len(dataset), desc="volumes", leave=False))
         images = [_as_slices(case["image"], slice_axis) for case in cases]
         for item, stack in zip(self.data, images, strict=True):
             check_preprocessed(stack, item["image"])
