@@ -40,4 +40,7 @@ def test_of_a_run_only_the_progress_is_shown(tmp_path: Path, capsys: pytest.Capt
 def test_the_steps_of_a_run_may_lock_its_folder(tmp_path: Path) -> None:
     """A training locks its own folder while the comparison that started it holds the run."""
     with FileLock(tmp_path / LOCK):
-        RunFolder(root=str(tmp_path)).open().close()
+        run = RunFolder(root=str(tmp_path)).open()
+        assert run.lock.is_locked
+        run.close()
+    assert not run.lock.is_locked
