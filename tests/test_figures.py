@@ -12,24 +12,19 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from scripts.core.errors import InputError
-from scripts.evaluation.figures import (
-    Translation,
-    case_figure,
-    image_to_data_uri,
-    loss_curves,
-    segmentation_panel,
-    translation_panel,
-)
+from scripts.evaluation.figures import case_figure, loss_curves
 from scripts.evaluation.montage import (
     DOTS_PER_INCH,
     NORMALISED,
     STRUCTURE_COLOURS,
     Panel,
+    edge_marks,
     slice_montage,
     structure_colour,
     upright,
 )
 from scripts.lab.experiments.charts import line_style
+from scripts.lab.page import Figure
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 LINE_COLOURS = [line_style(order)["color"] for order in range(7)]
@@ -139,45 +134,54 @@ def test_legend_and_outlines_show_the_structures_colours(tmp_path: Path) -> None
 
 def test_case_figure(volume: tuple, tmp_path: Path) -> None:
     image, labels = volume
-    case_figure(image, np.roll(labels, 2, 0), labels, (1.0, 1.2, 4.0), NAMES, "case 1", tmp_path / "case.png")
+    maps = {"prediction": np.roll(labels, 2, 0), "truth": labels}
+    affine = np.diag([1.0, 1.2, 4.0, 1.0])
+    case_figure(image, maps, affine, tmp_path / "case.png", label_names=NAMES, title="case 1")
     # labelled slices 2..7, all of one area: slice 2 is the first of the largest; the quarters are 3, 4 and 6 (rounded),
-    # of which 4 and 6 are the farthest: three rows
-    expected = 0.32 + 0.24 + 0.36 + 3 * 2 * (20 * 1.2) / 24 + 2 * 0.05
-    assert pixels(tmp_path / "case.png").shape[0] == in_pixels(expected)
+    # of which 4 and 6 are the farthest: three rows of image, prediction and truth
+    width, height = 0.3 + 3 * 2 + 2 * 0.05 + 0.1, 0.32 + 0.24 + 0.36 + 3 * 2 * (20 * 1.2) / 24 + 2 * 0.05
+    assert pixels(tmp_path / "case.png").shape[:2] == (in_pixels(height), in_pixels(width))
     for colour in STRUCTURE_COLOURS[:2]:
         assert shows(tmp_path / "case.png", colour)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+@pytest.mark.parametrize("axis", [0, 1, 2])
 def test_case_figure_of_any_stacking_axis_and_without_labels(axis: int, volume: tuple, tmp_path: Path) -> None:
     image, labels = volume
     for name, truth in (("some", labels), ("none", np.zeros_like(labels))):
         path = tmp_path / f"{name}.png"
-        case_figure(image, np.zeros_like(labels), truth, (1, 1, 4), NAMES, "", path, through_plane_axis=axis)
+        case_figure(image, {"truth": truth}, np.diag([1, 1, 4, 1]), path, label_names=NAMES, title="", slice_axis=axis)
         assert pixels(path).size
 
 
-def test_translation_panel_of_both_directions(tmp_path: Path) -> None:
-    slices = np.random.default_rng(0).uniform(-1, 1, (2, 12, 12))
-    labels = np.zeros((2, 12, 12), int)
-    labels[:, 3:9, 3:9] = 1
-    forward = Translation(direction="MR → CT", original=slices, translated=-slices, cycle=slices, labels=labels)
-    backward = Translation(direction="CT → MR", original=-slices, translated=slices, cycle=-slices)
-    translation_panel([forward, backward], tmp_path / "both.png", label_names=NAMES)
-    height, width = pixels(tmp_path / "both.png").shape[:2]
-    # two slices of two directions: four rows of three columns
-    assert width == in_pixels(0.3 + 3 * 2 + 2 * 0.05 + 0.1)
-    assert height == in_pixels(0.08 + 0.24 + 4 * 2 + 3 * 0.05 + 0.36)
-    assert shows(tmp_path / "both.png", STRUCTURE_COLOURS[0])
+def test_a_case_figure_is_the_same_for_every_storage_of_a_volume(volume: tuple, tmp_path: Path) -> None:
+    """Stored as RAS with voxels of 1 x 2 x 4 mm, and as inferior, posterior, right."""
+    image, labels = volume
+    settings = {"label_names": NAMES, "title": "case"}
+    case_figure(image, {"truth": labels}, np.diag([1.0, 2.0, 4.0, 1.0]), tmp_path / "ras.png", **settings)
+    turned = [array.transpose(2, 1, 0)[::-1, ::-1] for array in (image, labels)]
+    affine = np.array([[0, 0, 1.0, 0], [0, -2.0, 0, 38], [-4.0, 0, 0, 32], [0, 0, 0, 1]])
+    case_figure(turned[0], {"truth": turned[1]}, affine, tmp_path / "ipr.png", **settings)
+    assert (tmp_path / "ras.png").read_bytes() == (tmp_path / "ipr.png").read_bytes()
 
 
-def test_segmentation_panel_shows_the_mask_as_a_heat_map(tmp_path: Path) -> None:
-    image, labels = np.full((1, 16, 16), -1.0), np.zeros((1, 16, 16), int)
-    labels[:, 4:8, 4:8] = 2
-    path = tmp_path / "panel.png"
-    segmentation_panel(image, labels, np.full((1, 4, 4), 0.5), path, label_names=NAMES)
-    assert shows(path, "#b73779")  # the middle of matplotlib's magma
-    assert shows(path, STRUCTURE_COLOURS[1])
+@pytest.mark.parametrize(
+    ("orientation", "slice_axis", "marks"),
+    [("RAS", 2, ("R", "L")), ("RAS", 1, ("R", "L")), ("RAS", 0, ("A", "P")), ("LPS", 2, ("L", "R")), (None, 2, ())],
+)
+def test_the_sides_of_upright_slices(orientation: str | None, slice_axis: int, marks: tuple[str, ...]) -> None:
+    """The last voxel along the first axis of a slice is drawn on the left, see ``upright``."""
+    assert edge_marks(orientation, slice_axis) == marks
+
+
+def test_marks_are_drawn_at_the_edges(tmp_path: Path) -> None:
+    panel = Panel(image=np.full((16, 16), -1.0), limits=NORMALISED)
+    slice_montage([[panel]], tmp_path / "plain.png")
+    slice_montage([[panel]], tmp_path / "marked.png", marks=("R", "L"))
+    columns = np.flatnonzero((pixels(tmp_path / "marked.png") != pixels(tmp_path / "plain.png")).any((0, 2)))
+    width = pixels(tmp_path / "plain.png").shape[1]
+    assert ((columns < 0.15 * width) | (columns > 0.85 * width)).all()
+    assert columns.min() < width / 2 < columns.max()
 
 
 def test_loss_curves(tmp_path: Path) -> None:
@@ -222,7 +226,7 @@ def test_a_full_disk_leaves_no_picture(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_data_uri_holds_the_file(tmp_path: Path) -> None:
     slice_montage([[Panel(image=np.zeros((4, 4)))]], tmp_path / "picture.png")
-    head, content = image_to_data_uri(tmp_path / "picture.png").split(",")
+    head, content = Figure(path=tmp_path / "picture.png", caption="").source.split(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(content) == (tmp_path / "picture.png").read_bytes()
 
@@ -232,7 +236,7 @@ def test_bad_inputs_are_named(volume: tuple, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rows of one length: these have \[1, 2\]"):
         slice_montage([[Panel(image=image[0])], [Panel(image=image[0])] * 2], tmp_path / "a.png")
     with pytest.raises(ValueError, match="rows of one length"):
-        translation_panel([], tmp_path / "a.png")
+        slice_montage([], tmp_path / "a.png")
     with pytest.raises(ValueError, match="one 3D shape"):
-        case_figure(image[:5], labels, labels, (1, 1, 1), NAMES, "", tmp_path / "a.png")
+        case_figure(image[:5], {"truth": labels}, np.eye(4), tmp_path / "a.png", label_names=NAMES, title="")
     assert list(tmp_path.iterdir()) == []

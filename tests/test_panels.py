@@ -61,6 +61,6 @@ def test_a_run_of_any_length_draws_its_end(epochs: int, interval: int, iteration
 @pytest.mark.parametrize(("has_target", "slices"), [(True, 4), (False, 2)])
 def test_labelled_and_target_slices(has_target: bool, slices: int, tmp_path: Path) -> None:
     drawn, segmenter = panel(tmp_path, batches=Batches(has_target))
-    drawn.draw(tmp_path / "one.png", "iteration 2")
+    drawn.draw(2)
     assert segmenter.seen == [slices]
-    assert (tmp_path / "one.png").is_file()
+    assert (tmp_path / "segmentation_000002.png").is_file()

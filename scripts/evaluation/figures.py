@@ -1,187 +1,88 @@
-"""Pictures of results: cases, translations, local masks and loss curves, as PNG files."""
+"""Pictures of cases and of loss curves, as PNG files."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import math
-import mimetypes
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from scripts.core.errors import InputError
+from scripts.data.geometry import spacing_of
 from scripts.evaluation.montage import (
     INK,
-    NORMALISED,
     PALE_INK,
     STRUCTURE_COLOURS,
     Panel,
+    edge_marks,
     percentile_limits,
     quiet_axes,
     save_figure,
     slice_montage,
 )
 
-__all__ = [
-    "Translation",
-    "case_figure",
-    "image_to_data_uri",
-    "informative_slices",
-    "loss_curves",
-    "read_log",
-    "running_mean",
-    "segmentation_panel",
-    "translation_panel",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Translation:
-    """Slices of one direction of the style transfer (section III-A), each (N, H, W) in [-1, 1].
-
-    Attributes:
-        direction: such as ``"MR → CT"``.
-        original: slices of the domain translated from.
-        translated: the same slices in the style of the other domain.
-        cycle: the translated slices translated back.
-        labels: class ids of the original (N, H, W), or None; drawn on both, they show that the anatomy is preserved.
-    """
-
-    direction: str
-    original: NDArray[Any]
-    translated: NDArray[Any]
-    cycle: NDArray[Any]
-    labels: NDArray[Any] | None = None
+__all__ = ["case_figure", "informative_slices", "loss_curves", "read_log", "running_mean"]
 
 
 def case_figure(
     image: NDArray[Any],
-    prediction: NDArray[Any],
-    truth: NDArray[Any],
-    spacing_mm: Sequence[float],
-    label_names: Sequence[str],
-    title: str,
+    label_maps: Mapping[str, NDArray[Any]],
+    affine: NDArray[Any],
     path: str | os.PathLike[str],
     *,
-    through_plane_axis: int = 2,
+    label_names: Sequence[str],
+    title: str,
+    orientation: str | None = "RAS",
+    slice_axis: int = 2,
 ) -> None:
-    """Show image, prediction and truth of one case in three slices.
-
-    The slices are the one with the largest true area and two at quarters of the labelled range, far from it.
+    """Show three slices of a case, plain and with each label map, marked with the patient's sides.
 
     Args:
-        image: volume (H, W, D) in RAS order, any unit.
-        prediction: class ids 0..K on the same grid.
-        truth: class ids 0..K on the same grid.
-        spacing_mm: edge lengths of a voxel along the three axes.
+        image: volume (H, W, D), any unit.
+        label_maps: class ids 0..K on the same grid by name; the last one with a label decides on the slices.
+        affine: voxel indices to RAS+ coordinates in mm, (4, 4).
+        path: PNG file to write.
         label_names: names of the classes 1..K.
         title: heading, such as the case's name and its Dice.
-        path: PNG file to write.
-        through_plane_axis: the axis the slices are stacked along.
+        orientation: axes the volumes are turned to; None leaves them as stored.
+        slice_axis: axis of the slices, after that.
 
     Raises:
         ValueError: the shapes differ or are not three-dimensional.
         InputError: the file cannot be written.
     """
-    if image.ndim != 3 or not image.shape == prediction.shape == truth.shape:
-        raise ValueError(f"one 3D shape is needed: {image.shape}, {prediction.shape} and {truth.shape} were given")
-    spacing = [edge for axis, edge in enumerate(spacing_mm) if axis != through_plane_axis % 3]
-    limits = percentile_limits(image)
-    rows, row_titles = [], []
-    for index in reversed(informative_slices(prediction, truth, through_plane_axis)):
-        plain, predicted, true = (np.take(v, index, through_plane_axis) for v in (image, prediction, truth))
-        panel = Panel(image=plain, limits=limits, style="area")
-        rows.append([panel, replace(panel, labels=predicted), replace(panel, labels=true)])
-        row_titles.append(f"slice {index}")
+    shapes = {volume.shape for volume in (image, *label_maps.values())}
+    if len(shapes) > 1 or image.ndim != 3:
+        raise ValueError(f"one 3D shape is needed: {', '.join(map(str, sorted(shapes)))} were given")
+    stored = nib.io_orientation(affine)
+    codes = orientation or "".join(nib.aff2axcodes(affine))
+    turn = nib.orientations.ornt_transform(stored, nib.orientations.axcodes2ornt(codes))
+    image, *maps = (nib.apply_orientation(volume, turn) for volume in (image, *label_maps.values()))
+    edges_mm = [spacing_of(affine)[axis] for axis in turn[:, 0].argsort()]
+    across, up = (edge for axis, edge in enumerate(edges_mm) if axis != slice_axis)
+    slices = informative_slices(next((m for m in reversed(maps) if m.any()), maps[-1]), slice_axis)[::-1]
+    rows, limits = [], percentile_limits(image)
+    for index in slices:
+        plain = Panel(image=image.take(index, slice_axis), limits=limits, style="area")
+        rows.append([plain, *(replace(plain, labels=labels.take(index, slice_axis)) for labels in maps)])
     slice_montage(
         rows,
         path,
-        column_titles=("image", "prediction", "truth"),
-        row_titles=row_titles,
+        column_titles=("image", *label_maps),
+        row_titles=[f"slice {index}" for index in slices],
         label_names=label_names,
         title=title,
-        pixel_aspect=spacing[1] / spacing[0],
+        pixel_aspect=up / across,
+        marks=edge_marks(codes, slice_axis),
     )
-
-
-def translation_panel(
-    translations: Sequence[Translation],
-    path: str | os.PathLike[str],
-    *,
-    label_names: Sequence[str] = (),
-    title: str = "",
-) -> None:
-    """Show slices before and after translation and back, with the original's label outlines on the first two.
-
-    Args:
-        translations: one for each direction.
-        path: PNG file to write.
-        label_names: names of the classes 1..K for the legend.
-        title: heading, such as the iteration.
-
-    Raises:
-        ValueError: there is no slice to show.
-        InputError: the file cannot be written.
-    """
-    rows, row_titles = [], []
-    for translation in translations:
-        for n in range(len(translation.original)):
-            labels = None if translation.labels is None else translation.labels[n]
-            outlined = [
-                Panel(image=images[n], labels=labels, limits=NORMALISED)
-                for images in (translation.original, translation.translated)
-            ]
-            rows.append([*outlined, Panel(image=translation.cycle[n], limits=NORMALISED)])
-            row_titles.append(translation.direction)
-    slice_montage(
-        rows,
-        path,
-        column_titles=("original", "translated", "cycle"),
-        row_titles=row_titles,
-        label_names=label_names,
-        title=title,
-    )
-
-
-def segmentation_panel(
-    image: NDArray[Any],
-    prediction: NDArray[Any],
-    local_mask: NDArray[Any],
-    path: str | os.PathLike[str],
-    *,
-    label_names: Sequence[str],
-    title: str = "",
-    row_titles: Sequence[str] = (),
-) -> None:
-    """Show slices, their prediction and the local mask (section III-B) as a heat map.
-
-    Args:
-        image: (N, H, W) in [-1, 1].
-        prediction: class ids 0..K (N, H, W).
-        local_mask: (N, h, w) in [0, 1), in any resolution.
-        path: PNG file to write.
-        label_names: names of the classes 1..K.
-        title: heading, such as the iteration.
-        row_titles: one for each slice, or none.
-
-    Raises:
-        ValueError: there is no slice to show.
-        InputError: the file cannot be written.
-    """
-    plain = [Panel(image=each, limits=NORMALISED, style="area") for each in image]
-    rows = [
-        [panel, replace(panel, labels=prediction[n]), Panel(image=local_mask[n], heat=True)]
-        for n, panel in enumerate(plain)
-    ]
-    columns = ("image", "prediction", "local mask")
-    slice_montage(rows, path, column_titles=columns, row_titles=row_titles, label_names=label_names, title=title)
 
 
 def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -210,17 +111,9 @@ def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str]) 
     save_figure(figure, path)
 
 
-def image_to_data_uri(path: str | os.PathLike[str]) -> str:
-    """A picture file as ``data:image/...;base64,...``, for a self-contained HTML page."""
-    kind = mimetypes.guess_type(os.fspath(path))[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode('ascii')}"
-
-
-def informative_slices(prediction: NDArray[Any], truth: NDArray[Any], axis: int) -> list[int]:
+def informative_slices(labels: NDArray[Any], axis: int) -> list[int]:
     """Three slices (fewer in a thin range): the largest labelled area and the two quarters farthest from it."""
-    labels = truth if truth.any() else prediction
-    others = tuple(other for other in range(3) if other != axis % 3)
-    area = np.count_nonzero(labels, axis=others)
+    area = np.count_nonzero(labels, axis=tuple(other for other in range(3) if other != axis))
     occupied = np.flatnonzero(area)
     first, last = (occupied[0], occupied[-1]) if len(occupied) else (0, labels.shape[axis] - 1)
     largest = int(area.argmax()) if len(occupied) else int(first + last) // 2

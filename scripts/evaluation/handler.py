@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
-from monai.transforms import LoadImage, Orientation
 from scripts.core.processes import rank
 from scripts.core.run_folder import provenance
 from scripts.core.weights import selection_in_metadata, selection_of_weights, selection_sentence
 from scripts.data.case_names import case_name
+from scripts.data.geometry import spacing_of
+from scripts.data.nifti import read_nifti
 from scripts.evaluation.figures import case_figure
 from scripts.evaluation.metrics import StructureResult, evaluate_case
 from scripts.evaluation.summaries import format_table, worst_and_median_case, write_evaluation
@@ -72,9 +71,11 @@ class EvaluationReport:
         """Measure the cases of one iteration."""
         for case in engine.state.output:
             prediction, label = case["pred"], case["label"]
-            spacing_mm = np.linalg.norm(np.asarray(label.affine)[:3, :3], axis=0).tolist()
             results = evaluate_case(
-                _array(prediction), _array(label), spacing_mm=spacing_mm, label_names=self.label_names
+                np.asarray(prediction[0].cpu()),
+                np.asarray(label[0].cpu()),
+                spacing_mm=spacing_of(label.affine),
+                label_names=self.label_names,
             )
             case["results"] = [asdict(result) for result in results]
 
@@ -105,26 +106,15 @@ class EvaluationReport:
 
     def _draw(self, name: str, written: Iterable[str], path: Path, title: str) -> None:
         (item,) = [item for item in self.worklist.items if case_name(item["image"]) == name]
-        load = LoadImage(image_only=True, ensure_channel_first=True)
         (file,) = [path for path in written if path.endswith("_seg.nii.gz")]  # not the mask or the probabilities
-        image, prediction = self._oriented(load(item["image"])), self._oriented(load(file))
-        label = self._oriented(self.preprocessing(dict(item))["label"])
-        spacing_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0).tolist()
+        image, truth = read_nifti(item["image"]), self.preprocessing(dict(item))["label"]
         case_figure(
-            _array(image),
-            _array(prediction),
-            _array(label),
-            spacing_mm,
-            self.label_names,
-            title,
+            image.voxels,
+            {"prediction": read_nifti(file).voxels, "truth": np.asarray(truth[0])},
+            image.affine,
             path,
-            through_plane_axis=self.slice_axis,
+            label_names=self.label_names,
+            title=title,
+            orientation=self.orientation,
+            slice_axis=self.slice_axis,
         )
-
-    def _oriented(self, volume: MetaTensor) -> MetaTensor:
-        return Orientation(self.orientation, labels=None)(volume) if self.orientation else volume
-
-
-def _array(volume: torch.Tensor) -> np.ndarray:
-    values = np.asarray(volume[0].cpu())
-    return values if values.dtype != np.float64 else values.astype(np.float32)

@@ -20,6 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scripts.core.files import atomic_path
 from scripts.inference.structure_codes import STRUCTURE_COLOURS, structure_colour
@@ -32,6 +33,7 @@ __all__ = [
     "PALE_INK",
     "STRUCTURE_COLOURS",
     "Panel",
+    "edge_marks",
     "percentile_limits",
     "quiet_axes",
     "save_figure",
@@ -48,6 +50,11 @@ NORMALISED = (-1.0, 1.0)
 _HEAT_MAP = "magma"
 _PANEL_INCHES = 2.0
 _GAP_INCHES = 0.05
+_MARK: dict[str, Any] = {
+    "fontsize": 7,
+    "color": "white",
+    "path_effects": [withStroke(linewidth=1.5, foreground="black")],
+}
 # Colours of headings, and of axes and annotations.
 INK, PALE_INK = "#222222", "#777777"
 
@@ -82,6 +89,12 @@ def upright(slice_2d: NDArray[Any]) -> NDArray[Any]:
     return slice_2d.T[::-1, ::-1]
 
 
+def edge_marks(orientation: str | None, slice_axis: int) -> tuple[str, ...]:
+    """Letters at the left and right edges of :func:`upright` slices: R and L of axial ones in RAS; none for None."""
+    across = [end for axis, end in enumerate(orientation or "") if axis != slice_axis]
+    return (across[0], "LRPAIS"["RLAPSI".index(across[0])]) if across else ()
+
+
 def slice_montage(
     rows: Sequence[Sequence[Panel]],
     path: str | os.PathLike[str],
@@ -92,6 +105,7 @@ def slice_montage(
     title: str = "",
     pixel_aspect: float = 1.0,
     heat_max: float = 1.0,
+    marks: Sequence[str] = (),
 ) -> None:
     """Draw a grid of slices with one legend and, where a panel is a heat map, one colour bar.
 
@@ -104,6 +118,7 @@ def slice_montage(
         title: heading of the picture.
         pixel_aspect: length of a pixel along axis 1 over its length along axis 0.
         heat_max: the brightest value of every heat map.
+        marks: as :func:`edge_marks` returns them, for every panel.
 
     Raises:
         ValueError: there is no panel, or the rows differ in length.
@@ -125,7 +140,10 @@ def slice_montage(
     figure = Figure(figsize=(grid.width, grid.height))
     for r, row in enumerate(rows):
         for c, panel in enumerate(row):
-            _draw(figure.add_axes(grid.place(r, c)), panel, pixel_aspect, heat_max)
+            axes = figure.add_axes(grid.place(r, c))
+            _draw(axes, panel, pixel_aspect, heat_max)
+            for side, x, mark in zip(("left", "right"), (0.02, 0.98), marks, strict=False):
+                axes.text(x, 0.5, mark, ha=side, va="center", transform=axes.transAxes, **_MARK)
     _add_titles(figure, grid, title, column_titles, row_titles)
     if label_names:
         _add_legend(figure, label_names, y=0.04 / grid.height)

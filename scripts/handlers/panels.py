@@ -1,4 +1,4 @@
-"""Sample pictures during training: translations, segmentations and local masks."""
+"""Sample pictures during training, and its loss curves."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from scripts.core.domains import SOURCE, TARGET
 from scripts.core.processes import rank
 from scripts.data.slices import UnpairedSliceBatches
-from scripts.evaluation.figures import Translation, loss_curves, segmentation_panel, translation_panel
+from scripts.evaluation.figures import loss_curves
+from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
 from torch import nn
 
-if TYPE_CHECKING:  # a packed bundle contains the networks of its own stage only
+if TYPE_CHECKING:  # a packed synthesis bundle has no segmenter
     from scripts.networks.segmenter import Segmenter
-    from scripts.networks.translators import Translator
 
-__all__ = ["LossCurves", "SegmentationPanel", "TranslationPanel"]
+__all__ = ["LossCurves", "PeriodicPicture", "SegmentationPanel", "slices_of"]
 
 
-class _Panel:
+class PeriodicPicture:
     """A picture every ``interval`` epochs and one at the end, on the first process.
 
     Args:
@@ -31,9 +30,11 @@ class _Panel:
         interval: epochs between two pictures.
         count: slices per domain.
         label_names: for the legend.
+        marks: letters at the left and right edges of each slice, see :func:`scripts.evaluation.montage.edge_marks`.
     """
 
     kind = "panel"
+    columns: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -43,9 +44,10 @@ class _Panel:
         interval: int,
         count: int = 3,
         label_names: Sequence[str] = (),
+        marks: Sequence[str] = (),
     ) -> None:
         self.folder, self.batches, self.interval, self.count = Path(folder), batches, interval, count
-        self.label_names = list(label_names)
+        self.label_names, self.marks = list(label_names), marks
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -55,84 +57,65 @@ class _Panel:
     def show(self, engine: Engine) -> None:
         """Draw one picture."""
         if rank() == 0:
-            title = f"iteration {engine.state.iteration}"
             with torch.inference_mode():
-                self.draw(self.folder / f"{self.kind}_{engine.state.iteration:06d}.png", title)
+                self.draw(engine.state.iteration)
 
     def sample_for(self, network: nn.Module) -> dict[str, torch.Tensor]:
         """The slices to show, on the network's device; they may be stored on the host."""
         device = next(network.parameters()).device
         return {key: slices.to(device) for key, slices in self.batches.sample(self.count).items()}
 
-    def draw(self, path: Path, title: str) -> None:
-        """Draw the current output of the networks into ``path``."""
+    def draw(self, iteration: int) -> None:
+        """Draw the current output of the networks."""
+        rows, row_titles = self.rows()
+        slice_montage(
+            rows,
+            self.folder / f"{self.kind}_{iteration:06d}.png",
+            column_titles=self.columns,
+            row_titles=row_titles,
+            label_names=self.label_names,
+            title=f"iteration {iteration}",
+            marks=self.marks,
+        )
+
+    def rows(self) -> tuple[list[list[Panel]], list[str]]:
+        """The rows of the picture and their titles."""
         raise NotImplementedError
 
 
-class TranslationPanel(_Panel):
-    """Stage 1: slices of both domains, their translations with the labels' outlines, and the cycle back.
-
-    Args:
-        generator: G, usually its moving average. Styles that it draws are the same in every picture of a run.
-        domain_names: names of source and target.
-        arguments: see :class:`_Panel`.
-    """
-
-    kind = "translation"
-
-    def __init__(self, *, generator: Translator, domain_names: Sequence[str], **arguments: object) -> None:
-        super().__init__(**arguments)  # type: ignore[arg-type]
-        self.generator, self.domain_names = generator, list(domain_names)
-
-    def draw(self, path: Path, title: str) -> None:
-        """Translate the sample both ways."""
-        sample, directions = self.sample_for(self.generator), []
-        random = torch.Generator().manual_seed(0)
-        for key, domain in (("image", SOURCE), ("target_image", TARGET)):
-            image, other = sample[key], TARGET + SOURCE - domain
-            own, foreign = (torch.full((len(image),), d, device=image.device) for d in (domain, other))
-            style, own_style = self.generator.new_style(foreign, random), self.generator.own_style(image, own)
-            translated = self.generator.decode(self.generator.encode(image, own), style)
-            cycle = self.generator.decode(self.generator.encode(translated, foreign), own_style)
-            labels = _slices(sample["label"]) if key == "image" and "label" in sample else None
-            directions.append(
-                Translation(
-                    direction=f"{self.domain_names[domain]} to {self.domain_names[other]}",
-                    original=_slices(image),
-                    translated=_slices(translated),
-                    cycle=_slices(cycle),
-                    labels=labels,
-                )
-            )
-        translation_panel(directions, path, title=title, label_names=self.label_names)
-
-
-class SegmentationPanel(_Panel):
+class SegmentationPanel(PeriodicPicture):
     """Stage 2: labelled and target slices with the prediction as overlay, and the local mask as a heat map.
 
     Args:
         segmenter: S with D1, usually its moving average.
-        arguments: see :class:`_Panel`.
+        arguments: see :class:`PeriodicPicture`.
     """
 
-    kind = "segmentation"
+    kind, columns = "segmentation", ("image", "prediction", "local mask")
 
     def __init__(self, *, segmenter: Segmenter, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
         self.segmenter = segmenter
 
-    def draw(self, path: Path, title: str) -> None:
+    def rows(self) -> tuple[list[list[Panel]], list[str]]:
         """Segment the sample with running batch-norm statistics, as inference does."""
         sample = self.sample_for(self.segmenter)
         image = torch.cat([sample[key] for key in ("image", "target_image") if key in sample])
-        rows = ["labelled"] * self.count + ["target"] * (len(image) - self.count)
+        titles = ["labelled"] * self.count + ["target"] * (len(image) - self.count)
         training = self.segmenter.training
         self.segmenter.eval()
         prediction = self.segmenter(image).argmax(1, keepdim=True)
         mask = self.segmenter.feature_mask(self.segmenter.forward_features(image))
         self.segmenter.train(training)
-        shown = (_slices(image), _slices(prediction), _slices(mask))
-        segmentation_panel(*shown, path, label_names=self.label_names, title=title, row_titles=rows)
+        rows = [
+            [
+                Panel(image=plain, limits=NORMALISED),
+                Panel(image=plain, limits=NORMALISED, labels=labels, style="area"),
+                Panel(image=heat, heat=True),
+            ]
+            for plain, labels, heat in zip(slices_of(image), slices_of(prediction), slices_of(mask), strict=True)
+        ]
+        return rows, titles
 
 
 class LossCurves:
@@ -156,6 +139,7 @@ class LossCurves:
             loss_curves(self.log, self.path)
 
 
-def _slices(batch: torch.Tensor) -> np.ndarray:
+def slices_of(batch: torch.Tensor) -> np.ndarray:
+    """A batch (B, 1, H, W) as an array (B, H, W), for pictures."""
     values = batch[:, 0].cpu()
     return (values.float() if values.is_floating_point() else values).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +33,7 @@ class PseudoLabelRounds:
         folder: where ``pseudo_labels_<round>.png`` goes.
         label_names: of the classes 1..K.
         count: slices in a picture.
+        marks: as for :class:`scripts.handlers.panels.PeriodicPicture`.
     """
 
     def __init__(
@@ -44,10 +46,11 @@ class PseudoLabelRounds:
         folder: str,
         label_names: Sequence[str],
         count: int = 4,
+        marks: Sequence[str] = (),
     ) -> None:
         self.pseudo_labels, self.network, self.rounds = pseudo_labels, network, rounds
         self.log, self.folder = Path(log), Path(folder)
-        self.label_names, self.count = list(label_names), count
+        self.label_names, self.count, self.marks = list(label_names), count, marks
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -89,22 +92,16 @@ class PseudoLabelRounds:
         for case in cases:
             own = np.flatnonzero(case_of == case)
             index = own[is_labelled[own].sum((1, 2)).argmax()]
-            plain = Panel(image=images[index, 0], limits=NORMALISED)
-            label = np.where(is_labelled[index], labels[index], 0)
-            ignored = (labels[index] == IGNORED).astype(np.float32)
-            rows.append(
-                [
-                    plain,
-                    Panel(image=images[index, 0], limits=NORMALISED, labels=label, style="area"),
-                    Panel(image=ignored, heat=True),
-                ]
-            )
+            plain = Panel(image=images[index, 0], limits=NORMALISED, style="area")
+            labelled = replace(plain, labels=np.where(is_labelled[index], labels[index], 0))
+            rows.append([plain, labelled, Panel(image=(labels[index] == IGNORED).astype(np.float32), heat=True)])
         slice_montage(
             rows,
             self.folder / f"pseudo_labels_{self.pseudo_labels.rounds:02d}.png",
             column_titles=("image", "pseudo-label", "ignored"),
             label_names=self.label_names,
             title=f"round {self.pseudo_labels.rounds}",
+            marks=self.marks,
         )
 
     def _row(self, structure: int, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scripts.core.files import atomic_path
-from scripts.evaluation.figures import image_to_data_uri
 
 __all__ = ["Card", "Figure", "Section", "Table", "write_page", "write_text"]
 
@@ -82,7 +82,8 @@ class Figure:
     @property
     def source(self) -> str:
         """The picture as a data URI."""
-        return image_to_data_uri(self.path)
+        kind = "svg+xml" if self.path.suffix == ".svg" else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(self.path.read_bytes()).decode('ascii')}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ from scipy import ndimage
 from scripts.core.errors import InputError
 from scripts.data.case_names import Item, case_name
 from scripts.data.datalists import read_datalist
+from scripts.data.geometry import spacing_of
 from scripts.data.volumes import LabelsToClassesd
+from scripts.evaluation.montage import edge_marks
 from scripts.lab.experiments.plan import shown_items
 from scripts.lab.experiments.results import Comparison, RunResult
 
@@ -118,7 +120,8 @@ class ComparisonVolumes:
                 remedy="run more of the comparison",
             )
         self.comparison, self.settings = comparison, comparison.settings
-        self.slice_axis = int(self.settings.get("slice_axis", 2)) % 3
+        self.slice_axis = int(self.settings.get("slice_axis", 2))
+        self.marks = edge_marks(self.settings.get("orientation"), self.slice_axis)
 
     def held_out(self) -> dict[str, Item]:
         """The target's held-out cases by name, with labels if all have one; its training cases if none is held out.
@@ -219,8 +222,7 @@ class ComparisonVolumes:
             ) from error
         axes = self.settings.get("orientation")
         volume = Orientation(axes, labels=None)(volume) if axes else volume
-        spacing = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
-        return Volume(voxels=np.asarray(volume[0]), spacing_mm=tuple(spacing.tolist()))
+        return Volume(voxels=np.asarray(volume[0]), spacing_mm=spacing_of(volume.affine))
 
 
 @cache

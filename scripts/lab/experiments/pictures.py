@@ -66,6 +66,7 @@ def translation_picture(comparison: Comparison, path: Path) -> str:
         row_titles=picked,
         label_names=comparison.label_names,
         title=f"Translation, {comparison.direction}",
+        marks=volumes.marks,
     )
     return (
         f"Labelled {source} slices before and after translation by each translator, and a {name} slice of another "
@@ -110,6 +111,7 @@ def segmentation_picture(comparison: Comparison, path: Path) -> str:
         row_titles=row_titles,
         label_names=comparison.label_names,
         title=f"Segmentation, {comparison.direction}, seed {seed}",
+        marks=volumes.marks,
     )
     return f"{caption} Seed {seed}."
 
@@ -153,6 +155,7 @@ def mask_picture(comparison: Comparison, path: Path) -> str:
         label_names=comparison.label_names,
         title=f"Local mask and errors, {comparison.direction}",
         heat_max=max(math.ceil(10 * maximum), 1) / 10,
+        marks=volumes.marks,
     )
     return f"{caption} Errors of the unadapted model are white. Seed {comparison.shown_seed}."
 
@@ -216,7 +219,7 @@ def _load_case(volumes: ComparisonVolumes, item: Item, runs: Iterable[RunResult]
     truth = [volumes.truth(item["label"])] if "label" in item else []
     maps = [*truth, *(volumes.prediction(run, case_name(item["image"])) for run in runs)]
     cut = Cut.around(maps[0], volumes.slice_axis, MARGIN_MM)
-    slices = informative_slices(maps[0].voxels, maps[0].voxels, volumes.slice_axis)
+    slices = informative_slices(maps[0].voxels, volumes.slice_axis)
     return _ShownCase(image, maps, cut, slices[::-1])
 
 
