@@ -13,17 +13,10 @@ import torch
 from bundle.pack import ROOT, pack_bundle
 from monai.bundle import ConfigParser, ckpt_export
 from monai.networks import convert_to_onnx
-from scripts.core.errors import InputError, SettingError, check_choice
+from scripts.core.errors import InputError, SettingError, check_choice, import_optional
 from scripts.core.files import atomic_path
 from scripts.core.weights import load_weights, read_metadata
-from scripts.inference.exported_network import (
-    ENGINES,
-    METADATA_KEY,
-    VALUES,
-    ExportedNetwork,
-    import_engine,
-    path_for_engine,
-)
+from scripts.inference.exported_network import ENGINES, EXTRAS, METADATA_KEY, VALUES, ExportedNetwork, path_for_engine
 from scripts.networks.translators import Translator
 from torch import nn
 
@@ -116,7 +109,7 @@ def _torchscript(made: Path, *, folder: Path, metadata: Mapping[str, Any], **_: 
 
 
 def _onnx(made: Path, *, network: nn.Module, metadata: Mapping[str, Any], size: list[int], **_: Any) -> None:
-    onnx = import_engine("onnx", "onnx")
+    onnx = import_optional("onnx", "engine onnx", EXTRAS)
     # Tracing, because the exporter based on torch.export needs another package and is twenty times slower.
     model = convert_to_onnx(
         network,
@@ -133,7 +126,7 @@ def _onnx(made: Path, *, network: nn.Module, metadata: Mapping[str, Any], size: 
 
 
 def _openvino(made: Path, *, network: nn.Module, metadata: Mapping[str, Any], size: list[int], **_: Any) -> None:
-    openvino = import_engine("openvino", "openvino")
+    openvino = import_optional("openvino", "engine openvino", EXTRAS)
     through = made.with_suffix(ENGINES["onnx"])
     _onnx(through, network=network, metadata=metadata, size=size)
     model = openvino.convert_model(str(through))

@@ -14,7 +14,7 @@ from conftest import Finished, listed_files
 from ignite.engine import Engine
 from scripts.core.errors import InputError
 from scripts.core.weights import digest_of, load_weights, save_weights
-from scripts.engines.averaging import averaged_model
+from scripts.engines.schedules import averaged_model
 from scripts.handlers.checkpoints import FinalWeights, ResumePoint, WeightsLoader
 from scripts.handlers.losses import LossLog, NotFiniteError, TrainingProgress, scalar_outputs
 from torch import nn

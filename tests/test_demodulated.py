@@ -8,8 +8,8 @@ import pytest
 import torch
 from ignite.engine import Events
 from scripts.core.domains import SOURCE, TARGET
-from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
+from scripts.engines.schedules import averaged_model
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
 from scripts.networks.by_domain import join_domains, split_by_domain
 from scripts.networks.demodulated_conv import DemodulatedConv, DemodulatedUpsampleConv, demodulate

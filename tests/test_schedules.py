@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scripts.engines.averaging import averaged_model
-from scripts.engines.schedules import ConstantThenLinear, PolynomialDecay, linear_ramp
+from scripts.engines.schedules import ConstantThenLinear, PolynomialDecay, averaged_model, linear_ramp
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR

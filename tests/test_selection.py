@@ -13,7 +13,7 @@ import torch
 from conftest import CONFIGS, assert_same_weights, refused, run_config
 from ignite.engine import Engine
 from scripts.core.weights import digest_of
-from scripts.engines.averaging import averaged_model
+from scripts.engines.schedules import averaged_model
 from scripts.handlers.checkpoints import FinalWeights
 from scripts.handlers.snapshots import Snapshots
 from scripts.selection.choice import read_scores

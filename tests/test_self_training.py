@@ -13,7 +13,7 @@ import torch
 from conftest import CONFIGS, assert_same_weights, config_files, refused, small_settings
 from scripts.core.domains import IGNORED
 from scripts.data.slices import UnpairedSliceBatches
-from scripts.engines.averaging import averaged_model
+from scripts.engines.schedules import averaged_model
 from scripts.engines.self_training_trainer import SelfTrainingTrainer
 from scripts.networks.masked_deeplab import MaskedDeepLab
 from scripts.networks.masked_unet import MaskedUNet

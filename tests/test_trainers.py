@@ -13,9 +13,9 @@ from monai.engines.utils import IterationEvents
 from scripts.core.domains import SOURCE, TARGET
 from scripts.engines.adversarial_trainer import frozen
 from scripts.engines.alignment import DualAlignment, FeatureAdversary, PredictionAdversary
-from scripts.engines.averaging import averaged_model
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
 from scripts.engines.image_pool import ImagePool
+from scripts.engines.schedules import averaged_model
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
 from scripts.losses.segmenter_loss import SegmenterLoss
 from scripts.networks.domain_discriminator import DomainDiscriminator

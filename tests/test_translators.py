@@ -11,11 +11,11 @@ import torch
 from conftest import CONFIGS
 from monai.bundle import ConfigParser
 from scripts.core.domains import SOURCE, TARGET
-from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
+from scripts.engines.schedules import averaged_model
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
 from scripts.inference.inferers import SliceWiseInferer
-from scripts.losses.extra import Identity, StyleDiversity, StyleReconstruction, Translated, drawn_style
+from scripts.losses.translation import Identity, StyleDiversity, StyleReconstruction, Translated, drawn_style
 from scripts.networks.adain import adaptive_instance_norm
 from scripts.networks.cyclegan_generator import CycleGanGenerator
 from scripts.networks.domain_discriminator import DomainDiscriminator

@@ -8,13 +8,16 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 from types import TracebackType
+from typing import Any
 
 __all__ = [
     "InputError",
     "SettingError",
     "check_choice",
     "find_input_error",
+    "import_optional",
     "innermost_message",
     "show_input_errors_as_sentences",
 ]
@@ -77,6 +80,28 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def import_optional(package: str, purpose: str, requirements: str) -> Any:
+    """Import a package that only some uses need.
+
+    Args:
+        package: its name.
+        purpose: what needs it, such as ``engine onnx``.
+        requirements: the file that pins it.
+
+    Raises:
+        InputError: it is missing or cannot be imported.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError(
+            file=package,
+            found=f"cannot be imported ({error})",
+            expected=f"the package, which {purpose} needs",
+            remedy=f"pip install -r {requirements}",
+        ) from error
 
 
 def innermost_message(error: BaseException) -> str:

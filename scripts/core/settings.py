@@ -224,7 +224,7 @@ def _flatten(section: Config, prefix: str, free: set[str]) -> Iterator[tuple[str
 def _needs_component(config: Config, path: str, seen: frozenset[str] = frozenset()) -> bool:
     """Whether a value contains a component or refers to one."""
     value = ConfigParser(dict(config), globals=False)[path]
-    if any("_target_" in part for part in _mappings(value)):
+    if any(isinstance(part, Mapping) and "_target_" in part for part in _parts(value)):
         return True
     named = _references(value) - seen
     return any(_needs_component(config, name, seen | named) for name in named)
@@ -232,7 +232,8 @@ def _needs_component(config: Config, path: str, seen: frozenset[str] = frozenset
 
 def _references(item: Any) -> set[str]:
     """Paths that the strings of a config refer to."""
-    return {name.replace("::", "#") for text in _strings(item) for name in REFERENCE.findall(text)}
+    texts = [part for part in _parts(item) if isinstance(part, str)]
+    return {name.replace("::", "#") for text in texts for name in REFERENCE.findall(text)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -243,17 +244,9 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _mappings(item: Any) -> Iterator[Config]:
-    if isinstance(item, Mapping):
-        yield item
-    parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, list) else ()
-    for part in parts:
-        yield from _mappings(part)
-
-
-def _strings(item: Any) -> Iterator[str]:
-    if isinstance(item, str):
-        yield item
-    parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
-    for part in parts:
-        yield from _strings(part)
+def _parts(item: Any) -> Iterator[Any]:
+    """A value and, recursively, everything in its mappings and lists."""
+    yield item
+    inner = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
+    for part in inner:
+        yield from _parts(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "load_weights",
     "metadata_file",
     "network_mismatch",
+    "not_finite",
     "read_metadata",
     "read_state",
     "save_weights",
@@ -182,15 +183,20 @@ def _check_types(path: Path, state: Mapping[str, Any], expected: Mapping[str, to
             raise InputError(file=path, found=kind, expected=str(expected[name].dtype), remedy=remedy)
 
 
-def check_finite(path: object, state: Mapping[str, Any], prefix: str = "") -> None:
+def check_finite(path: object, state: Mapping[str, Any]) -> None:
     """Refuse a state, nested ones included, with NaN or infinite values."""
+    for name, value in not_finite(state):
+        remedy = "take another checkpoint or train again; this one's values are lost"
+        raise InputError(file=path, found=f"{value} in {name}", expected="finite weights", remedy=remedy)
+
+
+def not_finite(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Names of a state's tensors, nested ones included, with a value that is NaN or infinite, and that value."""
     for name, value in state.items():
         if isinstance(value, Mapping):
-            check_finite(path, value, f"{prefix}{name}.")
+            yield from not_finite(value, f"{prefix}{name}.")
         elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            remedy = "take another checkpoint or train again; this one's values are lost"
-            found = f"NaN or infinite values in {prefix}{name!s}"
-            raise InputError(file=path, found=found, expected="finite weights", remedy=remedy)
+            yield f"{prefix}{name}", float(value[~value.isfinite()].flatten()[0])
 
 
 def read_state(path: Path) -> dict[str, Any]:

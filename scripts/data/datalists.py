@@ -15,19 +15,9 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 from scripts.core.errors import InputError
-from scripts.core.files import write_json
-from scripts.core.processes import rank
 from scripts.data.case_names import Item, case_name, log_left_out, nifti_files
 
-__all__ = [
-    "Datalist",
-    "TranslatedDatalist",
-    "find_volumes",
-    "is_from_server",
-    "read_datalist",
-    "read_json",
-    "write_datalist",
-]
+__all__ = ["Datalist", "existing_item", "find_volumes", "is_from_server", "read_datalist", "read_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +74,7 @@ def read_datalist(
         )
     _check_entries(content[section], listed, section)
     entries = load_decathlon_datalist(str(listed), is_segmentation=True, data_list_key=section)
-    items = [_existing_item(entry, listed, needs_label) for entry in entries]
+    items = [existing_item(entry, listed, needs_label) for entry in entries]
     return Datalist(_distinctly_named(items, listed) if distinct_names else items)
 
 
@@ -108,60 +98,6 @@ def find_volumes(where: str) -> list[Item]:
     files = nifti_files(path, images_only=True)
     log_left_out(path, files)
     return _distinctly_named([{"image": str(file)} for file in files], path)
-
-
-def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) -> None:
-    """Write a datalist atomically. Paths below its folder become relative, so that the folder can be moved.
-
-    Raises:
-        InputError: no training case.
-    """
-    if not datalist.get("training"):
-        raise InputError(
-            file=path,
-            found="no training case",
-            expected="at least one",
-            remedy="add cases or lower the validation share",
-        )
-    folder = Path(path).absolute().parent
-    lists = {
-        section: [{key: _relative(file, folder) for key, file in entry.items()} for entry in value]
-        for section, value in datalist.items()
-        if isinstance(value, list)
-    }
-    write_json(path, {**datalist, **lists})
-
-
-class TranslatedDatalist:
-    """The datalist of the translated source volumes, with the labels of the original volumes.
-
-    Args:
-        datalist: the source's datalist.
-        folder: folder of the translated ``<case>_<postfix>.nii.gz``, to which ``datalist.json`` is written.
-        postfix: suffix of the translated files.
-    """
-
-    def __init__(self, *, datalist: str, folder: str, postfix: str) -> None:
-        self.datalist, self.folder, self.postfix = Path(datalist), Path(folder), postfix
-
-    def write(self) -> Path:
-        """Write it on rank 0, with the sections of the source's datalist; entries without a label are skipped."""
-        content = json.loads(self.datalist.read_text(encoding="utf-8"))
-        translated: dict[str, Any] = {key: value for key, value in content.items() if not isinstance(value, list)}
-        for section in (key for key, value in content.items() if isinstance(value, list) and value):
-            entries = load_decathlon_datalist(str(self.datalist), is_segmentation=True, data_list_key=section)
-            labelled = [
-                _existing_item(entry, self.datalist, needs_label=True) for entry in entries if entry.get("label")
-            ]
-            translated[section] = [self._translated(item) for item in labelled]
-        path = self.folder / "datalist.json"
-        if rank() == 0:
-            write_datalist(path, translated)
-        return path
-
-    def _translated(self, item: Item) -> Item:
-        image = self.folder / f"{case_name(item['image'])}_{self.postfix}.nii.gz"
-        return {"image": str(image.resolve()), "label": item["label"]}
 
 
 def read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
@@ -193,7 +129,8 @@ def _check_entries(entries: list[Any], listed: Path, section: str) -> None:
             )
 
 
-def _existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> Item:
+def existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> Item:
+    """The image and, if needed, the label of an entry of the datalist ``listed``; both must exist."""
     item = {"image": str(entry["image"])}
     if needs_label:
         if entry.get("label") is None:
@@ -235,8 +172,3 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
                 remedy="remove one of the two entries",
             )
     return list(item_of.values())
-
-
-def _relative(file: str, folder: Path) -> str:
-    path = Path(file).absolute()
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -1,8 +1,14 @@
-"""Learning-rate factors and weights as functions of the iteration, for ``LambdaLR`` and the trainers."""
+"""Learning-rate factors, loss weights and averages of weights as functions of the iteration."""
 
 from __future__ import annotations
 
-__all__ = ["ConstantThenLinear", "PolynomialDecay", "linear_ramp"]
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["ConstantThenLinear", "PolynomialDecay", "averaged_model", "linear_ramp"]
+
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 class PolynomialDecay:
@@ -37,3 +43,22 @@ class ConstantThenLinear:
 def linear_ramp(iteration: int, length: int) -> float:
     """From 0 at iteration 0 to 1 at ``length`` and after; 1 if ``length`` is 0."""
     return 1.0 if length <= 0 else min(iteration / length, 1.0)
+
+
+def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a network's weights; buffers are copied.
+
+    Early on the decay is ``(1 + n) / (10 + n)``, so that the average does not remember the initial weights.
+
+    Args:
+        model: the trained network.
+        decay: weight of the old average in each update, 0.999 for long trainings.
+    """
+
+    @torch.no_grad()
+    def average(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
+        count = int(result.n_averaged)  # on the host; reading ``updates`` would make a GPU wait
+        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + count) / (10 + count)))
+
+    result = AveragedModel(model, multi_avg_fn=average)
+    return result

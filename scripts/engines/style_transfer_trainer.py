@@ -13,8 +13,13 @@ from scripts.data.slices import iteration_generator
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.image_pool import ImagePool
 from scripts.losses.adversarial import ADVERSARIAL_KINDS
-from scripts.losses.extra import ExtraLoss, Translated, drawn_style
-from scripts.losses.translation import domain_discriminator_loss, generator_translation_loss
+from scripts.losses.translation import (
+    ExtraLoss,
+    Translated,
+    domain_discriminator_loss,
+    drawn_style,
+    generator_translation_loss,
+)
 from scripts.networks.domain_discriminator import DomainDiscriminator, logits_of_domain
 from scripts.networks.translators import Translator
 from torch.optim.swa_utils import AveragedModel

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 __all__ = [
@@ -278,19 +279,11 @@ def _surfaces(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -
 
     Outside the tight box there is only background, so its faces are surface exactly where the volume's would be.
     """
-    box = _foreground_box(np.logical_or(prediction, truth))
+    found = ndimage.find_objects(np.logical_or(prediction, truth).view(np.int8))
+    box = found[0] if found else (slice(0, 0),) * prediction.ndim
     predicted = _surface_points(prediction[box], num_classes)
     true = _surface_points(truth[box], num_classes)
     return list(zip(predicted, true, strict=True))
-
-
-def _foreground_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    box, rest = [], mask
-    for _ in range(mask.ndim):
-        occupied = np.flatnonzero(rest.reshape(len(rest), -1).any(axis=1))
-        box.append(slice(occupied[0], occupied[-1] + 1) if len(occupied) else slice(0, 0))
-        rest = np.asarray(rest.any(axis=0))
-    return tuple(box)
 
 
 def _surface_points(ids: NDArray[Any], num_classes: int) -> list[_Points]:

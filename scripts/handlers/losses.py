@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from scripts.core.errors import InputError
 from scripts.core.files import append_text, atomic_path
 from scripts.core.processes import rank
+from scripts.core.weights import not_finite
 from tqdm import tqdm
 
 __all__ = [
@@ -116,11 +117,8 @@ def check_finite_weights(state: Mapping[str, Any], iteration: int) -> None:
     Raises:
         NotFiniteError: naming the first tensor with a value that is NaN or infinite.
     """
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            check_finite_weights({f"{name}.{key}": part for key, part in value.items()}, iteration)
-        elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            raise _not_finite(f"weights {name!r}", iteration, float(value[~value.isfinite()].flatten()[0]))
+    for name, value in not_finite(state):
+        raise _not_finite(f"weights {name!r}", iteration, value)
 
 
 def _check_finite(losses: Mapping[str, float], iteration: int) -> None:

@@ -11,13 +11,12 @@ import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.valuerep import DS
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, import_optional
 from scripts.core.files import atomic_path, check_file_name
 from scripts.data.dicom import Series, read_slices
 from scripts.inference.predictor import Predictor
@@ -80,7 +79,7 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
         InputError: highdicom is missing; the files are not one series or have no UIDs; another modality than the
             bundle's target; a synthesis bundle, or one without weights.
     """
-    _import("highdicom")
+    _highdicom()
     predict = Predictor(bundle, **settings)
     if predict.metadata["stage"] != "segmentation":
         _raise(
@@ -162,7 +161,7 @@ def write_segmentation(
     Raises:
         InputError: highdicom is not installed, or the file cannot be written.
     """
-    highdicom = _import("highdicom")
+    highdicom = _highdicom()
     segmentation = highdicom.seg.Segmentation(
         source_images=list(slices),
         pixel_array=np.ascontiguousarray(labels.T, dtype=np.uint8),  # (slice, row, column)
@@ -185,7 +184,7 @@ def write_segmentation(
 
 
 def _segment(number: int, name: str, maker: Maker) -> Any:
-    highdicom = _import("highdicom")
+    highdicom = _highdicom()
     code = structure_code(name)
     artificial_intelligence = Concept("123110", "DCM", "Artificial Intelligence")
     kind = _coded(code.kind)
@@ -206,7 +205,7 @@ def _segment(number: int, name: str, maker: Maker) -> Any:
 
 
 def _coded(concept: Concept) -> Any:
-    highdicom = _import("highdicom")
+    highdicom = _highdicom()
     return highdicom.sr.CodedConcept(value=concept.value, scheme_designator=concept.scheme, meaning=concept.meaning)
 
 
@@ -216,16 +215,8 @@ def _check_modality(source: object, found: str, target_domain: str) -> None:
         _raise(source, f"modality {found}", f"{expected}, which the bundle was trained for", "name another bundle")
 
 
-def _import(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise InputError(
-            file=package,
-            found=f"cannot be imported ({error})",
-            expected="the packages that DICOM Segmentations need",
-            remedy="pip install -r requirements-dicom.txt",
-        ) from error
+def _highdicom() -> Any:
+    return import_optional("highdicom", "a DICOM Segmentation", "requirements-dicom.txt")
 
 
 def _raise(file: object, found: str, expected: str, remedy: str) -> None:

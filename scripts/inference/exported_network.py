@@ -5,29 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from scripts.core.errors import InputError, SettingError, check_choice
+from scripts.core.errors import InputError, SettingError, check_choice, import_optional
 from scripts.core.weights import check_metadata
 from scripts.engines.precision import autocast, bf16_is_fast
 from scripts.networks.layers import as_plain_tensor
 from torch import Tensor, nn
 
-__all__ = [
-    "ENGINES",
-    "METADATA_KEY",
-    "VALUES",
-    "ExportedNetwork",
-    "files_of_engine",
-    "import_engine",
-    "path_for_engine",
-]
+__all__ = ["ENGINES", "EXTRAS", "METADATA_KEY", "VALUES", "ExportedNetwork", "files_of_engine", "path_for_engine"]
 
 # Engines beside ``pytorch``, and the suffix of their files.
 ENGINES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+
+# The file that pins the engines' packages.
+EXTRAS = "requirements-export.txt"
 
 # Suffix of OpenVINO's second file, which contains the weights.
 VALUES = ".bin"
@@ -120,23 +114,6 @@ def files_of_engine(path: str | Path, engine: str) -> list[Path]:
     return [file, file.with_suffix(VALUES)] if engine == "openvino" else [file]
 
 
-def import_engine(package: str, engine: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        InputError: it is missing.
-    """
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise SettingError(
-            setting=f"engine {engine!r}",
-            found=f"no package {package}",
-            expected=f"{package}, which is an optional extra",
-            remedy=f"install it with: pip install {package} (tried versions are in requirements-export.txt)",
-        ) from error
-
-
 def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
     """TorchScript as MONAI's ``ckpt_export`` writes it, with the weights' metadata in the bundle's metadata."""
     extra = {"metadata.json": ""}
@@ -147,7 +124,7 @@ def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runn
 
 
 def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
-    runtime = import_engine("onnxruntime", "onnx")
+    runtime = import_optional("onnxruntime", "engine onnx", EXTRAS)
     if precision == "bf16":
         raise SettingError(
             setting="setting 'precision'",
@@ -170,7 +147,7 @@ def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dic
 
 
 def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
-    openvino = import_engine("openvino", "openvino")
+    openvino = import_optional("openvino", "engine openvino", EXTRAS)
     narrow = precision == "bf16" or (precision == "auto" and bf16_is_fast(torch.device("cpu")))
     core = openvino.Core()
     model = _read(lambda: core.read_model(file), file, "openvino")

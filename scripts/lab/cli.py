@@ -195,7 +195,7 @@ def _adapt(options: argparse.Namespace) -> None:
 
 
 def _phantom(options: argparse.Namespace) -> None:
-    from scripts.data.datalists import write_datalist
+    from scripts.data.written_datalists import write_datalist
     from scripts.lab.datalists import folder_datalist, training_share
     from scripts.lab.phantom.generate import write_phantom
 
@@ -212,7 +212,7 @@ def _phantom(options: argparse.Namespace) -> None:
 
 def _datalist(options: argparse.Namespace) -> None:
     from scripts.core.files import check_file_name
-    from scripts.data.datalists import write_datalist
+    from scripts.data.written_datalists import write_datalist
     from scripts.lab.datalists import datalists_of_domains, folder_datalist
 
     if options.dataset:

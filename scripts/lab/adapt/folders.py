@@ -11,9 +11,9 @@ from pydicom.errors import InvalidDicomError
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder
 from scripts.data.case_names import case_name, is_nifti, nifti_files, visible_files
-from scripts.data.datalists import write_datalist
 from scripts.data.nifti import read_nifti
 from scripts.data.volumes import CT_FAT_HU
+from scripts.data.written_datalists import write_datalist
 from scripts.lab.datalists import folder_datalist, images_of
 from scripts.lab.pairing import match_labels
 from scripts.lab.prepare.run import Preparation, prepare

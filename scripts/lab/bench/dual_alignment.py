@@ -10,8 +10,8 @@ import torch
 from scripts.data.augmentation import BatchAugmentation
 from scripts.engines.adversarial_trainer import frozen
 from scripts.engines.alignment import DualAlignment, FeatureAdversary, PredictionAdversary
-from scripts.engines.averaging import averaged_model
 from scripts.engines.dual_alignment_trainer import DualAlignmentTrainer
+from scripts.engines.schedules import averaged_model
 from scripts.lab.bench.data import random_batches
 from scripts.lab.bench.timing import Measurement, Ratio, channels_last, round_robin
 from scripts.losses.adversarial import discriminator_loss, generator_loss

@@ -25,8 +25,8 @@ import torch
 from scripts.core.errors import InputError
 from scripts.core.schema import SCHEMA, check_values
 from scripts.core.weights import digest_of, load_weights, read_state, save_weights
-from scripts.data.datalists import write_datalist
 from scripts.data.nifti import read_nifti
+from scripts.data.written_datalists import write_datalist
 from scripts.lab.datalists import folder_datalist
 from scripts.lab.phantom.generate import write_phantom
 from torch import nn

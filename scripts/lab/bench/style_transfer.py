@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from scripts.data.augmentation import BatchAugmentation
-from scripts.engines.averaging import averaged_model
 from scripts.engines.image_pool import ImagePool
+from scripts.engines.schedules import averaged_model
 from scripts.engines.style_transfer_trainer import StyleTransferTrainer
 from scripts.lab.bench.cyclegan import CycleGanStep
 from scripts.lab.bench.data import random_batches
