@@ -36,7 +36,6 @@ __all__ = [
     "write_json",
 ]
 
-
 # In the name of a file that is not complete yet.
 PART = ".part-"
 
@@ -74,11 +73,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:
-    """Append lines to a log, whose readers skip an incomplete last line.
-
-    Raises:
-        InputError: the file cannot be written, or the device is full.
-    """
+    """Append lines to a log, whose readers skip an incomplete last line."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
@@ -87,15 +82,7 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_file_name(name: str, source: object) -> str:
-    """Return a name if it is safe as part of a file name.
-
-    Args:
-        name: such as the name of a domain.
-        source: the file or setting it comes from, for the message.
-
-    Raises:
-        InputError: it is empty, starts with a dot, or contains a separator or an unprintable character.
-    """
+    """Return a name from a file or setting ``source`` if it is safe as part of a file name; refuse it otherwise."""
     if not name or name.startswith(".") or re.search(r"[/\\:]", name) or not name.isprintable():
         raise InputError(
             file=source,
@@ -107,11 +94,7 @@ def check_file_name(name: str, source: object) -> str:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """Create a folder and verify that it can be written.
-
-    Raises:
-        InputError: it cannot be made or written.
-    """
+    """Create a folder, and refuse one that cannot be written."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,8 +149,8 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
 class AtomicSaveImaged(SaveImaged):
     """Write volumes as ``<case>_<output_postfix>.nii.gz`` on the grid of their input, atomically.
 
-    It is a ``SaveImaged``, so that servers that save predictions themselves recognise and skip it. MONAI's own reports
-    a full disk as a missing writer package.
+    Servers that save predictions themselves recognise and skip a ``SaveImaged``; MONAI's own takes a full disk for a
+    missing package.
 
     Args:
         keys: keys of volumes (C, H, W, D) with their source file in the metadata.

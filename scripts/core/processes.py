@@ -41,12 +41,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def join() -> None:
-    """Initialise the process group that the launcher prepared, and select the GPU of this process's local rank.
-
-    Raises:
-        InputError: more processes than GPUs on a machine, or a launcher whose restarted workers would connect to the
-            addresses of dead ones.
-    """
+    """Initialise the process group that the launcher prepared, and select the GPU of this process's local rank."""
     if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
     _check_restarts()
@@ -64,11 +59,7 @@ def end_with_parent() -> None:
 
 
 def check_ranks_agree(what: str, own: Mapping[str, Any]) -> None:
-    """Compare values by name with those of rank 0.
-
-    Raises:
-        InputError: on all processes, naming the first value that differs.
-    """
+    """Compare values by name with those of rank 0; refuse the first that differs, on all processes."""
     every = all_gather({name: str(value) for name, value in own.items()})
     for number, other in enumerate(every[1:], start=1):
         for name in sorted(every[0].keys() | other.keys()):
@@ -82,11 +73,7 @@ def check_ranks_agree(what: str, own: Mapping[str, Any]) -> None:
 
 
 def _check_restarts() -> None:
-    """Refuse a launcher whose first restart would fail.
-
-    By default, PyTorch's launcher keeps one address store; restarted workers read the addresses of dead workers from it
-    (PyTorch issue 135712).
-    """
+    """Refuse a launcher whose restarted workers would read the addresses of dead ones (PyTorch issue 135712)."""
     shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shares_store and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         raise SettingError(
@@ -135,14 +122,11 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_batch(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """Concatenate the batches of all processes in rank order, without gradients.
+    """Concatenate the batches of all N processes in rank order, without gradients.
 
     Args:
-        batch: (groups x B, ...), the same shape on every process: ``groups`` blocks of B samples each.
+        batch: (groups x B, ...), the same shape on every process; the result is (groups x N x B, ...).
         groups: number of blocks that stay contiguous; a batch of two domains has two.
-
-    Returns:
-        (groups x N x B, ...) for N processes, in rank order within each group.
     """
     if num_processes() == 1:
         return batch

@@ -58,11 +58,7 @@ def metadata_file(weights: Path) -> Path:
 
 
 def read_metadata(weights: Path) -> dict[str, Any]:
-    """The metadata of some weights; empty if there are none.
-
-    Raises:
-        InputError: the file is no JSON object.
-    """
+    """The metadata of some weights; empty if there are none."""
     file = metadata_file(weights)
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
@@ -96,9 +92,6 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
         path: the weights' file.
         state: its content.
         expected: metadata that this config expects.
-
-    Raises:
-        InputError: the metadata are damaged, describe other weights, or name another setting.
     """
     metadata = read_metadata(path)
     check_metadata(metadata, expected, path)
@@ -117,16 +110,7 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
 
 
 def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Compare metadata of weights with the expected ones, at any depth; keys missing on either side are ignored.
-
-    Args:
-        found: metadata that came with the weights.
-        expected: metadata that this config expects.
-        path: the weights, for the message.
-
-    Raises:
-        InputError: naming the first setting that differs.
-    """
+    """Refuse metadata of weights that differ from the expected ones at any depth; keys on one side only are ignored."""
     for key, value in expected.items():
         known = found.get(key)
         if isinstance(value, Mapping) and isinstance(known, Mapping):
@@ -150,14 +134,7 @@ def _agree(found: Any, expected: Any) -> bool:
 
 
 def load_weights(path: str, network: nn.Module, metadata: Mapping[str, Any] | None = None) -> nn.Module:
-    """Load a plain state dict strictly.
-
-    Returns:
-        The same network, so that a config can build on one that is loaded.
-
-    Raises:
-        InputError: no file, no state dict, another task's, or a network of another size.
-    """
+    """Load a plain state dict strictly, after checking its metadata, and return the network."""
     file = Path(path)
     state = read_state(file)
     if metadata:
@@ -199,8 +176,12 @@ def not_finite(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{name}", float(value[~value.isfinite()].flatten()[0])
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path, remedy: str = "train first, or name the weights with --checkpoint") -> dict[str, Any]:
     """Read a state dict without unpickling anything, and verify the checksums of its file.
+
+    Args:
+        path: the file.
+        remedy: what to do if there is none.
 
     Raises:
         InputError: no such file, a damaged one, or something other than a state dict.
@@ -208,19 +189,14 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         content = load_tensors(path)
     except FileNotFoundError as error:
-        remedy = "train first, or name the weights with --checkpoint"
-        raise InputError(
-            file=path, found="no such file", expected="the weights of a finished training", remedy=remedy
-        ) from error
+        expected = "the weights of a finished training"
+        raise InputError(file=path, found="no such file", expected=expected, remedy=remedy) from error
     except Exception as error:
-        remedy = "name another file; this one is damaged or holds more than tensors"
-        raise InputError(
-            file=path, found=f"no weights ({type(error).__name__})", expected="a PyTorch state dict", remedy=remedy
-        ) from error
+        found, remedy = f"no weights ({type(error).__name__})", "name a file that is whole and holds only tensors"
+        raise InputError(file=path, found=found, expected="a PyTorch state dict", remedy=remedy) from error
     if not isinstance(content, dict):
-        raise InputError(
-            file=path, found=type(content).__name__, expected="a state dict", remedy="save network.state_dict()"
-        )
+        found, remedy = type(content).__name__, "save network.state_dict()"
+        raise InputError(file=path, found=found, expected="a state dict", remedy=remedy)
     return content
 
 

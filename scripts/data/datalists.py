@@ -51,8 +51,7 @@ def read_datalist(
         may_be_missing: return no cases, with a warning, if the file does not exist.
 
     Raises:
-        InputError: the file or a volume is missing or hidden, the section is missing or empty, an entry is invalid, a
-            label is missing, or, with ``distinct_names``, two images share a name or an image has two labels.
+        InputError: what is missing, hidden, empty, invalid or not distinct.
     """
     if path is None:
         return Datalist()
@@ -82,9 +81,6 @@ def find_volumes(where: str) -> list[Item]:
     """Images to segment: a NIfTI file, a folder of them, or all sections of a datalist.
 
     An image listed in two sections counts once. Label maps in a folder, recognised by name, are skipped.
-
-    Raises:
-        InputError: the path does not exist, contains no NIfTI file, or two images share a name.
     """
     path = Path(where)
     if path.suffix == ".json":

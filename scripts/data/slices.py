@@ -58,13 +58,11 @@ class SliceSet:
 
     Args:
         data: datalist entries with ``image`` and, in the labelled domain, ``label``.
-        transform: MONAI transforms from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D)
-            of class ids.
+        transform: from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D) of class ids.
         window_size: height and width of the windows; None for the size of the frame.
         slice_axis: the spatial axis to slice along.
         device: device of the slices; the host if they would take more than ``GPU_SHARE`` of a GPU's free memory.
-        cache_dir: folder for the transformed volumes, keyed by the files' content and the transforms' settings; None
-            for no cache.
+        cache_dir: folder for transformed volumes, keyed by files' content and transforms' settings; None for no cache.
         num_structures: classes 1, 2, ... that must have labelled voxels in some slice.
 
     Attributes:
@@ -182,14 +180,11 @@ class UnpairedSliceBatches:
         target: slices of the unlabelled domain, or None for training on the labelled domain alone.
         source_augmentation: applied to the source's slices (and labels) after that.
         seed: seed of every choice.
-        shares: number of shares in the batch of all processes; None for one per process. Each process takes an equal
-            number of them, in order.
+        shares: number of shares in the batch of all processes, of which each takes an equal number in order; None for
+            one per process.
 
     Attributes:
         iteration: number of batches drawn so far; restored on resuming, as is ``shares``.
-
-    Raises:
-        InputError: shares that the processes cannot divide evenly.
     """
 
     def __init__(
@@ -260,11 +255,7 @@ class UnpairedSliceBatches:
         return {"iteration": self.iteration, "shares": self.shares, "content": self._content()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the batch at which ``state`` was taken, with the same number of shares.
-
-        Raises:
-            InputError: the slices differ, or the shares cannot be divided among the processes.
-        """
+        """Continue after the batch at which ``state`` was taken; other slices are refused."""
         if state["content"] != self._content():
             raise InputError(
                 file="the training cases",

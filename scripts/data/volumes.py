@@ -42,10 +42,8 @@ class CheckedLoadImaged(LoadImaged):
     """MONAI's ``LoadImaged`` for 3D NIfTI volumes, with checks of what was loaded.
 
     A label must have its image's shape and affine. Its values are rounded if a scale factor in the header turned 1 into
-    1.0000001.
-
-    The channel axis is added by a separate transform. MONAI Deploy passes volumes in memory and skips every transform
-    whose class name contains ``LoadImage``.
+    1.0000001. The channel axis is added by another transform, because MONAI Deploy, which passes volumes in memory,
+    skips every transform whose class name contains ``LoadImage``.
 
     Raises:
         InputError: a file cannot be read or is no 3D volume with a valid affine; its values are NaN, infinite or
@@ -144,15 +142,7 @@ class KeepBodyd(MapTransform):
 
 
 class RequireRanged(MapTransform):
-    """Check that images are already scaled, and leave them unchanged.
-
-    Args:
-        keys: keys of images (1, H, W, D).
-        within: range in which the percentiles 0.5 and 99.5 of an image must lie.
-
-    Raises:
-        InputError: a percentile outside the range.
-    """
+    """Refuse images (1, H, W, D) that are not scaled: the percentiles 0.5 and 99.5 must lie ``within`` a range."""
 
     def __init__(self, keys: KeysCollection, within: Sequence[float], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -183,16 +173,7 @@ def _no_ct(image: Any, key: Hashable, found: str) -> InputError:
 
 
 def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> None:
-    """Check the values of a volume.
-
-    Args:
-        volume: of any shape.
-        path: its file, for the error message.
-        is_label: whether a constant volume is allowed.
-
-    Raises:
-        InputError: NaN or infinite values, or a constant image.
-    """
+    """Refuse a volume of any shape with NaN or infinite values, and a constant one unless it is a label map."""
     lowest, highest = float(volume.min()), float(volume.max())
     if not np.isfinite([lowest, highest]).all():
         remedy = "export the volume again, or replace those values by the background's"
@@ -205,16 +186,13 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
 def check_labelled(
     labels: torch.Tensor, num_structures: int, data: Sequence[Mapping[str, str]], transform: Any
 ) -> None:
-    """Refuse a class that no label map shows, and tell after which step of preprocessing its voxels were gone.
+    """Refuse a class 1, 2, ... that no label map shows, and tell after which step its voxels were gone.
 
     Args:
         labels: class ids of all slices, of any shape.
-        num_structures: classes 1, 2, ... that must occur.
+        num_structures: number of classes that must occur.
         data: the datalist entries that the labels come from.
         transform: their preprocessing.
-
-    Raises:
-        InputError: naming the first class without a voxel.
     """
     for number in range(1, num_structures + 1):
         if not bool((labels == number).any()):
@@ -245,15 +223,7 @@ def _voxels_by_step(number: int, data: Sequence[Mapping[str, str]], transform: A
 
 
 def check_preprocessed(slices: torch.Tensor, file: object) -> None:
-    """Refuse values that preprocessing made unusable: a network would spread them, and no map would show it.
-
-    Args:
-        slices: (D, C, H, W).
-        file: their volume, for the message.
-
-    Raises:
-        InputError: naming the first slice with NaN or infinite values.
-    """
+    """Refuse slices (D, C, H, W) of a file that preprocessing made NaN or infinite: a network would spread them."""
     usable = slices.isfinite().flatten(1).all(1)
     if not bool(usable.all()):
         raise InputError(
@@ -271,11 +241,7 @@ def whole_values(label: Any) -> Any:
 
 
 def check_cases(dataset: Sequence[Any]) -> None:
-    """Preprocess each case of a dataset once and discard it, to find unusable cases before a training starts.
-
-    Raises:
-        InputError: raised by a transform; MONAI's own exception may wrap it.
-    """
+    """Preprocess each case of a dataset once and discard it, to find unusable cases before a training starts."""
     for index in range(len(dataset)):
         dataset[index]
 

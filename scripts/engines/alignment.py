@@ -60,12 +60,8 @@ class PredictionAdversary(Adversary):
     """D2.
 
     Args:
-        input_map: input computed from a prediction: ``softmax`` (the paper's) or ``entropy``, see
-            :func:`prediction_map`.
+        input_map: the ``kind`` of :func:`prediction_map` that makes its input.
         pixel_weights: weight of each target pixel, from the logits of all heads; None for equal weights.
-
-    Raises:
-        SettingError: unknown ``kind`` or ``input_map``.
     """
 
     name = "d2"

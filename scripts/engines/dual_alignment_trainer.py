@@ -12,7 +12,8 @@ from scripts.core.errors import SettingError
 from scripts.engines.adversarial_trainer import AdversarialTrainer, frozen
 from scripts.engines.alignment import Adversary, DualAlignment
 from scripts.engines.batch_norm import running_statistics
-from scripts.losses.segmentation import alignment_discriminator_loss, alignment_loss, supervised_losses
+from scripts.losses.adversarial import discriminator_loss
+from scripts.losses.segmentation import alignment_loss, supervised_losses
 from scripts.losses.segmenter_loss import ForwardPass, SegmenterLoss, SegmenterStep
 from scripts.networks.segmenter import Segmenter
 from torch import Tensor
@@ -158,12 +159,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
         """Train one discriminator to tell source from target; its loss."""
         with self.autocast():
             source_logits, target_logits = adversary.network(torch.cat([seen.detach() for seen in pair])).chunk(2)
-            loss, _ = alignment_discriminator_loss(
-                source_logits=source_logits,
-                target_logits=target_logits,
-                kind=adversary.kind,
-                target_weights=target_weights,
-            )
+            loss = discriminator_loss(source_logits, target_logits, adversary.kind, target_weights)
         self.step(adversary.optimizer, loss)
         return loss
 

@@ -85,9 +85,6 @@ def evaluate_case(
 ) -> list[StructureResult]:
     """Evaluate one predicted label map: one result per structure, in the order of ``label_names``.
 
-    A structure missing in exactly one map gets Dice 0 and the diagonal of the image (in mm and in voxels) as its
-    distances; a structure missing in both gets NaN.
-
     Args:
         prediction: integer class ids 0..K, shape (H, W, D) or (H, W).
         truth: the same, on the same grid.
@@ -124,15 +121,7 @@ def evaluate_case(
 
 
 def dice_per_class(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> NDArray[np.float64]:
-    """Dice overlap of each class, ``2 |P and T| / (|P| + |T|)``.
-
-    Args:
-        prediction: integer class ids 0..K, any shape.
-        truth: the same, same shape.
-        num_classes: K, the number of structures without the background.
-
-    Returns:
-        Shape (K,), for the classes 1..K, in [0, 1]; NaN where a class is absent in both maps.
+    """Dice overlap ``2 |P and T| / (|P| + |T|)`` of the classes 1..K, (K,); NaN where a class is absent in both maps.
 
     Raises:
         ValueError: shapes differ, or ids are not integers in 0..K.
@@ -143,15 +132,12 @@ def dice_per_class(prediction: NDArray[Any], truth: NDArray[Any], num_classes: i
 def directed_surface_distances(
     prediction_mask: NDArray[Any], truth_mask: NDArray[Any], spacing_mm: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distance in mm of every surface voxel to the nearest surface voxel of the other mask.
+    """Distance in mm of every surface voxel to the nearest of the other mask: prediction to truth, truth to prediction.
 
     Args:
         prediction_mask: non-zero inside the structure, any number of axes.
         truth_mask: the same, same shape.
         spacing_mm: edge lengths of a voxel, one for each axis.
-
-    Returns:
-        The distances from the prediction to the truth and those from the truth to the prediction.
 
     Raises:
         ValueError: a mask is empty, shapes differ, or the spacing does not fit.
@@ -201,12 +187,7 @@ def hausdorff_distance_95(
 
 
 def volume_difference_percent(volume_prediction: float, volume_truth: float) -> float:
-    """Signed volume error, ``100 (V_prediction - V_truth) / V_truth``; NaN where the true volume is zero.
-
-    Args:
-        volume_prediction: predicted volume, in any unit.
-        volume_truth: true volume, in the same unit.
-    """
+    """Signed volume error, ``100 (V_prediction - V_truth) / V_truth``; NaN where the true volume is zero."""
     if volume_truth == 0:
         return math.nan
     return float(100.0 * (volume_prediction - volume_truth) / volume_truth)

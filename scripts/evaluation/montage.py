@@ -154,16 +154,12 @@ def slice_montage(
 
 def percentile_limits(image: NDArray[Any]) -> tuple[float, float]:
     """Robust grey limits: the 1st and the 99th percentile."""
-    low, high = np.percentile(image, (1.0, 99.0))
-    return float(low), float(high)
+    low, high = np.percentile(image, (1.0, 99.0)).tolist()
+    return low, high
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG or SVG, by the suffix of the path: atomically and reproducibly.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a figure as PNG or SVG, by the suffix of the path: atomically and reproducibly."""
     FigureCanvasAgg(figure)
     kind = "svg" if Path(path).suffix == ".svg" else "png"
     settings: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}

@@ -65,11 +65,6 @@ def summarise(results_by_case: ResultsByCase, label_names: Sequence[str]) -> dic
         results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
         label_names: names of the structures 1..K.
 
-    Returns:
-        ``cases`` (their number), ``structures`` (name -> ``n``, ``failures`` and, for each measure, ``mean``, ``std``
-        and ``n``), ``mean_over_structures`` (measure -> mean), ``failures`` (a list of case, structure, status) and
-        ``conventions``.
-
     Raises:
         InputError: there is no case.
         ValueError: the results of a case do not match ``label_names``.
@@ -107,17 +102,13 @@ def write_evaluation(
 
     Args:
         folder: folder to write into; created if needed.
-        results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
-        label_names: names of the structures 1..K.
-        provenance: config, seed, data, commit, device and the like; written as the summary's ``provenance``.
+        results_by_case: as for :func:`summarise`.
+        label_names: as for :func:`summarise`.
+        provenance: config, seed, data, commit, device and the like.
         selection: how the evaluated weights were selected, from their metadata; None if unknown.
 
     Returns:
         The summary, as written.
-
-    Raises:
-        InputError: there is no case, or the folder cannot be written.
-        ValueError: the results of a case do not match ``label_names``.
     """
     chosen = {"selection": dict(selection) if selection else None}
     summary = {**summarise(results_by_case, label_names), **chosen, "provenance": dict(provenance)}

@@ -40,7 +40,6 @@ __all__ = [
     "re_estimate_statistics",
 ]
 
-
 logger = logging.getLogger(__name__)
 
 State = Mapping[str, torch.Tensor]
@@ -60,12 +59,7 @@ class LastWeights:
         """Nothing happens during training."""
 
     def choose(self, engine: Engine, last: State) -> tuple[State, int]:
-        """Return the weights to keep and their iteration; ``choice`` then describes the selection.
-
-        Args:
-            engine: the trainer, at its end.
-            last: the last weights.
-        """
+        """At the end of training, return the weights to keep and their iteration, and describe them in ``choice``."""
         self.choice = {"rule": "last", "epoch": engine.state.epoch, "reads_target_labels": False}
         return last, engine.state.iteration
 
@@ -107,8 +101,7 @@ class ResumePoint:
     def attach(self, engine: Engine) -> None:
         """Load now if the run resumes, and register the saving.
 
-        A new run renames the checkpoint of an earlier one to ``earlier_...``. Otherwise a run that was killed before
-        its first checkpoint would resume as the earlier run.
+        A new run renames an earlier checkpoint: killed before its first one, it would resume as the earlier run.
         """
         if rank() == 0:
             self.unproven.unlink(missing_ok=True)
@@ -180,10 +173,8 @@ class FinalWeights:
         path: the weights file.
         average: the moving average of the trained network.
         metadata: metadata of the weights.
-        batches: returns all slices of the domain that the network is used on, to re-estimate its batch-norm statistics;
-            None to keep the statistics of training.
-        chooser: selects other weights than the last; None for the last. The selection is printed and recorded in the
-            metadata.
+        batches: as for :func:`re_estimate_statistics`.
+        chooser: selects other weights than the last; None for the last. The selection is printed and recorded.
     """
 
     def __init__(
@@ -222,9 +213,11 @@ class FinalWeights:
 
 
 def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[torch.Tensor]] | None) -> None:
-    """Re-estimate a network's batch-norm statistics on all slices of ``batches``, unless that is None.
+    """Re-estimate a network's batch-norm statistics on one process; the norms are no longer synchronised afterwards.
 
-    This runs on one process: the norms are no longer synchronised afterwards.
+    Args:
+        network: changed in place.
+        batches: returns all slices of the domain that the network is used on; None keeps the statistics of training.
     """
     unsynchronised(network)
     if batches is not None:
@@ -252,11 +245,9 @@ class WeightsLoader:
 class ServedWeightsd(MapTransform):
     """Refuse to prepare an image for weights that are missing, of another task or of another network.
 
-    Servers load weights themselves, and leniently: MONAI Label uses a random network if the file is missing, and
-    weights of another task if their shapes fit. Its request names the file in ``model_filename``; data without that key
-    pass unchecked, because everything else loads through :class:`WeightsLoader`.
-
-    It is a ``MapTransform`` because MONAI Deploy recognises dictionary transforms by the first one.
+    MONAI Label loads weights itself: it uses a random network if the file is missing, and weights of another task if
+    their shapes fit. Its request names the file in ``model_filename``; data without that key pass unchecked, because
+    everything else loads through :class:`WeightsLoader`. MONAI Deploy needs a ``MapTransform`` in this place.
 
     Args:
         keys: keys of the images; they stay as they are.
@@ -272,11 +263,7 @@ class ServedWeightsd(MapTransform):
         self.folder, self.network, self.metadata = Path(folder), network, dict(metadata)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check the weights that the request names and return the data unchanged.
-
-        Raises:
-            InputError: as :func:`load_weights`.
-        """
+        """Check the weights that the request names, and return the data unchanged."""
         named = data.get("model_filename") or []
         first = named if isinstance(named, str) else next(iter(named), None)  # the server takes the first of several
         if first is not None:
@@ -285,18 +272,10 @@ class ServedWeightsd(MapTransform):
 
 
 def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Refuse to train on weights of another task or of another network.
+    """Refuse a training that starts from weights of another task or network.
 
-    A server adds MONAI's ``CheckpointLoader`` to a training. It loads whatever fits, and the training replaces the file
-    at its end.
-
-    Args:
-        handlers: handlers of the trainer.
-        network: the trained network; the weights are loaded into it.
-        metadata: metadata that this config expects.
-
-    Raises:
-        InputError: as :func:`load_weights`.
+    A server adds MONAI's ``CheckpointLoader`` to the handlers. It loads whatever fits, and the training replaces the
+    file at its end.
     """
     for handler in handlers:
         if isinstance(handler, CheckpointLoader):

@@ -39,9 +39,6 @@ def discriminator_loss(
 
     Returns:
         A float32 scalar.
-
-    Raises:
-        ValueError: for another ``kind``.
     """
     if kind == "hinge":
         real = torch.relu(1.0 - real_logits.float()).mean()

@@ -9,11 +9,11 @@ from monai.losses.utils import compute_tp_fp_fn
 from monai.networks import one_hot
 from scripts.core.domains import IGNORED
 from scripts.core.processes import sum_over_processes
-from scripts.losses.adversarial import discriminator_loss, generator_loss
+from scripts.losses.adversarial import generator_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["alignment_discriminator_loss", "alignment_loss", "supervised_loss", "supervised_losses"]
+__all__ = ["alignment_loss", "supervised_loss", "supervised_losses"]
 
 # Added to the numerator and the denominator of a Dice, as MONAI's losses do.
 _SMOOTH = 1e-5
@@ -97,24 +97,6 @@ def alignment_loss(
         parts["alignment_d2"] = generator_loss(d2_logits_target, kind_d2, d2_weights_target)
         total = total + d2_weight * parts["alignment_d2"]
     return total, parts
-
-
-def alignment_discriminator_loss(
-    *, source_logits: Tensor, target_logits: Tensor, kind: str, target_weights: Tensor | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of D1 or D2: the (translated) source is real, the target is fake (section 3.2).
-
-    Args:
-        source_logits: raw logits on detached source features or predictions, any shape.
-        target_logits: raw logits on detached target features or predictions, any shape.
-        kind: one of ``ADVERSARIAL_KINDS``.
-        target_weights: weight of each target pixel, (B, 1, H, W); None for equal weights.
-
-    Returns:
-        The loss, and the same under the name ``discriminator``.
-    """
-    total = discriminator_loss(source_logits, target_logits, kind, target_weights)
-    return total, {"discriminator": total}
 
 
 def _resized(label: Tensor, logits: Tensor) -> Tensor:

@@ -36,16 +36,7 @@ class AtrousConv2d(nn.Conv2d):
 
 
 def sum_of_taps(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """A dilated 3 x 3 convolution with zero padding as nine shifted 1 x 1 convolutions.
-
-    Args:
-        x: (B, in_channels, H, W).
-        weight: (out_channels, in_channels, 3, 3).
-        dilation: pixels between two taps.
-
-    Returns:
-        (B, out_channels, H, W).
-    """
+    """A dilated 3 x 3 convolution with zero padding as nine shifted 1 x 1 convolutions; sizes as in ``F.conv2d``."""
     out_channels, in_channels = weight.shape[:2]
     height, width = x.shape[2:]
     kernels = weight.permute(2, 3, 0, 1).reshape(9 * out_channels, in_channels, 1, 1)

@@ -1,14 +1,14 @@
 """The backbone of DeepLab: a ResNet of bottleneck blocks whose last strides are replaced by dilation."""
 
-import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from monai.networks.nets import ResNet
 from scripts.core.errors import InputError, check_choice
-from torch import Tensor, nn
+from scripts.core.weights import read_state
+from torch import nn
 
 __all__ = ["build_dilated_resnet"]
 
@@ -68,12 +68,13 @@ def _dilate(stage: nn.Sequential, dilation: int) -> None:
 
 
 def _load(backbone: nn.Module, path: Path, in_channels: int) -> None:
-    state = {name: tensor for name, tensor in _read_state_dict(path).items() if not name.startswith("fc.")}
+    given = read_state(path, remedy="check backbone_weights")
+    state = {str(name): tensor for name, tensor in given.items() if not str(name).startswith("fc.")}
     first = state.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[1] == 3 and in_channels != 3:
         state["conv1.weight"] = (first.sum(dim=1, keepdim=True) / in_channels).repeat(1, in_channels, 1, 1)
     expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in state.items()}
+    found = {name: getattr(value, "shape", ()) for name, value in state.items()}  # of values that are no tensors, too
     # Batch norm's counter is absent from the older published files; torch then starts it at 0.
     wrong = sorted(
         name
@@ -91,24 +92,5 @@ def _load(backbone: nn.Module, path: Path, in_channels: int) -> None:
     backbone.load_state_dict({name: tensor for name, tensor in state.items() if name in expected})
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        found = "no such file"
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        found = f"a file that torch cannot load safely ({type(error).__name__})"
-    else:
-        if isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values()):
-            return state
-        found = f"an object of type {type(state).__name__} that is not a plain state dict"
-    raise InputError(
-        file=path,
-        found=found,
-        expected="a state dict of tensors, as torch.save(network.state_dict(), path) writes it",
-        remedy="check backbone_weights",
-    )
-
-
-def _shape(shapes: dict[str, torch.Size], name: str) -> str:
+def _shape(shapes: Mapping[str, Any], name: str) -> str:
     return str(tuple(shapes[name])) if name in shapes else "none (absent)"
