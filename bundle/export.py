@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser, ckpt_export
 from monai.networks import convert_to_onnx
 from scripts.core.errors import InputError, SettingError, check_choice, import_optional
 from scripts.core.files import atomic_path
-from scripts.core.weights import load_weights, read_metadata
+from scripts.core.weights import TRAINING_CASES, load_weights, read_metadata
 from scripts.inference.exported_network import ENGINES, EXTRAS, METADATA_KEY, VALUES, ExportedNetwork, path_for_engine
 from scripts.networks.translators import Translator
 from torch import nn
@@ -25,8 +25,8 @@ __all__ = ["TOLERANCE", "export_network"]
 # Largest difference of an engine's float32 output from PyTorch's, as a share of the largest output.
 TOLERANCE = 1e-3
 
-# Metadata of the weights that are not in the config: length of the training, and selection.
-HISTORY = ("iterations", "selection")
+# Metadata of the weights that are not in the config: length of the training, selection, and the training cases.
+HISTORY = ("iterations", "selection", TRAINING_CASES)
 
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 

@@ -58,11 +58,7 @@ class SettingError(InputError):
 
 
 def check_choice(setting: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse a value that is none of a setting's choices.
-
-    Raises:
-        InputError: the value is not among the choices.
-    """
+    """Refuse a value that is none of a setting's choices."""
     if value not in choices:
         quotes = "; YAML reads a bare off as false: write it in quotes" if value is False and "off" in choices else ""
         raise SettingError(

@@ -47,12 +47,7 @@ class RunFolder:
         self.lock = FileLock(self.root.absolute() / ".run.lock", timeout=0, is_singleton=True, thread_local=False)
 
     def open(self) -> RunFolder:
-        """Before anything else is built: check the settings, join other processes, make and lock the folder, seed.
-
-        Raises:
-            InputError: an unknown key, a wrong value, processes with different settings, or a folder that cannot be
-                written or that another process uses.
-        """
+        """Before anything else is built: check the settings, join other processes, make and lock the folder, seed."""
         if is_bundle_command():
             show_input_errors_as_sentences()
         if self.settings is None:
@@ -70,11 +65,7 @@ class RunFolder:
         return self
 
     def _lock(self) -> None:
-        """Keep other processes out of the folder until this one closes it or ends.
-
-        Raises:
-            InputError: naming the process that has it.
-        """
+        """Keep other processes out of the folder until this one closes it or ends."""
         owner = self.root / ".running"
         try:
             self.lock.acquire()

@@ -15,6 +15,7 @@ from scripts.core.files import atomic_path, load_tensors, tensor_bytes
 from torch import nn
 
 __all__ = [
+    "TRAINING_CASES",
     "WEIGHTS_SHA256",
     "check_finite",
     "check_metadata",
@@ -34,6 +35,9 @@ __all__ = [
 
 # Key of the metadata for :func:`digest_of` the state dict.
 WEIGHTS_SHA256 = "weights_sha256"
+
+# Key of the metadata for what inference compares its images and volumes with.
+TRAINING_CASES = "training_cases"
 
 logger = logging.getLogger(__name__)
 

@@ -55,14 +55,9 @@ def is_nifti(path: Path) -> bool:
 
 
 def visible_files(folder: Path, *, nested: bool = True) -> list[Path]:
-    """All files of a folder, sorted by path; links are followed, hidden files and folders are skipped.
+    """All files of a folder and, if nested, its subfolders, by path; links are followed, hidden files skipped.
 
-    Args:
-        folder: folder to search.
-        nested: search subfolders too.
-
-    Raises:
-        InputError: a file name that is not UTF-8, which cannot be written to a datalist or report.
+    A file name that is not UTF-8, which cannot be written to a datalist, is refused.
     """
     files, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -90,9 +85,6 @@ def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = Fal
         folder: folder to search.
         images_only: skip label maps, which are recognised by name (``label``, ``seg``, ``mask``, ``gt`` ...).
         labels_only: return label maps only.
-
-    Raises:
-        InputError: no file found.
     """
     # Absolute, not resolved: results are named after the link, not after its target.
     searches = (visible_files(folder.absolute(), nested=nested) for nested in (False, True))

@@ -82,11 +82,7 @@ class Series:
 
 
 def scan_folder(folder: Path) -> FolderScan:
-    """Separate slices from other objects (RTSTRUCT, SEG, SR, presentation states, DICOMDIR) by their SOP class.
-
-    Raises:
-        InputError: no such folder.
-    """
+    """Separate slices from other objects (RTSTRUCT, SEG, SR, presentation states, DICOMDIR) by their SOP class."""
     if not folder.is_dir():
         remedy = "name the folder that contains the slices"
         raise InputError(file=folder, found="no such folder", expected="a folder of DICOM slices", remedy=remedy)
@@ -110,11 +106,7 @@ def scan_folder(folder: Path) -> FolderScan:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The slices of a folder, without subfolders, in natural order of their names; other DICOM files are logged.
-
-    Raises:
-        InputError: no such folder.
-    """
+    """The slices of a folder, without subfolders, in natural order of their names; other DICOM files are logged."""
     scan = scan_folder(folder)
     if scan.left_out:
         logger.warning("%s: not used, because they are not slices: %s.", folder, ", ".join(scan.left_out))
@@ -122,14 +114,7 @@ def dicom_files(folder: Path) -> list[Path]:
 
 
 def read_series(folder: Path) -> Series:
-    """Read the one series in a folder.
-
-    Args:
-        folder: folder with the slices of one series and no others.
-
-    Raises:
-        InputError: as :func:`read_slices`.
-    """
+    """Read the one series in a folder."""
     return read_slices(dicom_files(folder), folder)
 
 

@@ -43,15 +43,11 @@ def spacing_of(affine: Any) -> tuple[float, float, float]:
 
 
 def check_affine(affine: Any, source: object) -> None:
-    """Refuse an invalid affine.
+    """Refuse an affine (4, 4) to RAS+ coordinates in mm that is not finite, not invertible or of implausible lengths.
 
     Args:
-        affine: voxel indices to RAS+ coordinates in mm, (4, 4).
+        affine: to check.
         source: the file or array, for the error.
-
-    Raises:
-        InputError: another shape, NaN or infinite entries, axes that do not span the space, or voxel edges or offsets
-            that cannot be lengths in mm.
     """
     matrix = np.asarray(affine, np.float64)
     if matrix.shape != (4, 4):
@@ -72,11 +68,7 @@ def check_affine(affine: Any, source: object) -> None:
 
 
 def check_shape(shape: Sequence[int], source: object) -> None:
-    """Refuse anything but a 3D volume with at least 2 voxels along each axis.
-
-    Raises:
-        InputError: naming ``source``.
-    """
+    """Refuse anything but a 3D volume with at least 2 voxels along each axis."""
     if len(shape) != 3 or min(shape) < 2:
         remedy = "split a 4D file into its volumes, stack 2D files into one"
         found = f"{len(shape)} dimensions {tuple(shape)}"
@@ -84,16 +76,7 @@ def check_shape(shape: Sequence[int], source: object) -> None:
 
 
 def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> None:
-    """Refuse a resampled grid that does not fit into memory, before anything is allocated.
-
-    Args:
-        affine: of the new grid, (4, 4).
-        size: its voxels.
-        source: file of the volume, for the error.
-
-    Raises:
-        InputError: the grid is too large.
-    """
+    """Refuse a resampled grid that does not fit into memory, before anything is allocated."""
     gibibytes = 4 * float(np.prod(size, dtype=np.float64)) / 2**30
     if gibibytes <= 4 * LARGEST_RESAMPLED_VOXELS / 2**30:
         return
@@ -132,11 +115,7 @@ def check_same_grid(
     image_path: str,
     label_path: str,
 ) -> None:
-    """Refuse a label map whose shape (H, W, D) or affine (4, 4) differs from its image's.
-
-    Raises:
-        InputError: naming both files.
-    """
+    """Refuse a label map whose shape (H, W, D) or affine (4, 4) differs from its image's."""
     if tuple(image_shape) != tuple(label_shape):
         found = f"a label of {tuple(label_shape)} voxels"
         expected = f"{tuple(image_shape)} as in {image_path}"

@@ -227,13 +227,7 @@ def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) ->
     Returns:
         (K, 2), in ml; 0 and infinity for a structure that no case has.
     """
-    labels = cast(Tensor, slices.labels)
-    volumes = torch.stack(
-        [
-            labels[slices.case_of == case].flatten().bincount(minlength=num_structures + 1)[1:].cpu() * voxel_ml
-            for case, voxel_ml in enumerate(slices.voxel_ml)
-        ]
-    )  # (cases, K)
+    volumes = slices.volumes_ml(num_structures)  # (cases, K)
     ends = volumes.float().masked_fill(volumes == 0, torch.nan).nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (2, K)
     return torch.stack([(ends[0] / tolerance).nan_to_num(0), (ends[1] * tolerance).nan_to_num(torch.inf)], 1)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -155,6 +155,15 @@ class SliceSet:
             drawn = torch.rand(room.shape, generator=generator) * 2 - 1
             place = ((BORDER_STRETCH * drawn).clamp(-1, 1) + 1) / 2
         return Windows(first + (place * room).long(), self.window_size)
+
+    def volumes_ml(self, num_structures: int) -> torch.Tensor:
+        """Volume of each structure 1..K in each case, (cases, K)."""
+        labels = cast(torch.Tensor, self.labels)
+        counts = [
+            labels[self.case_of == case].flatten().bincount(minlength=num_structures + 1)
+            for case in range(len(self.data))
+        ]
+        return torch.stack(counts)[:, 1:].cpu() * torch.tensor(self.voxel_ml)[:, None]
 
     def region(self, case: int) -> tuple[torch.Tensor, slice, slice]:
         """The slices of a case in ``images``: their indices, and their rows and columns in the frame."""

@@ -63,11 +63,7 @@ class AdversarialTrainer(Trainer):
             self.fire_event(Events.COMPLETED)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint of a run of the same length: the schedules depend on it.
-
-        Raises:
-            InputError: the checkpoint's run has another length.
-        """
+        """Continue from a checkpoint of a run of the same length: the schedules depend on it."""
         for key in ("max_epochs", "epoch_length"):
             if state_dict[key] != getattr(self.state, key):
                 raise InputError(

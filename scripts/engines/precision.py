@@ -22,9 +22,6 @@ def autocast(device: torch.device | str, precision: str = "auto") -> torch.autoc
         device: where the step runs.
         precision: ``bf16``, ``float32``, or ``auto``: bf16 where it is fast. fp16 is not offered, because squared
             adversarial losses overflow in it.
-
-    Raises:
-        InputError: another value.
     """
     device = torch.device(device)
     check_choice("precision", precision, ("auto", "bf16", "float32"))

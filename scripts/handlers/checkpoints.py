@@ -17,6 +17,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import make_folder, save_tensors
 from scripts.core.processes import all_gather, rank
 from scripts.core.weights import (
+    TRAINING_CASES,
     check_finite,
     check_metadata,
     load_weights,
@@ -175,6 +176,7 @@ class FinalWeights:
         metadata: metadata of the weights.
         batches: as for :func:`re_estimate_statistics`.
         chooser: selects other weights than the last; None for the last. The selection is printed and recorded.
+        training_cases: :func:`scripts.data.likeness.describe_cases`, whose result is added to the metadata.
     """
 
     def __init__(
@@ -185,9 +187,10 @@ class FinalWeights:
         metadata: Mapping[str, Any],
         batches: Callable[[], Iterable[torch.Tensor]] | None = None,
         chooser: LastWeights | None = None,
+        training_cases: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self.path, self.average, self.metadata, self.batches = Path(path), average, dict(metadata), batches
-        self.chooser = chooser
+        self.chooser, self.training_cases = chooser, training_cases
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after verifying that the folder can be written."""
@@ -204,7 +207,7 @@ class FinalWeights:
         state: Mapping[str, torch.Tensor] = network.state_dict()
         iterations = engine.state.iteration
         check_finite_weights(state, iterations)
-        metadata = dict(self.metadata)
+        metadata = self.metadata | ({TRAINING_CASES: self.training_cases()} if self.training_cases else {})
         if self.chooser is not None:
             state, iterations = self.chooser.choose(engine, state)
             metadata["selection"] = self.chooser.choice

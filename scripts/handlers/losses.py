@@ -39,7 +39,6 @@ class LossLog:
 
     Raises:
         NotFiniteError: while running, naming the loss and the iteration.
-        InputError: the log cannot be written.
     """
 
     def __init__(self, *, path: str, interval: int = 20, keys: Sequence[str] = ()) -> None:
@@ -103,20 +102,12 @@ def _not_finite(name: str, iteration: int, value: float) -> NotFiniteError:
 
 
 def check_finite_losses(output: Sequence[Mapping[str, torch.Tensor]], iteration: int) -> None:
-    """Check the scalars among an iteration's outputs.
-
-    Raises:
-        NotFiniteError: naming the first that is NaN or infinite.
-    """
+    """Refuse an iteration's outputs with a scalar that is NaN or infinite."""
     _check_finite(scalar_outputs(output), iteration)
 
 
 def check_finite_weights(state: Mapping[str, Any], iteration: int) -> None:
-    """Check every tensor of a state, nested ones too.
-
-    Raises:
-        NotFiniteError: naming the first tensor with a value that is NaN or infinite.
-    """
+    """Refuse a state, nested ones included, with a value that is NaN or infinite."""
     for name, value in not_finite(state):
         raise _not_finite(f"weights {name!r}", iteration, value)
 

@@ -42,13 +42,7 @@ MAY_BE_EMPTY = (
 
 @dataclass(frozen=True)
 class Maker:
-    """The maker of a segmentation, for its file.
-
-    Attributes:
-        name: of the bundle, as model and algorithm.
-        version: of the bundle.
-        weights: digits that identify the weights, as serial number.
-    """
+    """The maker of a segmentation: name and version of the bundle, and digits that identify its weights."""
 
     name: str
     version: str
@@ -103,12 +97,6 @@ def source_slices(series: Series, source: object) -> list[Any]:
     Empty SOP UIDs are replaced by those of the file meta information. A missing study, series or frame of reference
     gets a UID derived from those of the slices, with a note in the log. The distance between slices is that of their
     positions; the orientation, which may differ by rounding, is that of the first slice.
-
-    Returns:
-        One pydicom ``Dataset`` per slice, without pixels.
-
-    Raises:
-        InputError: slices without an instance UID of their own, or of several studies or frames of reference.
     """
     slices = list(series.headers)
     spacing_mm = DS(float(np.linalg.norm(series.affine[:3, 2])), auto_format=True)
@@ -157,9 +145,6 @@ def write_segmentation(
 
     Returns:
         ``path``.
-
-    Raises:
-        InputError: highdicom is not installed, or the file cannot be written.
     """
     highdicom = _highdicom()
     segmentation = highdicom.seg.Segmentation(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Worklist:
         # Rank 0 decides before any process writes: all must agree on the remaining volumes.
         (done,) = broadcast_from_rank0([{name: note for name, note in found.items() if note is not None}])
         self.done: dict[str, Record] = done
+        self.at_end: list[Callable[[], None]] = []  # called on every process when all have finished
         left = [item for item in self.items if case_name(item["image"]) not in self.done]
         self.own = left[rank() :: num_processes()]
 
@@ -93,6 +94,8 @@ class Worklist:
             for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED) if not failed else ():
                 evaluator.fire_event(event)
         every = [file for part in all_gather(failed) for file in part]
+        for call in self.at_end:
+            call()
         if every:
             found = f"{len(every)} of {len(self.items)} volumes without a result: {', '.join(sorted(every))}"
             remedy = "mend or remove them as stated above, then start again with --resume True"
@@ -116,15 +119,16 @@ class Worklist:
             self.done[case_name(image)] = record
             write_json(self.notes / f"{case_name(image)}.json", record)
 
-    def collect(self) -> dict[str, Record]:
-        """The records of all volumes, in the order of the list; waits for all processes.
-
-        Raises:
-            InputError: a volume without a record.
-        """
+    def finished(self) -> dict[str, Record]:
+        """The records of the volumes that are finished, in the order of the list; waits for all processes."""
         together = {name: record for part in all_gather(self.done) for name, record in part.items()}
         names = [case_name(item["image"]) for item in self.items]
-        missing = [name for name in names if name not in together]
+        return {name: together[name] for name in names if name in together}
+
+    def collect(self) -> dict[str, Record]:
+        """:meth:`finished`, after refusing a volume without a record."""
+        together = self.finished()
+        missing = [name for item in self.items if (name := case_name(item["image"])) not in together]
         if missing:
             raise InputError(
                 file=self.notes,
@@ -132,7 +136,7 @@ class Worklist:
                 expected="a result of every volume",
                 remedy="run it again with --resume True",
             )
-        return {name: together[name] for name in names}
+        return together
 
     def _note(self, item: Item) -> Record | None:
         """The record of a finished volume; None if there is none, or if it is invalid or outdated."""

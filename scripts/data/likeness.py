@@ -1,0 +1,134 @@
+"""Compares images with those that weights were trained for: a fingerprint beside the weights, a check of each image.
+
+Distances of normalised intensity histograms tell nothing: those between CT and MR of the abdomen and MR of hearts are
+not larger than those within each data set.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from scripts.core.errors import InputError, check_choice
+from scripts.core.weights import TRAINING_CASES, read_metadata
+from scripts.data.geometry import spacing_of
+from scripts.data.nifti import read_nifti
+from scripts.data.slices import SliceSet
+from scripts.data.volumes import CT_FAT_HU
+
+__all__ = ["UNLIKE", "CheckLikenessd", "describe_cases", "difference"]
+
+logger = logging.getLogger(__name__)
+
+# Key of an image's metadata for the warning that it is hardly alike.
+UNLIKE = "unlike_training_images"
+
+# Ratio to the extents of the training images from which an image is reported, and from which a smaller one is refused.
+ODD, FOREIGN = 1.5, 3.0
+
+
+def describe_cases(labelled: SliceSet, target: SliceSet | None, label_names: Sequence[str]) -> dict[str, Any]:
+    """What inference compares with: volumes of the structures in the labelled cases, and the target's images.
+
+    Args:
+        labelled: with labels.
+        target: of the images that the network is trained for; None leaves them out.
+        label_names: of the classes 1..K.
+
+    Returns:
+        ``volumes_ml`` (name -> least and greatest volume), and ``images``: whether all or none ``are_ct``, and the
+        ``least_mm`` and ``greatest_mm`` of their extents, shortest edge first.
+    """
+    volumes = labelled.volumes_ml(len(label_names))  # (cases, K)
+    ends = torch.stack([volumes.amin(0), volumes.amax(0)], 1).tolist()  # (K, 2)
+    described: dict[str, Any] = {"volumes_ml": dict(zip(label_names, ends, strict=True))}
+    if target is not None:
+        images = (read_nifti(item["image"]) for item in target.data)
+        lowest, extents = zip(*(_measured(image.voxels, image.affine) for image in images), strict=True)
+        kinds = {value < CT_FAT_HU for value in lowest}
+        described["images"] = {
+            "are_ct": kinds.pop() if len(kinds) == 1 else None,
+            "least_mm": np.min(extents, 0).round(1).tolist(),
+            "greatest_mm": np.max(extents, 0).round(1).tolist(),
+        }
+    return described
+
+
+def difference(image: Any, affine: Any, known: Mapping[str, Any]) -> tuple[float, str]:
+    """How far an image is from the training images, from 1 for within their range, and what differs.
+
+    Another modality is infinitely far. A longer image is at most ``FOREIGN`` times as far: the task's section crops it.
+
+    Args:
+        image: as stored, (H, W, D).
+        affine: voxel indices to RAS+ coordinates in mm, (4, 4).
+        known: the ``images`` of :func:`describe_cases`.
+    """
+    lowest, extent_mm = _measured(image, affine)
+    if known["are_ct"] is not None and (lowest < CT_FAT_HU) != known["are_ct"]:
+        return math.inf, f"a lowest value of {lowest:g}: {'no CT in HU' if known['are_ct'] else 'a CT in HU'}"
+    least, greatest = np.array(known["least_mm"]), np.array(known["greatest_mm"])
+    distance = max((least / extent_mm).max(), min((extent_mm / greatest).max(), FOREIGN))
+    size, *limits = (" x ".join(f"{edge:.0f}" for edge in edges) for edges in (extent_mm, least, greatest))
+    return float(
+        distance
+    ), f"edges of {size} mm, {distance:.1f} times outside those of training ({' to '.join(limits)})"
+
+
+class CheckLikenessd(MapTransform):
+    """Refuse images unlike those that the weights were trained for, and warn of images that are hardly alike.
+
+    Args:
+        keys: keys of images (1, H, W, D) as stored, which stay as they are.
+        weights: file of the weights; if their metadata do not describe the training images, nothing is checked.
+        exported: an exported network that is used instead, which contains the metadata; None for the weights.
+        unlike: ``refuse``, or ``warn`` to process images of every distance.
+
+    Raises:
+        InputError: an image of another modality, or much smaller than all training images.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        weights: str,
+        exported: Any = None,
+        unlike: str = "refuse",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        check_choice("unlike_images", unlike, ("refuse", "warn"))
+        self.weights, self.exported, self.unlike = Path(weights), exported, unlike
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Check each image."""
+        metadata = read_metadata(self.weights) if self.exported is None else self.exported.metadata
+        known = metadata.get(TRAINING_CASES, {}).get("images")
+        for key in self.key_iterator(dict(data)) if known else ():
+            image = data[key]
+            file = image.meta.get("filename_or_obj", f"{key!r}")
+            distance, found = difference(image[0], image.affine, known)
+            if distance > FOREIGN and self.unlike == "refuse":
+                raise InputError(
+                    file=file,
+                    found=found,
+                    expected="an image like those that the weights were trained for",
+                    remedy="leave it out, choose the task of its modality, or go on with --unlike_images warn",
+                )
+            if distance > ODD:
+                image.meta[UNLIKE] = found
+                logger.warning("%s: %s. Fix: look at the image and at its label map before use.", file, found)
+        return dict(data)
+
+
+def _measured(image: Any, affine: Any) -> tuple[float, np.ndarray]:
+    """The lowest value, and the edges in mm, shortest first."""
+    return float(image.min()), np.sort(np.multiply(image.shape, spacing_of(affine)))
