@@ -196,7 +196,8 @@ def read_state(path: Path, remedy: str = "train first, or name the weights with 
         expected = "the weights of a finished training"
         raise InputError(file=path, found="no such file", expected=expected, remedy=remedy) from error
     except Exception as error:
-        found, remedy = f"no weights ({type(error).__name__})", "name a file that is whole and holds only tensors"
+        found = f"no weights ({type(error).__name__})"
+        remedy = "name another file; this one is damaged or holds more than tensors"
         raise InputError(file=path, found=found, expected="a PyTorch state dict", remedy=remedy) from error
     if not isinstance(content, dict):
         found, remedy = type(content).__name__, "save network.state_dict()"
