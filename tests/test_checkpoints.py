@@ -13,6 +13,7 @@ import torch
 from conftest import Finished, listed_files
 from ignite.engine import Engine
 from scripts.core.errors import InputError
+from scripts.core.processes import run_and_wait_ns
 from scripts.core.weights import digest_of, load_weights, save_weights
 from scripts.engines.schedules import averaged_model
 from scripts.handlers.checkpoints import FinalWeights, ResumePoint, WeightsLoader
@@ -150,6 +151,27 @@ def test_a_bar_is_closed_and_exceptions_pass(capsys: pytest.CaptureFixture[str])
 
     with pytest.raises(KeyError, match="in the step"):
         train(fail, TrainingProgress(description="toy"))
+
+
+@pytest.mark.parametrize(("wait", "is_reported"), [(24, False), (26, True)])
+def test_cores_that_other_programs_use_are_reported_once(
+    wait: int, is_reported: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 100 ns since the start of the run it waited for ``wait``; times before the start do not count."""
+    times = iter([(1000, 9000), (1000 + 100 - wait, 9000 + wait)])
+    monkeypatch.setattr("scripts.handlers.losses.run_and_wait_ns", lambda: next(times))
+    engine = Engine(lambda engine, batch: [{"loss": torch.tensor(0.0)}])
+    TrainingProgress(description="toy").attach(engine)
+    engine.run([0] * 50, max_epochs=1)
+    assert ("toy: waits 26 % of its time for a core" in caplog.text) == is_reported
+    assert caplog.text.count("Expected idle cores") == is_reported
+
+
+def test_this_thread_has_run() -> None:
+    run, wait = run_and_wait_ns()
+    assert run >= 0
+    assert wait >= 0
+    assert (run > 0) == Path("/proc/thread-self/schedstat").exists()
 
 
 def resume_point(path: Path, network: nn.Module, metadata: dict[str, Any] | None = None, **more: Any) -> ResumePoint:

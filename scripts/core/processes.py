@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ignite.distributed as idist
@@ -31,6 +32,7 @@ __all__ = [
     "mean_over_processes",
     "num_processes",
     "rank",
+    "run_and_wait_ns",
     "sum_over_processes",
 ]
 
@@ -170,6 +172,15 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         return _Sum.forward(ctx, gradient)
+
+
+def run_and_wait_ns() -> tuple[int, int]:
+    """Time that this thread has run on a core, and waited for one; zeros where the system (not Linux) does not tell."""
+    try:
+        run, wait, _ = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return 0, 0
+    return int(run), int(wait)
 
 
 def available_cores() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from scripts.core.errors import InputError
 from scripts.core.files import append_text, atomic_path
-from scripts.core.processes import rank
+from scripts.core.processes import rank, run_and_wait_ns
 from scripts.core.weights import not_finite
 from tqdm import tqdm
 
@@ -24,6 +25,13 @@ __all__ = [
     "check_finite_weights",
     "scalar_outputs",
 ]
+
+logger = logging.getLogger(__name__)
+
+# Iterations after which the share of waiting for a core is judged, and the share that is reported.
+JUDGED, BUSY_SHARE = 20, 0.25
+
+IDLE = "Expected idle cores. Fix: end other programs, or start with fewer threads: OMP_NUM_THREADS=1."
 
 
 class LossLog:
@@ -126,6 +134,8 @@ def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, fl
 class TrainingProgress:
     """A progress bar over the whole run with the time left and the latest loss, on rank 0.
 
+    After ``JUDGED`` iterations it reports cores that other programs use.
+
     Args:
         description: shown before the bar.
         interval: iterations between two readings of the loss (each makes a GPU wait).
@@ -134,6 +144,7 @@ class TrainingProgress:
     def __init__(self, *, description: str, interval: int = 20) -> None:
         self.description, self.interval = description, interval
         self.bar = tqdm(disable=True)
+        self.first, self.before = 0, (0, 0)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or an evaluator."""
@@ -143,6 +154,7 @@ class TrainingProgress:
 
     def open(self, engine: Engine) -> None:
         """Start the bar at the run's first iteration."""
+        self.first, self.before = engine.state.iteration, run_and_wait_ns()
         total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 0)
         self.bar = tqdm(
             total=total, initial=engine.state.iteration, desc=self.description, disable=rank() > 0, dynamic_ncols=True
@@ -153,6 +165,11 @@ class TrainingProgress:
         if engine.state.iteration % self.interval == 0 and "loss" in engine.state.output[0]:
             self.bar.set_postfix_str(f"loss {float(engine.state.output[0]['loss']):.3f}", refresh=False)
         self.bar.update()
+        if engine.state.iteration - self.first == JUDGED:
+            run, wait = (now - then for now, then in zip(run_and_wait_ns(), self.before, strict=True))
+            if wait > BUSY_SHARE * (run + wait):
+                share = 100 * wait / (run + wait)
+                logger.warning("%s: waits %.0f %% of its time for a core. %s", self.description, share, IDLE)
 
     def close(self, engine: Engine, error: BaseException | None = None) -> None:
         """Close the bar and re-raise an exception that ended the run."""
