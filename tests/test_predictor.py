@@ -47,6 +47,19 @@ def test_an_array_gives_what_inference_writes(
     assert predict.label_names[:2] == ["background", "myocardium"]
 
 
+def test_values_that_do_not_fit_16_bits_are_not_wrapped(bundles: dict[str, Path], data: Path) -> None:
+    """In 16 bits 40000 is -25536 and 70000 is 4464."""
+    image = nib.load(data / "ct_2_image.nii.gz")
+    values = [40000, 70000, 300, 2**24 - 1]
+    settings = {"device": "cpu", "precision": "float32"}
+    ids, found = (
+        Predictor(bundles["segmentation"], **settings, **more)(image.get_fdata(), image.affine)
+        for more in ({}, {"label_values": values, "write_file_values": True})
+    )
+    assert ids.any()
+    np.testing.assert_array_equal(found, np.array([0, *values])[ids])
+
+
 def test_slices_that_are_cropped_do_not_move_the_result(
     bundles: dict[str, Path], trained: Path, data: Path, tmp_path: Path
 ) -> None:

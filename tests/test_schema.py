@@ -35,7 +35,13 @@ def test_every_plain_setting_of_the_base_configs_has_a_rule(role: str) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"label_values": [0, 1]}, "'label_values': [0, 1]. Expected a list of whole numbers other than 0"),
+    (
+        {"label_values": [0, 1]},
+        "'label_values': [0, 1]. Expected a list of whole numbers within 16777215 of 0, and not 0",
+    ),
+    ({"label_values": [2**24]}, "'label_values': [16777216]. Expected a list of whole numbers within 16777215 of 0"),
+    ({"background_values": [-(2**24)]}, "Expected a list of whole numbers within 16777215 of 0"),
+    ({"label_names": [f"s{number}" for number in range(256)]}, "Expected a list of 1 to 255 names"),
     ({"label_values": [1, 1]}, "'label_values': 1 twice"),
     ({"label_values": [1.5]}, "'label_values': [1.5]. Expected a list of whole numbers"),
     ({"label_values": [1], "background_values": [1, 2]}, "1, which is also in background_values"),

@@ -201,6 +201,17 @@ def test_an_unknown_value_gets_a_sentence_with_file_value_and_list(tmp_path: Pat
     assert caught.value.file == str(path)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.float64])
+def test_label_values_that_single_precision_rounds_are_refused(dtype: type, tmp_path: Path) -> None:
+    """2^24 + 1 would be loaded as 2^24, another value; 2^24 - 1 is exact."""
+    voxels = np.zeros((4, 5, 6), dtype)
+    voxels[0, 0, 0] = 2**24 - 1
+    assert load(label=write_volume(tmp_path / "good.nii.gz", voxels))["label"].max() == 2**24 - 1
+    voxels[0, 0, 0] = 2**24 + 1
+    with pytest.raises(InputError, match=r"label values from 0 to 16777216\. Expected values within 16777215 of 0"):
+        load(label=write_volume(tmp_path / "large.nii.gz", voxels))
+
+
 def test_a_missing_label_may_be_allowed() -> None:
     transform = LabelsToClassesd("label", label_values=[1], allow_missing_keys=True)
     assert transform({"image": 0}) == {"image": 0}

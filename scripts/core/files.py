@@ -186,11 +186,17 @@ class AtomicSaveImaged(SaveImaged):
             volume.meta["saved_to"] = [*volume.meta.get("saved_to", ()), str(path)]
         return dict(data)
 
+    def dtype_for(self, values: np.ndarray) -> np.dtype[Any]:
+        """``output_dtype``, or int32 if it is a whole-number type that cannot represent all values."""
+        dtype = np.dtype(self.output_dtype)
+        if dtype.kind in "iu" and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
+            return np.dtype(np.int32)
+        return dtype
+
     def _on_its_input_grid(self, volume: MetaTensor) -> nib.Nifti1Image:
         """The volume with the position fields of its input's header; without a header, with an sform in mm."""
-        values, dtype = volume.detach().cpu().numpy(), np.dtype(self.output_dtype)  # (C, H, W, D)
-        if dtype.kind in "iu" and (values.min() < np.iinfo(dtype).min or values.max() > np.iinfo(dtype).max):
-            dtype = np.dtype(np.int32)
+        values = volume.detach().cpu().numpy()  # (C, H, W, D)
+        dtype = self.dtype_for(values)
         voxels = values.astype(dtype)
         voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
         affine = np.asarray(volume.affine.detach().cpu(), np.float64)

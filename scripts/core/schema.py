@@ -1,7 +1,7 @@
 """The settings that a user writes: their types and ranges, and how they must fit each other.
 
 One table for training, inference, evaluation, ``check`` and packing. A setting is checked wherever its name occurs,
-nested or not, if its value is written out; references and expressions are checked by the component they go to.
+nested or not. Values of references and expressions are checked by :class:`scripts.core.settings.Settings`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import torch
 import yaml
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["SCHEMA", "check_values", "read_task"]
+__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "read_task"]
 
 # What a value must be, in words, and the test for it.
 Rule = tuple[str, Callable[[Any], bool]]
+
+# Largest label value: volumes are loaded in single precision, which is exact up to here.
+LARGEST_LABEL = 2**24 - 1
 
 # Arguments of intensity transforms of which the first must be below the second.
 RISING = (("a_min", "a_max"), ("b_min", "b_max"), ("lower", "upper"), ("minv", "maxv"))
@@ -43,12 +46,15 @@ def _within(low: float, high: float) -> Rule:
     return f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high
 
 
-def _listed(words: str, accepts: Callable[[Any], bool], *, length: int = 0, least: int = 0) -> Rule:
+def _listed(words: str, accepts: Callable[[Any], bool], *, least: int = 0, most: int = 2**16) -> Rule:
     def test(value: Any) -> bool:
-        is_list = isinstance(value, list | tuple) and least <= len(value) and len(value) == (length or len(value))
-        return is_list and all(map(accepts, value))
+        return isinstance(value, list | tuple) and least <= len(value) <= most and all(map(accepts, value))
 
     return words, test
+
+
+def _is_label(value: Any) -> bool:
+    return _is_whole(value, -LARGEST_LABEL, LARGEST_LABEL)
 
 
 def _is_plain_name(value: Any) -> bool:
@@ -81,13 +87,22 @@ _LIST: Rule = ("a path, or null for none", lambda value: value is None or _PATH[
 
 _GROUPS: Sequence[tuple[str, Rule]] = [
     ("task dataset_name source_domain target_domain", _PLAIN_NAME),
-    ("label_names", _listed("a list of names", lambda v: isinstance(v, str) and bool(v.strip()), least=1)),
-    ("label_values", _listed("a list of whole numbers other than 0", lambda v: _is_whole(v, -(2**31)) and v, least=1)),
-    ("background_values", _listed("a list of whole numbers", lambda v: _is_whole(v, -(2**31)))),
+    (
+        "label_names",
+        _listed("a list of 1 to 255 names", lambda v: isinstance(v, str) and bool(v.strip()), least=1, most=255),
+    ),
+    (
+        "label_values",
+        _listed("a list of whole numbers within 16777215 of 0, and not 0", lambda v: _is_label(v) and v, least=1),
+    ),
+    ("background_values", _listed("a list of whole numbers within 16777215 of 0", _is_label)),
     ("orientation", ("three letters, one of L/R, of P/A and of I/S, such as RAS; or null", _is_orientation)),
-    ("spacing_mm", _listed("three numbers above 0, or -1", lambda v: _is_number(v) and (v > 0 or v == -1), length=3)),
+    (
+        "spacing_mm",
+        _listed("three numbers above 0, or -1", lambda v: _is_number(v) and (v > 0 or v == -1), least=3, most=3),
+    ),
     ("slice_axis", ("0, 1 or 2", lambda value: _is_whole(value, 0, 2))),
-    ("slice_size", _listed("two multiples of 4", lambda v: _is_whole(v, 4) and v % 4 == 0, length=2)),
+    ("slice_size", _listed("two multiples of 4", lambda v: _is_whole(v, 4) and v % 4 == 0, least=2, most=2)),
     ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
     ("max_epochs iterations_per_epoch batch_size checkpoint_interval slice_batch_size pseudo_label_rounds", _whole(1)),
     ("generator_channels generator_blocks discriminator_channels", _whole(1)),

@@ -15,6 +15,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapLabelValue, MapTransform
 from scripts.core.errors import InputError
+from scripts.core.schema import LARGEST_LABEL
 from scripts.data.geometry import check_same_grid
 from scripts.data.nifti import NiftiReader
 from scripts.data.sections import body_mask
@@ -173,11 +174,14 @@ def _no_ct(image: Any, key: Hashable, found: str) -> InputError:
 
 
 def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> None:
-    """Refuse a volume of any shape with NaN or infinite values, and a constant one unless it is a label map."""
+    """Refuse NaN and infinite values, a constant volume unless it is a label map, and labels that float32 rounds."""
     lowest, highest = float(volume.min()), float(volume.max())
     if not np.isfinite([lowest, highest]).all():
         remedy = "export the volume again, or replace those values by the background's"
         raise InputError(file=path, found="NaN or infinite values", expected="finite ones", remedy=remedy)
+    if is_label and max(-lowest, highest) > LARGEST_LABEL:
+        found, expected = f"label values from {lowest:.9g} to {highest:.9g}", f"values within {LARGEST_LABEL} of 0"
+        raise InputError(file=path, found=found, expected=expected, remedy="number the structures from 1")
     if not is_label and lowest == highest:
         remedy = "leave this case out or export it again"
         raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)

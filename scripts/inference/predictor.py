@@ -84,7 +84,7 @@ class Predictor:
         dtype: Any = np.float32
         for transform in self.postprocessing.transforms:
             if isinstance(transform, AtomicSaveImaged):
-                dtype = transform.output_dtype
+                dtype = transform.dtype_for(np.asarray(item["pred"].cpu()))
             else:
                 item = transform(item)
         return np.asarray(item["pred"][0].cpu()).astype(dtype)
