@@ -11,6 +11,7 @@ from conftest import CONFIGS, ROOT, refused, run_base
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.schema import SCHEMA, check_values, read_task
+from scripts.core.settings import Settings
 from scripts.lab.cli import main
 
 
@@ -99,6 +100,26 @@ def test_references_expressions_and_other_keys_pass() -> None:
     check_values({"panel_interval": 0, "val_interval": 0, "orientation": None, "target_datalist": None})
 
 
+EXPRESSIONS: list[tuple[dict[str, Any], str]] = [
+    ({"batch_size": "$8 // 9"}, "'batch_size': 0. Expected a whole number from 1"),
+    ({"max_epochs": "@seed", "seed": 0}, "'max_epochs': 0. Expected a whole number from 1"),
+    ({"label_values": "$[0, 1, 2, 3]"}, "'label_values': [0, 1, 2, 3]. Expected a list of whole numbers"),
+    ({"spacing_mm": ["$1 - 1", 1.0, 1.0]}, "'spacing_mm': [0, 1.0, 1.0]. Expected three numbers above 0"),
+    ({"train#augmentation#rotation_degrees": "$2 * 100"}, "'train#augmentation#rotation_degrees': 200"),
+    ({"labelled_intensity#a_max": "$-1.0"}, "'labelled_intensity#a_min': 0. Expected a number below a_max, -1"),
+    ({"seed": "$undefined"}, "'seed': an expression that fails (NameError: name 'undefined' is not defined)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), EXPRESSIONS, ids=lambda part: str(part)[:30])
+def test_the_value_of_an_expression_is_checked_as_a_written_one(changes: dict[str, Any], sentence: str) -> None:
+    """8 // 9 is 0."""
+    settings = Settings.read([str(CONFIGS / "segmentation" / "train.yaml")], changes)
+    with pytest.raises(InputError) as caught:
+        settings.check()
+    assert sentence in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "base", ["synthesis/train", "segmentation/train", "segmentation/inference", "segmentation/evaluate"]
 )
@@ -117,6 +138,7 @@ def test_a_wrong_task_stops_a_run_before_it_writes(base: str, data: Path, tmp_pa
         ("label_names: [a", "cannot be read"),
         ("- a", "no mapping of settings"),
         ("seed: 1", "no structures"),
+        ('label_values: "$[1, 2]"', "setting 'label_values': the expression '$[1, 2]'. Expected a list of whole"),
     ],
 )
 def test_check_reads_a_task_through_the_same_rules(text: str, sentence: str, data: Path, tmp_path: Path) -> None:

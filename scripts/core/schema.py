@@ -199,4 +199,7 @@ def read_task(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(file=path, found="no mapping of settings", expected=expected, remedy=remedy)
     check_values(values, origin=str(path))
+    for name in SCHEMA.keys() & values.keys():
+        if isinstance(values[name], str) and values[name].startswith(("$", "@")):
+            raise SettingError(name, f"the expression {values[name]!r}", SCHEMA[name][0], f"write its value in {path}")
     return values

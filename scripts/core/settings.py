@@ -22,8 +22,8 @@ from typing import Any
 
 import monai.bundle
 from monai.bundle import ConfigComponent, ConfigParser, update_kwargs
-from scripts.core.errors import InputError, SettingError
-from scripts.core.schema import check_values
+from scripts.core.errors import InputError, SettingError, innermost_message
+from scripts.core.schema import SCHEMA, check_values
 
 __all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "run_bundle"]
 
@@ -85,7 +85,19 @@ class Settings:
             raise _refusal(key, "a key that the base config does not define", known, "a key of the base config")
         for key, known in _unknown_arguments(self.merged, ConfigParser(globals=False)):
             raise _refusal(key, "an argument that its component does not take", known, "one of its arguments")
-        check_values(self.merged)
+        check_values(self._with_values())
+
+    def _with_values(self) -> Config:
+        """The merged config with the values of expressions and references, where no component is needed for them."""
+        filled, parser = ConfigParser(deepcopy(self.merged), globals=False), ConfigParser(deepcopy(self.merged))
+        for path in _expressions(self.merged):
+            if path.split("#")[-1] in SCHEMA and not _needs_component(filled, path):
+                try:
+                    filled.set(parser.get_parsed_content(path), path)
+                except Exception as error:  # whatever the expression raises
+                    found, remedy = f"an expression that fails ({innermost_message(error)})", "correct it"
+                    raise SettingError(f"setting {path!r}", found, expected="a value", remedy=remedy) from error
+        return filled.get()
 
     def evaluated(self) -> dict[str, Any]:
         """Values of the top-level settings, where they are plain: numbers, strings, None, lists and mappings of these.
@@ -93,7 +105,8 @@ class Settings:
         Expressions are evaluated unless they need a component, such as a network.
         """
         parser = ConfigParser(deepcopy(self.merged))  # parsing changes the config in place
-        keys = [key for key in self.merged if key not in RUN_IDS and not _needs_component(self.merged, key)]
+        written = ConfigParser(self.merged, globals=False)
+        keys = [key for key in self.merged if key not in RUN_IDS and not _needs_component(written, key)]
         values = {key: parser.get_parsed_content(key) for key in keys}
         return {key: value for key, value in values.items() if _is_plain(value)}
 
@@ -221,9 +234,9 @@ def _flatten(section: Config, prefix: str, free: set[str]) -> Iterator[tuple[str
             yield path, value
 
 
-def _needs_component(config: Config, path: str, seen: frozenset[str] = frozenset()) -> bool:
+def _needs_component(config: ConfigParser, path: str, seen: frozenset[str] = frozenset()) -> bool:
     """Whether a value contains a component or refers to one."""
-    value = ConfigParser(dict(config), globals=False)[path]
+    value = config[path]
     if any(isinstance(part, Mapping) and "_target_" in part for part in _parts(value)):
         return True
     named = _references(value) - seen
@@ -234,6 +247,15 @@ def _references(item: Any) -> set[str]:
     """Paths that the strings of a config refer to."""
     texts = [part for part in _parts(item) if isinstance(part, str)]
     return {name.replace("::", "#") for text in texts for name in REFERENCE.findall(text)}
+
+
+def _expressions(item: Any, prefix: str = "") -> Iterator[str]:
+    """Paths of the values that MONAI evaluates: expressions, references, and lists of them."""
+    parts = item.items() if isinstance(item, Mapping) else enumerate(item) if isinstance(item, list) else ()
+    for key, value in parts:
+        if any(isinstance(v, str) and v[:1] in ("$", "@") for v in (value if isinstance(value, list) else [value])):
+            yield f"{prefix}{key}"
+        yield from _expressions(value, f"{prefix}{key}#")
 
 
 def _is_plain(value: Any) -> bool:
