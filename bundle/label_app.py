@@ -1,8 +1,9 @@
 """A MONAI Label app that serves packed bundles offline and reports bad input clearly.
 
-Copy it as ``main.py`` into a folder with the bundles in its ``model/``. It replaces MONAI Label's app ``monaibundle``,
-which contacts the model zoo at every start, silently ignores bundles without weights, and reports input errors of a
-bundle as "Internal Server Error". Of this project it needs only this file and the bundles.
+Copy it as ``main.py``, and ``label_tasks.py`` and ``label_dicom.py`` beside it, into a folder with the bundles in its
+``model/``. It replaces MONAI Label's app ``monaibundle``, which contacts the model zoo at every start, silently ignores
+bundles without weights, and reports input errors of a bundle as "Internal Server Error". Of this project it needs only
+these files and the bundles.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import monailabel
@@ -53,6 +55,12 @@ class BundleApp(MONAILabelApp):
         found = sorted(place.name for place in folder.iterdir() if (place / "configs").is_dir())
         self.bundles = {name: folder / name for name in named or found}
         _make_torchvision_importable()
+        self.tasks, dicom = _module_beside("label_tasks"), _module_beside("label_dicom")
+        self.check_converter = dicom.check_converter
+        bundles = [bundle for bundle in self.bundles.values() if (bundle / "configs" / "inference.json").is_file()]
+        self.codes = dicom.load_codes(bundles)
+        dicom.use_codes(self.codes)
+        dicom.use_modalities(bundles)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -64,13 +72,11 @@ class BundleApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, Any]:
         """A model for each bundle with weights; the log says why others are left out."""
-        from monailabel.tasks.infer.bundle import BundleInferTask
-
         infers = {}
         for name in self.bundles:
             reason = self._why_not(name)
             if reason is None:
-                infers[name] = BundleInferTask(str(self.bundles[name]), self.conf, load_strict=True)
+                infers[name] = self.tasks.SegmentTask(self.bundles[name], self.conf, self.codes)
             else:
                 logger.error("Model %s is left out. %s", name, reason)
         return infers
@@ -85,11 +91,24 @@ class BundleApp(MONAILabelApp):
         return {name: task for name, task in tasks.items() if task.is_valid()}
 
     def init_strategies(self) -> dict[str, Any]:
-        """MONAI Label's two strategies for the next volume that need no model."""
-        return {"first": First(), "random": Random()}
+        """MONAI Label's two strategies for the next volume that need no model, and the least certain one."""
+        return {"first": First(), "random": Random(), "uncertainty": self.tasks.LeastCertain()}
+
+    def init_batch_infer(self) -> Any:
+        """Inference over many volumes."""
+        return self.tasks.Batch()
+
+    def init_remote_datastore(self) -> Any:
+        """A DICOMweb server as the store of volumes.
+
+        Raises:
+            SystemExit: the converter to DICOM Segmentations is missing.
+        """
+        self.check_converter()
+        return super().init_remote_datastore()
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
-        """Segment a volume.
+        """Segment a volume; its uncertainty is kept for the choice of the next one.
 
         Raises:
             HTTPException: 404 for a missing model or volume, 422 for input that the bundle refuses; the detail is the
@@ -103,11 +122,16 @@ class BundleApp(MONAILabelApp):
         if isinstance(image, str) and not Path(image).exists() and not self.datastore().get_image_uri(image):
             raise HTTPException(NOT_FOUND, detail=f"{image}: no such volume on this server; upload it first.")
         try:
-            return super().infer(request, datastore)
+            answer = super().infer(request, datastore)
         except Exception as error:
             if (refusal := _refusal(error)) is None:
                 raise
             raise refusal from error
+        store = datastore or self.datastore()
+        if isinstance(image, str) and image in store.list_images():
+            scores = store.get_image_info(image).get("uncertainty", {})
+            store.update_image_info(image, {"uncertainty": scores | {name: answer["params"]["uncertainty"]}})
+        return answer
 
     def train(self, request: dict[str, Any]) -> Any:
         """Continue training from a bundle's weights, in a separate process; its last lines are the task's ``details``.
@@ -141,6 +165,15 @@ class BundleApp(MONAILabelApp):
             remedy = "pack the bundle with --weights, or copy model.pt and model.json there"
             return f"{weights[0]}: no such file. Expected the weights of a finished training. Fix: {remedy}."
         return None
+
+
+def _module_beside(name: str) -> ModuleType:
+    """A module in the app's folder, which MONAI Label has on the path only while it imports ``main.py``."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)
 
 
 def _make_torchvision_importable() -> None:

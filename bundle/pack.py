@@ -39,7 +39,7 @@ ENTRY_POINTS = {
 }
 
 # Applications in this package that serve a packed bundle and import its code.
-PROGRAMS = {"synthesis": (), "segmentation": ("deploy_app.py", "label_app.py")}
+PROGRAMS = {"synthesis": (), "segmentation": ("deploy_app.py", "label_app.py", "label_tasks.py", "label_dicom.py")}
 
 # Modification time of every archive member, the earliest possible, so that archives are reproducible.
 ARCHIVE_TIME = (1980, 1, 1, 0, 0, 0)

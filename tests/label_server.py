@@ -42,16 +42,19 @@ class LabelServer:
 
     Args:
         folder: the app's folder, with the bundles in its ``model``; studies, log and everything else go there too.
+        pacs: address of a DICOMweb server with the studies.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.studies, self.log = folder, folder / "studies", folder / "server.log"
+    def __init__(self, folder: Path, pacs: str = "") -> None:
+        self.folder, self.studies, self.log = folder, pacs or str(folder / "studies"), folder / "server.log"
         shutil.copyfile(ROOT / "bundle" / "label_app.py", folder / "main.py")
+        for name in ("label_tasks.py", "label_dicom.py"):
+            shutil.copy(ROOT / "bundle" / name, folder)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        command = ["monailabel", "start_server", "--app", str(folder), "--studies", str(self.studies)]
+        command = ["monailabel", "start_server", "--app", str(folder), "--studies", self.studies]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         if SETPRIV:
             command = [SETPRIV, "--inh-caps=-all", "--bounding-set=-all", *command]
@@ -114,9 +117,9 @@ class LabelServer:
             )
         self._good(answer)
 
-    def infer(self, model: str, case: str) -> tuple[nib.Nifti1Image, dict[str, Any]]:
+    def infer(self, model: str, case: str, **changed: Any) -> tuple[nib.Nifti1Image, dict[str, Any]]:
         """The label map and its description."""
-        answer = self._good(self.ask_infer(model, case))
+        answer = self._good(self.ask_infer(model, case, **changed))
         message = email.message_from_bytes(
             b"Content-Type: " + answer.headers["Content-Type"].encode() + b"\r\n\r\n" + answer.content
         )
@@ -125,10 +128,10 @@ class LabelServer:
         said = json.loads(parts["params"].get_payload(decode=True))
         return nib.Nifti1Image.from_stream(io.BytesIO(_unzipped(packed))), said
 
-    def ask_infer(self, model: str, case: str) -> requests.Response:
-        """A viewer returns the model's options as it received them."""
-        options = self.info()["models"].get(model, {}).get("config", {})
-        query = {"image": case, "output": "all"}
+    def ask_infer(self, model: str, case: str, output: str = "all", **changed: Any) -> requests.Response:
+        """A viewer returns the model's options as it received them, but for those that its user changes."""
+        options = self.info()["models"].get(model, {}).get("config", {}) | changed
+        query = {"image": case, "output": output}
         return self.ask("POST", f"/infer/{model}", params=query, data={"params": json.dumps(options)})
 
     def start_training(self, model: str, **options: Any) -> None:
@@ -139,6 +142,10 @@ class LabelServer:
 
     def training(self) -> dict[str, Any]:
         return self._good(self.ask("GET", "/train/")).json()
+
+    def batch(self) -> dict[str, Any]:
+        """The inference over many volumes that was started last."""
+        return self._good(self.ask("GET", "/batch/infer")).json()
 
     def finished_training(self) -> dict[str, Any]:
         """Wait for its end; how it ended, and its last lines. No process of it is left then."""

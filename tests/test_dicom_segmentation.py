@@ -97,7 +97,9 @@ def test_the_file_says_what_made_it_and_of_whom(tmp_path: Path) -> None:
 
 def test_nothing_found_is_an_answer_too(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", volume_of())
-    write_and_read(folder, np.zeros((6, 5, 4), np.int16), tmp_path)
+    read = write_and_read(folder, np.zeros((6, 5, 4), np.int16), tmp_path)
+    assert read.NumberOfFrames == len(NAMES)  # of 4 slices each segment has one, or a long series gives a giant file
+    assert [segment.SegmentLabel for segment in read.SegmentSequence] == NAMES
     assert not any(voxels.any() for voxels in labels_by_slice(tmp_path / "seg.dcm", folder).values())
 
 

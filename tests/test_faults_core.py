@@ -233,13 +233,15 @@ def labelled_slices(folder: Path, *steps: Any) -> SliceSet:
     write_volume(folder / "label.nii.gz", label)
     keys = ["image", "label"]
     load = [CheckedLoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel")]
-    number = 1 if steps else 2
-    return SliceSet([files], Compose([*load, LabelsToClassesd("label", [1, 2]), *steps]), num_structures=number)
+    structures = ["liver"] if steps else ["liver", "spleen"]
+    return SliceSet([files], Compose([*load, LabelsToClassesd("label", [1, 2]), *steps]), structures=structures)
 
 
 def test_a_class_without_a_voxel_stops_the_run(tmp_path: Path) -> None:
     error = refused(labelled_slices, tmp_path)
-    assert error.found == "no labelled voxel of class 2 to learn from (0 after LabelsToClassesd)"
+    assert error.found == (
+        "no labelled voxel of spleen to learn from after reading (0 after reading, 0 after leaving out constant slices)"
+    )
 
 
 class CropAway:
@@ -251,7 +253,10 @@ class CropAway:
 
 def test_a_step_that_loses_all_voxels_of_a_class_is_named(tmp_path: Path) -> None:
     error = refused(labelled_slices, tmp_path, CropAway())
-    assert error.found == "no labelled voxel of class 1 to learn from (4 after LabelsToClassesd, 0 after CropAway)"
+    assert error.found == (
+        "no labelled voxel of liver to learn from after CropAway "
+        "(4 after reading, 0 after CropAway, 0 after leaving out constant slices)"
+    )
 
 
 def test_values_that_preprocessing_made_nan_are_refused() -> None:

@@ -29,7 +29,7 @@ from scripts.core.processes import check_ranks_agree, num_processes, rank
 from scripts.data import nifti, resampling, sections, volumes
 from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
-from scripts.data.volumes import check_labelled, check_preprocessed
+from scripts.data.volumes import check_labelled, check_preprocessed, class_voxels, run_counted
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -63,7 +63,7 @@ class SliceSet:
         slice_axis: the spatial axis to slice along.
         device: device of the slices; the host if they would take more than ``GPU_SHARE`` of a GPU's free memory.
         cache_dir: folder for transformed volumes, keyed by files' content and transforms' settings; None for no cache.
-        num_structures: classes 1, 2, ... that must have labelled voxels in some slice.
+        structures: names of the classes 1, 2, ... that must have labelled voxels in some slice.
 
     Attributes:
         images: (N, 1, H, W) float32; H and W hold the largest slice and a window.
@@ -86,7 +86,7 @@ class SliceSet:
         slice_axis: int = 2,
         device: torch.device | str = "cpu",
         cache_dir: str | None = None,
-        num_structures: int = 0,
+        structures: Sequence[str] = (),
     ) -> None:
         if not data:
             raise InputError(
@@ -133,7 +133,11 @@ class SliceSet:
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
             labels = torch.cat([_framed(stack.to(torch.uint8), frame, 0) for stack in stacks])
             digest.update(labels.numpy().data)
-            check_labelled(labels, num_structures, self.data, transform)
+            counts = [
+                case["voxels"] | {"leaving out constant slices": class_voxels(stack)}
+                for case, stack in zip(cases, stacks, strict=True)
+            ]
+            check_labelled(counts, structures, self.data)
             self.labels = labels.to(device)
         self.content = digest.hexdigest()
 
@@ -327,9 +331,6 @@ class _VolumeCache(PersistentDataset):
     nested ``Compose`` as random and does not cache it or the transforms after it; here no transform is random.
     """
 
-    def _pre_transform(self, item_transformed: Item) -> Any:
-        return self.transform(item_transformed, threading=True)
-
     def _post_transform(self, item_transformed: Any) -> Any:
         return item_transformed
 
@@ -344,11 +345,11 @@ class _VolumeCache(PersistentDataset):
         return case
 
     def _loaded(self, item: Item) -> dict[str, Any]:
-        """The transformed volumes as plain tensors, and the voxel volume."""
-        case = self._pre_transform(dict(item))
+        """The transformed volumes as plain tensors, the voxel volume, and the voxels of each class after each step."""
+        case, voxels = run_counted(self.transform, item)
         spacing_mm = MetaTensor(case["image"]).pixdim
         plain: dict[str, Any] = convert_to_tensor(case, convert_numeric=False, track_meta=False)
-        return plain | {"voxel_ml": spacing_mm.prod() / 1000}
+        return plain | {"voxel_ml": spacing_mm.prod() / 1000, "voxels": voxels}
 
 
 def _load_cached(path: Path) -> Any:

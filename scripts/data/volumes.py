@@ -5,6 +5,7 @@ The configs combine them with MONAI's own (orientation, intensity, cropping) and
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -29,8 +30,12 @@ __all__ = [
     "check_labelled",
     "check_preprocessed",
     "check_values",
+    "class_voxels",
+    "run_counted",
     "whole_values",
 ]
+
+logger = logging.getLogger(__name__)
 
 # Label values this close to a whole number differ from it by a rounding error.
 LABEL_TOLERANCE = 1e-3
@@ -187,43 +192,61 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
         raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)
 
 
-def check_labelled(
-    labels: torch.Tensor, num_structures: int, data: Sequence[Mapping[str, str]], transform: Any
-) -> None:
-    """Refuse a class 1, 2, ... that no label map shows, and tell after which step its voxels were gone.
+def run_counted(transform: Any, item: Mapping[Hashable, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Run a composition of transforms, counting the voxels of each class.
 
     Args:
-        labels: class ids of all slices, of any shape.
-        num_structures: number of classes that must occur.
-        data: the datalist entries that the labels come from.
-        transform: their preprocessing.
+        transform: a ``Compose``, or one transform.
+        item: a datalist entry.
+
+    Returns:
+        The case, and the voxels of the classes 0 to 255 in the label map after each step, from the one that makes class
+        ids on.
     """
-    for number in range(1, num_structures + 1):
-        if not bool((labels == number).any()):
-            counts = ", ".join(
-                f"{count} after {step}" for step, count in _voxels_by_step(number, data, transform).items()
-            )
+    case: Any = dict(item)
+    counts: dict[str, torch.Tensor] = {}
+    for step in getattr(transform, "transforms", (transform,)):
+        case = step(case)
+        if "label" in case and (counts or isinstance(step, LabelsToClassesd)):
+            counts["reading" if not counts else type(step).__name__] = class_voxels(case["label"])
+    return case, counts
+
+
+def class_voxels(label: torch.Tensor) -> torch.Tensor:
+    """The number of voxels of each class id, (256,)."""
+    return torch.as_tensor(label).flatten().int().bincount(minlength=256)
+
+
+def check_labelled(
+    counts: Sequence[Mapping[str, torch.Tensor]], structures: Sequence[str], data: Sequence[Mapping[str, str]]
+) -> None:
+    """Refuse structures without a voxel to learn from; warn of those that a case has and loses.
+
+    Args:
+        counts: of each case, voxels per class after each step.
+        structures: names of the classes 1, 2, ... that must occur.
+        data: the datalist entries of the cases.
+
+    Raises:
+        InputError: naming the structure, and the step that lost it.
+    """
+    totals = {step: sum(case[step] for case in counts) for step in counts[0]} if structures else {}
+    for number, name in enumerate(structures, 1):
+        voxels = ", ".join(f"{int(total[number])} after {step}" for step, total in totals.items())
+        logger.info("Labelled voxels of %s: %s", name, voxels)
+        if not any(list(case.values())[-1][number] for case in counts):
+            lost = next(step for step, total in totals.items() if not total[number])
             raise InputError(
                 file=os.path.dirname(data[0]["label"]),
-                found=f"no labelled voxel of class {number} to learn from ({counts or 'none in the label maps'})",
+                found=f"no labelled voxel of {name} to learn from after {lost} ({voxels})",
                 expected="some of every structure in label_names",
                 remedy="correct label_values, section or orientation in the task file, or add labelled cases",
             )
-
-
-def _voxels_by_step(number: int, data: Sequence[Mapping[str, str]], transform: Any) -> dict[str, int]:
-    """Voxels of a class in all cases after each transform, from the one that makes class ids on."""
-    counts: dict[str, int] = {}
-    for item in data:
-        case: Any = dict(item)
-        are_classes = False
-        for step in getattr(transform, "transforms", ()):
-            case = step(case)
-            are_classes = are_classes or isinstance(step, LabelsToClassesd)
-            if are_classes:
-                name = type(step).__name__
-                counts[name] = counts.get(name, 0) + int((torch.as_tensor(case["label"]) == number).sum())
-    return counts
+        for case, item in zip(counts, data, strict=True):
+            left = [int(count[number]) for count in case.values()]
+            if left[0] and not left[-1]:
+                lost = list(case)[left.index(0)]
+                logger.warning("%s: all %d voxels of %s are lost in %s.", item["label"], left[0], name, lost)
 
 
 def check_preprocessed(slices: torch.Tensor, file: object) -> None:

@@ -141,12 +141,16 @@ def write_segmentation(
         labels: (X, Y, Z), class ids 0 (background) to K, on the grid of :class:`Series`' ``image``.
         slices: the series' headers, as :func:`source_slices` gives them.
         label_names: K names; segment k is ``label_names[k - 1]``. All are described, including those without voxels.
+            Without any labelled voxel the file has one empty frame per segment.
         maker: of the label map.
 
     Returns:
         ``path``.
     """
     highdicom = _highdicom()
+    if not labels.any():  # highdicom would write each slice for each segment
+        logger.warning("%s: no structure was found.", path)
+        labels, slices = labels[..., :1], slices[:1]
     segmentation = highdicom.seg.Segmentation(
         source_images=list(slices),
         pixel_array=np.ascontiguousarray(labels.T, dtype=np.uint8),  # (slice, row, column)
