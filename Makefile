@@ -42,7 +42,7 @@ test-fast: .venv/installed-dev ## The unit tests only, without training and subp
 	$(PYTEST) $(PARALLEL) -m "not slow and not deploy"
 
 test-deploy: .venv/installed-dev .venv-deploy/installed ## Packed bundles in a real MONAI Label server (Python 3.11)
-	$(PYTEST) -m deploy tests/test_deploy.py
+	$(PYTEST) -m deploy tests/test_deploy.py tests/test_deploy_tasks.py
 
 test-monai-deploy: .venv/installed-dev .venv-monai-deploy/installed ## A packed bundle in a real MONAI Deploy application (Python 3.11)
 	$(PYTEST) -m deploy tests/test_monai_deploy.py

@@ -5,6 +5,7 @@ Opt-in (``make test-deploy``): it needs the environment of requirements-deploy.t
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from bundle.pack import pack_bundle, packed_name
-from conftest import write_volume, write_weights
+from conftest import ROOT, write_volume, write_weights
 from dicom_series import write_series
 from label_server import ANSWER_SECONDS, ENVIRONMENT, LabelServer, wait_until
 from pacs import Pacs
@@ -106,21 +107,19 @@ def test_a_wrong_option_is_named(server: LabelServer, changed: dict, sentence: s
 
 
 def test_a_refused_volume_does_not_end_a_batch_and_the_least_certain_volume_comes_first(server: LabelServer) -> None:
-    first = server.ask("POST", "/activelearning/uncertainty", json={}).json()
-    assert first["scored"] <= 1  # what another test segmented
     started = server.ask("POST", f"/batch/infer/{MODEL}", json={})
     assert started.ok, started.text
     assert wait_until(lambda: server.batch()["status"] not in {"SUBMITTED", "RUNNING"}, ANSWER_SECONDS)
     assert server.batch()["status"] == "DONE", server.batch()
     log = "\n".join(server.batch()["details"]) + (server.folder / "logs" / "app.log").read_text()
     assert "b: left out of the batch." in log
-    scores = {}
-    for _ in range(2):
-        chosen = server.ask("POST", "/activelearning/uncertainty", json={"model": MODEL}).json()
-        assert chosen["scored"] == 2
-        scores[chosen["id"]] = chosen["score"]
-    more, less = scores.values()  # each once, although none is labelled yet
-    assert (set(scores), 0 < less <= more <= 1) == ({"a", "c"}, True), scores
+    query = {"json": {"model": MODEL}}
+    chosen = [server.ask("POST", "/activelearning/uncertainty", **query).json() for _ in range(3)]
+    # Each once, although none is labelled yet; the one that could not be segmented comes last.
+    assert [one["scored"] for one in chosen] == [2, 2, 2]
+    assert ({chosen[0]["id"], chosen[1]["id"]}, chosen[2]["id"]) == ({"a", "c"}, "b")
+    assert 1 >= chosen[0]["score"] >= chosen[1]["score"] > 0
+    assert chosen[2]["score"] is None
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +191,19 @@ def test_an_empty_label_map_is_not_stored(radiology: LabelServer, pacs: Pacs, tm
         )
     assert (answer.status_code, "no labelled voxel" in answer.json()["detail"]) == (422, True), answer.text
     assert pacs.stored == []
+
+
+def test_the_uncertainty_is_the_mean_entropy_of_plausible_voxels() -> None:
+    """Three classes: 1/2, 1/4, 1/4 have 1.5 bits of the log2(3) = 1.585 possible; 1, 0, 0 is no plausible structure."""
+    lines = [
+        "import sys; sys.path.insert(0, 'bundle')",
+        "import label_app; label_app._make_torchvision_importable()",
+        "import torch; from label_tasks import uncertainty",
+        "half, sure = [0.5, 0.25, 0.25], [0.0, 1.0, 0.0]",
+        "volume = lambda *voxels: torch.tensor(voxels).T[:, :, None, None]",
+        "none = [1.0, 0.0, 0.0]",
+        "for voxels in [(half, none), (half, sure), (none,)]: print(uncertainty(volume(*voxels)))",
+    ]
+    command = [str(ENVIRONMENT / "bin" / "python"), "-c", "\n".join(lines)]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert [float(value) for value in shown[-3:]] == pytest.approx([0.946395, 0.946395 / 2, 1.0], abs=1e-5)
