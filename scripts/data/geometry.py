@@ -76,9 +76,9 @@ def check_shape(shape: Sequence[int], source: object) -> None:
 
 
 def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> None:
-    """Refuse a resampled grid that does not fit into memory, before anything is allocated."""
+    """Refuse a resampled grid without extent, or too large for the memory, before anything is allocated."""
     gibibytes = 4 * float(np.prod(size, dtype=np.float64)) / 2**30
-    if gibibytes <= 4 * LARGEST_RESAMPLED_VOXELS / 2**30:
+    if gibibytes <= 4 * LARGEST_RESAMPLED_VOXELS / 2**30 and min(size) > 1:
         return
     spacing = spacing_of(affine)
     extent = " x ".join(f"{count * edge:.4g}" for count, edge in zip(size, spacing, strict=True))
@@ -86,7 +86,7 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
         file=source,
         found=f"a volume of {extent} mm, which has {' x '.join(map(str, size))} voxels when resampled to "
         f"{' x '.join(f'{edge:.3g}' for edge in spacing)} mm ({gibibytes:.0f} GiB)",
-        expected=f"at most {4 * LARGEST_RESAMPLED_VOXELS / 2**30:.0f} GiB",
+        expected=f"at least 2 voxels along each axis, and at most {4 * LARGEST_RESAMPLED_VOXELS / 2**30:.0f} GiB",
         remedy="correct the spacing or the unit of length in the header, or crop the volume",
     )
 
