@@ -199,6 +199,13 @@ def test_the_size_after_resampling_is_bounded_before_anything_is_allocated() -> 
     assert kept.shape == volume.shape
 
 
+def test_a_volume_without_extent_is_refused() -> None:
+    """2 mm voxels whose header says microns: 24 of them are 0.048 mm, one voxel of 1 mm."""
+    with pytest.raises(InputError, match=r"which has 1 x 1 x 12 voxels when resampled to 1 x 1 x 0.004 mm") as caught:
+        check_resampled_size(np.diag([1.0, 1.0, 0.004, 1.0]), (1, 1, 12), "a.nii.gz")
+    assert "unit of length" in caught.value.remedy
+
+
 def test_rounding_errors_of_a_scaled_label_map_are_no_other_values(tmp_path: Path) -> None:
     """1.0000001, which a scale in the header leaves of a 1, is class 1 and not a value that no task names."""
     image = nib.Nifti1Image((VOXELS % 4).astype(np.float64) * (1 + 1e-7), AFFINE)
