@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, refused, write_volume
+from monai.data import DataLoader, Dataset
+from monai.engines import Evaluator
 from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.core.errors import InputError
 from scripts.core.files import PART, load_tensors, remove_parts, save_tensors
@@ -161,26 +162,29 @@ def test_a_stopped_command_tells_how_to_go_on(number: signal.Signals, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-class Evaluator:
-    """Takes the volumes of a list in order, and refuses those called bad."""
+class RefusingEvaluator(Evaluator):
+    """MONAI's evaluator over the volumes of a list; it refuses those called bad."""
 
     def __init__(self, work: Worklist) -> None:
-        self.work, self.state = work, SimpleNamespace(epoch_length=0)
+        self.work = work
+        super().__init__("cpu", DataLoader(Dataset(work.own), batch_size=1, collate_fn=list))
 
-    def run(self) -> None:
-        assert self.state.epoch_length == len(self.work.own)
-        for item in list(self.work.own):
-            if "bad" in item["image"]:
-                raise InputError(file=item["image"], found="no NIfTI", expected="a volume", remedy="export it again")
-            self.work.done[item["image"]] = {}
+    def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
+        (item,) = batchdata
+        if "bad" in item["image"]:
+            raise InputError(file=item["image"], found="no NIfTI", expected="a volume", remedy="export it again")
+        self.work.done[item["image"]] = {}
+        return {}
 
 
-@pytest.mark.parametrize("names", [["a", "bad", "c"], ["bad1", "bad2", "c"], ["a", "bad"]])
+@pytest.mark.parametrize(
+    "names", [["a", "bad", "c", "d"], ["bad1", "bad2", "c"], ["a", "b", "bad1", "c", "bad2", "d"], ["a", "bad"]]
+)
 def test_a_bad_volume_does_not_end_the_others(
     names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = Worklist(items=[{"image": name} for name in names], folder=str(tmp_path / "out"), checkpoint="none")
-    error = refused(work.run, Evaluator(work))
+    error = refused(work.run, RefusingEvaluator(work))
     bad = [name for name in names if "bad" in name]
     assert error.found == f"{len(bad)} of {len(names)} volumes without a result: {', '.join(bad)}"
     assert sorted(work.done) == [name for name in names if "bad" not in name]
@@ -189,7 +193,7 @@ def test_a_bad_volume_does_not_end_the_others(
 
 def test_a_single_volume_has_its_own_error_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = Worklist(items=[{"image": "bad"}], folder=str(tmp_path / "out"), checkpoint="none")
-    assert refused(work.run, Evaluator(work)).found == "no NIfTI"
+    assert refused(work.run, RefusingEvaluator(work)).found == "no NIfTI"
     assert capsys.readouterr().err == ""
 
 

@@ -75,6 +75,7 @@ class Worklist:
             InputError: at the end, if there were such volumes.
         """
         failed = []
+        evaluator.interrupt_resume_enabled = False  # ignite would continue a run that raised, and end it at once
         while self.own:
             before = len(self.done)
             evaluator.state.epoch_length = len(self.own)
