@@ -21,7 +21,7 @@ LARGEST_FILE = 25_000_000
 
 
 def read_settings(weights: Path) -> dict[str, Any]:
-    """The settings of grid and network that weights were trained with, by top-level key; empty without metadata.
+    """The settings that weights were trained with and are to be used with, by top-level key; empty without metadata.
 
     Args:
         weights: a plain state dict; its metadata have the same name with the suffix ``.json``.
@@ -30,7 +30,7 @@ def read_settings(weights: Path) -> dict[str, Any]:
         InputError: the metadata are no JSON object.
     """
     metadata = read_metadata(weights)
-    return {**metadata.get("grid", {}), **metadata.get("network", {})}
+    return {key: value for part in ("grid", "network", "inference") for key, value in metadata.get(part, {}).items()}
 
 
 def copy_weights(weights: Path, task: str, folder: Path) -> None:

@@ -316,14 +316,15 @@ def _trained_domains(weights: Path) -> list[str]:
 
 
 def network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
-    """Options for the settings of a trained network that differ from the config that uses it.
+    """Options for the settings of a trained network, and those it recommends, that differ from the config that uses it.
 
     Args:
         trained: merged config of the training.
         use: files of the config that uses the network.
     """
     used = _merged(use)
-    keys = trained["weights_metadata"]["network"]
+    metadata = trained["weights_metadata"]
+    keys = [*metadata["network"], *metadata.get("inference", {})]
     return [word for key in keys if trained[key] != used[key] for word in (f"--{key}", str(trained[key]))]
 
 
