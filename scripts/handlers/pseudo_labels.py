@@ -28,8 +28,9 @@ class PseudoLabelRounds:
         pseudo_labels: of the target's training slices.
         network: the moving average that predicts them.
         rounds: number of rounds, including the one at the start.
-        log: CSV file: for each round and structure, the number of cases in use, the shift of the class, the share of all predicted voxels that
-            was kept, and the minimum, median and maximum predicted volume of all cases in ml.
+        log: CSV file: for each round and structure, the number of cases in use, the shift of its logarithmic
+            probability, the share of all predicted voxels that was kept, and the minimum, median and maximum predicted
+            volume of all cases in ml.
         folder: where ``pseudo_labels_<round>.png`` goes.
         label_names: of the classes 1..K.
         count: slices in a picture.
