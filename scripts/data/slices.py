@@ -170,7 +170,7 @@ class SliceSet:
         labels = cast(torch.Tensor, self.labels)
         counts = [
             labels[self.case_of == case].flatten().bincount(minlength=num_structures + 1)
-            for case in range(len(self.data))
+            for case in range(len(self.voxel_ml))
         ]
         return torch.stack(counts)[:, 1:].cpu() * torch.tensor(self.voxel_ml)[:, None]
 
