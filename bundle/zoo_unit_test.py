@@ -80,7 +80,7 @@ class TestBundle(unittest.TestCase):
 
     def test_train_evaluate_infer(self) -> None:
         """One after the other: evaluation and inference use the trained weights."""
-        labelled = {"labelled_datalist": str(self.folder / f"{self.domains[0]}.json")}
+        labelled = {"labelled_datalist": str(self.folder / f"{self.domains[0]}.json"), "translator": "none"}
         training = {**SHORT, **(labelled if self.stage == "segmentation" else {})}
         self.run_workflow("train", ["train.json"], check=True, **training)
         assert (self.folder / "run" / "models" / "model.pt").is_file()

@@ -60,7 +60,8 @@ SMALL: dict[str, dict[str, Any]] = {
 
 SMALL_TRAINING: dict[str, dict[str, Any]] = {
     "synthesis": {"discriminator_channels": 4, "pool_size": 6},
-    "segmentation": {"d2_def#channels": 4, "learning_rate_warmup": 1, "adversarial_warmup": 1, "val_interval": 0},
+    "segmentation": {"d2_def#channels": 4, "learning_rate_warmup": 1, "adversarial_warmup": 1, "val_interval": 0}
+    | {"translator": "none"},  # most tests learn from the source's images as they are
 }
 """Further settings for training configs."""
 

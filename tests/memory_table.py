@@ -48,6 +48,7 @@ def train(name: str, overlays: list[str], folder: Path, settings: list[str]) -> 
     places = ["--bundle_root", f"{folder}/run", "--dataset_dir", f"{folder}/data", "--max_epochs", "1"]
     if name == "segmentation":
         places += ["--labelled_datalist", f"{folder}/data/mr.json", "--labelled_intensity", "@source_intensity"]
+        places += ["--translator", "none"]
     return bundle(name, "train", "training", overlays, [*places, *settings])
 
 

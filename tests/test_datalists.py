@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_volume
+from conftest import refused, write_volume
 from scripts.core.errors import InputError
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes, read_datalist
@@ -241,18 +241,26 @@ def test_a_domain_without_a_training_case_is_not_written(tmp_path: Path) -> None
 def test_the_translated_list_pairs_translations_with_the_sources_labels(data: Path, tmp_path: Path) -> None:
     for index in range(3):
         write_volume(tmp_path / f"mr_{index}_image_translated.nii.gz", np.zeros((2, 2, 2), np.int16))
-    path = TranslatedDatalist(datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="translated").write()
+    path = TranslatedDatalist(
+        datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="translated", domain="ct"
+    ).write()
     assert path == tmp_path / "datalist.json"
     (case,) = read_datalist(str(path), "validation", needs_label=True)
     assert case == {"image": str(tmp_path / "mr_2_image_translated.nii.gz"), "label": str(data / "mr_2_label.nii.gz")}
     assert len(read_datalist(str(path), "training", needs_label=True)) == 2
     assert json.loads(path.read_text())["name"] == "mr"
+    assert len(read_datalist(str(path), "training", needs_label=True, translated_to="ct")) == 2
+    error = refused(read_datalist, str(path), "training", translated_to="mr")
+    assert error.found == "images translated to ct"
+    error = refused(read_datalist, str(data / "mr.json"), "training", translated_to="ct")
+    assert error.found == "no translated images"
+    assert "--translator none --labelled_intensity @source_intensity" in error.remedy
 
 
 def test_the_translated_list_leaves_unlabelled_cases_out(data: Path, tmp_path: Path) -> None:
     labelled = {key: str(data / f"mr_0_{key}.nii.gz") for key in ("image", "label")}
     listed = write_list(tmp_path / "s.json", training=[labelled, {"image": str(data / "mr_1_image.nii.gz")}])
-    path = TranslatedDatalist(datalist=listed, folder=str(tmp_path), postfix="t").write()
+    path = TranslatedDatalist(datalist=listed, folder=str(tmp_path), postfix="t", domain="ct").write()
     assert [entry["label"] for entry in json.loads(path.read_text())["training"]] == [labelled["label"]]
 
 

@@ -288,7 +288,7 @@ def test_two_processes_translate_as_one(data: Path, trained: Path, tmp_path: Pat
 def test_the_first_process_alone_writes_the_translated_list(
     data: Path, tmp_path: Path, as_process: Callable[[int, int], None]
 ) -> None:
-    translated = TranslatedDatalist(datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="t")
+    translated = TranslatedDatalist(datalist=str(data / "mr.json"), folder=str(tmp_path), postfix="t", domain="ct")
     for place, written in [(1, []), (0, ["datalist.json"])]:
         as_process(place, 2)
         translated.write()

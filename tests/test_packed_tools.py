@@ -94,7 +94,7 @@ for role, kind in (("train", "train"), ("inference", "infer"), ("evaluate", "inf
     if (configs / f"{role}.json").is_file():
         settings = {"dataset_dir": data, "device": "cpu"}
         if role == "train" and "segmentation" in Path.cwd().name:
-            settings["labelled_datalist"] = data + "/mr.json"
+            settings |= {"labelled_datalist": data + "/mr.json", "translator": "none"}
         workflow = create_workflow(config_file=str(configs / f"{role}.json"), workflow_type=kind, **settings)
         assert workflow.check_properties() == [], role
         assert workflow.network_def is not None
@@ -145,7 +145,7 @@ evaluation.initialize(who)
 found = evaluation.evaluate(ExchangeObject(weights=weights))
 assert "dice_percent" in found.metrics, found.metrics
 
-settings |= {"labelled_datalist": data + "/mr.json"}
+settings |= {"labelled_datalist": data + "/mr.json", "translator": "none"}
 del settings["output_dir"]
 train = str(bundle / "configs" / "train.json")
 statistics = MonaiAlgoStats(str(bundle), workflow=ConfigWorkflow(train, workflow_type="train", **settings))

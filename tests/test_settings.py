@@ -189,6 +189,23 @@ def test_a_transform_is_described_by_its_class_and_arguments() -> None:
         check_metadata({"ct": found}, {"ct": other}, Path("model.pt"))
 
 
+@pytest.mark.parametrize(
+    ("found", "expected", "remedy"),
+    [
+        ({"width": 32}, {"width": 64}, "add configs/sizes/segmentation_small.yaml or "),
+        (
+            {"_target_": "scripts.networks.masked_unet.MaskedUNet"},
+            {"_target_": "b"},
+            "add configs/networks/unet.yaml to --",
+        ),
+        ({"width": 31}, {"width": 64}, "choose weights of this task, or "),
+    ],
+)
+def test_a_mismatch_names_the_files_to_add(found: dict[str, Any], expected: dict[str, Any], remedy: str) -> None:
+    error = refused(check_metadata, {"network": found}, {"network": expected}, Path("model.pt"))
+    assert error.remedy.startswith(remedy)
+
+
 @records_arguments
 class Toy(nn.Module):
     def __init__(self, width: int, *, rates: tuple[int, ...] = (1, 2), start: str | None = None) -> None:

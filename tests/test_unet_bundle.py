@@ -51,7 +51,15 @@ def trained_unet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training of GLUA with the U-Net as S."""
     root = tmp_path_factory.mktemp("unet")
     settings = {"val_interval": 1, "adversarial_warmup": 1, **SHORT}
-    run("training", "train", bundle_root=root, dataset_dir=data, labelled_datalist=data / "mr.json", **settings)
+    run(
+        "training",
+        "train",
+        bundle_root=root,
+        dataset_dir=data,
+        labelled_datalist=data / "mr.json",
+        translator="none",
+        **settings,
+    )
     return root
 
 
@@ -92,7 +100,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(data: Path, tmp_p
 
     schedule = {"max_epochs": 4, "iterations_per_epoch": 2, "batch_size": 2, "checkpoint_interval": 1}
     shown = {"panel_interval": 0, "val_interval": 0, "adversarial_warmup": 3}
-    places = {"dataset_dir": data, "labelled_datalist": data / "mr.json"}
+    places = {"dataset_dir": data, "labelled_datalist": data / "mr.json", "translator": "none"}
     settings: dict[str, Any] = {**schedule, **shown, **places}
     run("training", "train", bundle_root=tmp_path / "whole", **settings)
     with pytest.MonkeyPatch.context() as patch:

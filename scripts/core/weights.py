@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, load_tensors, tensor_bytes
 from torch import nn
@@ -124,8 +125,21 @@ def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], path: 
                 file=path,
                 found=f"weights made with {key}: {known}",
                 expected=f"{key}: {value}",
-                remedy="choose weights of this task, or the task, size and network settings these were made with",
+                remedy=_files_that_set(key, known)
+                + "choose weights of this task, or the task, size and network settings these were made with",
             )
+
+
+def _files_that_set(key: str, value: Any) -> str:
+    """The advice to add one of the repository's files of sizes and networks, if any sets this key to this value."""
+    configs = Path(__file__).parents[2] / "configs"
+    found = []
+    for file in (*configs.glob("sizes/*.yaml"), *configs.glob("networks/*.yaml")):
+        settings = ConfigParser.load_config_file(file)
+        settings |= settings.get("network_def", {})
+        if any(name.split("#")[-1] == key and _agree(given, value) for name, given in settings.items()):
+            found.append(file.relative_to(configs.parent).as_posix())
+    return f"add {' or '.join(sorted(found))} to --config_file, or " if found else ""
 
 
 def _agree(found: Any, expected: Any) -> bool:

@@ -17,7 +17,10 @@ from monai.data import load_decathlon_datalist
 from scripts.core.errors import InputError
 from scripts.data.case_names import Item, case_name, log_left_out, nifti_files
 
-__all__ = ["Datalist", "existing_item", "find_volumes", "is_from_server", "read_datalist", "read_json"]
+__all__ = ["TRANSLATED_TO", "Datalist", "existing_item", "find_volumes", "is_from_server", "read_datalist", "read_json"]
+
+# Key of a datalist for the domain that its images were translated to.
+TRANSLATED_TO = "translated_to"
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ def read_datalist(
     distinct_names: bool = False,
     may_be_empty: bool = False,
     may_be_missing: bool = False,
+    translated_to: str | None = None,
 ) -> Datalist:
     """Read one section (``training``, ``validation`` ...) of a datalist; paths become absolute and must exist.
 
@@ -49,6 +53,7 @@ def read_datalist(
             count once.
         may_be_empty: return no cases if the section is missing or empty.
         may_be_missing: return no cases, with a warning, if the file does not exist.
+        translated_to: require a list of images that were translated to this domain; None for any list.
 
     Raises:
         InputError: what is missing, hidden, empty, invalid or not distinct.
@@ -70,6 +75,16 @@ def read_datalist(
             found=f"no case under {section!r} (there are: {', '.join(sections) or 'no lists'})",
             expected="at least one",
             remedy="add cases to that list, or choose another list",
+        )
+    if translated_to is not None and content.get(TRANSLATED_TO) != translated_to:
+        raise InputError(
+            file=listed,
+            found=f"images translated to {content[TRANSLATED_TO]}"
+            if TRANSLATED_TO in content
+            else "no translated images",
+            expected=f"the datalist.json that synthesis inference writes beside images translated to {translated_to}",
+            remedy="name it (translate again with --resume True if it is older), or learn from images as they are: "
+            "--translator none --labelled_intensity @source_intensity",
         )
     _check_entries(content[section], listed, section)
     entries = load_decathlon_datalist(str(listed), is_segmentation=True, data_list_key=section)

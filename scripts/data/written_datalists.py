@@ -13,7 +13,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.processes import rank
 from scripts.data.case_names import Item, case_name
-from scripts.data.datalists import existing_item
+from scripts.data.datalists import TRANSLATED_TO, existing_item
 
 __all__ = ["TranslatedDatalist", "write_datalist"]
 
@@ -47,15 +47,17 @@ class TranslatedDatalist:
         datalist: the source's datalist.
         folder: folder of the translated ``<case>_<postfix>.nii.gz``, to which ``datalist.json`` is written.
         postfix: suffix of the translated files.
+        domain: that they were translated to; the list names it.
     """
 
-    def __init__(self, *, datalist: str, folder: str, postfix: str) -> None:
-        self.datalist, self.folder, self.postfix = Path(datalist), Path(folder), postfix
+    def __init__(self, *, datalist: str, folder: str, postfix: str, domain: str) -> None:
+        self.datalist, self.folder, self.postfix, self.domain = Path(datalist), Path(folder), postfix, domain
 
     def write(self) -> Path:
         """Write it on rank 0, with the sections of the source's datalist; entries without a label are skipped."""
         content = json.loads(self.datalist.read_text(encoding="utf-8"))
         translated: dict[str, Any] = {key: value for key, value in content.items() if not isinstance(value, list)}
+        translated[TRANSLATED_TO] = self.domain
         for section in (key for key, value in content.items() if isinstance(value, list) and value):
             entries = load_decathlon_datalist(str(self.datalist), is_segmentation=True, data_list_key=section)
             labelled = [
