@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, config_files
+from conftest import ROOT, config_files, refused
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, ScaleIntensityRanged
 from scripts.core.descriptions import describe_component, describe_transform, records_arguments
