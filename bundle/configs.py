@@ -50,12 +50,8 @@ def read_task(folder: Path, task: str) -> Config:
     """
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if task not in names:
-        raise SettingError(
-            setting=f"task {task!r}",
-            found="no such task",
-            expected=f"one of {', '.join(names)}",
-            remedy=f"name one of them, or add a file of that name to {folder}",
-        )
+        found, remedy = "no such task", f"name one of them, or add a file of that name to {folder}"
+        raise SettingError(setting=f"task {task!r}", found=found, expected=f"one of {', '.join(names)}", remedy=remedy)
     return schema.read_task(folder / f"{task}.yaml")
 
 

@@ -77,12 +77,8 @@ def export_network(
 
 def _check_suffix(target: Path, engine: str) -> None:
     if target.suffix != ENGINES[engine]:
-        raise InputError(
-            file=target,
-            found=f"the suffix {target.suffix or 'none'!r}",
-            expected=f"{ENGINES[engine]!r} for {engine}",
-            remedy="give --out another name, or leave it out",
-        )
+        found, expected = f"the suffix {target.suffix or 'none'!r}", f"{ENGINES[engine]!r} for {engine}"
+        raise InputError(file=target, found=found, expected=expected, remedy="give --out another name, or leave it out")
 
 
 def _check_slices_suffice(network: nn.Module, weights: Path) -> None:

@@ -96,12 +96,9 @@ def _read_record(target: Path) -> dict[str, list[str]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
             return {}
-        raise InputError(
-            file=target,
-            found="not a packed bundle",
-            expected=f"no such file or folder, or an earlier pack with its record {RECORD}",
-            remedy="move it away or choose another --out",
-        ) from error
+        expected = f"no such file or folder, or an earlier pack with its record {RECORD}"
+        remedy = "move it away or choose another --out"
+        raise InputError(file=target, found="not a packed bundle", expected=expected, remedy=remedy) from error
 
 
 def _refuse_conflicts(target: Path, new: Mapping[str, str], before: Mapping[str, list[str]]) -> None:
@@ -115,12 +112,9 @@ def _refuse_conflicts(target: Path, new: Mapping[str, str], before: Mapping[str,
                 changed.append(file)
     if changed:
         named = ", ".join(changed[:5])
-        raise InputError(
-            file=target,
-            found=f"{len(changed)} file(s) that packing did not write or that were changed since: {named}",
-            expected="only unchanged packed files in their place",
-            remedy="move them away, or choose another --out",
-        )
+        found = f"{len(changed)} file(s) that packing did not write or that were changed since: {named}"
+        expected = "only unchanged packed files in their place"
+        raise InputError(file=target, found=found, expected=expected, remedy="move them away, or choose another --out")
 
 
 def _remove_empty_folders(target: Path, files: Mapping[str, list[str]]) -> None:

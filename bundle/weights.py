@@ -71,12 +71,9 @@ def read_metrics(summary: Path) -> dict[str, float]:
         means = json.loads(summary.read_text(encoding="utf-8"))["mean_over_structures"]
         return {"mean_dice": round(means["dice_percent"] / 100, 4), "mean_asd_mm": round(means["asd_mm"], 3)}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            file=summary,
-            found=f"no summary of an evaluation ({type(error).__name__})",
-            expected="eval/summary.json of a run",
-            remedy="evaluate the weights with 'run evaluating', or omit --evaluation",
-        ) from error
+        found = f"no summary of an evaluation ({type(error).__name__})"
+        remedy = "evaluate the weights with 'run evaluating', or omit --evaluation"
+        raise InputError(file=summary, found=found, expected="eval/summary.json of a run", remedy=remedy) from error
 
 
 def write_large_files(folder: Path, url: str) -> None:

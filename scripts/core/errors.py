@@ -61,12 +61,9 @@ def check_choice(setting: str, value: object, choices: Sequence[object]) -> None
     """Refuse a value that is none of a setting's choices."""
     if value not in choices:
         quotes = "; YAML reads a bare off as false: write it in quotes" if value is False and "off" in choices else ""
-        raise SettingError(
-            setting=setting,
-            found=repr(value),
-            expected=f"one of {', '.join(map(str, choices))}",
-            remedy=f"correct it in the task file, the method file or the command line{quotes}",
-        )
+        expected = f"one of {', '.join(map(str, choices))}"
+        remedy = f"correct it in the task file, the method file or the command line{quotes}"
+        raise SettingError(setting=setting, found=repr(value), expected=expected, remedy=remedy)
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
@@ -92,12 +89,9 @@ def import_optional(package: str, purpose: str, requirements: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise InputError(
-            file=package,
-            found=f"cannot be imported ({error})",
-            expected=f"the package, which {purpose} needs",
-            remedy=f"pip install -r {requirements}",
-        ) from error
+        found = f"cannot be imported ({error})"
+        expected, remedy = f"the package, which {purpose} needs", f"pip install -r {requirements}"
+        raise InputError(file=package, found=found, expected=expected, remedy=remedy) from error
 
 
 def innermost_message(error: BaseException) -> str:

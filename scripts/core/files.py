@@ -84,12 +84,8 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
 def check_file_name(name: str, source: object) -> str:
     """Return a name from a file or setting ``source`` if it is safe as part of a file name; refuse it otherwise."""
     if not name or name.startswith(".") or re.search(r"[/\\:]", name) or not name.isprintable():
-        raise InputError(
-            file=source,
-            found=f"the name {name!r}",
-            expected="a plain file name, without separators or a leading dot",
-            remedy="give it another name",
-        )
+        expected = "a plain file name, without separators or a leading dot"
+        raise InputError(file=source, found=f"the name {name!r}", expected=expected, remedy="give it another name")
     return name
 
 
@@ -101,12 +97,9 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(
-            file=folder,
-            found=f"a folder that cannot be written ({error.strerror or error})",
-            expected="a writable folder",
-            remedy="choose another place, for instance with --bundle_root or --out, or change its permissions",
-        ) from error
+        found = f"a folder that cannot be written ({error.strerror or error})"
+        remedy = "choose another place, for instance with --bundle_root or --out, or change its permissions"
+        raise InputError(file=folder, found=found, expected="a writable folder", remedy=remedy) from error
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
@@ -217,12 +210,9 @@ class AtomicSaveImaged(SaveImaged):
 
 
 def _not_written(path: str | os.PathLike[str], error: OSError, state: str) -> InputError:
-    return InputError(
-        file=path,
-        found=f"could not be written ({error.strerror or error})",
-        expected="a folder with room for the file",
-        remedy=f"free some space or choose another output folder; {state}",
-    )
+    found = f"could not be written ({error.strerror or error})"
+    remedy = f"free some space or choose another output folder; {state}"
+    return InputError(file=path, found=found, expected="a folder with room for the file", remedy=remedy)
 
 
 def _umask() -> int:

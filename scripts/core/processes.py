@@ -66,34 +66,25 @@ def check_ranks_agree(what: str, own: Mapping[str, Any]) -> None:
     for number, other in enumerate(every[1:], start=1):
         for name in sorted(every[0].keys() | other.keys()):
             if every[0].get(name) != other.get(name):
-                raise SettingError(
-                    setting=f"{what} of process {number}",
-                    found=f"{name}: {other.get(name)}",
-                    expected=f"{every[0].get(name)}, as on process 0",
-                    remedy="start every process with the same settings, on the same data",
-                )
+                found, expected = f"{name}: {other.get(name)}", f"{every[0].get(name)}, as on process 0"
+                remedy = "start every process with the same settings, on the same data"
+                raise SettingError(setting=f"{what} of process {number}", found=found, expected=expected, remedy=remedy)
 
 
 def _check_restarts() -> None:
     """Refuse a launcher whose restarted workers would read the addresses of dead ones (PyTorch issue 135712)."""
     shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shares_store and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
-        raise SettingError(
-            setting="torchrun --max-restarts",
-            found="a launcher that keeps the addresses of dead workers",
-            expected="new addresses at every restart",
-            remedy="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment",
-        )
+        found, expected = "a launcher that keeps the addresses of dead workers", "new addresses at every restart"
+        remedy = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment"
+        raise SettingError(setting="torchrun --max-restarts", found=found, expected=expected, remedy=remedy)
 
 
 def _take_gpu(place: int) -> None:
     if place >= torch.cuda.device_count():
-        raise SettingError(
-            setting="--nproc_per_node",
-            found=f"more processes than this machine's {torch.cuda.device_count()} GPU(s)",
-            expected="one process per GPU",
-            remedy="start fewer, or hide the GPUs with CUDA_VISIBLE_DEVICES= to share the CPU",
-        )
+        found = f"more processes than this machine's {torch.cuda.device_count()} GPU(s)"
+        remedy = "start fewer, or hide the GPUs with CUDA_VISIBLE_DEVICES= to share the CPU"
+        raise SettingError(setting="--nproc_per_node", found=found, expected="one process per GPU", remedy=remedy)
     torch.cuda.set_device(place)
 
 

@@ -215,12 +215,9 @@ def _parameters(target: Any) -> list[str] | None:
 
 def _refusal(key: str, found: str, known: Sequence[str], otherwise: str) -> InputError:
     near = difflib.get_close_matches(key.split("#")[-1], known, n=1)
-    return SettingError(
-        setting=f"key {key!r}",
-        found=found,
-        expected=f"{near[0]!r}, perhaps" if near else otherwise,
-        remedy="correct its name in the task file, the method file or the command line",
-    )
+    expected = f"{near[0]!r}, perhaps" if near else otherwise
+    remedy = "correct its name in the task file, the method file or the command line"
+    return SettingError(setting=f"key {key!r}", found=found, expected=expected, remedy=remedy)
 
 
 def _flatten(section: Config, prefix: str, free: set[str]) -> Iterator[tuple[str, Any]]:

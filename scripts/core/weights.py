@@ -106,12 +106,9 @@ def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mappi
         what = "no metadata beside it" if not metadata else "incomplete metadata beside it"
         logger.warning("%s: UNVERIFIED WEIGHTS, %s (%s): task and content are not checked", path, what, file)
     if digest is not None and digest != digest_of(state):
-        raise InputError(
-            file=path,
-            found=f"weights other than those that {metadata_file(path).name} describes",
-            expected="weights and metadata of one training",
-            remedy="copy both files together, or remove the metadata to load the weights unchecked",
-        )
+        found = f"weights other than those that {metadata_file(path).name} describes"
+        remedy = "copy both files together, or remove the metadata to load the weights unchecked"
+        raise InputError(file=path, found=found, expected="weights and metadata of one training", remedy=remedy)
 
 
 def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -69,12 +69,9 @@ def visible_files(folder: Path, *, nested: bool = True) -> list[Path]:
         files += [Path(place) / name for name in names if not name.startswith(".")]
     for file in files:
         if any("\ud800" <= letter <= "\udfff" for letter in str(file)):
-            raise InputError(
-                file=ascii(str(file)),
-                found="a file name that is not UTF-8",
-                expected="names that can be written to a datalist",
-                remedy="rename it, for instance with convmv -f latin1 -t utf8 --notest",
-            )
+            found, expected = "a file name that is not UTF-8", "names that can be written to a datalist"
+            remedy = "rename it, for instance with convmv -f latin1 -t utf8 --notest"
+            raise InputError(file=ascii(str(file)), found=found, expected=expected, remedy=remedy)
     return sorted(files)
 
 

@@ -132,12 +132,9 @@ def _check_entries(entries: list[Any], listed: Path, section: str) -> None:
         return
     for entry in entries:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
-            raise InputError(
-                file=listed,
-                found=f"an entry under {section!r} that names no image: {json.dumps(entry)[:80]}",
-                expected='entries such as {"image": "a_image.nii.gz", "label": "a_label.nii.gz"}',
-                remedy="correct that list",
-            )
+            found = f"an entry under {section!r} that names no image: {json.dumps(entry)[:80]}"
+            expected = 'entries such as {"image": "a_image.nii.gz", "label": "a_label.nii.gz"}'
+            raise InputError(file=listed, found=found, expected=expected, remedy="correct that list")
 
 
 def existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> Item:
@@ -176,10 +173,7 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
                 remedy="rename one of them, or use a link with another name",
             )
         if other != item:
-            raise InputError(
-                file=where,
-                found=f"two labels for {item['image']}, {other.get('label')} and {item.get('label')}",
-                expected="one label for each image",
-                remedy="remove one of the two entries",
-            )
+            found = f"two labels for {item['image']}, {other.get('label')} and {item.get('label')}"
+            expected = "one label for each image"
+            raise InputError(file=where, found=found, expected=expected, remedy="remove one of the two entries")
     return list(item_of.values())

@@ -130,12 +130,8 @@ def read_slices(files: Sequence[Path], source: object) -> Series:
             several series, a missing position, unequal slice distances, a tilted gantry.
     """
     if len(files) < 2:
-        raise InputError(
-            file=source,
-            found=f"{len(files)} DICOM files",
-            expected="the slices of one series, at least 2",
-            remedy="name the folder that contains the slices",
-        )
+        found, expected = f"{len(files)} DICOM files", "the slices of one series, at least 2"
+        raise InputError(file=source, found=found, expected=expected, remedy="name the folder that contains the slices")
     slices = [read_slice(file) for file in files]
     _check_one_series(source, slices)
     normal = np.cross(*slices[0].axes)
@@ -194,12 +190,8 @@ def _check_one_series(source: object, slices: Sequence[DicomSlice]) -> None:
 
 
 def _mixed(source: object, found: str) -> InputError:
-    return InputError(
-        file=source,
-        found=f"several series: {found}",
-        expected="the slices of one series",
-        remedy="put each series into a separate folder",
-    )
+    remedy = "put each series into a separate folder"
+    return InputError(file=source, found=f"several series: {found}", expected="the slices of one series", remedy=remedy)
 
 
 def _step_mm(source: object, ordered: Sequence[DicomSlice], normal: np.ndarray) -> np.ndarray:
@@ -216,12 +208,9 @@ def _step_mm(source: object, ordered: Sequence[DicomSlice], normal: np.ndarray) 
     if np.abs(gaps - usual).max() > max(GAP_TOLERANCE_MM, GAP_TOLERANCE * spacing):
         index = int(np.abs(gaps - usual).argmax())
         names = f"{ordered[index].file.name} and {ordered[index + 1].file.name}"
-        raise InputError(
-            file=source,
-            found=f"slices {gaps[index]:.2f} mm apart between {names}, {usual:.2f} mm elsewhere",
-            expected="one slice spacing",
-            remedy="add the missing slices, or resample the series to equal spacing and convert it to NIfTI",
-        )
+        found = f"slices {gaps[index]:.2f} mm apart between {names}, {usual:.2f} mm elsewhere"
+        remedy = "add the missing slices, or resample the series to equal spacing and convert it to NIfTI"
+        raise InputError(file=source, found=found, expected="one slice spacing", remedy=remedy)
     _check_stacked(source, positions, normal, spacing)
     return spacing * normal
 
@@ -233,12 +222,9 @@ def _check_stacked(source: object, positions: np.ndarray, normal: np.ndarray, sp
     sideways = float(np.linalg.norm(in_plane[-1])) / (len(positions) - 1)
     tilt = float(np.degrees(np.arctan2(sideways, spacing)))
     if tilt > TILT_TOLERANCE_DEGREES:
-        raise InputError(
-            file=source,
-            found=f"a gantry tilt of {tilt:.1f} degrees: the slices are shifted against each other",
-            expected="slices stacked along their normal",
-            remedy="convert the series with a tool that corrects the tilt (dcm2niix does) and prepare it as 'folder'",
-        )
+        found = f"a gantry tilt of {tilt:.1f} degrees: the slices are shifted against each other"
+        remedy = "convert the series with a tool that corrects the tilt (dcm2niix does) and prepare it as 'folder'"
+        raise InputError(file=source, found=found, expected="slices stacked along their normal", remedy=remedy)
     shift_mm = float(np.linalg.norm(in_plane, axis=1).max())
     if shift_mm > SHIFT_TOLERANCE_MM + sideways * len(positions):
         raise InputError(

@@ -70,12 +70,9 @@ def read_slice(file: Path) -> DicomSlice:
     except Exception as error:
         raise _broken(file, innermost_message(error)) from error
     if frames > 1:
-        raise InputError(
-            file=file,
-            found=f"a multi-frame file of {frames} frames",
-            expected="one file per slice",
-            remedy="convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'",
-        )
+        found = f"a multi-frame file of {frames} frames"
+        remedy = "convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'"
+        raise InputError(file=file, found=found, expected="one file per slice", remedy=remedy)
     pixels = _rescaled(file, header, _stored_pixels(file, header))
     del header.PixelData
     return DicomSlice(
@@ -157,12 +154,8 @@ def _axes(file: Path, header: Any) -> np.ndarray:
 
 
 def _broken(file: object, reason: str) -> InputError:
-    return InputError(
-        file=file,
-        found=f"DICOM data that cannot be decoded ({reason[:160]})",
-        expected="a complete slice",
-        remedy="download or copy the file again",
-    )
+    found = f"DICOM data that cannot be decoded ({reason[:160]})"
+    return InputError(file=file, found=found, expected="a complete slice", remedy="download or copy the file again")
 
 
 def _numbers(

@@ -117,12 +117,9 @@ class CheckLikenessd(MapTransform):
             file = image.meta.get("filename_or_obj", f"{key!r}")
             distance, found = difference(image[0], image.affine, known)
             if distance > FOREIGN and self.unlike == "refuse":
-                raise InputError(
-                    file=file,
-                    found=found,
-                    expected="an image like those that the weights were trained for",
-                    remedy="leave it out, choose the task of its modality, or go on with --unlike_images warn",
-                )
+                expected = "an image like those that the weights were trained for"
+                remedy = "leave it out, choose the task of its modality, or go on with --unlike_images warn"
+                raise InputError(file=file, found=found, expected=expected, remedy=remedy)
             if distance > ODD:
                 image.meta[UNLIKE] = found
                 logger.warning("%s: %s. Fix: look at the image and at its label map before use.", file, found)

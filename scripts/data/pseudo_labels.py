@@ -207,12 +207,9 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
 def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor:
     given = [min_confidence] * classes if isinstance(min_confidence, int | float) else list(min_confidence)
     if len(given) != classes:
-        raise InputError(
-            file="setting 'min_confidence'",
-            found=f"{len(given)} confidences",
-            expected=f"one number, or {classes}: the background's, then one for each structure",
-            remedy="correct the setting",
-        )
+        found = f"{len(given)} confidences"
+        expected = f"one number, or {classes}: the background's, then one for each structure"
+        raise InputError(file="setting 'min_confidence'", found=found, expected=expected, remedy="correct the setting")
     return torch.tensor(given)
 
 

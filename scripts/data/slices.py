@@ -89,12 +89,8 @@ class SliceSet:
         structures: Sequence[str] = (),
     ) -> None:
         if not data:
-            raise InputError(
-                file="datalist",
-                found="no case",
-                expected="at least one volume",
-                remedy="check the datalist's training list",
-            )
+            remedy = "check the datalist's training list"
+            raise InputError(file="datalist", found="no case", expected="at least one volume", remedy=remedy)
         self.data, self.transform = list(data), transform
         dataset = _VolumeCache(
             self.data,
@@ -275,12 +271,9 @@ class UnpairedSliceBatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batch at which ``state`` was taken; other slices are refused."""
         if state["content"] != self._content():
-            raise InputError(
-                file="the training cases",
-                found="other volumes, or another preprocessing of them, than the run was started with",
-                expected="the same content",
-                remedy="give the data that the run was started with, or start a new one without --resume",
-            )
+            found = "other volumes, or another preprocessing of them, than the run was started with"
+            remedy = "give the data that the run was started with, or start a new one without --resume"
+            raise InputError(file="the training cases", found=found, expected="the same content", remedy=remedy)
         shares = state.get("shares", self.shares)  # missing in early checkpoints
         _check_shares(shares, "the checkpoint to resume from")
         self.iteration, self.shares = state["iteration"], shares
@@ -321,12 +314,9 @@ def iteration_generator(seed: int, iteration: int, stream: int = 0, share: int =
 
 def _check_shares(shares: int, where: str) -> None:
     if shares < 1 or shares % num_processes():
-        raise InputError(
-            file=where,
-            found=f"batches of {shares} share(s) for {num_processes()} process(es)",
-            expected="shares that the processes divide evenly",
-            remedy=f"start {' or '.join(str(n) for n in range(1, shares + 1) if shares % n == 0) or 1} process(es)",
-        )
+        found = f"batches of {shares} share(s) for {num_processes()} process(es)"
+        remedy = f"start {' or '.join(str(n) for n in range(1, shares + 1) if shares % n == 0) or 1} process(es)"
+        raise InputError(file=where, found=found, expected="shares that the processes divide evenly", remedy=remedy)
 
 
 class _VolumeCache(PersistentDataset):

@@ -253,12 +253,9 @@ def check_preprocessed(slices: torch.Tensor, file: object) -> None:
     """Refuse slices (D, C, H, W) of a file that preprocessing made NaN or infinite: a network would spread them."""
     usable = slices.isfinite().flatten(1).all(1)
     if not bool(usable.all()):
-        raise InputError(
-            file=file,
-            found=f"NaN or infinite values in slice {int((~usable).nonzero()[0])} after preprocessing",
-            expected="finite ones",
-            remedy="check the intensity transforms of the task file against this volume's values",
-        )
+        found = f"NaN or infinite values in slice {int((~usable).nonzero()[0])} after preprocessing"
+        remedy = "check the intensity transforms of the task file against this volume's values"
+        raise InputError(file=file, found=found, expected="finite ones", remedy=remedy)
 
 
 def whole_values(label: Any) -> Any:

@@ -25,12 +25,8 @@ def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) ->
         InputError: no training case.
     """
     if not datalist.get("training"):
-        raise InputError(
-            file=path,
-            found="no training case",
-            expected="at least one",
-            remedy="add cases or lower the validation share",
-        )
+        remedy = "add cases or lower the validation share"
+        raise InputError(file=path, found="no training case", expected="at least one", remedy=remedy)
     folder = Path(path).absolute().parent
     lists = {
         section: [{key: _relative(file, folder) for key, file in entry.items()} for entry in value]

@@ -66,12 +66,9 @@ class AdversarialTrainer(Trainer):
         """Continue from a checkpoint of a run of the same length: the schedules depend on it."""
         for key in ("max_epochs", "epoch_length"):
             if state_dict[key] != getattr(self.state, key):
-                raise InputError(
-                    file="the checkpoint to resume from",
-                    found=f"{key} {state_dict[key]}",
-                    expected=str(getattr(self.state, key)),
-                    remedy="keep the length of the run; a longer training is a new run, without --resume",
-                )
+                found, expected = f"{key} {state_dict[key]}", str(getattr(self.state, key))
+                remedy = "keep the length of the run; a longer training is a new run, without --resume"
+                raise InputError(file="the checkpoint to resume from", found=found, expected=expected, remedy=remedy)
         super().load_state_dict(state_dict)
 
     def autocast(self) -> torch.autocast:

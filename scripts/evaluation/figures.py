@@ -150,9 +150,5 @@ def read_log(csv_path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], dic
 
 
 def _log_error(path: Path, found: str) -> InputError:
-    return InputError(
-        file=path,
-        found=found,
-        expected="a CSV file with the header iteration,<name>,... and rows of numbers",
-        remedy="give the log that a training wrote",
-    )
+    expected = "a CSV file with the header iteration,<name>,... and rows of numbers"
+    return InputError(file=path, found=found, expected=expected, remedy="give the log that a training wrote")

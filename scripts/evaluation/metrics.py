@@ -75,6 +75,11 @@ class StructureResult:
     volume_truth_ml: float
 
     @property
+    def dice_percent(self) -> float:
+        """``dice`` in percent."""
+        return 100.0 * self.dice
+
+    @property
     def failed(self) -> bool:
         """Whether the structure is missing in exactly one of the two maps."""
         return self.status in ("missing_in_prediction", "missing_in_truth")

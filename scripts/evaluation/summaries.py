@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,7 @@ CONVENTIONS = {
     "mean_over_structures": "mean of the structures' means",
 }
 
-_MEASURES: dict[str, Callable[[StructureResult], float]] = {
-    "dice_percent": lambda result: 100.0 * result.dice,
-    "asd_mm": lambda result: result.asd_mm,
-    "asd_voxel": lambda result: result.asd_voxel,
-    "hd95_mm": lambda result: result.hd95_mm,
-    "volume_difference_percent": lambda result: result.volume_difference_percent,
-}
-
-_VOLUMES: dict[str, Callable[[StructureResult], float]] = {
-    "volume_prediction_ml": lambda result: result.volume_prediction_ml,
-    "volume_truth_ml": lambda result: result.volume_truth_ml,
-}
-
+# Measures of a summary, attributes of a result, and their headings in tables.
 _HEADINGS = {
     "dice_percent": "Dice [%]",
     "asd_mm": "ASD [mm]",
@@ -56,6 +44,8 @@ _HEADINGS = {
     "hd95_mm": "HD95 [mm]",
     "volume_difference_percent": "volume diff. [%]",
 }
+
+_COLUMNS = (*_HEADINGS, "volume_prediction_ml", "volume_truth_ml")
 
 
 def summarise(results_by_case: ResultsByCase, label_names: Sequence[str]) -> dict[str, Any]:
@@ -79,7 +69,7 @@ def summarise(results_by_case: ResultsByCase, label_names: Sequence[str]) -> dic
         "structures": structures,
         "mean_over_structures": {
             measure: _statistics(structure[measure]["mean"] for structure in structures.values())["mean"]
-            for measure in _MEASURES
+            for measure in _HEADINGS
         },
         "failures": [
             {"case": case, "structure": result.name, "status": result.status}
@@ -162,19 +152,15 @@ def _check(results_by_case: ResultsByCase, label_names: Sequence[str]) -> None:
 
 
 def _no_case_error(found: str) -> InputError:
-    return InputError(
-        file="evaluation",
-        found=found,
-        expected="at least one labelled case",
-        remedy="check that the datalist names images together with their labels",
-    )
+    remedy = "check that the datalist names images together with their labels"
+    return InputError(file="evaluation", found=found, expected="at least one labelled case", remedy=remedy)
 
 
 def _summarise_structure(results: Sequence[StructureResult]) -> dict[str, Any]:
     return {
         "n": sum(result.status != "absent_in_both" for result in results),
         "failures": sum(result.failed for result in results),
-        **{measure: _statistics(map(value_of, results)) for measure, value_of in _MEASURES.items()},
+        **{measure: _statistics(getattr(result, measure) for result in results) for measure in _HEADINGS},
     }
 
 
@@ -187,14 +173,12 @@ def _statistics(values: Iterable[float | None]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, results_by_case: ResultsByCase) -> None:
-    columns = {**_MEASURES, **_VOLUMES}
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["case", "structure", "status", *columns])
+        writer.writerow(["case", "structure", "status", *_COLUMNS])
         for case, results in results_by_case.items():
             for result in results:
-                values = [value_of(result) for value_of in columns.values()]
-                writer.writerow([case, result.name, result.status, *values])
+                writer.writerow([case, result.name, result.status, *(getattr(result, column) for column in _COLUMNS)])
 
 
 def _cell(mean: float | None, std: float | None = None) -> str:

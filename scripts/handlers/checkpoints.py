@@ -119,12 +119,9 @@ class ResumePoint:
         """Whether the checkpoint exists; processes on several machines must agree."""
         seen = all_gather(self.path.exists())
         if any(seen) and not all(seen):
-            raise InputError(
-                file=self.path,
-                found=f"a checkpoint visible to {seen.count(True)} of {len(seen)} processes",
-                expected="one that is visible to all",
-                remedy="give a --bundle_root on a disk that all machines share",
-            )
+            found = f"a checkpoint visible to {seen.count(True)} of {len(seen)} processes"
+            remedy = "give a --bundle_root on a disk that all machines share"
+            raise InputError(file=self.path, found=found, expected="one that is visible to all", remedy=remedy)
         return all(seen)
 
     def save_unproven(self, engine: Engine) -> None:

@@ -93,12 +93,9 @@ class ExportedNetwork(nn.Module):
         Raises:
             InputError: always.
         """
-        raise SettingError(
-            setting="setting 'write_mask'",
-            found=f"true with engine {self.engine}, whose network does not return a mask",
-            expected="false, or engine pytorch",
-            remedy="omit one of the two",
-        )
+        found = f"true with engine {self.engine}, whose network does not return a mask"
+        expected = "false, or engine pytorch"
+        raise SettingError(setting="setting 'write_mask'", found=found, expected=expected, remedy="omit one of the two")
 
 
 def path_for_engine(path: str | Path, engine: str) -> Path:
@@ -126,12 +123,9 @@ def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runn
 def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
     runtime = import_optional("onnxruntime", "engine onnx", EXTRAS)
     if precision == "bf16":
-        raise SettingError(
-            setting="setting 'precision'",
-            found="bf16 with engine onnx",
-            expected="auto or float32, which ONNX Runtime computes in",
-            remedy="leave it out, or choose engine openvino or torchscript",
-        )
+        found, expected = "bf16 with engine onnx", "auto or float32, which ONNX Runtime computes in"
+        remedy = "leave it out, or choose engine openvino or torchscript"
+        raise SettingError(setting="setting 'precision'", found=found, expected=expected, remedy=remedy)
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     providers = [*(name for name in wanted if name in runtime.get_available_providers()), "CPUExecutionProvider"]
     options = runtime.SessionOptions()
@@ -169,12 +163,9 @@ def _read(load: Callable[[], Any], file: Path, engine: str) -> Any:
     try:
         return load()
     except Exception as error:  # each engine raises its own types
-        raise InputError(
-            file=file,
-            found=f"no network that {engine} can read ({type(error).__name__})",
-            expected="a file written by python -m bundle export",
-            remedy="export the weights again",
-        ) from error
+        found = f"no network that {engine} can read ({type(error).__name__})"
+        expected = "a file written by python -m bundle export"
+        raise InputError(file=file, found=found, expected=expected, remedy="export the weights again") from error
 
 
 def _metadata(text: Any) -> dict[str, Any]:

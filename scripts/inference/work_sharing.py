@@ -131,12 +131,8 @@ class Worklist:
         together = self.finished()
         missing = [name for item in self.items if (name := case_name(item["image"])) not in together]
         if missing:
-            raise InputError(
-                file=self.notes,
-                found=f"no result of {', '.join(missing)}",
-                expected="a result of every volume",
-                remedy="run it again with --resume True",
-            )
+            found, expected = f"no result of {', '.join(missing)}", "a result of every volume"
+            raise InputError(file=self.notes, found=found, expected=expected, remedy="run it again with --resume True")
         return together
 
     def _note(self, item: Item) -> Record | None:

@@ -70,12 +70,9 @@ def training_share(cases: int, validation_fraction: float) -> int:
     """
     kept = cases - round(cases * validation_fraction)
     if kept < 1:
-        raise SettingError(
-            setting="setting --validation",
-            found=f"{validation_fraction:g}, which leaves none of {cases} case(s) for training",
-            expected="at least one training case",
-            remedy="lower it, or give more cases",
-        )
+        found = f"{validation_fraction:g}, which leaves none of {cases} case(s) for training"
+        expected, remedy = "at least one training case", "lower it, or give more cases"
+        raise SettingError(setting="setting --validation", found=found, expected=expected, remedy=remedy)
     return kept
 
 

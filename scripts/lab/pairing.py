@@ -43,12 +43,9 @@ def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[
     if missing:
         spare = [label.name for label in labels if label not in set(pairs.values())]
         beside = f"; labels of no image: {some_of(spare)}" if spare else ""
-        raise InputError(
-            file=images[0].parent,
-            found=f"no label for {some_of(missing)}{beside}",
-            expected="one label per image, with the same case name",
-            remedy="rename or add the labels, or leave --labels out for an unlabelled domain",
-        )
+        found, expected = f"no label for {some_of(missing)}{beside}", "one label per image, with the same case name"
+        remedy = "rename or add the labels, or leave --labels out for an unlabelled domain"
+        raise InputError(file=images[0].parent, found=found, expected=expected, remedy=remedy)
     return pairs
 
 
@@ -86,12 +83,9 @@ def _check_distinct(files: Sequence[Path], kind: str) -> None:
     for file in files:
         other = seen.setdefault(pairing_name(file), file)
         if other != file:
-            raise InputError(
-                file=file.parent,
-                found=f"two {kind} for case {pairing_name(file)!r}, {other.name} and {file.name}",
-                expected="one file of each kind per case",
-                remedy="move one of them elsewhere, or rename it",
-            )
+            found = f"two {kind} for case {pairing_name(file)!r}, {other.name} and {file.name}"
+            remedy = "move one of them elsewhere, or rename it"
+            raise InputError(file=file.parent, found=found, expected="one file of each kind per case", remedy=remedy)
 
 
 def _pair_uniquely(

@@ -94,11 +94,7 @@ def predictor_similarity(first: nn.Module, second: nn.Module) -> Tensor:
 def _two_predictors(segmenter: Segmenter) -> tuple[nn.Module, nn.Module]:
     further: Any = getattr(segmenter, "further_predictors", ())
     if len(further) != 1:
-        raise SettingError(
-            setting="network_def",
-            found="one predictor",
-            expected="two predictors to compare",
-            remedy="give --network_def#predictors 2 as well",
-        )
+        found, remedy = "one predictor", "give --network_def#predictors 2 as well"
+        raise SettingError(setting="network_def", found=found, expected="two predictors to compare", remedy=remedy)
     predictor: Any = segmenter.predictor
     return predictor, further[0]

@@ -24,12 +24,9 @@ def check_choice_is_possible(keep: str, interval: int, *, has_target: bool) -> N
     """
     check_choice("selection#keep", keep, KEPT)
     if interval < 1:
-        raise SettingError(
-            setting="selection#interval",
-            found=str(interval),
-            expected="epochs between two snapshots, 1 or more",
-            remedy="give --selection#interval as well, or omit the config file of the selection",
-        )
+        expected = "epochs between two snapshots, 1 or more"
+        remedy = "give --selection#interval as well, or omit the config file of the selection"
+        raise SettingError(setting="selection#interval", found=str(interval), expected=expected, remedy=remedy)
     if keep == "masked_consistency" and not has_target:
         raise SettingError(
             setting="selection#keep",
@@ -47,12 +44,8 @@ def best_epoch(values: Mapping[int, float]) -> int:
     """
     known = {epoch: value for epoch, value in values.items() if not math.isnan(value)}
     if not known:
-        raise InputError(
-            file="the snapshots",
-            found="no score to choose by",
-            expected="a number for at least one of them",
-            remedy="give --selection#keep last",
-        )
+        found, expected = "no score to choose by", "a number for at least one of them"
+        raise InputError(file="the snapshots", found=found, expected=expected, remedy="give --selection#keep last")
     return max(known, key=lambda epoch: (known[epoch], epoch))
 
 

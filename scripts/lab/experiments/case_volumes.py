@@ -113,12 +113,9 @@ class ComparisonVolumes:
 
     def __init__(self, comparison: Comparison) -> None:
         if not comparison.settings:
-            raise InputError(
-                file=comparison.folder,
-                found="no config.yaml of any run",
-                expected="the settings of one, for the orientation and the intensity of its volumes",
-                remedy="run more of the comparison",
-            )
+            expected = "the settings of one, for the orientation and the intensity of its volumes"
+            found, remedy = "no config.yaml of any run", "run more of the comparison"
+            raise InputError(file=comparison.folder, found=found, expected=expected, remedy=remedy)
         self.comparison, self.settings = comparison, comparison.settings
         self.slice_axis = int(self.settings.get("slice_axis", 2))
         self.marks = edge_marks(self.settings.get("orientation"), self.slice_axis)
@@ -214,12 +211,8 @@ class ComparisonVolumes:
         try:
             volume = _loader()(path)
         except Exception as error:
-            raise InputError(
-                file=path,
-                found="no volume that can be read",
-                expected="NIfTI, as the comparison wrote it",
-                remedy="run that part of the comparison again",
-            ) from error
+            expected, remedy = "NIfTI, as the comparison wrote it", "run that part of the comparison again"
+            raise InputError(file=path, found="no volume that can be read", expected=expected, remedy=remedy) from error
         axes = self.settings.get("orientation")
         volume = Orientation(axes, labels=None)(volume) if axes else volume
         return Volume(voxels=np.asarray(volume[0]), spacing_mm=spacing_of(volume.affine))

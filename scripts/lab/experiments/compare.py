@@ -107,12 +107,9 @@ def _provide_data(request: ComparisonRequest) -> None:
     datalists = [request.data / f"{task[f'{domain}_domain']}.json" for domain in ("source", "target")]
     phantom = size_files(request.size, task).get("phantom")
     if request.dataset_dir is None and phantom is None:
-        raise SettingError(
-            setting="--dataset_dir",
-            found="nothing",
-            expected=f"the folder with {' and '.join(path.name for path in datalists)}",
-            remedy="make them with python -m scripts datalist, or prepare, and name their folder",
-        )
+        expected = f"the folder with {' and '.join(path.name for path in datalists)}"
+        remedy = "make them with python -m scripts datalist, or prepare, and name their folder"
+        raise SettingError(setting="--dataset_dir", found="nothing", expected=expected, remedy=remedy)
     with FileLock(request.out / ".data.lock"):
         if phantom and request.dataset_dir is None and not all(path.is_file() for path in datalists):
             settings = {"seed": request.seeds[0], **phantom}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from filelock import FileLock
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
+from scripts.data.datalists import read_json
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, named_file, task_settings
 
 __all__ = ["COMPARISON", "read_comparison_record", "write_comparison"]
@@ -48,12 +48,9 @@ def write_comparison(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> 
             earlier = read_comparison_record(request.out)
             for key in FIXED:
                 if earlier[key] != content[key]:
-                    raise InputError(
-                        file=path,
-                        found=f"a comparison with {key} {earlier[key]}",
-                        expected=f"{key} {content[key]}",
-                        remedy=f"choose another --out, or the {key} of this comparison",
-                    )
+                    found = f"a comparison with {key} {earlier[key]}"
+                    remedy = f"choose another --out, or the {key} of this comparison"
+                    raise InputError(file=path, found=found, expected=f"{key} {content[key]}", remedy=remedy)
             content["methods"] = [*dict.fromkeys([*earlier["methods"], *content["methods"]])]
             content["seeds"] = sorted({*earlier["seeds"], *content["seeds"]})
         write_json(path, content)
@@ -67,14 +64,8 @@ def read_comparison_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / COMPARISON
     expected, remedy = f"the output folder of 'python -m scripts compare', with its {COMPARISON}", "name that folder"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(file=path, found="no such file", expected=expected, remedy=remedy) from error
-    except ValueError as error:
-        raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
+    content = read_json(path, expected=expected, remedy=remedy)
     needed = [*FIXED, "source_domain", "target_domain", "label_names", "methods", "seeds"]
-    missing = [key for key in needed if key not in content] if isinstance(content, dict) else needed
-    if missing:
+    if missing := [key for key in needed if key not in content]:
         raise InputError(file=path, found=f"no '{missing[0]}' in it", expected=expected, remedy=remedy)
     return content

@@ -47,12 +47,9 @@ def mask_numbers(comparison: Comparison) -> dict[str, Any]:
             }
             numbers[method.name] = {"correlation": mean, "cases": cases}
     if not numbers:
-        raise InputError(
-            file="mask.json",
-            found=f"no local mask of a labelled held-out case beside a prediction of {LOWER}",
-            expected="at least one",
-            remedy=f"run {LOWER} and a method with a mask, for instance glua",
-        )
+        found = f"no local mask of a labelled held-out case beside a prediction of {LOWER}"
+        remedy = f"run {LOWER} and a method with a mask, for instance glua"
+        raise InputError(file="mask.json", found=found, expected="at least one", remedy=remedy)
     return numbers
 
 
@@ -128,12 +125,9 @@ def _of_case(
 ) -> dict[str, dict[str, float | None]]:
     truth, mask, predicted = volumes.truth(label), volumes.mask(run, case), volumes.prediction(unadapted, case)
     if not mask.voxels.shape == predicted.voxels.shape == truth.voxels.shape:
-        raise InputError(
-            file=run.result_file(case, "mask"),
-            found=f"{mask.voxels.shape} voxels, and {predicted.voxels.shape} in the prediction",
-            expected=f"{truth.voxels.shape} as in {label}",
-            remedy="run that part of the comparison again",
-        )
+        found = f"{mask.voxels.shape} voxels, and {predicted.voxels.shape} in the prediction"
+        expected, remedy = f"{truth.voxels.shape} as in {label}", "run that part of the comparison again"
+        raise InputError(file=run.result_file(case, "mask"), found=found, expected=expected, remedy=remedy)
     return mask_correlations(
         mask.voxels,
         predicted.voxels != truth.voxels,

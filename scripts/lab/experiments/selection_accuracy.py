@@ -105,12 +105,9 @@ def find_runs(folder: Path) -> dict[Path, str]:
     tables = sorted(table for table in folder.rglob("logs/selection.csv") if read_scores(table))
     runs = [table.parents[1] for table in tables if not _uses_target_labels(table.parents[1])]
     if not runs:
-        raise InputError(
-            file=folder,
-            found="no run with snapshots in it",
-            expected="runs of the segmentation bundle that were trained with configs/selection/snapshots.yaml",
-            remedy="train with that file, or name another folder",
-        )
+        expected = "runs of the segmentation bundle that were trained with configs/selection/snapshots.yaml"
+        remedy = "train with that file, or name another folder"
+        raise InputError(file=folder, found="no run with snapshots in it", expected=expected, remedy=remedy)
     return {run: names.get(run, run.relative_to(folder).as_posix() if run != folder else run.name) for run in runs}
 
 
@@ -127,12 +124,8 @@ def evaluate_snapshots(run: Path) -> dict[int, float]:
         weights = snapshot_file(run / "models" / "snapshots", epoch)
         result = run / "oracle" / f"{weights.stem}.json"
         if not weights.is_file():
-            raise InputError(
-                file=weights,
-                found="no such snapshot",
-                expected=f"one for each row of {_table(run)}",
-                remedy="restore it, or train the run again",
-            )
+            expected, remedy = f"one for each row of {_table(run)}", "restore it, or train the run again"
+            raise InputError(file=weights, found="no such snapshot", expected=expected, remedy=remedy)
         if not result.is_file() or result.stat().st_mtime < weights.stat().st_mtime:
             write_json(result, _evaluate(run, weights))
         summary = json.loads(result.read_text(encoding="utf-8"))
@@ -196,9 +189,6 @@ def _trained_settings(run: Path) -> dict[str, Any]:
     try:
         return ConfigParser.load_config_file(str(run / "config.yaml"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            file=run / "config.yaml",
-            found=f"no settings ({type(error).__name__})",
-            expected="the config.yaml that every training writes into its folder",
-            remedy="restore the file, or train the run again",
-        ) from error
+        expected = "the config.yaml that every training writes into its folder"
+        found, remedy = f"no settings ({type(error).__name__})", "restore the file, or train the run again"
+        raise InputError(file=run / "config.yaml", found=found, expected=expected, remedy=remedy) from error

@@ -96,12 +96,8 @@ def make_case(modality: str, index: int, *, seed: int = 0) -> PhantomCase:
 def _check(cases: int, seed: int) -> None:
     for name, value, least in (("cases", cases, 1), ("seed", seed, 0)):
         if value < least:
-            raise SettingError(
-                setting=f"--{name}",
-                found=str(value),
-                expected=f"a whole number of at least {least}",
-                remedy=f"give --{name} {max(least, 10 * least)}",
-            )
+            expected, remedy = f"a whole number of at least {least}", f"give --{name} {max(least, 10 * least)}"
+            raise SettingError(setting=f"--{name}", found=str(value), expected=expected, remedy=remedy)
 
 
 def _ct_grid(

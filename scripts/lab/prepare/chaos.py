@@ -94,19 +94,12 @@ def _read_mask(file: Path, size: tuple[int, ...]) -> np.ndarray:
     try:
         mask = np.asarray(imread(file))
     except Exception as error:
-        raise InputError(
-            file=file,
-            found=f"a picture that cannot be read ({innermost_message(error)})",
-            expected="a complete PNG",
-            remedy="download the file again",
-        ) from error
+        found = f"a picture that cannot be read ({innermost_message(error)})"
+        raise InputError(file=file, found=found, expected="a complete PNG", remedy="download the file again") from error
     if mask.shape != tuple(size[::-1]):
-        raise InputError(
-            file=file,
-            found=f"a mask of shape {mask.shape}",
-            expected=f"{tuple(size[::-1])} (rows, columns) and one channel, as its DICOM slice",
-            remedy="use the masks of the release, not resized or coloured copies",
-        )
+        expected = f"{tuple(size[::-1])} (rows, columns) and one channel, as its DICOM slice"
+        remedy = "use the masks of the release, not resized or coloured copies"
+        raise InputError(file=file, found=f"a mask of shape {mask.shape}", expected=expected, remedy=remedy)
     return mask
 
 

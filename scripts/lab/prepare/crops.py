@@ -35,12 +35,9 @@ class CropAroundLabeld(MapTransform):
         cropped = dict(data)
         labelled = torch.as_tensor(data[self.label_key])[0].nonzero()
         if not len(labelled):
-            raise InputError(
-                file="the label map of this case",
-                found="no labelled voxel",
-                expected="a label to crop around, which this protocol needs",
-                remedy="use --protocol clean, which crops nothing",
-            )
+            found, expected = "no labelled voxel", "a label to crop around, which this protocol needs"
+            remedy = "use --protocol clean, which crops nothing"
+            raise InputError(file="the label map of this case", found=found, expected=expected, remedy=remedy)
         shape = data[self.label_key].shape[1:]
         size = [length if length > 0 else whole for length, whole in zip(self.size, shape, strict=True)]
         mean = labelled.double().mean(0).round().long().tolist()

@@ -37,12 +37,8 @@ class PlainFolders:
         """
         domain = options.domain
         if domain is None:
-            raise SettingError(
-                setting="--domain",
-                found="no name of the domain",
-                expected="a name such as mr or ct",
-                remedy="add --domain mr",
-            )
+            found, expected = "no name of the domain", "a name such as mr or ct"
+            raise SettingError(setting="--domain", found=found, expected=expected, remedy="add --domain mr")
         check_file_name(domain, "--domain")
         volumes = list(filter(is_nifti, visible_files(source)))
         series = _series_below(source)

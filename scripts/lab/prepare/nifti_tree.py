@@ -91,12 +91,8 @@ class NiftiTree:
 
     def _read(self, image: Path, label: Path | None, trust_image: bool) -> Reading:
         if label is None and not self.may_lack_labels:
-            raise InputError(
-                file=image,
-                found="no label map of its id",
-                expected=f"names such as {self.example}",
-                remedy="unpack the label maps too, below the same folder",
-            )
+            found, remedy = "no label map of its id", "unpack the label maps too, below the same folder"
+            raise InputError(file=image, found=found, expected=f"names such as {self.example}", remedy=remedy)
         return read_pair(image, label, trust_image=trust_image)
 
     def _check_id(self, number: int, path: Path) -> None:
@@ -110,17 +106,10 @@ class NiftiTree:
             )
 
     def _raise_twice(self, key: tuple[str, int, bool], first: Path, second: Path) -> None:
-        raise InputError(
-            file=second,
-            found=f"a second {'label map' if key[2] else 'image'} of {key[0]} case {key[1]}, beside {first}",
-            expected="one file per id",
-            remedy="remove one of them, or name a folder with one copy",
-        )
+        found = f"a second {'label map' if key[2] else 'image'} of {key[0]} case {key[1]}, beside {first}"
+        remedy = "remove one of them, or name a folder with one copy"
+        raise InputError(file=second, found=found, expected="one file per id", remedy=remedy)
 
     def _raise_no_image(self, label: Path) -> None:
-        raise InputError(
-            file=label,
-            found="no image of its id",
-            expected=f"names such as {self.example}",
-            remedy="unpack the images too, below the same folder",
-        )
+        found, remedy = "no image of its id", "unpack the images too, below the same folder"
+        raise InputError(file=label, found=found, expected=f"names such as {self.example}", remedy=remedy)

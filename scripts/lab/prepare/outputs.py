@@ -72,12 +72,9 @@ def read_reports(out: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            file=path,
-            found=f"no report of an earlier preparation ({type(error).__name__})",
-            expected="none, or one that 'prepare' wrote",
-            remedy="remove the file, or choose another --out",
-        ) from error
+        found = f"no report of an earlier preparation ({type(error).__name__})"
+        remedy = "remove the file, or choose another --out"
+        raise InputError(file=path, found=found, expected="none, or one that 'prepare' wrote", remedy=remedy) from error
     return dict(reports)
 
 

@@ -70,12 +70,9 @@ def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
         except (OSError, ValueError, AttributeError):
             owner = None
         if owner != dataset:
-            raise InputError(
-                file=path,
-                found=f"a datalist of {f'{owner!r}' if owner else 'something else'}",
-                expected=f"none, or that of an earlier preparation of '{dataset}'",
-                remedy="choose another --out",
-            )
+            found = f"a datalist of {f'{owner!r}' if owner else 'something else'}"
+            expected = f"none, or that of an earlier preparation of '{dataset}'"
+            raise InputError(file=path, found=found, expected=expected, remedy="choose another --out")
 
 
 def _written_over(out: Path, found: str) -> InputError:

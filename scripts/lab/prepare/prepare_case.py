@@ -117,12 +117,8 @@ def _apply(
     from monai.data import MetaTensor
 
     if label is None:
-        raise InputError(
-            file=file,
-            found="no label map",
-            expected="a label map: grid and crop of this protocol need image and label",
-            remedy="use --protocol clean",
-        )
+        expected = "a label map: grid and crop of this protocol need image and label"
+        raise InputError(file=file, found="no label map", expected=expected, remedy="use --protocol clean")
     if not label.any() and any("label" in (step.get("label_key"), step.get("source_key")) for step in steps):
         raise InputError(
             file=file,
@@ -150,12 +146,9 @@ def _input_error(error: Exception, file: Path) -> InputError:
     cause = find_input_error(error)
     if cause is not None:
         return InputError(file=file, found=cause.found, expected=cause.expected, remedy=cause.remedy)
-    return InputError(
-        file=file,
-        found=f"a case that the protocol's steps cannot process ({innermost_message(error)})",
-        expected="a case that fits the protocol",
-        remedy="check its label map and size, or use --protocol clean",
-    )
+    found = f"a case that the protocol's steps cannot process ({innermost_message(error)})"
+    remedy = "check its label map and size, or use --protocol clean"
+    return InputError(file=file, found=found, expected="a case that fits the protocol", remedy=remedy)
 
 
 def _short_names(sources: Sequence[Path]) -> list[str]:

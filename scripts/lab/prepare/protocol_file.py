@@ -90,12 +90,8 @@ class _Check:
 
     def that(self, is_so: bool, where: str, found: object, expected: str) -> None:
         if not is_so:
-            raise InputError(
-                file=self.file,
-                found=f"under '{where}': {found}",
-                expected=expected,
-                remedy="correct the protocol; see configs/protocols/clean.yaml for an example",
-            )
+            remedy = "correct the protocol; see configs/protocols/clean.yaml for an example"
+            raise InputError(file=self.file, found=f"under '{where}': {found}", expected=expected, remedy=remedy)
 
     def keys(self, where: str, given: Any, *, required: Sequence[str] = (), allowed: Sequence[str] = ()) -> None:
         self.that(isinstance(given, Mapping), where, repr(given), "a mapping")

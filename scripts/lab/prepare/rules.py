@@ -124,12 +124,9 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
     check_protocol(file, choices, _domains_of_all(), {path.stem for path in (CONFIGS / "tasks").glob("*.yaml")})
     if dataset not in choices["datasets"]:
         knowing = ", ".join(name for name in _protocol_names() if dataset in _known_to(name))
-        raise InputError(
-            file=f"protocol '{choices['protocol']}'",
-            found=f"no rules for '{dataset}'",
-            expected=f"a protocol with rules for it: {knowing}",
-            remedy=f"give --protocol {knowing.split(', ')[0]}",
-        )
+        found = f"no rules for '{dataset}'"
+        expected, remedy = f"a protocol with rules for it: {knowing}", f"give --protocol {knowing.split(', ')[0]}"
+        raise InputError(file=f"protocol '{choices['protocol']}'", found=found, expected=expected, remedy=remedy)
     chosen = choices["datasets"][dataset]
     return Rules(
         dataset=dataset,
@@ -168,12 +165,9 @@ def read_label_map(text: str) -> ValueMap:
             pairs = dict(pair.split(":") for pair in text.split(","))
         return ValueMap(values={int(value): int(written) for value, written in pairs.items()})
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise SettingError(
-            setting=f"--map {text}",
-            found=f"no label map ({type(error).__name__})",
-            expected="pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs",
-            remedy="correct it",
-        ) from error
+        found = f"no label map ({type(error).__name__})"
+        expected = "pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs"
+        raise SettingError(setting=f"--map {text}", found=found, expected=expected, remedy="correct it") from error
 
 
 def _domain_rules(name: str, facts: Mapping[str, Any], chosen: Mapping[str, Any]) -> DomainRules:

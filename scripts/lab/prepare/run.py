@@ -93,12 +93,9 @@ def _rules(order: Preparation) -> Rules:
                     remedy="omit it",
                 )
         if order.find.domain not in (None, *rules.domains):
-            raise SettingError(
-                setting="--domain",
-                found=f"'{order.find.domain}'",
-                expected=f"one of {', '.join(rules.domains)}, the domains of protocol '{rules.protocol}'",
-                remedy="correct it, or omit it for all of them",
-            )
+            expected = f"one of {', '.join(rules.domains)}, the domains of protocol '{rules.protocol}'"
+            remedy = "correct it, or omit it for all of them"
+            raise SettingError(setting="--domain", found=f"'{order.find.domain}'", expected=expected, remedy=remedy)
         wanted = {name: domain for name, domain in rules.domains.items() if order.find.domain in (None, name)}
         return replace(rules, domains=wanted)
     name = order.find.domain or ""
@@ -136,12 +133,9 @@ def _prepare_all(
 def _failure(case: SourceCase, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
-    return InputError(
-        file=case.sources[0],
-        found=f"an error while it was prepared ({innermost_message(error)})",
-        expected="a readable case",
-        remedy="check its files; report the error if they are correct",
-    )
+    found = f"an error while it was prepared ({innermost_message(error)})"
+    remedy = "check its files; report the error if they are correct"
+    return InputError(file=case.sources[0], found=found, expected="a readable case", remedy=remedy)
 
 
 def _summary(order: Preparation, failures: Sequence[InputError], cases: int) -> InputError:
@@ -150,12 +144,9 @@ def _summary(order: Preparation, failures: Sequence[InputError], cases: int) -> 
         return failures[0]
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    return InputError(
-        file=order.source,
-        found=f"{len(failures)} of {cases} cases that cannot be prepared, listed above",
-        expected="complete cases",
-        remedy="correct or remove them and repeat the command: finished cases are kept, no datalist was written",
-    )
+    found = f"{len(failures)} of {cases} cases that cannot be prepared, listed above"
+    remedy = "correct or remove them and repeat the command: finished cases are kept, no datalist was written"
+    return InputError(file=order.source, found=found, expected="complete cases", remedy=remedy)
 
 
 def _check_names(cases: Sequence[SourceCase]) -> None:
@@ -163,9 +154,5 @@ def _check_names(cases: Sequence[SourceCase]) -> None:
     for case in cases:
         other = seen.setdefault((case.domain, case.name), case)
         if other is not case:
-            raise InputError(
-                file=case.sources[0],
-                found=f"the id '{case.name}', also used by {other.sources[0]}",
-                expected="one volume per id",
-                remedy="remove or rename one of them",
-            )
+            found, remedy = f"the id '{case.name}', also used by {other.sources[0]}", "remove or rename one of them"
+            raise InputError(file=case.sources[0], found=found, expected="one volume per id", remedy=remedy)

@@ -84,12 +84,8 @@ class SifaFiles:
         images = [image for image, _ in slices]
         for path, image in zip(files, images, strict=True):
             if image.shape != images[0].shape:
-                raise InputError(
-                    file=path,
-                    found=f"a slice of {image.shape}",
-                    expected=f"{images[0].shape} as in {files[0].name}",
-                    remedy="keep slices of one release in a folder",
-                )
+                expected, remedy = f"{images[0].shape} as in {files[0].name}", "keep slices of one release in a folder"
+                raise InputError(file=path, found=f"a slice of {image.shape}", expected=expected, remedy=remedy)
         stack = np.stack(images if len(images) > 1 else images * 2, axis=-1)
         labels = np.stack([label for _, label in (slices if len(slices) > 1 else slices * 2)], axis=-1)
         check_values(stack, str(files[0].parent), is_label=False)
@@ -109,12 +105,8 @@ class SifaFiles:
                 remedy="download the file again",
             ) from error
         if image.ndim != 3 or image.shape != label.shape:
-            raise InputError(
-                file=path,
-                found=f"an image of {image.shape} and a label map of {label.shape}",
-                expected="two volumes of one shape",
-                remedy="download the file again",
-            )
+            found, expected = f"an image of {image.shape} and a label map of {label.shape}", "two volumes of one shape"
+            raise InputError(file=path, found=found, expected=expected, remedy="download the file again")
         check_values(image, str(path), is_label=False)
         image, label = np.flip(image, self.test_flip_axes), np.flip(label, self.test_flip_axes)
         flipped = f"flipped on axes {' and '.join(map(str, self.test_flip_axes))} to match the training slices"
@@ -159,12 +151,9 @@ def _domain_of(path: Path, source: Path) -> str:
         named = {word for word in re.findall("[a-z]+", part) if word in DOMAINS}
         if len(named) == 1:
             return named.pop()
-    raise InputError(
-        file=path,
-        found="neither 'ct' nor 'mr' in its name and folders",
-        expected="a path with the modality, such as test_ct/ct_1003.npz",
-        remedy="put it into a folder named after its modality",
-    )
+    found = "neither 'ct' nor 'mr' in its name and folders"
+    expected = "a path with the modality, such as test_ct/ct_1003.npz"
+    raise InputError(file=path, found=found, expected=expected, remedy="put it into a folder named after its modality")
 
 
 def _section_of(path: Path, source: Path) -> str:
@@ -173,12 +162,9 @@ def _section_of(path: Path, source: Path) -> str:
             for start, section in SECTIONS.items():
                 if word.startswith(start):
                     return section
-    raise InputError(
-        file=path,
-        found="neither 'train' nor 'val' in its name and folders",
-        expected="a path with the section, such as ct_train_slice0.tfrecords",
-        remedy="put it into a folder named train or val",
-    )
+    found = "neither 'train' nor 'val' in its name and folders"
+    expected = "a path with the section, such as ct_train_slice0.tfrecords"
+    raise InputError(file=path, found=found, expected=expected, remedy="put it into a folder named train or val")
 
 
 def _parts(path: Path, source: Path) -> list[str]:

@@ -91,9 +91,6 @@ def not_this_data_set(source: Path, expected: str, dataset: str) -> InputError:
     """The error for a folder without files of the data set; it lists some of the files."""
     names = [path.relative_to(source).as_posix() for path in visible_files(source)[:3]] if source.is_dir() else []
     shown = f"other files ({', '.join(names)} ...)" if names else "no file"
-    return InputError(
-        file=source,
-        found=shown if source.is_dir() else "no such folder",
-        expected=f"{dataset}: {expected}",
-        remedy="name the folder of the unpacked download, or another data set",
-    )
+    found = shown if source.is_dir() else "no such folder"
+    remedy = "name the folder of the unpacked download, or another data set"
+    return InputError(file=source, found=found, expected=f"{dataset}: {expected}", remedy=remedy)

@@ -42,12 +42,9 @@ def read_records(path: Path) -> Iterator[memoryview]:
             raise _cut_short(path, f"{len(head)} bytes after the last record")
         length, crc = struct.unpack("<QI", head)
         if crc != masked_crc(bytes(head[:8])):
-            raise InputError(
-                file=path,
-                found="a wrong checksum at the start of a record",
-                expected="a TFRecord file",
-                remedy="download the file again; compressed TFRecords must be unpacked first",
-            )
+            found = "a wrong checksum at the start of a record"
+            remedy = "download the file again; compressed TFRecords must be unpacked first"
+            raise InputError(file=path, found=found, expected="a TFRecord file", remedy=remedy)
         payload = data[start + HEADER : start + HEADER + length]
         start += HEADER + length + FOOTER
         if start > len(data):

@@ -116,12 +116,9 @@ class ValueRange:
             return
         limits = [f"from {self.reaches[0]:g} or less to {self.reaches[1]:g} or more"] if narrow and self.reaches else []
         limits += [f"within {self.within[0]:g} and {self.within[1]:g}"] if wide and self.within else []
-        raise InputError(
-            file=file,
-            found=f"intensities from {lowest:g} to {highest:g}",
-            expected=f"{self.unit}, {' and '.join(limits)}",
-            remedy="use the original release, not a copy whose intensities were scaled or windowed",
-        )
+        found = f"intensities from {lowest:g} to {highest:g}"
+        remedy = "use the original release, not a copy whose intensities were scaled or windowed"
+        raise InputError(file=file, found=found, expected=f"{self.unit}, {' and '.join(limits)}", remedy=remedy)
 
 
 def smallest_dtype(values: Sequence[int]) -> np.dtype:
@@ -142,12 +139,9 @@ def _whole_numbers(label: np.ndarray, file: object) -> np.ndarray:
     is_whole = (np.abs(rounded - label) <= LABEL_TOLERANCE) & (np.abs(label) <= np.iinfo(np.int32).max)
     odd = label[~is_whole]  # NaN, too
     if odd.size:
-        raise InputError(
-            file=file,
-            found=f"{odd.size} voxels whose label is not a 32-bit integer, such as {odd.flat[0]}",
-            expected="whole label values",
-            remedy="use the original label map, or resample labels with nearest neighbour: this one was interpolated",
-        )
+        found = f"{odd.size} voxels whose label is not a 32-bit integer, such as {odd.flat[0]}"
+        remedy = "use the original label map, or resample labels with nearest neighbour: this one was interpolated"
+        raise InputError(file=file, found=found, expected="whole label values", remedy=remedy)
     return rounded.astype(np.int32)
 
 
