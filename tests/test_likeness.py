@@ -29,7 +29,7 @@ def described(folder: Path, *lowest: float) -> dict[str, Any]:
     data = []
     for index, value in enumerate(lowest):
         voxels = np.full((20, 6, 10), 100, np.int16)
-        voxels[0, 0, 0] = value
+        voxels[0, 0] = value
         affine = np.diag([*np.multiply([1, 5, 4], 1 + 0.1 * index), 1])
         data.append({"image": str(write_volume(folder / f"{index}.nii.gz", voxels, affine))})
     return describe_cases(LABELLED, SimpleNamespace(data=data), ["liver", "spleen"])  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def test_training_cases_by_hand(lowest: tuple[float, ...], are_ct: bool | None, 
 
 def image_of(shape: tuple[int, ...], lowest: float = 0.0) -> dict[str, Any]:
     values = torch.full((1, *shape), 100.0)
-    values[0, 0, 0, 0] = lowest
+    values[0, 0] = lowest
     return {"image": MetaTensor(values, affine=torch.eye(4), meta={"filename_or_obj": "new.nii.gz"})}
 
 
@@ -76,8 +76,8 @@ def test_an_image_of_another_size_is_reported(
 @pytest.mark.parametrize(
     ("training", "shape", "lowest", "found"),
     [
-        ((0, 0), (20, 30, 40), -1000.0, "a lowest value of -1000: a CT in HU"),
-        ((-1000, -125), (20, 30, 40), 0.0, "a lowest value of 0: no CT in HU"),
+        ((0, 0), (20, 30, 40), -1000.0, "lowest values of -1000: a CT in HU"),
+        ((-1000, -125), (20, 30, 40), 0.0, "lowest values of 0: no CT in HU"),
         ((0, 0), (6, 30, 40), 0.0, "edges of 6 x 30 x 40 mm, 3.3 times outside those of training"),
     ],
     ids=["CT for MR", "MR for CT", "a fraction"],
@@ -166,7 +166,7 @@ def test_an_inference_measures_draws_and_refuses_what_is_unlike(
     settings = {"ckpt_dir": models, "dataset_dir": volumes, "output_dir": out}
     error = refused(run_base, "segmentation/inference", bundle_root=tmp_path, **settings)
     assert error.found.startswith("1 of 3 volumes without a result")
-    assert "c.nii.gz: a lowest value of" in capsys.readouterr().err
+    assert "c.nii.gz: lowest values of" in capsys.readouterr().err
     with (out / "summary.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["case"], row["structure"]) for row in rows] == [(case, name) for case in "ab" for name in names]
