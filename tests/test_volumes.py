@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +17,7 @@ from monai.transforms import Compose
 from scripts.core.errors import InputError, find_input_error
 from scripts.data.geometry import AFFINE_TOLERANCE_MM
 from scripts.data.nifti import QFORM_TOLERANCE_MM, qform_gap_mm
-from scripts.data.volumes import CheckedLoadImaged, KeepBodyd, LabelsToClassesd
+from scripts.data.volumes import CheckedLoadImaged, KeepBodyd, LabelsToClassesd, report_structures
 
 RAMP = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 
@@ -247,3 +249,46 @@ def test_big_endian_and_scaled_files_are_read(tmp_path: Path) -> None:
     nib.save(file, tmp_path / "a.nii")
     image = load(image=tmp_path / "a.nii")["image"]
     np.testing.assert_allclose(np.asarray(image), nib.load(tmp_path / "a.nii").get_fdata())
+
+
+def slices_of(dark: float, bright: float) -> Any:
+    """A slice of 4 x 4 pixels at -0.5: liver in the 2nd row at ``dark``, spleen in the 3rd at ``bright``."""
+    images, labels = torch.full((2, 1, 4, 4), -0.5), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    images[:, :, 1], images[:, :, 2] = dark, bright
+    labels[0, :, 1], labels[:, :, 2] = 1, 2
+    return SimpleNamespace(images=images, labels=labels, data=[{"image": "data/a.nii.gz"}])
+
+
+def test_what_the_network_sees_of_each_structure(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        report_structures(slices_of(-0.2, 0.3), ["liver", "spleen"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "data: liver: 1 slices, 0 % of it clipped, intensities -0.20 to -0.20",
+        "data: spleen: 2 slices, 0 % of it clipped, intensities 0.30 to 0.30",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dark", "bright", "finding"),
+    [
+        (-0.2, 1.0, "100 % of spleen is clipped"),
+        (-0.2, -0.15, "all structures lie within 0.05 of the intensity range"),
+        (-0.2, 1.5, "intensities from -0.50 to 1.50"),
+    ],
+    ids=["narrow window", "wide window", "outside"],
+)
+def test_intensities_that_hide_structures_are_reported(
+    dark: float, bright: float, finding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    report_structures(slices_of(dark, bright), ["liver", "spleen"])
+    assert f"data: {finding}" in caplog.text
+    assert "Fix: correct the window" in caplog.text
+
+
+def test_an_output_range_from_0_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """With ``b_min: 0`` only the padding, at -1, lies below 0."""
+    slices = slices_of(0.2, 0.8)
+    slices.images = slices.images.clamp_min(0)
+    slices.images[:, :, 3] = -1
+    report_structures(slices, ["liver", "spleen"])
+    assert "no intensity between -1, the lowest, and 0" in caplog.text

@@ -31,6 +31,7 @@ __all__ = [
     "check_preprocessed",
     "check_values",
     "class_voxels",
+    "report_structures",
     "run_counted",
     "whole_values",
 ]
@@ -42,6 +43,15 @@ LABEL_TOLERANCE = 1e-3
 
 # Every CT contains air or fat, which lie below this. A volume without such values is not in HU.
 CT_FAT_HU = -50.0
+
+
+# Absolute intensity from which a voxel is clipped, and the share of a structure that may be.
+ENDS, MOST_CLIPPED = 0.999, 0.5
+
+# Difference between the 5th and 95th percentiles of all structures below which the window is too wide for them.
+LEAST_SPAN = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 class CheckedLoadImaged(LoadImaged):
@@ -256,6 +266,39 @@ def check_preprocessed(slices: torch.Tensor, file: object) -> None:
         found = f"NaN or infinite values in slice {int((~usable).nonzero()[0])} after preprocessing"
         remedy = "check the intensity transforms of the task file against this volume's values"
         raise InputError(file=file, found=found, expected="finite ones", remedy=remedy)
+
+
+def report_structures(slices: Any, label_names: Sequence[str]) -> None:
+    """Log what the network sees of each labelled structure, and warn of intensities in which structures cannot be told.
+
+    Args:
+        slices: a :class:`scripts.data.slices.SliceSet` with labels.
+        label_names: of the classes 1..K.
+    """
+    images, labels, where = slices.images, slices.labels, os.path.dirname(slices.data[0]["image"])
+    odd, spans = [], []
+    for number, name in enumerate(label_names, start=1):
+        inside = labels == number
+        values = images[inside].cpu().numpy()
+        if len(values) == 0:
+            continue
+        clipped, span = float((np.abs(values) >= ENDS).mean()), np.percentile(values, (5, 95))
+        shown = int(inside.flatten(1).any(1).sum())
+        spans.append(span)
+        found = (
+            f"{name}: {shown} slices, {100 * clipped:.0f} % of it clipped, intensities {span[0]:.2f} to {span[1]:.2f}"
+        )
+        logger.info("%s: %s", where, found)
+        odd += [f"{100 * clipped:.0f} % of {name} is clipped"] if clipped > MOST_CLIPPED else []
+    if spans and (width := float(np.max(spans) - np.min(spans))) < LEAST_SPAN:
+        odd.append(f"all structures lie within {width:.2f} of the intensity range, which is 2 wide")
+    if not bool(((images > -ENDS) & (images < 0)).any()):
+        odd.append("no intensity between -1, the lowest, and 0")
+    if float(images.abs().max()) > 1.001:
+        odd.append(f"intensities from {float(images.min()):.2f} to {float(images.max()):.2f}")
+    for finding in odd:
+        remedy = "correct the window and the output range (-1 to 1) of the task file's intensity"
+        logger.warning("%s: %s. Expected structures that differ in intensity. Fix: %s.", where, finding, remedy)
 
 
 def whole_values(label: Any) -> Any:
