@@ -292,3 +292,12 @@ def test_an_output_range_from_0_is_reported(caplog: pytest.LogCaptureFixture) ->
     slices.images[:, :, 3] = -1
     report_structures(slices, ["liver", "spleen"])
     assert "no intensity between -1, the lowest, and 0" in caplog.text
+
+
+def test_a_loader_does_not_repeat_what_monais_readers_lack(
+    recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        CheckedLoadImaged("image")
+    assert not recwarn.list
+    assert caplog.text == ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,10 @@ class CheckedLoadImaged(LoadImaged):
     """
 
     def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, reader=NiftiReader, image_only=True, allow_missing_keys=allow_missing_keys)
+        logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MONAI starts every reader it knows, and each says what it lacks
+            super().__init__(keys, reader=NiftiReader, image_only=True, allow_missing_keys=allow_missing_keys)
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
