@@ -11,14 +11,12 @@ from pathlib import Path
 from scripts.core.files import atomic_path
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
+from scripts.evaluation.segmentation_summary import SLACK, volume_warning
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
 from scripts.lab.check.command import TaskLabels, measure_cases
 
-__all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "volume_warning", "write_summary"]
-
-# A volume may lie outside the range of the labelled cases by this factor: people differ, and training sets are small.
-SLACK = 1.5
+__all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary"]
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,7 @@ class Segmentations:
 
     def warning(self, case: MeasuredCase, value: float) -> str:
         """``missing``, ``too small``, ``too large``, or nothing."""
-        return volume_warning(case.volumes_ml.get(value, 0.0), self.ranges[value])
-
-
-def volume_warning(ml: float, known: tuple[float, float]) -> str:
-    """``missing``, ``too small`` or ``too large`` against the range of the labelled cases, or nothing."""
-    least, greatest = known
-    if ml < least / SLACK:
-        return "too small" if ml else "missing"
-    return "too large" if ml > greatest * SLACK else ""
+        return volume_warning(case.volumes_ml.get(value, 0.0), *self.ranges[value])
 
 
 def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: Path, source: str) -> Segmentations:
