@@ -10,7 +10,6 @@ import yaml
 from conftest import refused, write_volume
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
 from scripts.lab.adapt.grid import Header, choose_grid, read_headers
-from scripts.lab.adapt.results import volume_warning
 from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose_task
 from scripts.lab.check.cases import ListedCase, MeasuredCase
 
@@ -200,15 +199,3 @@ def test_exchanged_folders(hospital: Path) -> None:
 def test_a_folder_without_volumes(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert "no NIfTI file and no DICOM slice" in refused(domain_names, tmp_path, tmp_path).found
-
-
-@pytest.mark.parametrize(
-    ("ml", "warning"),
-    [(0.0, "missing"), (9.9, "too small"), (10.0, ""), (45.0, ""), (45.1, "too large"), (15000.0, "too large")],
-)
-def test_volumes_outside_one_and_a_half_times_the_labelled_range(ml: float, warning: str) -> None:
-    assert volume_warning(ml, (15.0, 30.0)) == warning
-
-
-def test_a_structure_that_labelled_cases_lack_may_be_missing() -> None:
-    assert volume_warning(0.0, (0.0, 30.0)) == ""

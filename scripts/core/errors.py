@@ -76,16 +76,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def import_optional(package: str, purpose: str, requirements: str) -> Any:
-    """Import a package that only some uses need.
-
-    Args:
-        package: its name.
-        purpose: what needs it, such as ``engine onnx``.
-        requirements: the file that pins it.
-
-    Raises:
-        InputError: it is missing or cannot be imported.
-    """
+    """Import a package that only some uses need, such as ``engine onnx``; without it, name the file that pins it."""
     try:
         return import_module(package)
     except ImportError as error:

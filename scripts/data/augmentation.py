@@ -184,13 +184,7 @@ def _random_shares(count: int, parts: int, generator: torch.Generator) -> torch.
 
 
 def _through_curves(image: torch.Tensor, rises: torch.Tensor, curve_of: torch.Tensor) -> torch.Tensor:
-    """Map (B, 1, H, W) in [-1, 1] through rising curves.
-
-    Args:
-        image: the samples.
-        rises: (B, N, P) rise of each of the P equal pieces of the N curves of a sample; they sum to 1.
-        curve_of: (B, 1, H, W) int64 index of the curve of each pixel.
-    """
+    """Map (B, 1, H, W) in [-1, 1] through rising curves, given the (B, N, P) rises of their equal pieces."""
     pieces = rises.shape[2]
     place = (image.flatten(1) + 1) / 2 * pieces
     piece = place.long().clamp(0, pieces - 1)
@@ -214,11 +208,8 @@ def through_random_networks(image: torch.Tensor, generator: torch.Generator) -> 
     must stay in [-1, 1], so the minimum and maximum are kept. Padding replicates the border.
 
     Args:
-        image: (B, 1, H, W), of any floating type; computed in float32.
+        image: (B, 1, H, W), of any floating type; computed in float32. Edges keep their position.
         generator: CPU generator of every draw.
-
-    Returns:
-        Images of the same shape and, per sample, the same range. Edges keep their position; contrasts may invert.
     """
     with torch.autocast(image.device.type, enabled=False):
         given = image.float()

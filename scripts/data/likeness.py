@@ -93,16 +93,8 @@ class CheckLikenessd(MapTransform):
         InputError: an image of another modality, or much smaller than all training images.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        *,
-        weights: str,
-        exported: Any = None,
-        unlike: str = "refuse",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection, *, weights: str, exported: Any = None, unlike: str = "refuse") -> None:
+        super().__init__(keys)
         check_choice("unlike_images", unlike, ("refuse", "warn"))
         self.weights, self.exported, self.unlike = Path(weights), exported, unlike
 

@@ -206,12 +206,8 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
         raise InputError(file=path, found=f"one value everywhere ({lowest:g})", expected="an image", remedy=remedy)
 
 
-def run_counted(transform: Any, item: Mapping[Hashable, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
+def run_counted(transform: Any, item: Mapping[str, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
     """Run a composition of transforms, counting the voxels of each class.
-
-    Args:
-        transform: a ``Compose``, or one transform.
-        item: a datalist entry.
 
     Returns:
         The case, and the voxels of the classes 0 to 255 in the label map after each step, from the one that makes class
@@ -244,7 +240,8 @@ def check_labelled(
     Raises:
         InputError: naming the structure, and the step that lost it.
     """
-    totals = {step: sum(case[step] for case in counts) for step in counts[0]} if structures else {}
+    steps = counts[0] if structures else {}
+    totals = {step: torch.stack([case[step] for case in counts]).sum(0) for step in steps}
     for number, name in enumerate(structures, 1):
         voxels = ", ".join(f"{int(total[number])} after {step}" for step, total in totals.items())
         logger.info("Labelled voxels of %s: %s", name, voxels)

@@ -40,9 +40,6 @@ class DualAlignmentTrainer(AdversarialTrainer):
         mask_source: mask the features of labelled slices too (an ablation; the paper masks the target's only).
         arguments: see :class:`AdversarialTrainer`.
 
-    Raises:
-        SettingError: a mask whose D1 would never learn.
-
     The output of an iteration: ``loss`` (total of S), ``cross_entropy``, ``dice``, and with a target ``alignment_d1``,
     ``alignment_d2``, ``d1``, ``d2``, ``mask_mean``, ``mask_std``; the extra losses by their names; and ``image``,
     ``label``, ``pred``.

@@ -57,7 +57,6 @@ def case_figure(
 
     Raises:
         ValueError: the shapes differ or are not three-dimensional.
-        InputError: the file cannot be written.
     """
     shapes = {volume.shape for volume in (image, *label_maps.values())}
     if len(shapes) > 1 or image.ndim != 3:
@@ -86,15 +85,7 @@ def case_figure(
 
 
 def loss_curves(csv_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Draw every column of a training log against the iteration, with its running mean.
-
-    Args:
-        csv_path: file with the header ``iteration,<name>,...``; empty cells are skipped.
-        path: PNG file to write.
-
-    Raises:
-        InputError: the log is invalid or empty, or the picture cannot be written.
-    """
+    """Draw every column of a training log against the iteration, with its running mean, into a PNG file."""
     iterations, series = read_log(csv_path)
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
@@ -127,11 +118,7 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_log(csv_path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """The iterations and columns of a training log; empty cells are NaN, empty columns are omitted.
-
-    Raises:
-        InputError: the log is invalid or empty.
-    """
+    """The iterations and columns of a training log; empty cells are NaN, empty columns are omitted."""
     path = Path(csv_path)
     try:
         with path.open(newline="", encoding="utf-8") as stream:

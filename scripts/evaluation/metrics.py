@@ -175,7 +175,7 @@ def average_symmetric_surface_distance(
             MONAI), or ``"mean_of_means"``, the mean of the two directed means (medpy until 0.4).
 
     Raises:
-        ValueError: a mask is empty, shapes differ, or the spacing or the reduction is not known.
+        ValueError: as for :func:`directed_surface_distances`, or an unknown reduction.
     """
     return _average(directed_surface_distances(prediction_mask, truth_mask, spacing_mm), reduction)
 
@@ -183,11 +183,7 @@ def average_symmetric_surface_distance(
 def hausdorff_distance_95(
     prediction_mask: NDArray[Any], truth_mask: NDArray[Any], spacing_mm: Sequence[float]
 ) -> float:
-    """The larger of the two directed 95th percentiles of the surface distances, in mm.
-
-    Raises:
-        ValueError: a mask is empty, shapes differ, or the spacing does not fit.
-    """
+    """The larger of the two directed 95th percentiles of the surface distances, in mm."""
     return _percentile_95(directed_surface_distances(prediction_mask, truth_mask, spacing_mm))
 
 

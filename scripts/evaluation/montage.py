@@ -122,7 +122,6 @@ def slice_montage(
 
     Raises:
         ValueError: there is no panel, or the rows differ in length.
-        InputError: the file cannot be written.
     """
     if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
         raise ValueError(f"a montage needs rows of one length: these have {[len(row) for row in rows]}")

@@ -131,9 +131,6 @@ def worst_and_median_case(results_by_case: ResultsByCase) -> tuple[str, str]:
     """Names of the cases with the lowest and the median mean Dice (the better of two medians).
 
     Structures missing in both maps, and cases without any structure, are not counted.
-
-    Raises:
-        InputError: no case contains any structure.
     """
     means = {case: _statistics(result.dice for result in results)["mean"] for case, results in results_by_case.items()}
     ranked = sorted((mean, case) for case, mean in means.items() if mean is not None)

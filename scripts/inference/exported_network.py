@@ -52,8 +52,7 @@ class ExportedNetwork(nn.Module):
         metadata: the metadata in the file.
 
     Raises:
-        InputError: unknown engine, missing package, missing or unreadable file, a file for another task or network, or
-            a precision that the engine does not support.
+        InputError: what is missing, unreadable or not supported, or a file for another task or network.
     """
 
     def __init__(
@@ -88,11 +87,7 @@ class ExportedNetwork(nn.Module):
         return {}
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Refuse, because an exported network has no access to features.
-
-        Raises:
-            InputError: always.
-        """
+        """Refuse, because an exported network has no access to features."""
         found = f"true with engine {self.engine}, whose network does not return a mask"
         expected = "false, or engine pytorch"
         raise SettingError(setting="setting 'write_mask'", found=found, expected=expected, remedy="omit one of the two")

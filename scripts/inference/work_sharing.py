@@ -69,10 +69,7 @@ class Worklist:
     def run(self, evaluator: Engine) -> None:
         """Process this rank's volumes, if any are left, and wait for the other ranks.
 
-        A volume that cannot be processed is reported at once, and the others are processed.
-
-        Raises:
-            InputError: at the end, if there were such volumes.
+        A volume that cannot be processed is reported at once, the others are processed, and an error ends the run.
         """
         failed = []
         evaluator.interrupt_resume_enabled = False  # ignite would continue a run that raised, and end it at once

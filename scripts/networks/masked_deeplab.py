@@ -47,8 +47,7 @@ class MaskedDeepLab(Segmenter):
         backbone_weights: path of a ResNet state dict in torchvision's names to start from.
 
     Raises:
-        InputError: unknown ``mask_mode``, ``output_stride`` or number of predictors; ``backbone_weights`` cannot be
-            read or do not fit.
+        InputError: an unknown choice; ``backbone_weights`` cannot be read or do not fit.
     """
 
     def __init__(
