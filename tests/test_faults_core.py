@@ -243,9 +243,7 @@ def labelled_slices(folder: Path, *steps: Any) -> SliceSet:
 
 def test_a_class_without_a_voxel_stops_the_run(tmp_path: Path) -> None:
     error = refused(labelled_slices, tmp_path)
-    assert error.found == (
-        "no labelled voxel of spleen to learn from after reading (0 after reading, 0 after leaving out constant slices)"
-    )
+    assert error.found == "no labelled voxel of spleen to learn from: 0 after reading"
 
 
 class CropAway:
@@ -257,10 +255,7 @@ class CropAway:
 
 def test_a_step_that_loses_all_voxels_of_a_class_is_named(tmp_path: Path) -> None:
     error = refused(labelled_slices, tmp_path, CropAway())
-    assert error.found == (
-        "no labelled voxel of liver to learn from after CropAway "
-        "(4 after reading, 0 after CropAway, 0 after leaving out constant slices)"
-    )
+    assert error.found == "no labelled voxel of liver to learn from: 4 after reading, 0 after CropAway"
 
 
 def test_values_that_preprocessing_made_nan_are_refused() -> None:

@@ -231,3 +231,10 @@ def test_a_word_that_python_cuts_is_refused(word: str, joined: bool) -> None:
         _parse_command_line(["inference", "--config_file", files, *given])
     quoted = _parse_command_line(["inference", "--config_file", files, "--output_dir", f"'{word}'"])
     assert quoted.merged["output_dir"] == word
+
+
+def test_none_on_the_command_line_is_refused_not_dropped() -> None:
+    """MONAI takes it for a setting that was not given."""
+    files = f"{config_files('segmentation', 'inference')}"
+    with pytest.raises(InputError, match=r"--output_dir: None, which MONAI drops"):
+        _parse_command_line(["inference", "--config_file", files, "--output_dir", "None"])

@@ -165,6 +165,8 @@ def _check_words(words: Sequence[str], given: Config) -> None:
         name, has_value, raw = word.removeprefix("--").partition("=")
         raw = raw if has_value else following
         value = given.get(name) if word.startswith("--") else None
+        if name in given and value is None and raw == "None" and name not in RUN_ARGUMENTS:
+            raise SettingError(f"--{name}", "None, which MONAI drops", "a value", "write null into a file of settings")
         if isinstance(value, str) and value != raw and not raw.strip().startswith(("'", '"')):
             found, remedy = (f"{raw}, which is read as {value!r}", f'quote it twice, --{name} "{raw!r}"')
             raise SettingError(f"--{name}", found, expected="a word without '#' and quotes", remedy=remedy)

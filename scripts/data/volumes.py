@@ -249,7 +249,7 @@ def check_labelled(
             lost = next(step for step, total in totals.items() if not total[number])
             raise InputError(
                 file=os.path.dirname(data[0]["label"]),
-                found=f"no labelled voxel of {name} to learn from after {lost} ({voxels})",
+                found=f"no labelled voxel of {name} to learn from: {voxels.split(f'after {lost}')[0]}after {lost}",
                 expected="some of every structure in label_names",
                 remedy="correct label_values, section or orientation in the task file, or add labelled cases",
             )
