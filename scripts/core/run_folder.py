@@ -83,9 +83,7 @@ class RunFolder:
     def record(self, metadata: Mapping[str, Any]) -> RunFolder:
         """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes).
 
-        Args:
-            metadata: of the weights made or used here. They describe the network, which must not be built before
-                :meth:`open` has set the seed.
+        Metadata of the weights describe the network, which must not be built before :meth:`open` has set the seed.
         """
         if rank() > 0:
             return self

@@ -76,9 +76,6 @@ class Settings:
         """Refuse a key that the base config does not define, an argument its component does not take, and wrong values.
 
         A key of an overlay is also known if a component refers to it, or if ``run_folder#ignored_keys`` lists it.
-
-        Raises:
-            InputError: naming the key and the nearest known one, or the setting and what it must be.
         """
         ignored = set(self.merged.get("run_folder", {}).get("ignored_keys", ()))
         for key, known in _unknown_keys(self.merged, self.base, "", _references(self.merged) | MONAI_KEYS | ignored):

@@ -48,10 +48,9 @@ class BatchAugmentation:
         translation: shifts are uniform in +- this fraction of the window's size.
         flip_axes: spatial axes (0, 1) to flip with probability 1/2; none by default, because left and right are
             separate organs.
-        intensity_curve: strength in [0, 1] of random intensity curves. Each rises from -1 to 1 in ``CURVE_PIECES``
-            linear pieces; at strength 1 their slopes are arbitrary. Contrasts between tissues grow or nearly vanish,
-            and their order stays. Similar to the Bezier maps of SLAug (Su et al., AAAI 2023). MONAI's
-            ``RandHistogramShift`` moves each knot only between its neighbours, and takes one sample at a time.
+        intensity_curve: strength in [0, 1] of random intensity curves, as the Bezier maps of SLAug (Su et al., AAAI
+            2023). Each rises from -1 to 1 in ``CURVE_PIECES`` linear pieces, of arbitrary slopes at strength 1.
+            Contrasts between tissues grow or nearly vanish, and their order stays.
         structure_curves: fraction of the labelled samples in which each structure and the background have separate
             curves, so that relative brightness carries no information (the *local* variant of SLAug).
         num_structures: number of classes K, for ``structure_curves``.
@@ -202,7 +201,6 @@ def through_random_networks(image: torch.Tensor, generator: torch.Generator) -> 
     """GIN: mix each sample with the output of a random network, and rescale the mixture to the sample's value range.
 
     Ouyang et al., Causality-inspired single-source domain generalization for medical image segmentation, IEEE TMI 2023.
-
     Weights and offsets are standard normal, activations leaky ReLUs; each convolution is 1 x 1 or 3 x 3 with
     probability 1/2; the mixing weight is uniform in [0, 1]. The original keeps the sample's Frobenius norm; here values
     must stay in [-1, 1], so the minimum and maximum are kept. Padding replicates the border.

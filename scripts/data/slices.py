@@ -51,17 +51,14 @@ GPU_SHARE = 0.25
 
 
 class SliceSet:
-    """All slices of several volumes in two tensors.
-
-    Slices of different sizes are centred in a common frame, padded with background. Training and pictures use windows
-    of them.
+    """All slices of several volumes in two tensors, centred in a common frame; training uses windows of them.
 
     Args:
         data: datalist entries with ``image`` and, in the labelled domain, ``label``.
         transform: from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D) of class ids.
         window_size: height and width of the windows; None for the size of the frame.
         slice_axis: the spatial axis to slice along.
-        device: device of the slices; the host if they would take more than ``GPU_SHARE`` of a GPU's free memory.
+        device: of the slices; the host if they would take more than ``GPU_SHARE`` of a GPU's free memory.
         cache_dir: folder for transformed volumes, keyed by files' content and transforms' settings; None for no cache.
         structures: names of the classes 1, 2, ... that must have labelled voxels in some slice.
 
@@ -148,8 +145,7 @@ class SliceSet:
     def windows(self, chosen: torch.Tensor, generator: torch.Generator | None = None) -> Windows:
         """Positions of a window in each chosen slice: random, or centred without a generator.
 
-        A slice smaller than the window is centred in it. In a larger slice, a third of the positions touch a border
-        along each axis, as the outer windows of inference do.
+        In a slice larger than the window, a third of the positions touch a border along each axis, as in inference.
         """
         frame, window = torch.tensor(self.images.shape[2:]), torch.tensor(self.window_size)
         room = (self.sizes[chosen] - window).clamp_min(0)  # (B, 2) pixels that the window can move by
@@ -252,8 +248,8 @@ class UnpairedSliceBatches:
     def statistics_slices(self) -> Iterator[torch.Tensor]:
         """All slices of one domain once, in shuffled batches, to re-estimate batch-norm statistics.
 
-        Target slices are not augmented, as in inference. Without a target, the labelled slices are augmented as in
-        training: statistics of slices unlike the training slices make a network worse on every domain.
+        Target slices are as in inference. Without a target, labelled slices are augmented as in training: statistics of
+        slices unlike the training slices make a network worse on every domain.
         """
         slices = self.source if self.target is None else self.target
         order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(self.seed))
@@ -320,10 +316,9 @@ def _check_shares(shares: int, where: str) -> None:
 
 
 class _VolumeCache(PersistentDataset):
-    """MONAI's cache of transformed volumes, written atomically.
+    """MONAI's cache of transformed volumes, written atomically on any disk.
 
-    MONAI moves cache files from the system's temporary folder, which is not atomic across disks. It also treats a
-    nested ``Compose`` as random and does not cache it or the transforms after it; here no transform is random.
+    MONAI takes a nested ``Compose`` for random and does not cache what follows; here no transform is random.
     """
 
     def _post_transform(self, item_transformed: Any) -> Any:

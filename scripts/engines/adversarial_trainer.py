@@ -95,10 +95,9 @@ class AdversarialTrainer(Trainer):
         return [batch[key].to(self.state.device, non_blocking=True) for key in keys]
 
     def finish(self, engine: Engine, output: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        """Store an iteration's output, detached, and fire the event that follows a model's update.
+        """Store an iteration's output, detached, as MONAI's handlers expect it, and fire the event after an update.
 
-        The output is a list with one dictionary, because MONAI's handlers expect a list of samples. Scalars are
-        averaged over processes: all log the values of the whole batch, and a loss that is not finite stops all.
+        Scalars are averaged over processes: all log the whole batch, and one that is not finite stops all.
         """
         detached = {key: value.detach() for key, value in output.items()}
         numbers = [key for key, value in detached.items() if value.ndim == 0]

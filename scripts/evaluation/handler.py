@@ -27,9 +27,8 @@ __all__ = ["EvaluationReport"]
 class EvaluationReport:
     """Compare each prediction with its label, then write ``metrics.csv``, ``summary.json`` and two pictures.
 
-    Expects an evaluator whose output holds, per case, ``pred`` (1, H, W, D) of class ids on the image's grid, and
-    ``label`` likewise; both MetaTensors with the spacing in their affine, ``pred`` saved before. The summary is over
-    the whole worklist, whichever process or earlier run did a case; its means are the evaluator's metrics.
+    Expects an evaluator whose output holds, per case, ``pred`` and ``label`` (1, H, W, D) of class ids on the image's
+    grid, ``pred`` saved before. The summary is over the whole worklist; its means are the evaluator's metrics.
 
     Args:
         folder: where the files go.

@@ -5,9 +5,9 @@ Conventions:
 * The *surface* of a mask is every voxel with a face neighbour (6-connected in 3D) outside the mask; voxels at the
   border of the volume are surface.
 * Distances are from each surface voxel (its centre) to the nearest surface voxel of the other mask, both ways.
-* The average symmetric surface distance *pools* both sets of distances, as ``medpy.metric.binary.assd`` since 0.5 and
-  MONAI's ``compute_average_surface_distance(symmetric=True)`` do. Older medpy, used in many published tables, averages
-  the two directed means: ``reduction="mean_of_means"``.
+* The average symmetric surface distance *pools* both sets of distances, as medpy's ``assd`` since 0.5 and MONAI's
+  ``compute_average_surface_distance(symmetric=True)`` do. Older medpy, used in many published tables, averages the two
+  directed means: ``reduction="mean_of_means"``.
 * HD95 is the larger of the two directed 95th percentiles, as in MONAI; medpy's ``hd95`` pools before the percentile.
 * A structure missing in one of the two maps has Dice 0 and the image diagonal as its distances; one missing in both is
   NaN. No value is infinite.
@@ -168,11 +168,10 @@ def average_symmetric_surface_distance(
     """Average symmetric surface distance (ASD in the paper's tables) in mm.
 
     Args:
-        prediction_mask: non-zero inside the structure.
-        truth_mask: the same, same shape.
+        prediction_mask: as for :func:`directed_surface_distances`.
+        truth_mask: as for :func:`directed_surface_distances`.
         spacing_mm: edge lengths of a voxel, one for each axis; ones give the distance in voxels.
-        reduction: ``"pooled"``, the sum of all distances over the number of all surface voxels (medpy 0.5 and later,
-            MONAI), or ``"mean_of_means"``, the mean of the two directed means (medpy until 0.4).
+        reduction: ``"pooled"``, over all surface voxels, or ``"mean_of_means"``, of the two directed means.
 
     Raises:
         ValueError: as for :func:`directed_surface_distances`, or an unknown reduction.
@@ -257,10 +256,7 @@ def _percentile_95(directed: tuple[_Distances, _Distances]) -> float:
 
 
 def _surfaces(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> list[tuple[_Points, _Points]]:
-    """Surface voxels (N, axes) of each class 1..K in both maps, as indices into their joint foreground box.
-
-    Outside the tight box there is only background, so its faces are surface exactly where the volume's would be.
-    """
+    """Surface voxels (N, axes) of each class 1..K in both maps, as indices into their joint foreground box."""
     found = ndimage.find_objects(np.logical_or(prediction, truth).view(np.int8))
     box = found[0] if found else (slice(0, 0),) * prediction.ndim
     predicted = _surface_points(prediction[box], num_classes)

@@ -71,7 +71,7 @@ class Panel:
         labels: class ids 0..K of the overlay, same shape, or None.
         style: labels as outlines, or as translucent areas with outlines.
         limits: values shown black and white; None for the 1st and 99th percentile.
-        heat: draw the image as a heat map, from 0 to the montage's ``heat_max``, instead of in grey.
+        heat: a heat map from 0 to the montage's ``heat_max`` instead of grey.
     """
 
     image: NDArray[Any]
@@ -82,10 +82,7 @@ class Panel:
 
 
 def upright(slice_2d: NDArray[Any]) -> NDArray[Any]:
-    """Turn a RAS slice (left to right, posterior to anterior) into a radiological picture (row, column).
-
-    The first row is anterior and the first column is the patient's right: the reader faces the patient.
-    """
+    """Turn a RAS slice into a radiological picture: the first row is anterior, the first column the patient's right."""
     return slice_2d.T[::-1, ::-1]
 
 

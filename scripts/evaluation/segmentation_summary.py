@@ -50,7 +50,7 @@ class SegmentationSummary:
         folder: where the files go.
         worklist: whose volumes are segmented.
         weights: their metadata hold the volumes of the labelled training cases.
-        exported: an exported network that is used instead, which contains these metadata; None for the weights.
+        exported: an exported network that is used instead; None for the weights.
         label_names: of the structures.
         label_values: their values in the label maps.
         slice_axis: axis of the slices of preprocessed images.
@@ -151,10 +151,7 @@ def write_names(folder: Path, values: Mapping[str, int]) -> None:
 
 
 def _on_grid_of(image: MetaTensor, labels: MetaTensor) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Labels (1, H0, W0, D0) at the voxels of the preprocessed image (1, H, W, D), and their axes along its axes.
-
-    The grids differ by the order, direction and scale of their axes alone, so that each axis has its own indices.
-    """
+    """Labels (1, H0, W0, D0) at the voxels of the preprocessed image (1, H, W, D), and their axes along its axes."""
     matrix = np.linalg.solve(np.asarray(labels.affine, np.float64), np.asarray(image.affine, np.float64))
     axes = np.abs(matrix[:3, :3]).argmax(0)
     turned = np.asarray(labels[0].cpu()).transpose(axes)

@@ -68,13 +68,12 @@ class LastWeights:
 class ResumePoint:
     """Save and load everything that a run needs to continue, every few epochs.
 
-    Losses describe the weights before a step. A new checkpoint is therefore *unproven* until the next iteration has
-    finite losses, or the run ends with finite weights; only then does it replace the earlier one.
+    Losses describe the weights before a step. A new checkpoint is *unproven* until the next iteration has finite
+    losses, or the run ends; only then does it replace the earlier one.
 
     Args:
-        path: the checkpoint file, replaced atomically. An unproven checkpoint is stored beside it for one iteration.
-        save_dict: name -> object with ``state_dict`` and ``load_state_dict``: networks, averages, optimisers,
-            schedules, batches, trainer.
+        path: the checkpoint file; an unproven checkpoint is stored beside it for one iteration.
+        save_dict: name -> network, average, optimiser, schedule, batches, trainer.
         interval: epochs between two saves.
         resume: continue from the file if it exists; otherwise start a new run.
         metadata: metadata of the weights, compared on resuming.
@@ -229,9 +228,9 @@ class WeightsLoader:
     """Load weights into a network before an evaluator starts, after checking that they belong to this task.
 
     Args:
-        path: a plain state dict; its metadata, if any, lie beside it with the suffix ``.json``.
-        network: the network to load into.
-        metadata: metadata that this config expects.
+        path: a plain state dict; its metadata, if any, lie beside it.
+        network: to load into.
+        metadata: that this config expects.
     """
 
     def __init__(self, *, path: str, network: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -252,7 +251,7 @@ class ServedWeightsd(MapTransform):
     Args:
         keys: keys of the images; they stay as they are.
         folder: where the server looks for weights.
-        network: built as the server builds it; loading the weights into it compares every key and shape.
+        network: built as the server builds it; the weights are loaded into it.
         metadata: metadata that this config expects.
     """
 

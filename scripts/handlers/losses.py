@@ -38,7 +38,7 @@ class LossLog:
     """Write every iteration's losses to a CSV file and stop the run at the first loss that is not finite.
 
     Losses stay on the device for ``interval`` iterations (or until an epoch ends), so that no step synchronises. Attach
-    it before any handler that saves a checkpoint, so that a failed iteration is never saved.
+    it before any handler that saves a checkpoint.
 
     Args:
         path: the CSV file: ``iteration`` and one column per loss.

@@ -119,12 +119,7 @@ class SegmentationPanel(PeriodicPicture):
 
 
 class LossCurves:
-    """Draw the curves of a loss log when a run ends.
-
-    Args:
-        log: the CSV file of :class:`scripts.handlers.losses.LossLog`.
-        path: the PNG file.
-    """
+    """Draw the curves of a :class:`scripts.handlers.losses.LossLog` into a PNG file when a run ends."""
 
     def __init__(self, *, log: str, path: str) -> None:
         self.log, self.path = log, path
