@@ -109,10 +109,13 @@ def pack_bundle(
         )
     metrics = {} if evaluation is None else read_metrics(evaluation)
     values = read_task(root / "configs" / "tasks", task)
-    settings = {} if weights is None else read_settings(weights)
+    settings, for_inference = (
+        {} if weights is None else read_settings(weights, parts) for parts in (("grid", "network"), ("inference",))
+    )
     configs = read_configs(root / "configs" / name)
     write_values(configs, values, origin=root / "configs" / "tasks" / f"{task}.yaml")
     write_values(configs, settings, origin=weights or root)
+    write_values({"inference": configs["inference"]}, for_inference, origin=weights or root)
     write_training_of_network(configs, root / "configs" / "networks", settings.get("network_def"))
     target = make_folder(out) / packed_name(task, name)
     with build_folder(target) as building:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
-from scripts.core.weights import load_weights, read_metadata
+from scripts.core.weights import check_metadata, load_weights, read_metadata
 
 __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "write_large_files"]
 
@@ -20,17 +21,18 @@ __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "wri
 LARGEST_FILE = 25_000_000
 
 
-def read_settings(weights: Path) -> dict[str, Any]:
-    """The settings that weights were trained with and are to be used with, by top-level key; empty without metadata.
+def read_settings(weights: Path, parts: Sequence[str]) -> dict[str, Any]:
+    """Settings in the metadata of weights, by top-level key; empty without metadata.
 
     Args:
         weights: a plain state dict; its metadata have the same name with the suffix ``.json``.
+        parts: ``grid`` and ``network``, with which they were trained, or ``inference``, which they recommend.
 
     Raises:
         InputError: the metadata are no JSON object.
     """
     metadata = read_metadata(weights)
-    return {key: value for part in ("grid", "network", "inference") for key, value in metadata.get(part, {}).items()}
+    return {key: value for part in parts for key, value in metadata.get(part, {}).items()}
 
 
 def copy_weights(weights: Path, task: str, folder: Path) -> None:
@@ -50,7 +52,8 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     parser = ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
     metadata = parser.get_parsed_content("weights_metadata") if "weights_metadata" in parser else {}
-    load_weights(str(weights), parser.get_parsed_content("network_def"), {**metadata, "task": task})
+    check_metadata(read_metadata(weights), {"task": task}, weights)  # early weights name their task
+    load_weights(str(weights), parser.get_parsed_content("network_def"), metadata)
     shutil.copyfile(weights, folder / "models" / "model.pt")
     metadata = read_metadata(weights)
     if metadata:

@@ -176,6 +176,8 @@ def test_a_second_training_starts_from_the_weights_of_the_first(wanted: Comparis
 def test_a_training_may_have_several_overlays(wanted: ComparisonRequest) -> None:
     first, second = plan(replace(wanted, methods=["recommended"], seeds=[0]))
     assert (first.name, second.name) == ("unet+recommended_start", "recommended")
+    smoothed = [[step.name for step in run.steps if "--smoothing_mm" in step.command] for run in (first, second)]
+    assert smoothed == [[], ["evaluation", "evaluation_largest_component"]], "only what learned from smoothed labels"
     names = [Path(file).name for file in files_of(list(second.steps[0].command))]
     assert names[-3:] == ["unet.yaml", "recommended_start.yaml", "self_train.yaml"]
     assert second.needs == (first.folder,)

@@ -40,6 +40,15 @@ def test_network_settings_come_from_the_weights_metadata(project: Path, tmp_path
         assert (packed["width"], packed["rate"], packed["mode"]) == (5, 1e-05, "off")
 
 
+def test_settings_of_inference_come_from_the_weights_metadata(project: Path, tmp_path: Path, weights: Path) -> None:
+    weights.with_name("model.json").write_text('{"inference": {"smoothing_mm": 20.0}}')
+    with (project / "configs" / "synthesis" / "inference.yaml").open("a") as file:
+        file.write("smoothing_mm: 0.0\n")
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path / "dist", weights=weights, root=project).folder
+    assert config_of(folder, "inference")["smoothing_mm"] == 20.0
+    assert "smoothing_mm" not in config_of(folder, "train")
+
+
 def test_a_whole_network_comes_from_the_weights_metadata(project: Path, tmp_path: Path, weights: Path) -> None:
     """Arguments that refer to other settings go on referring to them; others take the trained value."""
     torch.save(torch.nn.Linear(5, 4).state_dict(), weights)
