@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bodies import body_case
 from conftest import CONFIGS, write_volume
-from scripts.lab.check import measure
+from scripts.lab.check import command, measure
 from scripts.lab.check.across import find_wrong_spacing
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase, Structure
@@ -199,3 +199,16 @@ def test_any_failure_of_one_case_is_a_finding_on_it(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(measure, "read_nifti", failing)
     (finding,) = measure_case(files_of(), {}).findings
     assert (finding.severity, finding.kind, finding.found) == ("error", "unusable file", "MemoryError: no room")
+
+
+def test_without_shared_memory_cases_are_measured_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Processes share semaphores in /dev/shm, which some containers mount read-only."""
+
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(command, "ProcessPoolExecutor", closed)
+    assert list(command._mapped(str.upper, ["a", "b"], 2)) == ["A", "B"]
+    assert "measured one at a time, because no process pool could be started ([Errno 13] Permission" in caplog.text
