@@ -30,6 +30,7 @@ __all__ = [
     "check_file_name",
     "load_tensors",
     "make_folder",
+    "on_input_grid",
     "remove_parts",
     "save_tensors",
     "tensor_bytes",
@@ -168,15 +169,15 @@ class AtomicSaveImaged(SaveImaged):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write each key, channels as the last axis of the file; ``saved_to`` in the metadata lists the files."""
         for key in self.key_iterator(data):
-            volume = data[key]
+            input_volume = data[self.input_of(key)]
             # MONAI's layout recognises only lower-case suffixes.
             source = re.sub(
-                r"\.nii(\.gz)?$", lambda match: match[0].lower(), volume.meta["filename_or_obj"], flags=re.I
+                r"\.nii(\.gz)?$", lambda match: match[0].lower(), input_volume.meta["filename_or_obj"], flags=re.I
             )
             path = self.layout.filename(subject=source)
             with atomic_path(path) as temporary:
-                nib.save(self._on_its_input_grid(volume), temporary)
-            volume.meta["saved_to"] = [*volume.meta.get("saved_to", ()), str(path)]
+                self.write(data[key], input_volume, temporary)
+            input_volume.meta["saved_to"] = [*input_volume.meta.get("saved_to", ()), str(path)]
         return dict(data)
 
     def dtype_for(self, values: np.ndarray) -> np.dtype[Any]:
@@ -186,27 +187,44 @@ class AtomicSaveImaged(SaveImaged):
             return np.dtype(np.int32)
         return dtype
 
-    def _on_its_input_grid(self, volume: MetaTensor) -> nib.Nifti1Image:
-        """The volume with the position fields of its input's header; without a header, with an sform in mm."""
+    def input_of(self, key: Hashable) -> Hashable:
+        """The key of the volume with the metadata of the input file: the output's own."""
+        return key
+
+    def write(self, volume: MetaTensor, input_volume: MetaTensor, path: Path) -> None:
+        """Write one volume to a file."""
         values = volume.detach().cpu().numpy()  # (C, H, W, D)
-        dtype = self.dtype_for(values)
-        voxels = values.astype(dtype)
+        voxels = values.astype(self.dtype_for(values), copy=False)
         voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
-        affine = np.asarray(volume.affine.detach().cpu(), np.float64)
-        header = nib.Nifti1Header()
-        header.set_xyzt_units("mm")
-        header.set_sform(affine, code=1)
-        if "position_header" in volume.meta:
-            header = nib.Nifti1Header(np.asarray(volume.meta["position_header"], np.uint8).tobytes())
-        header.set_data_dtype(dtype)
-        if dtype.kind in "iu":
-            header.set_intent("label")
-        image = nib.Nifti1Image(voxels, None, header)
-        position = image.header.get_best_affine()
-        position[:3] *= float(volume.meta.get("mm_per_unit", 1.0))
-        if not np.allclose(position, affine, rtol=0, atol=GRID_TOLERANCE_MM):
-            raise RuntimeError(f"{volume.meta['filename_or_obj']}: the output would not lie on the input's grid")
-        return image
+        nib.save(on_input_grid(voxels, volume.affine, volume.meta), path)
+
+
+def on_input_grid(voxels: np.ndarray, affine: Any, meta: Mapping[str, Any]) -> nib.Nifti1Image:
+    """A file's content with the position fields of its input's header; without a header, with an sform in mm.
+
+    Args:
+        voxels: (H, W, D) or (H, W, D, C), in the type to write.
+        affine: that they must have, (4, 4).
+        meta: of the input, as :class:`~scripts.data.nifti.NiftiReader` gives it.
+
+    Raises:
+        RuntimeError: the header would place the voxels elsewhere.
+    """
+    affine = np.asarray(affine.detach().cpu(), np.float64)
+    header = nib.Nifti1Header()
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, code=1)
+    if "position_header" in meta:
+        header = nib.Nifti1Header(np.asarray(meta["position_header"], np.uint8).tobytes())
+    header.set_data_dtype(voxels.dtype)
+    if voxels.dtype.kind in "iu":
+        header.set_intent("label")
+    image = nib.Nifti1Image(voxels, None, header)
+    position = image.header.get_best_affine()
+    position[:3] *= float(meta.get("mm_per_unit", 1.0))
+    if not np.allclose(position, affine, rtol=0, atol=GRID_TOLERANCE_MM):
+        raise RuntimeError(f"{meta['filename_or_obj']}: the output would not lie on the input's grid")
+    return image
 
 
 def _not_written(path: str | os.PathLike[str], error: OSError, state: str) -> InputError:

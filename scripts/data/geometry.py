@@ -101,7 +101,7 @@ def check_memory(needed_bytes: float, source: object) -> None:
     if needed_bytes > free:
         raise InputError(
             file=source,
-            found=f"a volume whose class probabilities need {needed_bytes / 2**30:.1f} GiB of memory",
+            found=f"a volume that needs {needed_bytes / 2**30:.1f} GiB of memory",
             expected=f"at most the {free / 2**30:.1f} GiB that are free",
             remedy="free memory, crop the volume, or segment it on a larger machine",
         )

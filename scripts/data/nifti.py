@@ -1,26 +1,28 @@
 """Reads NIfTI files: voxels in the stored type, geometry in mm, and notes on the header.
 
-A file is read, decompressed and parsed as a whole, so that the checksum of a ``.nii.gz`` is always verified. The format
-is recognised by content, not by name. If a header is inconsistent, the sform takes precedence over the qform, and that
-over the spacing.
+A file is always read to its end, so that the checksum of a ``.nii.gz`` is verified, and straight into the array of its
+voxels, so that a large volume is held once. The format is recognised by content, not by name. If a header is
+inconsistent, the sform takes precedence over the qform, and that over the spacing.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 from monai.data import ImageReader
+from nibabel.volumeutils import apply_read_scaling
 from scripts.core.errors import InputError, innermost_message
-from scripts.data.geometry import affine_gap_mm, check_affine, check_shape, spacing_of
+from scripts.data.geometry import affine_gap_mm, check_affine, check_memory, check_shape, spacing_of
 
-__all__ = ["QFORM_TOLERANCE_MM", "NiftiReader", "NiftiVolume", "qform_gap_mm", "read_nifti"]
+__all__ = ["QFORM_TOLERANCE_MM", "NiftiReader", "NiftiVolume", "compact", "qform_gap_mm", "read_nifti"]
 
 # Differences between qform and sform up to this are rounding: for voxels of 8 mm a single-precision quaternion causes
 # up to 0.0085 mm.
@@ -29,6 +31,8 @@ QFORM_TOLERANCE_MM = 1e-2
 GZIP_MAGIC = b"\x1f\x8b"
 CLASS_OF_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+# Times the size of a file's voxels that reading it and turning it takes.
+HELD_COPIES = 2
 POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
@@ -62,9 +66,14 @@ def read_nifti(path: str | os.PathLike[str]) -> NiftiVolume:
 
     Raises:
         InputError: the file is missing, damaged or not NIfTI; it is not 3D; its voxels are not real numbers; its
-            affine is not finite, not invertible or of implausible size.
+            affine is not finite, not invertible or of implausible size; it does not fit into memory.
     """
-    image = _parse(Path(path))
+    with _opened(Path(path)) as stream:
+        return _read(stream, Path(path))
+
+
+def _read(stream: IO[bytes], path: Path) -> NiftiVolume:
+    image = _parse(stream, path)
     header = image.header
     dtype = header.get_data_dtype()
     if dtype.fields or dtype.kind not in "iuf":
@@ -80,11 +89,14 @@ def read_nifti(path: str | os.PathLike[str]) -> NiftiVolume:
     affine = np.array(image.affine, np.float64)
     affine[:3] *= scale
     check_affine(affine, path)
+    check_memory(HELD_COPIES * dtype.itemsize * float(np.prod(shape, dtype=np.float64)), path)
     try:
-        voxels = np.asanyarray(image.dataobj).reshape(shape, order="F")
-    except Exception as error:
+        voxels = _narrowed(image.dataobj.get_unscaled().reshape(shape, order="F"), image.dataobj)
+        while stream.read(2**20):  # the checksum follows the voxels
+            pass
+    except Exception as error:  # cut short, a wrong checksum, or bytes behind the end
         raise _damaged(path, innermost_message(error)) from error
-    return NiftiVolume(_narrowed(voxels), affine, header, scale, _header_notes(header, affine, scale, unit))
+    return NiftiVolume(voxels, affine, header, scale, _header_notes(header, affine, scale, unit))
 
 
 def qform_gap_mm(header: nib.Nifti1Header) -> float:
@@ -111,15 +123,22 @@ class NiftiReader(ImageReader):
     def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Voxels (X, Y, Z) and metadata of the one file that was read."""
         ((_, volume),) = img
-        return volume.voxels, {
+        voxels = compact(volume.voxels)
+        return voxels, {
             "affine": volume.affine,
             "original_affine": volume.affine.copy(),
-            "spatial_shape": np.array(volume.voxels.shape),
+            "spatial_shape": np.array(voxels.shape),
             "original_channel_dim": "no_channel",
             "space": "RAS",
             "mm_per_unit": volume.mm_per_unit,
             "position_header": np.frombuffer(_position_header(volume.header).binaryblock, np.uint8),
         }
+
+
+def compact(voxels: np.ndarray) -> np.ndarray:
+    """Voxels in a type that PyTorch computes with: as they are if they take at most 2 bytes, else float32."""
+    keeps_type = voxels.dtype.type in (np.int16, np.int8, np.uint8)
+    return voxels.astype(voxels.dtype.newbyteorder("=") if keeps_type else np.float32, copy=False)
 
 
 def _position_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
@@ -131,23 +150,32 @@ def _position_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
     return position
 
 
-def _parse(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file, decompressed if it is compressed."""
     try:
-        data = path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError as error:
         remedy = "correct the path"
         raise InputError(file=path, found="no such file", expected="a NIfTI volume", remedy=remedy) from error
     except OSError as error:
         raise _not_nifti(path, innermost_message(error)) from error
+    with file:
+        is_compressed = file.peek(2).startswith(GZIP_MAGIC)
+        yield gzip.GzipFile(fileobj=file) if is_compressed else file  # type: ignore[misc]
+
+
+def _parse(stream: IO[bytes], path: Path) -> Any:
     try:
-        data = gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data
-    except Exception as error:  # cut short, a wrong checksum, or bytes behind the end
+        start = stream.read(4)
+    except Exception as error:
         raise _damaged(path, innermost_message(error)) from error
-    sizes = {int.from_bytes(data[:4], order) for order in ("little", "big")} & CLASS_OF_HEADER_SIZE.keys()
+    sizes = {int.from_bytes(start, order) for order in ("little", "big")} & CLASS_OF_HEADER_SIZE.keys()
     if not sizes:
         raise _not_nifti(path, "its first bytes are no header's")
     try:
-        image = CLASS_OF_HEADER_SIZE[sizes.pop()].from_bytes(data)
+        kind = CLASS_OF_HEADER_SIZE[sizes.pop()]
+        image = kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
         image.affine  # noqa: B018  a header may hold a broken quaternion
     except Exception as error:  # whatever nibabel stumbles over
         raise _not_nifti(path, innermost_message(error)) from error
@@ -165,15 +193,19 @@ def _unit(header: nib.Nifti1Header, path: object) -> str:
     return unit
 
 
-def _narrowed(voxels: np.ndarray) -> np.ndarray:
-    """The voxels in at most 4 bytes: other programs read no wider integers, and double precision is not needed."""
-    if voxels.dtype.itemsize <= 4:
-        return voxels
-    if voxels.dtype.kind in "iu" and voxels.size:
-        limits = np.iinfo(np.int32)
-        if voxels.min() >= limits.min and voxels.max() <= limits.max:
-            return voxels.astype(np.int32)
-    return voxels.astype(np.float32)
+def _narrowed(voxels: np.ndarray, scaling: Any) -> np.ndarray:
+    """Scaled voxels in at most 4 bytes: other programs read no wider integers, and double precision is not needed."""
+    if (scaling.slope, scaling.inter) == (1, 0):
+        if voxels.dtype.itemsize <= 4:
+            return voxels
+        if voxels.dtype.kind in "iu":
+            limits = np.iinfo(np.int32)
+            if voxels.min() >= limits.min and voxels.max() <= limits.max:
+                return voxels.astype(np.int32)
+    narrowed = np.empty(voxels.shape, np.float32, order="F")
+    for index in range(voxels.shape[-1]):  # without a second copy in double precision
+        narrowed[..., index] = apply_read_scaling(voxels[..., index], scaling.slope, scaling.inter)
+    return narrowed
 
 
 def _header_notes(header: nib.Nifti1Header, affine: np.ndarray, scale: float, unit: str) -> tuple[str, ...]:

@@ -7,27 +7,40 @@ gave grids 1.6 mm apart.
 
 from __future__ import annotations
 
+import gzip
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, SpatialResample
+from monai.transforms import MapTransform, TraceableTransform
 from monai.utils import ensure_tuple_rep
+from scripts.core.files import AtomicSaveImaged, on_input_grid
 from scripts.data.geometry import check_resampled_size
 
-__all__ = ["ResampleVolumed", "RestoreGridd", "resampled_grid", "restore_grid"]
+__all__ = [
+    "ResampleVolumed",
+    "RestoreAndSaveImaged",
+    "RestoreGridd",
+    "resampled_grid",
+    "restore_blocks",
+    "restore_grid",
+]
 
 # Added to the half voxel by which the last voxel centre may lie beyond the new grid's last one. Sizes such as 256 at
 # half the resolution meet the half exactly, where rounding errors would decide: an error of 4e-5 mm in the spacing
 # moves the end of 512 voxels of 1 mm by 0.02.
 SIZE_TOLERANCE = 0.05
 
-# Number of interpolated values held at a time on the way back to the image's grid.
+# Number of interpolated values held at a time, in either direction.
 SLAB_VALUES = 2**24
+
+# Changes of spacing up to this share are rounding in headers: the volume stays as it is.
+SAME_SPACING = 1e-3
 
 
 def resampled_grid(
@@ -52,8 +65,11 @@ def resampled_grid(
     return new_affine, tuple(max(math.floor(extent + 1.5 - SIZE_TOLERANCE), 1) for extent in extents)
 
 
-class ResampleVolumed(MapTransform):
+class ResampleVolumed(MapTransform, TraceableTransform):
     """Resample volumes (C, H, W, D) to a spacing, all keys to the grid of the first one that is present.
+
+    Volumes may be of any real type. Only a slab is converted to float32 at a time, so that a large volume takes its
+    stored size and that of the result.
 
     Args:
         keys: keys of MetaTensors of equal size.
@@ -73,7 +89,6 @@ class ResampleVolumed(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spacing_mm, self.mode = tuple(spacing_mm), ensure_tuple_rep(mode, len(self.keys))
-        self.resample = SpatialResample(padding_mode="border", dtype=torch.float32)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Resample each key."""
@@ -84,12 +99,43 @@ class ResampleVolumed(MapTransform):
             affine, own_size = resampled_grid(volume.affine.numpy(), volume.shape[1:], self.spacing_mm)
             size = size or own_size
             check_resampled_size(affine, size, volume.meta.get("filename_or_obj", f"{key!r}"))
-            resampled[key] = self.resample(volume, dst_affine=affine, spatial_size=size, mode=mode)
+            resampled[key] = self._resample(volume, affine, size, mode)
         return resampled
+
+    def _resample(self, volume: MetaTensor, affine: np.ndarray, size: Sequence[int], mode: str) -> MetaTensor:
+        old_affine, old_size = volume.affine.numpy(), tuple(volume.shape[1:])
+        factor = np.linalg.norm(affine[:3, :3], axis=0) / np.linalg.norm(old_affine[:3, :3], axis=0)
+        is_unchanged = tuple(size) == old_size and np.allclose(factor, 1, rtol=0, atol=SAME_SPACING)
+        values = volume.as_tensor().float() if is_unchanged else _resampled(volume.as_tensor(), size, factor, mode)
+        meta = self.track_transform_meta(
+            volume,
+            sp_size=size,
+            affine=None if is_unchanged else np.linalg.solve(old_affine, affine),
+            orig_size=old_size,
+            transform_info=self.get_transform_info(),
+        )
+        return MetaTensor(values).copy_meta_from(meta)  # type: ignore[no-any-return]
+
+
+def _resampled(volume: torch.Tensor, size: Sequence[int], factor: np.ndarray, mode: str) -> torch.Tensor:
+    """Values at every ``factor``-th voxel, beyond the last one its value: (C, H, W, D) to (C, *size) float32."""
+    rows, columns, slices = (
+        torch.arange(count, dtype=torch.float64).mul(step).clamp_max(old - 1)
+        for count, step, old in zip(size, factor.tolist(), volume.shape[1:], strict=True)
+    )
+    result = torch.empty(len(volume), *size, dtype=torch.float32, device=volume.device)
+    thickness = max(SLAB_VALUES // volume[:, 0].numel(), 1)
+    for start in range(0, size[0], thickness):
+        slab = _interpolate(volume, 1, rows[start : start + thickness], mode)
+        slab = _interpolate(_interpolate(slab, 2, columns, mode), 3, slices, mode)
+        result[:, start : start + thickness] = slab
+    return result
 
 
 class RestoreGridd(MapTransform):
     """Bring network outputs back to the grid of the image as it was loaded: see :func:`restore_grid`.
+
+    Class ids (uint8) are on that grid already, restored by the inferer; they get the image's metadata.
 
     Args:
         keys: keys of outputs (K, H, W, D).
@@ -105,46 +151,139 @@ class RestoreGridd(MapTransform):
         """Restore each key."""
         restored = dict(data)
         for key in self.key_iterator(restored):
-            restored[key] = restore_grid(restored[key], restored[self.ref_key], argmax=self.argmax)
+            output, reference = restored[key], restored[self.ref_key]
+            if output.dtype == torch.uint8:
+                restored[key] = _on_original_grid(output, reference)
+            else:
+                restored[key] = restore_grid(output, reference, argmax=self.argmax)
         return restored
 
 
-def restore_grid(output: torch.Tensor, reference: MetaTensor, *, argmax: bool = False) -> MetaTensor:
-    """Interpolate an output linearly to the original grid of its image, one slab of slices after the other.
+class RestoreAndSaveImaged(AtomicSaveImaged):
+    """Write outputs (K, H, W, D) on the original grid of their image; what the data hold stays as it is.
 
-    Only a slab of interpolated channels is held at a time, so with ``argmax`` the original grid takes one byte a voxel.
+    A slab of one channel is restored at a time. For the arguments see :class:`AtomicSaveImaged`.
+    """
+
+    def input_of(self, key: Hashable) -> Hashable:
+        """The preprocessed image."""
+        return "image"
+
+    def write(self, volume: torch.Tensor, input_volume: MetaTensor, path: Path) -> None:
+        """Write the channels one after another, as the file's last axis."""
+        grid = _OriginalGrid(input_volume)
+        shape = grid.size if len(volume) == 1 else (*grid.size, len(volume))
+        image = on_input_grid(np.broadcast_to(np.float32(0), shape), torch.from_numpy(grid.affine), input_volume.meta)
+        image.header.set_slope_inter(1, 0)
+        thickness = max(SLAB_VALUES // math.prod(grid.size[:2]), 1)
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            image.header.write_to(file)
+            for channel in volume:
+                turned = grid.turned(channel[None])
+                for start in range(0, grid.size[2], thickness):
+                    slab = torch.zeros(1, *grid.size[:2], min(thickness, grid.size[2] - start))
+                    inside = grid.spans[2].within(start, start + thickness)
+                    if inside.stop > inside.start:
+                        values, place = grid.interpolate(turned, 2, inside, 0)
+                        slab[place[:3]][..., inside.start - start : inside.stop - start] = values
+                    file.write(slab.numpy().tobytes(order="F"))
+
+
+def restore_grid(output: torch.Tensor, reference: MetaTensor, *, argmax: bool = False) -> MetaTensor:
+    """Interpolate an output (K, H, W, D) linearly to the original grid of its image: see :func:`restore_blocks`."""
+    return restore_blocks([output], reference, argmax=argmax)
+
+
+def restore_blocks(
+    blocks: Iterable[torch.Tensor], reference: MetaTensor, *, axis: int = 2, argmax: bool = False
+) -> MetaTensor:
+    """Interpolate an output that comes in blocks of slices linearly to the original grid of its image.
+
+    Only a block and a slab of interpolated channels are held at a time, so with ``argmax`` an output takes one byte for
+    each voxel of the original grid, however many its classes and slices are.
 
     Args:
-        output: (K, H, W, D) on the grid of ``reference``.
+        blocks: consecutive parts (K, H, W, D) of an output on the grid of ``reference``, divided along ``axis``.
         reference: the preprocessed image; its metadata give the original affine and size. Preprocessing may turn, flip,
             scale, crop and pad along the voxel axes.
+        axis: a spatial axis of ``reference``, 0, 1 or 2.
         argmax: decide on the class before a slab is stored.
 
     Returns:
         (K, H0, W0, D0) float32, or (1, H0, W0, D0) uint8 class ids with ``argmax``; 0 outside the reference's voxels.
     """
-    original = np.asarray(reference.meta["original_affine"], np.float64)
-    size = [int(side) for side in reference.applied_operations[0]["orig_size"]]
-    matrix = np.linalg.solve(np.asarray(reference.affine, np.float64), original)
-    order = np.abs(matrix[:3, :3]).argmax(0)  # the reference's axis along each original one
-    plain = output.as_tensor() if isinstance(output, MetaTensor) else output
-    turned = plain.permute(0, *(int(axis) + 1 for axis in order))  # (K, ...) in the original order of axes
-    spans = [
-        _Span(matrix[row, column], matrix[row, 3], size[column], turned.shape[column + 1])
-        for column, row in enumerate(order)
-    ]
-    dtype, channels = (torch.uint8, 1) if argmax else (torch.float32, len(plain))
-    restored = torch.zeros((channels, *size), dtype=dtype, device=plain.device)
-    rows, columns, slices = spans
-    thickness = max(SLAB_VALUES // (len(plain) * size[0] * size[1]), 1)
-    for start in range(slices.start, slices.stop, thickness):
-        stop = min(start + thickness, slices.stop)
-        slab = slices.interpolate(turned, 3, start, stop)
-        slab = columns.interpolate(rows.interpolate(slab, 1), 2)
-        inside = restored[:, rows.start : rows.stop, columns.start : columns.stop, start:stop]
-        inside.copy_(slab.max(0, keepdim=True).indices if argmax else slab)
+    grid = _OriginalGrid(reference)
+    along = grid.order.index(axis)
+    restored, held, last = torch.empty(0), torch.empty(0), -1  # the slices at hand, and the index of the last one
+    for block in blocks:
+        turned = grid.turned(block)
+        if last < 0:
+            shape = (1 if argmax else len(turned), *grid.size)
+            restored = torch.zeros(shape, dtype=torch.uint8 if argmax else torch.float32, device=turned.device)
+        held = turned if last < 0 else torch.cat([held, turned], along + 1)
+        previous, last = last, last + turned.shape[along + 1]
+        first = last + 1 - held.shape[along + 1]
+        thickness = SLAB_VALUES * grid.size[along] // (len(turned) * math.prod(grid.size))
+        for chosen in grid.spans[along].ready(previous, last, max(thickness, 1)):
+            slab, place = grid.interpolate(held, along, chosen, first)
+            restored[place] = slab.max(0, keepdim=True).indices.to(restored) if argmax else slab
+        held = held.narrow(along + 1, last - first, 1)
+    return _on_original_grid(restored, reference)
+
+
+def _on_original_grid(values: torch.Tensor, reference: MetaTensor) -> MetaTensor:
     meta = {key: value for key, value in reference.meta.items() if key != "affine"}
-    return MetaTensor(restored, affine=torch.as_tensor(original), meta=meta)
+    plain = values.as_tensor() if isinstance(values, MetaTensor) else values
+    return MetaTensor(plain, affine=torch.from_numpy(_OriginalGrid(reference).affine), meta=meta)
+
+
+class _OriginalGrid:
+    """The grid of an image as it was loaded.
+
+    Args:
+        reference: the preprocessed image.
+
+    Attributes:
+        affine: (4, 4).
+        size: (H0, W0, D0).
+        order: the reference's axis along each original one.
+        spans: of each original axis.
+    """
+
+    def __init__(self, reference: MetaTensor) -> None:
+        self.affine = np.asarray(reference.meta["original_affine"], np.float64)
+        self.size = tuple(int(side) for side in reference.applied_operations[0]["orig_size"])
+        matrix = np.linalg.solve(np.asarray(reference.affine, np.float64), self.affine)
+        self.order = np.abs(matrix[:3, :3]).argmax(0).tolist()
+        self.spans = [
+            _Span(matrix[row, column], matrix[row, 3], self.size[column], reference.shape[row + 1])
+            for column, row in enumerate(self.order)
+        ]
+
+    def turned(self, output: torch.Tensor) -> torch.Tensor:
+        """An output (K, H, W, D) with its axes in the original order."""
+        plain = output.as_tensor() if isinstance(output, MetaTensor) else output
+        return plain.permute(0, *(row + 1 for row in self.order))
+
+    def interpolate(
+        self, held: torch.Tensor, along: int, chosen: slice, first: int
+    ) -> tuple[torch.Tensor, tuple[slice, ...]]:
+        """Values (K, ...) of the chosen voxels along one axis and of all within along the others, and their place.
+
+        Args:
+            held: a turned output, which begins at ``first`` along the axis.
+            along: the axis.
+            chosen: original voxels along it.
+            first: index in the reference.
+        """
+        places = [chosen if axis == along else slice(span.start, span.stop) for axis, span in enumerate(self.spans)]
+        coordinates = [span.coordinates[place] for span, place in zip(self.spans, places, strict=True)]
+        low, high = int(coordinates[along].min()) - first, int(coordinates[along].max()) + 2 - first
+        slab = held.narrow(along + 1, low, min(high, held.shape[along + 1]) - low)
+        coordinates[along] = coordinates[along] - (first + low)
+        for axis in (2, 0, 1):
+            slab = _interpolate(slab, axis + 1, coordinates[axis])
+        return slab, (slice(None), *places)
 
 
 class _Span:
@@ -167,14 +306,26 @@ class _Span:
         # Exact where the grids agree: no error of rounding mixes a neighbour in.
         self.coordinates = torch.from_numpy(coordinates.round(6).clip(0, reference_size - 1))
 
-    def interpolate(self, volume: torch.Tensor, axis: int, start: int | None = None, stop: int | None = None) -> Any:
-        """Linear interpolation along one axis, of the voxels from ``start`` to ``stop`` or of all within."""
-        coordinates = self.coordinates[self.start if start is None else start : self.stop if stop is None else stop]
-        low = coordinates.floor()
-        weight = (coordinates - low).float().to(volume.device)
-        index = low.long().to(volume.device)
-        lower = volume.index_select(axis, index)
-        if not bool((coordinates != low).any()):
-            return lower
-        upper = volume.index_select(axis, (index + 1).clamp_max(volume.shape[axis] - 1))
-        return torch.lerp(lower, upper, weight.view([-1 if dim == axis else 1 for dim in range(volume.ndim)]))
+    def within(self, start: int, stop: int) -> slice:
+        """Those of some original voxels that lie within."""
+        return slice(max(start, self.start), min(stop, self.stop))
+
+    def ready(self, previous: int, last: int, thickness: int) -> Iterator[slice]:
+        """At most ``thickness`` voxels at a time of those with coordinates above ``previous``, up to ``last``."""
+        within = self.coordinates[self.start : self.stop]
+        found = ((within > previous) & (within <= last)).nonzero().flatten() + self.start
+        for part in found.split(thickness) if len(found) else ():
+            yield slice(int(part[0]), int(part[-1]) + 1)
+
+
+def _interpolate(volume: torch.Tensor, axis: int, coordinates: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """Values at coordinates along one axis, in float32: interpolated linearly, or those of the nearest voxels."""
+    coordinates = coordinates.round() if mode == "nearest" else coordinates
+    low = coordinates.floor()
+    weight = (coordinates - low).float().to(volume.device)
+    index = low.long().to(volume.device)
+    lower = volume.index_select(axis, index).float()
+    if not bool((coordinates != low).any()):
+        return lower
+    upper = volume.index_select(axis, (index + 1).clamp_max(volume.shape[axis] - 1)).float()
+    return torch.lerp(lower, upper, weight.view([-1 if dim == axis else 1 for dim in range(volume.ndim)]))

@@ -58,9 +58,10 @@ logger = logging.getLogger(__name__)
 class CheckedLoadImaged(LoadImaged):
     """MONAI's ``LoadImaged`` for 3D NIfTI volumes, with checks of what was loaded.
 
-    A label must have its image's shape and affine. Its values are rounded if a scale factor in the header turned 1 into
-    1.0000001. The channel axis is added by another transform, because MONAI Deploy, which passes volumes in memory,
-    skips every transform whose class name contains ``LoadImage``.
+    An image of at most 2 bytes a voxel keeps its type, which resampling converts slab by slab; others and labels become
+    float32. A label must have its image's shape and affine. Its values are rounded if a scale factor in the header
+    turned 1 into 1.0000001. The channel axis is added by another transform, because MONAI Deploy, which passes volumes
+    in memory, skips every transform whose class name contains ``LoadImage``.
 
     Raises:
         InputError: a file cannot be read or is no 3D volume with a valid affine; its values are NaN, infinite or
@@ -71,7 +72,7 @@ class CheckedLoadImaged(LoadImaged):
         logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI starts every reader it knows, and each says what it lacks
-            super().__init__(keys, reader=NiftiReader, image_only=True, allow_missing_keys=allow_missing_keys)
+            super().__init__(keys, reader=NiftiReader, dtype=None, image_only=True, allow_missing_keys=allow_missing_keys)
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
@@ -79,7 +80,7 @@ class CheckedLoadImaged(LoadImaged):
         paths = {key: data[key] for key in self.key_iterator(data)}
         loaded = super().__call__(data, reader or NiftiReader())
         if self.label_key in paths:
-            loaded[self.label_key] = whole_values(loaded[self.label_key])
+            loaded[self.label_key] = whole_values(loaded[self.label_key].float())
         for key, path in paths.items():
             check_values(loaded[key], path, is_label=key == self.label_key)
         images = [key for key in paths if key != self.label_key]

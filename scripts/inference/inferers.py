@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
 from scripts.core.errors import SettingError, check_choice
 from scripts.data.geometry import check_memory
+from scripts.data.resampling import restore_blocks
 from scripts.data.volumes import check_preprocessed
 from scripts.engines.precision import autocast
 from torch.nn import functional as F
@@ -43,6 +44,8 @@ class SliceWiseInferer(Inferer):
         with_mask: append the local mask of a segmenter (0 to 1) as the last channel.
         precision: ``auto``, ``bf16`` or ``float32``.
         style_seed: for a Translator, seed of the style of each volume; None for other networks.
+        decide: return class ids on the image's original grid. Each batch of slices is resampled and decided at once, so
+            that memory does not grow with the number of classes and slices.
 
     Raises:
         InputError: unknown precision or blending, an overlap outside [0, 1), or NaN in a volume.
@@ -62,6 +65,7 @@ class SliceWiseInferer(Inferer):
         with_mask: bool = False,
         precision: str = "auto",
         style_seed: int | None = None,
+        decide: bool = False,
     ) -> None:
         super().__init__()
         autocast("cpu", precision)  # refuse an invalid value now, not at the first volume
@@ -76,7 +80,7 @@ class SliceWiseInferer(Inferer):
         self.window_size = None if window_size is None else tuple(window_size)
         self.overlap, self.blending = overlap, blending
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
-        self.style_seed = style_seed
+        self.style_seed, self.decide = style_seed, decide
         self.flip_axes, self.scales, self.with_mask, self.precision = (
             tuple(flip_axes),
             tuple(scales),
@@ -97,7 +101,8 @@ class SliceWiseInferer(Inferer):
             kwargs: passed on to the network.
 
         Returns:
-            (B, K, H, W, D) float32, one channel more with the mask; a MetaTensor, as the evaluator expects.
+            (B, K, H, W, D) float32, one channel more with the mask, or (B, 1, H0, W0, D0) uint8 class ids; a
+            MetaTensor, as the evaluator expects.
         """
         volumes = [self._volume(volume, network, *args, **kwargs) for volume in inputs]
         return MetaTensor(volumes[0][None] if len(volumes) == 1 else torch.stack(volumes))
@@ -115,17 +120,26 @@ class SliceWiseInferer(Inferer):
         slices = plain.movedim(self.slice_axis + 1, 0)  # (D, C, H, W)
         file = getattr(volume, "meta", {}).get("filename_or_obj", "the image")
         check_preprocessed(slices, file)
-        result = torch.empty(0)
-        for start in range(0, len(slices), self.slice_batch_size):
-            batch = slices[start : start + self.slice_batch_size]
-            with autocast(batch.device, self.precision):
-                output = self._averaged(batch, forward)  # (N, K, H, W)
+        blocks = self._blocks(slices, forward)
+        if self.decide and isinstance(volume, MetaTensor) and volume.applied_operations:
+            moved = (block.movedim(1, self.slice_axis + 1) for block in blocks)
+            return restore_blocks(moved, volume, axis=self.slice_axis, argmax=True).as_tensor()
+        result, start = torch.empty(0), 0
+        for block in blocks:
             if start == 0:
-                if output.device.type == "cpu":
-                    check_memory(output[0].nbytes * len(slices), file)
-                result = torch.empty(output.shape[1], len(slices), *output.shape[2:], device=output.device)
-            result[:, start : start + len(batch)] = output.movedim(1, 0)
+                if block.device.type == "cpu":
+                    check_memory(block[:, 0].nbytes * len(slices), file)
+                result = torch.empty(len(block), len(slices), *block.shape[2:], device=block.device)
+            result[:, start : start + block.shape[1]] = block
+            start += block.shape[1]
         return result.movedim(1, self.slice_axis + 1)
+
+    def _blocks(self, slices: torch.Tensor, forward: Forward) -> Iterator[torch.Tensor]:
+        """Outputs (K, N, H, W) of consecutive slices (N, C, H, W)."""
+        for batch in slices.split(self.slice_batch_size):
+            with autocast(batch.device, self.precision):
+                output = self._averaged(batch, forward)
+            yield output.movedim(1, 0)
 
     def _averaged(self, batch: torch.Tensor, forward: Forward) -> torch.Tensor:
         flips = [(), *((axis,) for axis in self.flip_axes)]

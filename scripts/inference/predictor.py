@@ -15,6 +15,7 @@ from scripts.core.files import AtomicSaveImaged
 from scripts.core.settings import Settings
 from scripts.core.weights import load_weights
 from scripts.data.geometry import check_affine, check_shape
+from scripts.data.nifti import compact
 from scripts.data.volumes import CheckedLoadImaged, check_values
 
 __all__ = ["Predictor"]
@@ -70,7 +71,7 @@ class Predictor:
             InputError: an array that is not 3D, or holds NaN, infinite or constant values; an affine that is not finite
                 or cannot be inverted.
         """
-        voxels = np.asarray(volume, np.float32)
+        voxels = compact(np.asarray(volume))
         check_shape(voxels.shape, "the array")
         check_affine(affine, "the affine of the array")
         grid = torch.as_tensor(np.asarray(affine, np.float64))
