@@ -122,10 +122,13 @@ def test_the_largest_component_of_each_structure_is_kept() -> None:
     classes[0, :4, :4, :4], classes[0, 6:10, 5:9, 5:9] = 1, 3
     keep = KeepLargestConnectedComponentd("pred", applied_labels=[1, 3], is_onehot=False, independent=True)
     expected = keep({"pred": MetaTensor(torch.from_numpy(classes.copy()))})["pred"]
-    found = KeepLargestd("pred")({"pred": MetaTensor(torch.from_numpy(classes))})["pred"]
+    with torch.inference_mode():  # as an evaluator's output
+        pred = MetaTensor(torch.from_numpy(classes), meta={"filename_or_obj": "a.nii"}) + 0
+    found = KeepLargestd("pred")({"pred": pred})["pred"]
+    assert found.meta["filename_or_obj"] == "a.nii"
     for structure in (1, 3):
         assert torch.equal(found == structure, expected == structure)
-    assert not KeepLargestd("pred")({"pred": torch.zeros(1, 2, 2, 2, dtype=torch.uint8)})["pred"].any()
+    assert not KeepLargestd("pred")({"pred": MetaTensor(torch.zeros(1, 2, 2, 2, dtype=torch.uint8))})["pred"].any()
 
 
 def test_scaled_voxels_are_those_of_nibabel(tmp_path: Path) -> None:

@@ -22,14 +22,7 @@ from monai.utils import ensure_tuple_rep
 from scripts.core.files import AtomicSaveImaged, on_input_grid
 from scripts.data.geometry import check_resampled_size
 
-__all__ = [
-    "ResampleVolumed",
-    "RestoreAndSaveImaged",
-    "RestoreGridd",
-    "resampled_grid",
-    "restore_blocks",
-    "restore_grid",
-]
+__all__ = ["ResampleVolumed", "RestoreAndSaveImaged", "RestoreGridd", "resampled_grid", "restore_grid"]
 
 # Added to the half voxel by which the last voxel centre may lie beyond the new grid's last one. Sizes such as 256 at
 # half the resolution meet the half exactly, where rounding errors would decide: an error of 4e-5 mm in the spacing
@@ -114,7 +107,7 @@ class ResampleVolumed(MapTransform, TraceableTransform):
             orig_size=old_size,
             transform_info=self.get_transform_info(),
         )
-        return MetaTensor(values).copy_meta_from(meta)  # type: ignore[no-any-return]
+        return MetaTensor(values).copy_meta_from(meta)
 
 
 def _resampled(volume: torch.Tensor, size: Sequence[int], factor: np.ndarray, mode: str) -> torch.Tensor:
@@ -189,21 +182,16 @@ class RestoreAndSaveImaged(AtomicSaveImaged):
                     file.write(slab.numpy().tobytes(order="F"))
 
 
-def restore_grid(output: torch.Tensor, reference: MetaTensor, *, argmax: bool = False) -> MetaTensor:
-    """Interpolate an output (K, H, W, D) linearly to the original grid of its image: see :func:`restore_blocks`."""
-    return restore_blocks([output], reference, argmax=argmax)
-
-
-def restore_blocks(
-    blocks: Iterable[torch.Tensor], reference: MetaTensor, *, axis: int = 2, argmax: bool = False
+def restore_grid(
+    output: torch.Tensor | Iterable[torch.Tensor], reference: MetaTensor, *, axis: int = 2, argmax: bool = False
 ) -> MetaTensor:
-    """Interpolate an output that comes in blocks of slices linearly to the original grid of its image.
+    """Interpolate an output linearly to the original grid of its image.
 
     Only a block and a slab of interpolated channels are held at a time, so with ``argmax`` an output takes one byte for
     each voxel of the original grid, however many its classes and slices are.
 
     Args:
-        blocks: consecutive parts (K, H, W, D) of an output on the grid of ``reference``, divided along ``axis``.
+        output: (K, H, W, D) on the grid of ``reference``, or its consecutive parts, divided along ``axis``.
         reference: the preprocessed image; its metadata give the original affine and size. Preprocessing may turn, flip,
             scale, crop and pad along the voxel axes.
         axis: a spatial axis of ``reference``, 0, 1 or 2.
@@ -215,7 +203,7 @@ def restore_blocks(
     grid = _OriginalGrid(reference)
     along = grid.order.index(axis)
     restored, held, last = torch.empty(0), torch.empty(0), -1  # the slices at hand, and the index of the last one
-    for block in blocks:
+    for block in [output] if isinstance(output, torch.Tensor) else output:
         turned = grid.turned(block)
         if last < 0:
             shape = (1 if argmax else len(turned), *grid.size)
@@ -238,17 +226,7 @@ def _on_original_grid(values: torch.Tensor, reference: MetaTensor) -> MetaTensor
 
 
 class _OriginalGrid:
-    """The grid of an image as it was loaded.
-
-    Args:
-        reference: the preprocessed image.
-
-    Attributes:
-        affine: (4, 4).
-        size: (H0, W0, D0).
-        order: the reference's axis along each original one.
-        spans: of each original axis.
-    """
+    """The grid of a preprocessed image as it was loaded; ``order`` is the reference's axis along each original one."""
 
     def __init__(self, reference: MetaTensor) -> None:
         self.affine = np.asarray(reference.meta["original_affine"], np.float64)
@@ -268,14 +246,7 @@ class _OriginalGrid:
     def interpolate(
         self, held: torch.Tensor, along: int, chosen: slice, first: int
     ) -> tuple[torch.Tensor, tuple[slice, ...]]:
-        """Values (K, ...) of the chosen voxels along one axis and of all within along the others, and their place.
-
-        Args:
-            held: a turned output, which begins at ``first`` along the axis.
-            along: the axis.
-            chosen: original voxels along it.
-            first: index in the reference.
-        """
+        """Values of a turned output, held from ``first`` on, at chosen voxels along an axis and at all along others."""
         places = [chosen if axis == along else slice(span.start, span.stop) for axis, span in enumerate(self.spans)]
         coordinates = [span.coordinates[place] for span, place in zip(self.spans, places, strict=True)]
         low, high = int(coordinates[along].min()) - first, int(coordinates[along].max()) + 2 - first

@@ -6,11 +6,12 @@ Both domains must show the same anatomy, and the target's labels must not be use
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -132,39 +133,45 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     Returns:
         Boolean mask (H, W, D).
     """
-    thickness = max(SLAB_VOXELS // mask[0].size, 1)
-    slabs = [slice(start, start + thickness + 1) for start in range(0, len(mask), thickness)]
-    sizes, joins, shared, count = [np.zeros(0)], [np.zeros((2, 0), int)], np.zeros(mask.shape[1:], int), 0
-    for slab in slabs:
-        pieces, found = ndimage.label(mask[slab], np.ones((3, 3, 3)))
+    sizes, joins = [np.zeros(0, int)], [np.zeros((2, 0), int)]
+    shared, count = np.zeros(mask.shape[1:], int), 0
+    for slab, pieces, found in _pieces(mask):
         both = (shared > 0) & (pieces[0] > 0)  # the layer in which the previous slab ended
         joins.append(np.unique(np.stack([shared[both], pieces[0][both] + count]) - 1, axis=1))
-        sizes.append(np.bincount(pieces[:thickness].ravel(), minlength=found + 1)[1:])
+        sizes.append(np.bincount(pieces[: slab.stop - 1 - slab.start].ravel(), minlength=found + 1)[1:])
         shared, count = np.where(pieces[-1] > 0, pieces[-1] + count, 0), count + found
     first, second = np.concatenate(joins, 1)
     _, component_of = connected_components(coo_array((np.ones(len(first)), (first, second)), (count, count)))
     voxels = np.bincount(component_of, np.concatenate(sizes), minlength=1)
     kept, count = np.empty_like(mask), 0
-    for slab in slabs:
-        pieces, found = ndimage.label(mask[slab], np.ones((3, 3, 3)))
+    for slab, pieces, found in _pieces(mask):
         is_kept = np.concatenate([[False], component_of[count : count + found] == voxels.argmax()])
         kept[slab], count = is_kept[pieces], count + found
     return kept
 
 
+def _pieces(mask: np.ndarray) -> Iterator[tuple[slice, np.ndarray, int]]:
+    """Slabs, each with the first layer of the next, their components and the number of these."""
+    thickness = max(SLAB_VOXELS // mask[0].size, 1)
+    for start in range(0, len(mask), thickness):
+        slab = slice(start, start + thickness + 1)
+        yield slab, *ndimage.label(mask[slab], np.ones((3, 3, 3)))
+
+
 class KeepLargestd(MapTransform):
-    """Keep the largest component of each structure in class ids (1, H, W, D), which are changed in place."""
+    """Keep the largest component of each structure in class ids (1, H, W, D)."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Change each key."""
-        for key in self.key_iterator(dict(data)):
-            classes = data[key][0].cpu().numpy()
+        """Clean each key."""
+        cleaned = dict(data)
+        for key in self.key_iterator(cleaned):
+            classes = cleaned[key][0].cpu().numpy().copy()
             for number, place in enumerate(ndimage.find_objects(classes), start=1):
                 if place is not None:
                     structure = classes[place] == number
                     classes[place][structure & ~largest_component(structure)] = 0
-            data[key][0] = torch.from_numpy(classes)
-        return dict(data)
+            cleaned[key] = MetaTensor(torch.from_numpy(classes)[None]).copy_meta_from(cleaned[key])
+        return cleaned
 
 
 def _slice_spacing_mm(image: torch.Tensor, slice_axis: int) -> float:

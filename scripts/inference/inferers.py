@@ -11,7 +11,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
 from scripts.core.errors import SettingError, check_choice
 from scripts.data.geometry import check_memory
-from scripts.data.resampling import restore_blocks
+from scripts.data.resampling import restore_grid
 from scripts.data.volumes import check_preprocessed
 from scripts.engines.precision import autocast
 from torch.nn import functional as F
@@ -123,7 +123,7 @@ class SliceWiseInferer(Inferer):
         blocks = self._blocks(slices, forward)
         if self.decide and isinstance(volume, MetaTensor) and volume.applied_operations:
             moved = (block.movedim(1, self.slice_axis + 1) for block in blocks)
-            return restore_blocks(moved, volume, axis=self.slice_axis, argmax=True).as_tensor()
+            return restore_grid(moved, volume, axis=self.slice_axis, argmax=True).as_tensor()
         result, start = torch.empty(0), 0
         for block in blocks:
             if start == 0:
