@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 TRACEBACK_VARIABLE = "GLUA_TRACEBACK"
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class InputError(ValueError):
@@ -67,10 +70,17 @@ def check_choice(setting: str, value: object, choices: Sequence[object]) -> None
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """The :class:`InputError` in a chain of exceptions (MONAI wraps what a transform raises), or None."""
+    """The :class:`InputError` in a chain of exceptions (MONAI wraps what a transform raises), or None.
+
+    A full or read-only disk counts as one, whichever library met it.
+    """
     while error is not None:
         if isinstance(error, InputError):
             return error
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            place = error.filename or "an output file, of TensorBoard perhaps"
+            remedy = "free some space or choose another output folder; complete files were kept"
+            return InputError(place, f"could not be written ({error.strerror})", "a folder with room for it", remedy)
         error = error.__cause__ or error.__context__
     return None
 
@@ -113,8 +123,12 @@ def show_input_errors_as_sentences() -> None:
         else:
             print(f"error: {input_error}", file=sys.stderr)
 
+    def thread_hook(arguments: threading.ExceptHookArgs) -> None:
+        if find_input_error(arguments.exc_value) is None:  # else the main thread meets and reports it
+            threading.__excepthook__(arguments)
+
     hook.glua = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
+    sys.excepthook, threading.excepthook = hook, thread_hook
 
 
 def _stop(number: int, _: object) -> None:
