@@ -200,15 +200,10 @@ class AtomicSaveImaged(SaveImaged):
 
 
 def on_input_grid(voxels: np.ndarray, affine: Any, meta: Mapping[str, Any]) -> nib.Nifti1Image:
-    """A file's content with the position fields of its input's header; without a header, with an sform in mm.
-
-    Args:
-        voxels: (H, W, D) or (H, W, D, C), in the type to write.
-        affine: that they must have, (4, 4).
-        meta: of the input, as :class:`~scripts.data.nifti.NiftiReader` gives it.
+    """Voxels (H, W, D) or (H, W, D, C) with their input's position fields, from ``meta``, or with an sform in mm.
 
     Raises:
-        RuntimeError: the header would place the voxels elsewhere.
+        RuntimeError: the header would place the voxels elsewhere than ``affine``.
     """
     affine = np.asarray(affine.detach().cpu(), np.float64)
     header = nib.Nifti1Header()

@@ -41,13 +41,7 @@ def resampled_grid(
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The grid of another spacing that starts at the same voxel centre and runs along the same axes.
 
-    Args:
-        affine: voxel indices to world coordinates in mm, (4, 4).
-        size: (H, W, D).
-        spacing_mm: new spacing per axis; a value that is not positive keeps the axis as it is.
-
-    Returns:
-        The new affine and size.
+    A spacing that is not positive keeps its axis as it is.
     """
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     wanted = np.asarray(spacing_mm, np.float64)
@@ -61,16 +55,8 @@ def resampled_grid(
 class ResampleVolumed(MapTransform, TraceableTransform):
     """Resample volumes (C, H, W, D) to a spacing, all keys to the grid of the first one that is present.
 
-    Volumes may be of any real type. Only a slab is converted to float32 at a time, so that a large volume takes its
-    stored size and that of the result.
-
-    Args:
-        keys: keys of MetaTensors of equal size.
-        spacing_mm: as for :func:`resampled_grid`.
-        mode: ``bilinear`` or ``nearest``, one for all keys or one per key.
-
-    Raises:
-        InputError: the resampled volume would be too large; nothing was allocated.
+    MetaTensors of any real type and equal size become float32, converted slab by slab. The mode is ``bilinear`` or
+    ``nearest``, one for all keys or one per key. A result that would be too large is an InputError.
     """
 
     def __init__(
@@ -128,12 +114,8 @@ def _resampled(volume: torch.Tensor, size: Sequence[int], factor: np.ndarray, mo
 class RestoreGridd(MapTransform):
     """Bring network outputs back to the grid of the image as it was loaded: see :func:`restore_grid`.
 
-    Class ids (uint8) are on that grid already, restored by the inferer; they get the image's metadata.
-
-    Args:
-        keys: keys of outputs (K, H, W, D).
-        ref_key: key of the preprocessed image that they were computed from.
-        argmax: replace the channels by the class of the largest value.
+    Class ids (uint8) are on that grid already, restored by the inferer; they get the metadata of the image at
+    ``ref_key``. With ``argmax`` the class of the largest value replaces the channels.
     """
 
     def __init__(self, keys: KeysCollection, ref_key: str = "image", argmax: bool = False) -> None:
@@ -155,7 +137,7 @@ class RestoreGridd(MapTransform):
 class RestoreAndSaveImaged(AtomicSaveImaged):
     """Write outputs (K, H, W, D) on the original grid of their image; what the data hold stays as it is.
 
-    A slab of one channel is restored at a time. For the arguments see :class:`AtomicSaveImaged`.
+    One channel is restored at a time. For the arguments see :class:`AtomicSaveImaged`.
     """
 
     def input_of(self, key: Hashable) -> Hashable:
@@ -168,18 +150,12 @@ class RestoreAndSaveImaged(AtomicSaveImaged):
         shape = grid.size if len(volume) == 1 else (*grid.size, len(volume))
         image = on_input_grid(np.broadcast_to(np.float32(0), shape), torch.from_numpy(grid.affine), input_volume.meta)
         image.header.set_slope_inter(1, 0)
-        thickness = max(SLAB_VALUES // math.prod(grid.size[:2]), 1)
         with gzip.open(path, "wb", compresslevel=1) as file:
             image.header.write_to(file)
             for channel in volume:
-                turned = grid.turned(channel[None])
-                for start in range(0, grid.size[2], thickness):
-                    slab = torch.zeros(1, *grid.size[:2], min(thickness, grid.size[2] - start))
-                    inside = grid.spans[2].within(start, start + thickness)
-                    if inside.stop > inside.start:
-                        values, place = grid.interpolate(turned, 2, inside, 0)
-                        slab[place[:3]][..., inside.start - start : inside.stop - start] = values
-                    file.write(slab.numpy().tobytes(order="F"))
+                restored = restore_grid(channel[None], input_volume)[0].cpu().numpy()
+                for index in range(grid.size[2]):
+                    file.write(restored[..., index].tobytes(order="F"))
 
 
 def restore_grid(
@@ -260,13 +236,8 @@ class _OriginalGrid:
 class _Span:
     """The voxels of an original axis that lie within the reference, and their coordinates there.
 
-    A voxel belongs to it up to half a voxel beyond the outermost centres, where the value of the edge holds.
-
-    Args:
-        scale: reference voxels per original voxel.
-        offset: coordinate of the first original voxel.
-        size: original voxels.
-        reference_size: reference voxels.
+    A voxel belongs to it up to half a voxel beyond the outermost centres, where the value of the edge holds. ``scale``
+    is in reference voxels per original voxel, ``offset`` the coordinate of the first one.
     """
 
     def __init__(self, scale: float, offset: float, size: int, reference_size: int) -> None:
@@ -276,10 +247,6 @@ class _Span:
         self.start, self.stop = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
         # Exact where the grids agree: no error of rounding mixes a neighbour in.
         self.coordinates = torch.from_numpy(coordinates.round(6).clip(0, reference_size - 1))
-
-    def within(self, start: int, stop: int) -> slice:
-        """Those of some original voxels that lie within."""
-        return slice(max(start, self.start), min(stop, self.stop))
 
     def ready(self, previous: int, last: int, thickness: int) -> Iterator[slice]:
         """At most ``thickness`` voxels at a time of those with coordinates above ``previous``, up to ``last``."""

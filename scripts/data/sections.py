@@ -103,15 +103,7 @@ class BelowLungs:
 
 
 def body_mask(volume: np.ndarray, threshold: float) -> np.ndarray:
-    """The patient without table and clothing: the largest component of tissue, with holes filled slice by slice.
-
-    Args:
-        volume: (H, W, D).
-        threshold: values above it are tissue.
-
-    Returns:
-        Boolean mask (H, W, D).
-    """
+    """The patient (H, W, D) without table and clothing: the largest component of tissue, with holes filled."""
     disk = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), 2)[:, :, None]
     tissue = ndimage.binary_opening(volume > threshold, disk)
     body = largest_component(tissue)
@@ -126,12 +118,6 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest component of voxels that touch at faces, edges or corners; of equal ones the first.
 
     MONAI's form needs 20 bytes a voxel. Here components are found in slabs that share a layer, and joined there.
-
-    Args:
-        mask: boolean (H, W, D).
-
-    Returns:
-        Boolean mask (H, W, D).
     """
     sizes, joins = [np.zeros(0, int)], [np.zeros((2, 0), int)]
     shared, count = np.zeros(mask.shape[1:], int), 0

@@ -33,14 +33,13 @@ class SliceWiseInferer(Inferer):
 
     Args:
         window_size: height and width of the slices that the network was trained on; None for whole slices in one pass.
-        overlap: overlap of adjacent windows as a share of their size, for slices larger than the window.
+        overlap: of adjacent windows, as a share of their size.
         blending: ``gaussian`` gives the centre of a window more weight than its border, ``constant`` does not.
-        slice_axis: the spatial axis to slice along, 0, 1 or 2.
+        slice_axis: the spatial axis to slice along.
         slice_batch_size: windows per forward pass.
         softmax: return class probabilities instead of the network's raw output.
-        flip_axes: in-plane axes (0, 1) to flip for test-time averaging; empty for none. Flipping along the left-right
-            axis shows the network mirrored anatomy.
-        scales: zoom factors to average over; ``[1.0]`` for none.
+        flip_axes: in-plane axes (0, 1) to flip for test-time averaging, which may show mirrored anatomy.
+        scales: zoom factors to average over.
         with_mask: append the local mask of a segmenter (0 to 1) as the last channel.
         precision: ``auto``, ``bf16`` or ``float32``.
         style_seed: for a Translator, seed of the style of each volume; None for other networks.
@@ -81,24 +80,14 @@ class SliceWiseInferer(Inferer):
         self.overlap, self.blending = overlap, blending
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
         self.style_seed, self.decide = style_seed, decide
-        self.flip_axes, self.scales, self.with_mask, self.precision = (
-            tuple(flip_axes),
-            tuple(scales),
-            with_mask,
-            precision,
-        )
+        self.flip_axes, self.scales = tuple(flip_axes), tuple(scales)
+        self.with_mask, self.precision = with_mask, precision
 
     @torch.inference_mode()
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Process one volume or several.
-
-        Args:
-            inputs: (B, C, H, W, D) in [-1, 1].
-            network: maps (N, C, h, w) to (N, K, h, w), h and w of a window; with the mask, a segmenter.
-            args: passed on to the network.
-            kwargs: passed on to the network.
+        """Process volumes (B, C, H, W, D) in [-1, 1] with a network from (N, C, h, w) to (N, K, h, w), or a segmenter.
 
         Returns:
             (B, K, H, W, D) float32, one channel more with the mask, or (B, 1, H0, W0, D0) uint8 class ids; a
