@@ -106,10 +106,10 @@ def test_resampling_converts_stored_voxels_slab_by_slab(monkeypatch: pytest.Monk
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.05, 0.5), size=st.tuples(*[st.integers(1, 9)] * 3))
-def test_the_largest_component_of_slabs_is_monais_of_the_whole(seed: int, share: float, size: tuple[int, ...]) -> None:
+def test_the_largest_component_counted_in_slabs_is_monais(seed: int, share: float, size: tuple[int, ...]) -> None:
     mask = np.random.default_rng(seed).random(size) < share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sections, "SLAB_VOXELS", 1)  # one layer at a time
+        patch.setattr(sections, "COUNTED_VOXELS", 1)  # one layer at a time
         found = largest_component(mask)
     assert np.array_equal(found, largest_component(mask))
     expected = np.asarray(KeepLargestConnectedComponent(is_onehot=False)(torch.from_numpy(mask[None].astype(np.uint8))))

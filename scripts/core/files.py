@@ -141,16 +141,10 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
 
 
 class AtomicSaveImaged(SaveImaged):
-    """Write volumes as ``<case>_<output_postfix>.nii.gz`` on the grid of their input, atomically.
+    """Write volumes (C, H, W, D) as ``<case>_<output_postfix>.nii.gz`` on the grid of their input, atomically.
 
     Servers that save predictions themselves recognise and skip a ``SaveImaged``; MONAI's own takes a full disk for a
-    missing package.
-
-    Args:
-        keys: keys of volumes (C, H, W, D) with their source file in the metadata.
-        output_dir: folder to write into.
-        output_postfix: suffix of the case's name.
-        output_dtype: type of the voxels on disk; int32 if it cannot represent all values.
+    missing package. Voxels are of ``output_dtype``, or int32 if it cannot represent all values.
     """
 
     def __init__(

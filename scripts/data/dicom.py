@@ -47,13 +47,10 @@ NO_SLICES = ("Segmentation", "RT ", "Presentation State", "Structured", " SR", "
 
 @dataclass(frozen=True)
 class FolderScan:
-    """The DICOM files of a folder, without subfolders.
+    """The DICOM files of a folder, without subfolders: ``files`` are its slices, in natural order of their names.
 
-    Attributes:
-        files: slices, in natural order of their names.
-        series: pairs of SeriesInstanceUID and PatientID of the slices; empty UIDs are omitted.
-        positions: ImagePositionPatient of the slices, as text.
-        left_out: names of DICOM files that are not slices, each with its SOP class.
+    ``series`` has pairs of their SeriesInstanceUID and PatientID, without empty UIDs; ``left_out`` names DICOM files
+    that are not slices, each with its SOP class.
     """
 
     files: tuple[Path, ...]
@@ -64,14 +61,10 @@ class FolderScan:
 
 @dataclass(frozen=True)
 class Series:
-    """A volume from DICOM slices.
+    """A volume (X, Y, Z) from DICOM slices in ascending position along their normal, with its affine to RAS+ in mm.
 
-    Attributes:
-        image: (X, Y, Z), rescaled to the modality's unit, slices in ascending position along their normal.
-        affine: (4, 4), from voxel index to RAS+ position in mm.
-        files: files of the slices in natural order of their names.
-        order: for each slice of ``image``, the index of its file in ``files``.
-        headers: for each slice of ``image``, its pydicom ``Dataset`` without pixels.
+    ``files`` are in natural order of their names. For each slice of ``image``, ``order`` has the index of its file, and
+    ``headers`` its pydicom ``Dataset`` without pixels.
     """
 
     image: np.ndarray
@@ -119,11 +112,7 @@ def read_series(folder: Path) -> Series:
 
 
 def read_slices(files: Sequence[Path], source: object) -> Series:
-    """Read one series whose files are known.
-
-    Args:
-        files: the slices of one series and no others, in natural order of their names.
-        source: name of the series in messages: its folder.
+    """Read one series from its files, in natural order of their names; ``source`` names it in messages.
 
     Raises:
         InputError: fewer than two files, a damaged file, pixels that are not grey values or do not match the header,

@@ -23,19 +23,10 @@ ORTHONORMAL_TOLERANCE = 0.01
 class DicomSlice:
     """A slice of a series.
 
-    Attributes:
-        file: its file.
-        header: its pydicom ``Dataset`` without pixels.
-        pixels: (rows, columns) in the modality's unit; int16 if the values are whole and fit, else float32.
-        size: rows and columns as text.
-        kind: photometric interpretation.
-        bits: allocated for a pixel.
-        modality: such as ``CT``.
-        echo_time: of MR, as text.
-        uid: SeriesInstanceUID, perhaps empty.
-        position: centre of the first pixel, LPS in mm, (3,).
-        axes: directions of a row and of a column, (2, 3).
-        spacing: between rows and between columns, in mm.
+    ``header`` is its pydicom ``Dataset`` without pixels. ``pixels`` (rows, columns) are in the modality's unit, int16
+    if the values are whole and fit, else float32. ``position`` is the centre of the first pixel, LPS in mm; ``axes``
+    (2, 3) are the directions of a row and of a column; ``spacing`` is between rows and between columns. ``size``,
+    ``kind`` (photometric interpretation), ``echo_time`` and ``uid`` (of the series) are text, perhaps empty.
     """
 
     file: Path

@@ -41,14 +41,10 @@ POSITION_FIELDS = (
 
 @dataclass(frozen=True)
 class NiftiVolume:
-    """A 3D volume as stored in a file.
+    """A 3D volume as stored in a file, with its affine from voxel indices to RAS+ coordinates in mm.
 
-    Attributes:
-        voxels: (X, Y, Z) in the stored type; float32 for scaled values and for 8-byte values that do not fit int32.
-        affine: voxel indices to RAS+ coordinates in mm, (4, 4).
-        header: of the file.
-        mm_per_unit: length of the header's unit in mm.
-        notes: inconsistent and missing entries of the header, and how they were resolved.
+    ``voxels`` (X, Y, Z) are in the stored type, float32 if scaled or if 8-byte values do not fit int32. ``notes`` say how
+    inconsistent and missing entries of the header were resolved.
     """
 
     voxels: np.ndarray

@@ -56,16 +56,12 @@ logger = logging.getLogger(__name__)
 
 
 class CheckedLoadImaged(LoadImaged):
-    """MONAI's ``LoadImaged`` for 3D NIfTI volumes, with checks of what was loaded.
+    """MONAI's ``LoadImaged`` for 3D NIfTI volumes; an InputError refuses values and grids that no task can use.
 
     An image of at most 2 bytes a voxel keeps its type, which resampling converts slab by slab; others and labels become
     float32. A label must have its image's shape and affine. Its values are rounded if a scale factor in the header
     turned 1 into 1.0000001. The channel axis is added by another transform, because MONAI Deploy, which passes volumes
     in memory, skips every transform whose class name contains ``LoadImage``.
-
-    Raises:
-        InputError: a file cannot be read or is no 3D volume with a valid affine; its values are NaN, infinite or
-            constant; image and label differ in shape or position.
     """
 
     def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
@@ -92,16 +88,7 @@ class CheckedLoadImaged(LoadImaged):
 
 
 class LabelsToClassesd(MapTransform):
-    """Map the label values of the files to class ids 0..K; an unknown value is an error.
-
-    Args:
-        keys: keys of label maps.
-        label_values: values of the classes 1, 2, ... K in the files.
-        background_values: values that count as background, in addition to 0.
-
-    Raises:
-        InputError: a value that is in neither list.
-    """
+    """Map ``label_values`` of files to class ids 1..K, ``background_values`` to 0; another value is an InputError."""
 
     def __init__(
         self,
@@ -136,12 +123,8 @@ class LabelsToClassesd(MapTransform):
 class KeepBodyd(MapTransform):
     """Set everything outside the patient (table, clothing, air) to the CT's minimum.
 
-    Args:
-        keys: keys of CT images (1, H, W, D) in HU.
-        threshold: values above it are tissue, in HU.
-
-    Raises:
-        InputError: no tissue, or neither air nor fat: the image is not in HU, or is noise.
+    Images (1, H, W, D) are in HU, and tissue lies above ``threshold``. An image without tissue, or without air and fat,
+    is an InputError: it is not in HU, or is noise.
     """
 
     def __init__(self, keys: KeysCollection, threshold: float, allow_missing_keys: bool = False) -> None:
@@ -208,11 +191,9 @@ def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> 
 
 
 def run_counted(transform: Any, item: Mapping[str, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Run a composition of transforms, counting the voxels of each class.
+    """Run a ``Compose``, or one transform, on a datalist entry, and count the voxels of the classes 0 to 255.
 
-    Returns:
-        The case, and the voxels of the classes 0 to 255 in the label map after each step, from the one that makes class
-        ids on.
+    Returns the case, and the counts after each step, from the one that makes class ids on.
     """
     case: Any = dict(item)
     counts: dict[str, torch.Tensor] = {}
@@ -231,15 +212,9 @@ def class_voxels(label: torch.Tensor) -> torch.Tensor:
 def check_labelled(
     counts: Sequence[Mapping[str, torch.Tensor]], structures: Sequence[str], data: Sequence[Mapping[str, str]]
 ) -> None:
-    """Refuse structures without a voxel to learn from; warn of those that a case has and loses.
+    """Refuse structures without a voxel to learn from, naming the step that lost it; warn of those that a case loses.
 
-    Args:
-        counts: of each case, voxels per class after each step.
-        structures: names of the classes 1, 2, ... that must occur.
-        data: the datalist entries of the cases.
-
-    Raises:
-        InputError: naming the structure, and the step that lost it.
+    ``counts`` are those of :func:`run_counted` for each case in ``data``; ``structures`` are the classes 1, 2, ...
     """
     steps = counts[0] if structures else {}
     totals = {step: torch.stack([case[step] for case in counts]).sum(0) for step in steps}

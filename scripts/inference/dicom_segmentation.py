@@ -42,7 +42,7 @@ MAY_BE_EMPTY = (
 
 @dataclass(frozen=True)
 class Maker:
-    """The maker of a segmentation: name and version of the bundle, and digits that identify its weights."""
+    """The maker of a segmentation: a bundle's name, its version, and digits that identify its weights."""
 
     name: str
     version: str
@@ -57,21 +57,14 @@ class Maker:
 
 
 def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: Path, **settings: Any) -> Path:
-    """Segment one series and write the result as a DICOM Segmentation.
+    """Segment one series and write ``<SeriesInstanceUID of the series>_seg.dcm``, a DICOM Segmentation.
 
     Args:
-        bundle: folder of a packed segmentation bundle with weights.
+        bundle: folder of a packed segmentation bundle with weights, for the modality of the series.
         files: the slices of one series, in any order.
         source: the series in messages: its folder.
         out: folder to write into.
         settings: of the bundle's inference, as for :class:`Predictor`.
-
-    Returns:
-        The file, ``<SeriesInstanceUID of the series>_seg.dcm``; an earlier one of that name is replaced.
-
-    Raises:
-        InputError: highdicom is missing; the files are not one series or have no UIDs; another modality than the
-            bundle's target; a synthesis bundle, or one without weights.
     """
     _highdicom()
     predict = Predictor(bundle, **settings)
@@ -137,15 +130,11 @@ def write_segmentation(
     """Write a label map on a series' grid as a DICOM Segmentation of binary segments, whole or not at all.
 
     Args:
-        path: the file.
+        path: the file, which is returned.
         labels: (X, Y, Z), class ids 0 (background) to K, on the grid of :class:`Series`' ``image``.
         slices: the series' headers, as :func:`source_slices` gives them.
-        label_names: K names; segment k is ``label_names[k - 1]``. All are described, including those without voxels.
-            Without any labelled voxel the file has one empty frame per segment.
+        label_names: of the segments 1 to K. Without any labelled voxel the file has one empty frame per segment.
         maker: of the label map.
-
-    Returns:
-        ``path``.
     """
     highdicom = _highdicom()
     if not labels.any():  # highdicom would write each slice for each segment

@@ -35,24 +35,17 @@ Runner = Callable[[Tensor], Tensor]
 
 
 class ExportedNetwork(nn.Module):
-    """A network exported by ``python -m bundle export``, the local mask included.
+    """A network exported by ``python -m bundle export``, the local mask included, with the ``metadata`` in its file.
 
     It accepts any batch and slice size that the PyTorch network accepts. The metadata in the file are compared with
-    those that this config expects, as for weights.
+    those that this config expects, as for weights. An InputError says what does not fit.
 
     Args:
         engine: one of ``ENGINES``: ``torchscript`` runs in PyTorch, ``onnx`` in ONNX Runtime, ``openvino`` in OpenVINO.
         path: the file, or the weights beside it with the same name.
         device: device of TorchScript; ONNX Runtime uses CUDA if its package supports it, OpenVINO runs on the CPU.
-        precision: ``auto``, ``bf16`` or ``float32``, as for :class:`SliceWiseInferer`, whose autocast affects only
-            PyTorch and TorchScript. ONNX Runtime computes in float32 and refuses ``bf16``.
+        precision: as for :class:`SliceWiseInferer`; ONNX Runtime computes in float32 and refuses ``bf16``.
         metadata: metadata that this config expects.
-
-    Attributes:
-        metadata: the metadata in the file.
-
-    Raises:
-        InputError: what is missing, unreadable or not supported, or a file for another task or network.
     """
 
     def __init__(

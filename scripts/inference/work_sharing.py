@@ -27,7 +27,7 @@ class Worklist:
     """Divide volumes among processes, and record each finished one in ``<folder>/done/<case>.json``.
 
     A record identifies the settings, the weights, and the size and time of the input files. With ``resume``, a volume
-    is skipped if its record is still valid and its results exist.
+    is skipped if its record is still valid and its results exist. ``own`` are the entries of this process.
 
     Args:
         items: entries with ``image`` and optionally ``label``, with distinct case names; those of rank 0 are used.
@@ -35,11 +35,7 @@ class Worklist:
         checkpoint: the weights.
         engine: inference engine; engines other than ``pytorch`` read an exported file instead of the weights.
         resume: skip finished volumes of an interrupted run.
-        settings: the settings that decide the results. If None, earlier results cannot be verified and ``resume`` skips
-            nothing.
-
-    Attributes:
-        own: the entries assigned to this process.
+        settings: those that decide the results; without them ``resume`` skips nothing.
     """
 
     def __init__(
