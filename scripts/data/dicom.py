@@ -3,9 +3,7 @@
 Spacing and order follow from ImagePositionPatient only; SliceThickness, SpacingBetweenSlices and file names are not
 reliable. In public releases series UIDs are missing or differ between files, so the slices themselves decide whether
 files form one series. pydicom reads the files and decodes compressed ones with GDCM.
-
-``highdicom.get_volume_from_series`` is not used: it refuses slices without a SOP class UID, which a public JPEG 2000
-series lacks, returns float64, and its errors do not name the file.
+highdicom's reader refuses slices without a SOP class UID, returns float64, and its errors do not name the file.
 """
 
 from __future__ import annotations

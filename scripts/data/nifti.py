@@ -43,8 +43,8 @@ POSITION_FIELDS = (
 class NiftiVolume:
     """A 3D volume as stored in a file, with its affine from voxel indices to RAS+ coordinates in mm.
 
-    ``voxels`` (X, Y, Z) are in the stored type, float32 if scaled or if 8-byte values do not fit int32. ``notes`` say how
-    inconsistent and missing entries of the header were resolved.
+    ``voxels`` (X, Y, Z) are in the stored type, float32 if scaled or if 8-byte values do not fit int32. ``notes`` say
+    how inconsistent and missing entries of the header were resolved.
     """
 
     voxels: np.ndarray
@@ -55,10 +55,7 @@ class NiftiVolume:
 
 
 def read_nifti(path: str | os.PathLike[str]) -> NiftiVolume:
-    """Read and check a 3D volume.
-
-    Args:
-        path: a single-file NIfTI-1 or NIfTI-2, compressed or not, of either byte order.
+    """Read a 3D volume from a single-file NIfTI-1 or NIfTI-2, compressed or not, of either byte order.
 
     Raises:
         InputError: the file is missing, damaged or not NIfTI; it is not 3D; its voxels are not real numbers; its

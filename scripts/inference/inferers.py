@@ -45,9 +45,6 @@ class SliceWiseInferer(Inferer):
         style_seed: for a Translator, seed of the style of each volume; None for other networks.
         decide: return class ids on the image's original grid. Each batch of slices is resampled and decided at once, so
             that memory does not grow with the number of classes and slices.
-
-    Raises:
-        InputError: unknown precision or blending, an overlap outside [0, 1), or NaN in a volume.
     """
 
     def __init__(
