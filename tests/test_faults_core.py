@@ -40,8 +40,8 @@ def saved(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"bias": torch.tensor([float("nan")])}, "NaN or infinite values in bias"),
-        ({"bias": torch.tensor([float("inf")])}, "NaN or infinite values in bias"),
+        ({"bias": torch.tensor([float("nan")])}, "nan in bias"),
+        ({"bias": torch.tensor([float("inf")])}, "inf in bias"),
         ({"bias": torch.tensor([1])}, "weights 'bias' of type torch.int64"),
         ({"bias": torch.tensor([1.0], dtype=torch.float64)}, "weights 'bias' of type torch.float64"),
         ({"bias": torch.tensor([1j])}, "weights 'bias' of type torch.complex64"),
