@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from conftest import ROOT, refused, write_volume
 from monai.data import DataLoader, Dataset
 from monai.engines import Evaluator
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, find_input_error
 from scripts.core.files import PART, load_tensors, remove_parts, save_tensors
 from scripts.core.run_folder import RunFolder
 from scripts.core.weights import load_weights, read_metadata, save_weights
@@ -199,7 +200,7 @@ def test_a_single_volume_has_its_own_error_alone(tmp_path: Path, capsys: pytest.
 
 def test_memory_that_is_not_there_is_stated() -> None:
     check_memory(1.0, "a.nii.gz")
-    assert "need 1024.0 GiB of memory" in refused(check_memory, 2.0**40, "a.nii.gz").found
+    assert "needs 1024.0 GiB of memory" in refused(check_memory, 2.0**40, "a.nii.gz").found
 
 
 CHILD = """
@@ -263,3 +264,14 @@ def test_values_that_preprocessing_made_nan_are_refused() -> None:
     slices[1, 0, 0, 0] = float("nan")
     error = refused(check_preprocessed, slices, "a.nii.gz")
     assert (error.file, error.found) == ("a.nii.gz", "NaN or infinite values in slice 1 after preprocessing")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG])
+def test_a_full_disk_is_a_sentence_whichever_library_meets_it(number: int) -> None:
+    """As TensorBoard's writer, whose error MONAI wraps."""
+    wrapped = RuntimeError("Failed to instantiate component")
+    wrapped.__cause__ = OSError(number, os.strerror(number), "logs/events")
+    found = find_input_error(wrapped)
+    assert str(found).startswith(f"logs/events: could not be written ({os.strerror(number)}). Expected a folder")
+    wrapped.__cause__ = OSError(errno.ECONNREFUSED, "Connection refused")
+    assert find_input_error(wrapped) is None
