@@ -91,13 +91,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def check_weights(path: Path, state: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> None:
-    """Refuse weights of another task or with the metadata of others; warn if nothing identifies them.
-
-    Args:
-        path: the weights' file.
-        state: its content.
-        expected: metadata that this config expects.
-    """
+    """Refuse weights of another task or with the metadata of others; warn if nothing identifies them."""
     metadata = read_metadata(path)
     check_metadata(metadata, expected, path)
     digest = metadata.get(WEIGHTS_SHA256)
@@ -194,12 +188,8 @@ def not_finite(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def read_state(path: Path, remedy: str = "train first, or name the weights with --checkpoint") -> dict[str, Any]:
     """Read a state dict without unpickling anything, and verify the checksums of its file.
 
-    Args:
-        path: the file.
-        remedy: what to do if there is none.
-
     Raises:
-        InputError: no such file, a damaged one, or something other than a state dict.
+        InputError: no such file, for which ``remedy`` says what to do, a damaged one, or no state dict.
     """
     try:
         content = load_tensors(path)

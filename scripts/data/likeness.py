@@ -88,9 +88,6 @@ class CheckLikenessd(MapTransform):
         weights: file of the weights; if their metadata do not describe the training images, nothing is checked.
         exported: an exported network that is used instead, which contains the metadata; None for the weights.
         unlike: ``refuse``, or ``warn`` to process images of every distance.
-
-    Raises:
-        InputError: an image of another modality, or much smaller than all training images.
     """
 
     def __init__(self, keys: KeysCollection, *, weights: str, exported: Any = None, unlike: str = "refuse") -> None:

@@ -68,7 +68,7 @@ class CheckedLoadImaged(LoadImaged):
         logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI starts every reader it knows, and each says what it lacks
-            super().__init__(keys, reader=NiftiReader, dtype=None, image_only=True, allow_missing_keys=allow_missing_keys)
+            super().__init__(keys, NiftiReader, dtype=None, image_only=True, allow_missing_keys=allow_missing_keys)
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:

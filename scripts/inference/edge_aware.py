@@ -60,14 +60,7 @@ class EdgeAwareSmoothing:
 
 
 class EdgeAwareSmoothingd(MapTransform):
-    """:class:`EdgeAwareSmoothing` of network outputs.
-
-    Args:
-        keys: keys of probabilities (K + 1, H, W, D).
-        length_mm: see :class:`EdgeAwareSmoothing`.
-        contrast: see :class:`EdgeAwareSmoothing`.
-        ref_key: key of the preprocessed image (1, H, W, D) that they were computed from.
-    """
+    """:class:`EdgeAwareSmoothing` of probabilities (K + 1, H, W, D) with the image that they were computed from."""
 
     def __init__(self, keys: KeysCollection, length_mm: float, contrast: float, ref_key: str = "image") -> None:
         super().__init__(keys)
