@@ -31,8 +31,7 @@ QFORM_TOLERANCE_MM = 1e-2
 GZIP_MAGIC = b"\x1f\x8b"
 CLASS_OF_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
-# Times the size of a file's voxels that reading it and turning it takes.
-HELD_COPIES = 2
+HELD_COPIES = 2  # of the voxels, to read and to turn them
 POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),

@@ -24,15 +24,12 @@ __all__ = ["Predictor"]
 class Predictor:
     """Inference on arrays, with the settings, checks, transforms and weights of ``run inference``.
 
-    Only the bundle's own files are read, and none are written.
+    Only the bundle's own files are read, and none are written. What is missing or does not fit is an InputError.
 
     Args:
         bundle: folder of a packed bundle with weights.
         settings: top-level keys of its ``configs/inference.json`` with other values, as on the command line, such as
             ``device="cpu"``, ``largest_component=True`` or ``engine="onnx"``.
-
-    Raises:
-        InputError: no bundle, no weights or weights that do not fit, or a setting that the config does not have.
     """
 
     def __init__(self, bundle: str | Path, **settings: Any) -> None:
