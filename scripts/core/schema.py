@@ -194,7 +194,7 @@ def read_task(path: Path) -> dict[str, Any]:
     expected, remedy = "a task file such as those in configs/tasks", "name another, or correct it"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         found = f"cannot be read ({' '.join(str(getattr(error, 'strerror', None) or error).split())})"
         raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
     if not isinstance(values, dict):

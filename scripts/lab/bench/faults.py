@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,13 +214,31 @@ def _killed(out: Path, turn: int, rng: random.Random, expected: str) -> bool:
 
 
 def _full_disk(out: Path, turn: int, rng: random.Random, expected: str) -> bool:
-    """Let a training write no more than some bytes into a file: it ends with a sentence, and resumes with room."""
-    process = _run(out / f"full_{turn}", out / "data", largest_file=rng.choice([0, 2_000, 20_000, 200_000]))
+    """Train on a disk that fills up: it ends with a sentence, and resumes with room.
+
+    The disk is a small tmpfs. Where this process may not mount one, no file may become larger than that instead.
+    """
+    run, size = out / f"full_{turn}", rng.choice([4_096, 20_000, 200_000, 1_000_000])
+    run.mkdir(parents=True)
+    is_mounted = _mounts("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(run))
     try:
-        _ended(process)
+        _ended(_run(run, out / "data", largest_file=None if is_mounted else size))
     except InputError:
-        return _resumed(out / f"full_{turn}", out / "data", expected)
-    return digest_of(read_state(out / f"full_{turn}" / "models" / "model.pt")) == expected
+        if is_mounted:
+            _mounts("-o", "remount,size=100m", str(run))
+        return _resumed(run, out / "data", expected)
+    else:
+        return digest_of(read_state(run / "models" / "model.pt")) == expected
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", str(run)], check=False)
+
+
+def _mounts(*arguments: str) -> bool:
+    command = shutil.which("mount")
+    return (
+        command is not None and subprocess.run([command, *arguments], capture_output=True, check=False).returncode == 0
+    )
 
 
 def _doubled(out: Path, turn: int, rng: random.Random, expected: str) -> bool:
