@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import CT_AFFINE, ROOT, listed_files, run_command
+from conftest import CT_AFFINE, ROOT, listed_files, refused, run_command
 from monai.data import MetaTensor
 from scripts.core.errors import InputError
 from scripts.core.files import AtomicSaveImaged, atomic_path, check_file_name, make_folder, save_tensors, write_json
@@ -199,3 +199,9 @@ def test_a_domain_cannot_name_a_path(tmp_path: Path) -> None:
     listed.write_text(json.dumps({"domains": {"../../x": {"modality": "MR", "training": []}}}))
     with pytest.raises(InputError, match=r"dataset\.json: the name '\.\./\.\./x'"):
         datalists_of_domains(str(listed))
+
+
+def test_a_name_too_long_for_the_system_says_so(tmp_path: Path) -> None:
+    error = refused(write_json, tmp_path / ("n" * 256), {})
+    assert (error.expected, error.remedy) == ("a shorter name", "rename the input; no partial file was left")
+    assert not list(tmp_path.iterdir())

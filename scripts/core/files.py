@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -218,8 +219,10 @@ def on_input_grid(voxels: np.ndarray, affine: Any, meta: Mapping[str, Any]) -> n
 
 def _not_written(path: str | os.PathLike[str], error: OSError, state: str) -> InputError:
     found = f"could not be written ({error.strerror or error})"
-    remedy = f"free some space or choose another output folder; {state}"
-    return InputError(file=path, found=found, expected="a folder with room for the file", remedy=remedy)
+    expected, remedy = "a folder with room for the file", "free some space or choose another output folder"
+    if error.errno == errno.ENAMETOOLONG:
+        expected, remedy = "a shorter name", "rename the input"
+    return InputError(file=path, found=found, expected=expected, remedy=f"{remedy}; {state}")
 
 
 def _umask() -> int:
