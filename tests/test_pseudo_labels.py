@@ -12,9 +12,14 @@ from conftest import refused
 from ignite.engine import Engine
 from scripts.core.domains import IGNORED
 from scripts.data.augmentation import BatchAugmentation
-from scripts.data.pseudo_labels import PseudoLabels, SelfTrainingBatches, cleaned_labels
+from scripts.data.pseudo_labels import (
+    PseudoLabels,
+    SelfTrainingBatches,
+    cleaned_labels,
+    plausible_cases,
+    volume_ranges_ml,
+)
 from scripts.data.slices import SliceSet
-from scripts.data.volume_prior import VolumePrior
 from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
 from scripts.inference.inferers import SliceWiseInferer
 from torch import Tensor, nn
@@ -40,7 +45,7 @@ def slice_set(*volumes: Tensor) -> SliceSet:
     made.images = torch.cat(volumes)[:, None]
     made.labels = None
     made.case_of = torch.cat([torch.full((len(volume),), case) for case, volume in enumerate(volumes)])
-    made.spacing_mm = torch.tensor([[5.0, 10.0, 10.0 * (case + 1)] for case in range(len(volumes))])  # 0.5, 1, ... ml
+    made.voxel_ml = [0.5 * (case + 1) for case in range(len(volumes))]
     made.content = "volumes"
     made.sizes = torch.tensor([volumes[0].shape[1:]]).expand(len(made.images), 2)
     made.window_size = tuple(volumes[0].shape[1:])
@@ -59,15 +64,6 @@ def bright_and_dark() -> Tensor:
 def pseudo_labels(*volumes: Tensor, min_confidence: float = 0.7) -> PseudoLabels:
     inferer = SliceWiseInferer(window_size=None, slice_axis=2, softmax=True, precision="float32")
     return PseudoLabels(slices=slice_set(*volumes), inferer=inferer, min_confidence=min_confidence)
-
-
-def prior_of(plausible_ml: list[list[float]]) -> VolumePrior:
-    """A prior without shifts."""
-    slices = slice_set(torch.zeros(1, 4, 6))
-    slices.labels = torch.ones(1, 1, 4, 6, dtype=torch.uint8)
-    made = VolumePrior(slices, K)
-    made.plausible_ml = torch.tensor(plausible_ml)
-    return made
 
 
 def of_winners(winners: Tensor, confidence: Tensor) -> Tensor:
@@ -92,11 +88,21 @@ def test_each_class_may_have_its_own_confidence() -> None:
     assert refused(cleaned_labels, probabilities, [0.5, 0.7]).found == "2 confidences"
 
 
+def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() -> None:
+    ranges = torch.tensor([[1.0, 4.0], [2.0, 4.0]])
+    # Implausible structures of the eight cases: 0, 1, 2, 1, 2, 2, 2, 2. A quarter of eight is two.
+    volumes = torch.tensor([[1, 2], [1, 5], [0, 0], [5, 4], [0, 5], [9, 9], [0, 1], [5, 1]], dtype=torch.float32)
+    assert plausible_cases(volumes, ranges).tolist() == [True, True, False, True, False, False, False, False]
+    volumes[1:3] = torch.tensor([[4, 4], [2, 3]])  # three plausible cases are enough
+    assert plausible_cases(volumes, ranges).tolist() == [True, True, True, False, False, False, False, False]
+    assert plausible_cases(torch.zeros(3, 2), ranges).all()  # none is better than another
+
+
 def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
     # Voxels of 0.5, 1 and 1.5 ml: 12 bright voxels are 6, none and 18 ml; from 5 to 10 are plausible. Structure 2: any.
     bright = bright_and_dark().clamp_min(0)
     made = pseudo_labels(bright, torch.zeros_like(bright), bright)
-    made.volume_prior = prior_of([[5.0, 10.0], [0.0, torch.inf]])
+    made.volume_ranges_ml = torch.tensor([[5.0, 10.0], [0.0, torch.inf]])
     made.renew(ByBrightness())
     assert made.labelled_slices.tolist() == [0, 1, 2]
     assert [count.kept > 0 for count in made.counts if count.structure == 1] == [True, False, False]
@@ -110,7 +116,7 @@ def test_a_case_whose_slices_were_all_constant_does_not_shift_the_others() -> No
     bright = bright_and_dark().clamp_min(0)
     bright[2, 3, 5] = 0.0
     made = pseudo_labels(bright, bright[:0], bright)
-    made.volume_prior = prior_of([[15.0, 20.0], [0.0, torch.inf]])
+    made.volume_ranges_ml = torch.tensor([[15.0, 20.0], [0.0, torch.inf]])
     made.renew(ByBrightness())
     assert made.slices.case_of[made.labelled_slices].unique().tolist() == [2]
 
@@ -127,6 +133,16 @@ def test_batches_go_on_where_nothing_is_confident() -> None:
     )
     assert made.used_cases == 0
     assert (batches.batch(0)["target_label"] == IGNORED).all()
+
+
+def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure() -> None:
+    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml; 5th and 95th percentile by linear
+    # interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
+    slices = slice_set(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
+    slices.labels = torch.ones(3, 1, 4, 4, dtype=torch.uint8)
+    slices.labels[0, 0, :2] = 0
+    expected = torch.tensor([[5.2 / 2, 23.2 * 2], [0.0, torch.inf]])
+    torch.testing.assert_close(volume_ranges_ml(slices, K, tolerance=2.0), expected)
 
 
 def test_components_are_those_of_the_volume_not_of_a_slice() -> None:
@@ -241,7 +257,6 @@ def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_pat
         "round": "1",
         "structure": "bright",
         "cases": "2",
-        "shift": "0.00",
         "kept_share": f"{13 / 14:.4f}",
         "least_ml": "1.00",
         "median_ml": "3.75",
@@ -264,18 +279,3 @@ def test_a_resumed_run_keeps_its_round_and_drops_rows_of_later_ones(tmp_path: Pa
     rows = list(csv.DictReader((tmp_path / "pseudo_labels.csv").open()))
     assert [row["round"] for row in rows] == ["1", "1", "2", "2"]
     assert rows[2]["kept_share"] == "0.0000", "of the new second round, which trusts nothing"
-
-
-def test_probabilities_are_smoothed_with_the_image_and_the_spacing_of_their_case() -> None:
-    seen: list[tuple[Tensor, list[float]]] = []
-
-    def smoothing(probabilities: Tensor, image: Tensor, spacing_mm: list[float]) -> Tensor:
-        seen.append((image, spacing_mm))
-        return probabilities.flip(0)  # classes 0 and 2 change places
-
-    made = pseudo_labels(bright_and_dark(), bright_and_dark() * 0.5)
-    made.smoothing = smoothing
-    made.renew(ByBrightness())
-    assert torch.equal(seen[1][0], (bright_and_dark() * 0.5).movedim(0, 2))
-    assert [spacing for _, spacing in seen] == [[5.0, 10.0, 10.0], [5.0, 10.0, 20.0]]
-    assert made.labels[1, 0, 3, 3] == 2 - 2

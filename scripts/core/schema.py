@@ -117,7 +117,7 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ),
     ("a_min a_max b_min b_max minv maxv threshold", ("a number", _is_number)),
     ("lower upper", _within(0, 100)),
-    ("smoothing_mm max_class_shift", _NOT_NEGATIVE),
+    ("smoothing_mm", _NOT_NEGATIVE),
     ("scales pseudo_label_scales", _listed("a list of numbers above 0", _POSITIVE[1], least=1)),
     ("flip_axes", _listed("a list of 0 and 1", lambda v: _is_whole(v, 0, 1))),
     ("resume adapt_batch_norm largest_component write_probabilities write_mask write_file_values", _SWITCH),

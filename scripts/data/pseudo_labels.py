@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,10 +13,19 @@ from monai.transforms import KeepLargestConnectedComponent
 from scripts.core.domains import IGNORED
 from scripts.core.errors import InputError
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
-from scripts.data.volume_prior import VolumePrior
 from torch import Tensor, nn
 
-__all__ = ["PseudoLabels", "SelfTrainingBatches", "StructureCount", "cleaned_labels"]
+__all__ = [
+    "PseudoLabels",
+    "SelfTrainingBatches",
+    "StructureCount",
+    "cleaned_labels",
+    "plausible_cases",
+    "volume_ranges_ml",
+]
+
+# Of the target's cases, in each round, if not more are plausible.
+LEAST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -44,17 +54,14 @@ class PseudoLabels:
         slices: the target's training slices, in order within each case.
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
         slice_axis: the axis of a volume that the inferer slices along.
-        smoothing: applied to (probabilities, image (H, W, D), spacing in mm) before the decision; None for none.
         min_confidence: as for :func:`cleaned_labels`.
-        volume_prior: shifts classes that are too rare or too frequent, and leaves out cases of implausible volume; None
-            for neither.
+        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
         labelled_slices: (n,) indices of the slices that have any pseudo-label.
         rounds: number of rounds so far.
         counts: voxels kept in the last round.
-        shifts: of the classes' logarithmic probabilities in the last round, (K + 1,).
     """
 
     def __init__(
@@ -63,16 +70,14 @@ class PseudoLabels:
         slices: SliceSet,
         inferer: Inferer,
         slice_axis: int = 2,
-        smoothing: Callable[[Tensor, Tensor, Sequence[float]], Tensor] | None = None,
         min_confidence: float | Sequence[float] = 0.7,
-        volume_prior: VolumePrior | None = None,
+        volume_ranges_ml: Tensor | None = None,
     ) -> None:
-        self.slices, self.inferer, self.slice_axis, self.smoothing = slices, inferer, slice_axis, smoothing
-        self.min_confidence, self.volume_prior = min_confidence, volume_prior
+        self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
+        self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
         self._labels_changed()
         self.rounds = 0
-        self.shifts = torch.zeros(0)
         self.counts: list[StructureCount] = []
 
     @torch.inference_mode()
@@ -83,25 +88,22 @@ class PseudoLabels:
             network: maps slices to logits; its training mode is restored.
         """
         is_training = network.training
+        device = next(network.parameters()).device
         network.eval()
-        cases = self.slices.case_of.unique().tolist()
-        # Half precision: all cases are held until the classes' shifts are known.
-        probabilities = [self._probabilities(network, case).half() for case in cases]
-        network.train(is_training)
-        self.shifts = torch.zeros(len(probabilities[0]))
-        if self.volume_prior is not None:
-            self.shifts = self.volume_prior.class_shifts(probabilities, [self.slices.voxel_ml[case] for case in cases])
         self.counts = []
-        for case, predicted in zip(cases, probabilities, strict=True):
-            shifted = (predicted.float().clamp_min(1e-6).log() + self.shifts.view(-1, 1, 1, 1)).softmax(0)
-            labels = cleaned_labels(shifted, self.min_confidence)
+        for case in self.slices.case_of.unique().tolist():
             chosen, rows, columns = self.slices.region(case)
+            stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
+            volume = stack.movedim(0, self.slice_axis)[None, None]
+            probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
+            labels = cleaned_labels(probabilities, self.min_confidence)
             framed = torch.zeros_like(self.labels[chosen])  # the padding is background
             framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
             self.labels[chosen] = framed
-            self.counts += _counts(case, shifted, labels)
-        if self.volume_prior is not None:
-            self._leave_out_implausible(self.volume_prior)
+            self.counts += _counts(case, probabilities, labels)
+        network.train(is_training)
+        if self.volume_ranges_ml is not None:
+            self._leave_out_implausible(self.volume_ranges_ml)
         self._labels_changed()
         self.rounds += 1
 
@@ -113,21 +115,11 @@ class PseudoLabels:
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
-    def _probabilities(self, network: nn.Module, case: int) -> Tensor:
-        """Smoothed class probabilities of a case, (K + 1, H, W, D)."""
-        chosen, rows, columns = self.slices.region(case)
-        stack = self.slices.images[chosen][:, 0, rows, columns].to(next(network.parameters()).device)  # (D, H, W)
-        volume = stack.movedim(0, self.slice_axis)[None, None]
-        probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()
-        if self.smoothing is None:
-            return probabilities
-        return self.smoothing(probabilities, volume[0, 0].cpu(), self.slices.spacing_mm[case].tolist())
-
-    def _leave_out_implausible(self, prior: VolumePrior) -> None:
-        volumes_ml = torch.zeros(len(self.slices.voxel_ml), len(prior.plausible_ml))  # 0 for cases without any slice
+    def _leave_out_implausible(self, ranges_ml: Tensor) -> None:
+        volumes_ml = torch.zeros(len(self.slices.voxel_ml), len(ranges_ml))  # 0 for cases without any slice
         for count in self.counts:
             volumes_ml[count.case, count.structure - 1] = count.predicted * self.slices.voxel_ml[count.case]
-        is_used = prior.plausible_cases(volumes_ml)
+        is_used = plausible_cases(volumes_ml, ranges_ml)
         self.labels[~is_used[self.slices.case_of]] = IGNORED
         self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
 
@@ -202,6 +194,42 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
     largest = torch.as_tensor(keep_largest(winner[None].clone()))[0]  # it works in place
     trusted = (largest == winner) & (confidence >= _thresholds(min_confidence, classes).to(confidence)[winner])
     return torch.where(trusted, winner, IGNORED).to(torch.uint8)
+
+
+def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
+    """Which cases to learn from: those with the fewest structures of an implausible volume.
+
+    All whose structures are plausible, and where these are less than ``LEAST_SHARE`` of the cases, also those with one
+    implausible structure, and so on. A case is taken or left whole: where a structure is far too small, most of it was
+    taken for background, which would teach the same mistake again; and where the background alone is left out,
+    structures grow from round to round.
+
+    Args:
+        volumes_ml: (cases, K), predicted.
+        ranges_ml: (K, 2), the least and the greatest plausible volume of each structure.
+
+    Returns:
+        (cases,), bool.
+    """
+    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 1])).sum(1)  # (cases,)
+    least = math.ceil(LEAST_SHARE * len(wrong))
+    return wrong <= wrong.sort().values[least - 1]
+
+
+def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
+    """Plausible volumes of each structure: the labelled cases' 5th to 95th percentile, widened by a factor.
+
+    Args:
+        slices: labelled slices; cases without a structure do not count for it.
+        num_structures: K.
+        tolerance: the lower end is divided by it, the upper multiplied.
+
+    Returns:
+        (K, 2), in ml; 0 and infinity for a structure that no case has.
+    """
+    volumes = slices.volumes_ml(num_structures)  # (cases, K)
+    ends = volumes.float().masked_fill(volumes == 0, torch.nan).nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (2, K)
+    return torch.stack([(ends[0] / tolerance).nan_to_num(0), (ends[1] * tolerance).nan_to_num(torch.inf)], 1)
 
 
 def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor:

@@ -68,7 +68,7 @@ class SliceSet:
         sizes: (N, 2) height and width of each slice.
         content: hash of images and labels.
         case_of: (N,) index into ``data``.
-        spacing_mm: (cases, 3) of the volumes that the slices were cut from, in the order of their axes.
+        voxel_ml: volume of a voxel of each case on the grid of the slices.
 
     Raises:
         InputError: no cases, only constant slices, NaN after preprocessing, or a class without a labelled voxel.
@@ -120,7 +120,7 @@ class SliceSet:
         self.images = together.to(device)
         self.case_of = torch.cat([torch.full((int(keep.sum()),), index) for index, keep in enumerate(shown)])
         self.sizes = sizes[self.case_of]
-        self.spacing_mm = torch.stack([case["spacing_mm"] for case in cases])
+        self.voxel_ml = [float(case["voxel_ml"]) for case in cases]
         self.labels: torch.Tensor | None = None
         if all("label" in case for case in cases):
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
@@ -136,11 +136,6 @@ class SliceSet:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def voxel_ml(self) -> list[float]:
-        """Volume of a voxel of each case on the grid of the slices."""
-        return (self.spacing_mm.double().prod(1) / 1000).tolist()
 
     def windows(self, chosen: torch.Tensor, generator: torch.Generator | None = None) -> Windows:
         """Positions of a window in each chosen slice: random, or centred without a generator.
@@ -335,10 +330,10 @@ class _VolumeCache(PersistentDataset):
         return case
 
     def _loaded(self, item: Item) -> dict[str, Any]:
-        """The transformed volumes as plain tensors, the spacing, and the voxels of each class after each step."""
+        """The transformed volumes as plain tensors, the voxel volume, and the voxels of each class after each step."""
         case, voxels = run_counted(self.transform, item)
         plain: dict[str, Any] = convert_to_tensor(case, convert_numeric=False, track_meta=False)
-        return plain | {"spacing_mm": MetaTensor(case["image"]).pixdim, "voxels": voxels}
+        return plain | {"voxel_ml": MetaTensor(case["image"]).pixdim.prod() / 1000, "voxels": voxels}
 
 
 def _load_cached(path: Path) -> Any:

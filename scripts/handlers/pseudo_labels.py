@@ -28,9 +28,8 @@ class PseudoLabelRounds:
         pseudo_labels: of the target's training slices.
         network: the moving average that predicts them.
         rounds: number of rounds, including the one at the start.
-        log: CSV file: for each round and structure, the number of cases in use, the shift of its logarithmic
-            probability, the share of all predicted voxels that was kept, and the minimum, median and maximum predicted
-            volume of all cases in ml.
+        log: CSV file: for each round and structure, the number of cases in use, the share of all predicted voxels that
+            was kept, and the minimum, median and maximum predicted volume of all cases in ml.
         folder: where ``pseudo_labels_<round>.png`` goes.
         label_names: of the classes 1..K.
         count: slices in a picture.
@@ -113,7 +112,6 @@ class PseudoLabelRounds:
             "round": self.pseudo_labels.rounds,
             "structure": name,
             "cases": self.pseudo_labels.used_cases,
-            "shift": f"{self.pseudo_labels.shifts[structure]:.2f}",
             "kept_share": f"{sum(count.kept for count in counts) / max(predicted, 1):.4f}",
             "least_ml": f"{min(volumes_ml):.2f}",
             "median_ml": f"{median(volumes_ml):.2f}",
