@@ -10,7 +10,7 @@ import torch
 from conftest import write_volume
 from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.data.slices import SliceSet
-from scripts.data.volumes import CheckedLoadImaged
+from scripts.data.volumes import CheckedLoadImaged, LabelsToClassesd
 
 
 def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -30,3 +30,18 @@ def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCap
     assert torch.equal(first.images, second.images)
     assert caplog.text.count("damaged cache file (") == 2
     assert caplog.text.count("its volume is preprocessed again") == 2
+
+
+def test_labelled_volumes_are_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = np.random.default_rng(0).random((6, 5, 4), np.float32)
+    item = {"image": str(write_volume(tmp_path / "image.nii", image))}
+    item["label"] = str(write_volume(tmp_path / "label.nii", (image > 0.5).astype(np.uint8)))
+    keys, cache = ["image", "label"], tmp_path / "cache"
+    steps = [CheckedLoadImaged(keys), EnsureChannelFirstd(keys), LabelsToClassesd("label", [1], [])]
+    first = SliceSet([item], Compose(steps), cache_dir=str(cache), structures=["structure"])
+    (file,) = cache.glob("*.pt")
+    written = file.stat().st_mtime_ns
+    second = SliceSet([item], Compose(steps), cache_dir=str(cache), structures=["structure"])
+    assert first.content == second.content
+    assert file.stat().st_mtime_ns == written
+    assert not caplog.records

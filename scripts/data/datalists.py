@@ -77,11 +77,10 @@ def read_datalist(
             remedy="add cases to that list, or choose another list",
         )
     if translated_to is not None and content.get(TRANSLATED_TO) != translated_to:
+        found = f"images translated to {content[TRANSLATED_TO]}" if TRANSLATED_TO in content else "no translated images"
         raise InputError(
             file=listed,
-            found=f"images translated to {content[TRANSLATED_TO]}"
-            if TRANSLATED_TO in content
-            else "no translated images",
+            found=found,
             expected=f"the datalist.json that synthesis inference writes beside images translated to {translated_to}",
             remedy="name it (translate again with --resume True if it is older), or learn from images as they are: "
             "--translator none --labelled_intensity @source_intensity",

@@ -16,6 +16,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapLabelValue, MapTransform
+from monai.utils import convert_to_tensor
 from scripts.core.errors import InputError
 from scripts.core.schema import LARGEST_LABEL
 from scripts.data.geometry import check_same_grid
@@ -206,7 +207,7 @@ def run_counted(transform: Any, item: Mapping[str, Any]) -> tuple[Any, dict[str,
 
 def class_voxels(label: torch.Tensor) -> torch.Tensor:
     """The number of voxels of each class id, (256,)."""
-    return torch.as_tensor(label).flatten().int().bincount(minlength=256)
+    return convert_to_tensor(label, track_meta=False).flatten().int().bincount(minlength=256)  # plain, for the cache
 
 
 def check_labelled(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["EdgeAwareSmoothing", "EdgeAwareSmoothingd"]
 
-# Sweeps over the three axes; their errors along the axes' directions shrink by half from one to the next.
+# Sweeps over the three axes; each is weaker than the one before and removes its streaks along the axes.
 SWEEPS = 3
 
 
@@ -85,7 +85,7 @@ def _solve_lines(values: Tensor, weights: Tensor, axis: int) -> Tensor:
         weights: (H, W, D) less one voxel along the axis: of each pair of neighbours.
         axis: 0, 1 or 2.
     """
-    lines = values.movedim(axis + 1, 0).contiguous().clone()  # (n, C, ...)
+    lines = values.movedim(axis + 1, 0).clone(memory_format=torch.contiguous_format)  # (n, C, ...)
     pairs = weights.movedim(axis, 0).contiguous()  # (n - 1, ...)
     last = len(lines) - 1
     ratio = torch.zeros_like(lines[0, 0])  # of the previous row's upper entry to its pivot
