@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,10 @@ def write_names(folder: Path, values: Mapping[str, int]) -> None:
     """Write names and colours of label values: JSON, ITK-SNAP's label descriptions, and Slicer's colour table."""
     rows = [(value, name, *bytes.fromhex(structure_colour(k)[1:])) for k, (name, value) in enumerate(values.items(), 1)]
     write_json(folder / "labels.json", {str(value): name for name, value in values.items()})
-    snap = [f'{value} {red} {green} {blue} 1 1 1 "{name}"' for value, name, red, green, blue in rows]
+    snap = [
+        f"{value} {red} {green} {blue} 1 1 1 {json.dumps(name, ensure_ascii=False)}"
+        for value, name, red, green, blue in rows
+    ]
     slicer = [f"{value} {name.replace(' ', '_')} {red} {green} {blue} 255" for value, name, red, green, blue in rows]
     for file, first, lines in (
         ("labels_itksnap.txt", '0 0 0 0 0 0 0 "Clear Label"', snap),
