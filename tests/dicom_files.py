@@ -21,6 +21,7 @@ TAGS = {
     "SOPClassUID": (0x0008, 0x0016, "UI"),
     "SOPInstanceUID": (0x0008, 0x0018, "UI"),
     "Modality": (0x0008, 0x0060, "CS"),
+    "PatientID": (0x0010, 0x0020, "LO"),
     "SliceThickness": (0x0018, 0x0050, "DS"),
     "EchoTime": (0x0018, 0x0081, "DS"),
     "SpacingBetweenSlices": (0x0018, 0x0088, "DS"),

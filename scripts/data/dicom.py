@@ -37,7 +37,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 PREAMBLE, MAGIC = 128, b"DICM"
 # First groups of a file without a preamble.
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
-SCANNED = ("SOPClassUID", "SeriesInstanceUID", "PatientID", "ImagePositionPatient", "Rows")
+SCANNED = ("SeriesInstanceUID", "PatientID", "SOPInstanceUID", "ImagePositionPatient", "SOPClassUID", "Rows")
 SECONDARY_CAPTURE = "Secondary Capture"
 # Words in the names of SOP classes that are not image slices.
 NO_SLICES = ("Segmentation", "RT ", "Presentation State", "Structured", " SR", "Parametric Map", "Waveform", "Report")
@@ -47,13 +47,12 @@ NO_SLICES = ("Segmentation", "RT ", "Presentation State", "Structured", " SR", "
 class FolderScan:
     """The DICOM files of a folder, without subfolders: ``files`` are its slices, in natural order of their names.
 
-    ``series`` has pairs of their SeriesInstanceUID and PatientID, without empty UIDs; ``left_out`` names DICOM files
-    that are not slices, each with its SOP class.
+    For each, ``elements`` has SeriesInstanceUID, PatientID, SOPInstanceUID and ImagePositionPatient, perhaps empty.
+    ``left_out`` names DICOM files that are not slices, each with its SOP class.
     """
 
     files: tuple[Path, ...]
-    series: frozenset[tuple[str, str]]
-    positions: frozenset[str]
+    elements: tuple[tuple[str, ...], ...]
     left_out: tuple[str, ...]
 
 
@@ -90,10 +89,9 @@ def scan_folder(folder: Path) -> FolderScan:
         and not any(word in kind for word in NO_SLICES)
         and (all_captured or not kind.startswith(SECONDARY_CAPTURE))
     ]
-    elements = [tuple(str(found[file].get(name) or "") for name in SCANNED[1:4]) for file in slices]
-    series = frozenset((uid, patient) for uid, patient, _ in elements if uid)
+    elements = tuple(tuple(str(found[file].get(name) or "") for name in SCANNED[:4]) for file in slices)
     left_out = tuple(f"{file.name} ({kinds[file] or 'no image'})" for file in found if file not in set(slices))
-    return FolderScan(tuple(slices), series, frozenset(position for *_, position in elements), left_out)
+    return FolderScan(tuple(slices), elements, left_out)
 
 
 def dicom_files(folder: Path) -> list[Path]:

@@ -1,0 +1,125 @@
+"""DICOM series below a folder: a series may be split into several folders, or lie there several times."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scripts.core.errors import InputError
+from scripts.data.case_names import natural_order, visible_files
+from scripts.data.dicom import FolderScan, scan_folder
+from scripts.data.dicom_slice import read_slice
+
+__all__ = ["StoredSeries", "series_below"]
+
+
+@dataclass(frozen=True)
+class StoredSeries:
+    """The files of one series.
+
+    Attributes:
+        folders: that contain slices of it.
+        files: its slices, each once.
+        copies: further files of the same slices, each with the file of ``files`` that it repeats.
+        left_out: DICOM files in the folders that are not slices.
+    """
+
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    copies: dict[Path, Path]
+    left_out: tuple[str, ...]
+
+    def check_copies(self) -> None:
+        """Refuse two slices with the same SOPInstanceUID that differ in pixels or geometry.
+
+        Raises:
+            InputError: such a pair, or a copy that cannot be read.
+        """
+        for copy, original in self.copies.items():
+            if copy.read_bytes() != original.read_bytes() and _differ(copy, original):
+                raise InputError(
+                    file=copy,
+                    found=f"the SOPInstanceUID of {original}, with other pixels or another position",
+                    expected="an identical slice, as a UID identifies one",
+                    remedy="remove the wrong one; if they are two patients, give them different PatientIDs",
+                )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the report says about the series: its folders, copies and other files."""
+        folder = self.folders[0]
+        others = ", ".join(map(str, self.folders[1:]))
+        notes = [f"{folder}: one series with the slices of {others}"] * bool(others)
+        places = ", ".join(str(place) for place in dict.fromkeys(copy.parent for copy in self.copies))
+        notes += [f"{folder}: {len(self.copies)} slices are there again in {places}; each was read once"] * bool(places)
+        notes += [f"{folder}: not used, because they are not slices: {', '.join(self.left_out)}"] * bool(self.left_out)
+        return tuple(notes)
+
+
+def series_below(source: Path) -> list[StoredSeries]:
+    """The series below a folder, in natural order of their first folders.
+
+    Folders belong to one series if they contain the same slices, or if they share SeriesInstanceUID and PatientID and
+    no slice positions: some anonymisation tools give different patients the same UIDs.
+    """
+    folders = sorted({file.parent for file in visible_files(source)}, key=natural_order) if source.is_dir() else []
+    groups: list[list[_Folder]] = []
+    for scan in filter(lambda scan: scan.files, map(scan_folder, folders)):
+        folder = _Folder(scan, _instances(scan))
+        group = next((group for group in groups if all(map(folder.is_same_series, group))), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(folder)
+    return list(map(_stored, groups))
+
+
+@dataclass(frozen=True)
+class _Folder:
+    scan: FolderScan
+    instances: dict[Path, tuple[str, str]]
+
+    def is_same_series(self, other: _Folder) -> bool:
+        if set(self.instances.values()) & set(other.instances.values()):
+            return True
+        return bool(self._series() & other._series()) and not self._positions() & other._positions()
+
+    def _series(self) -> set[tuple[str, ...]]:
+        return {elements[:2] for elements in self.scan.elements if elements[0]}
+
+    def _positions(self) -> set[str]:
+        return {elements[3] for elements in self.scan.elements}
+
+
+def _instances(scan: FolderScan) -> dict[Path, tuple[str, str]]:
+    """What identifies each slice: its UID and patient; its content where UIDs are missing or repeat among positions."""
+    positions = defaultdict(set)
+    for _, _, uid, position in scan.elements:
+        positions[uid].add(position)
+    return {
+        file: (uid if uid and len(positions[uid]) == 1 else hashlib.sha256(file.read_bytes()).hexdigest(), patient)
+        for file, (_, patient, uid, _) in zip(scan.files, scan.elements, strict=True)
+    }
+
+
+def _stored(group: Sequence[_Folder]) -> StoredSeries:
+    originals: dict[tuple[str, str], Path] = {}
+    copies = {}
+    for file, instance in (pair for part in group for pair in part.instances.items()):
+        original = originals.setdefault(instance, file)
+        if original != file:
+            copies[file] = original
+    return StoredSeries(
+        tuple(part.scan.files[0].parent for part in group),
+        tuple(originals.values()),
+        copies,
+        tuple(text for part in group for text in part.scan.left_out),
+    )
+
+
+def _differ(copy: Path, original: Path) -> bool:
+    first, second = read_slice(original), read_slice(copy)
+    compared = ("pixels", "position", "axes", "spacing")
+    return not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in compared)
