@@ -17,7 +17,7 @@ from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase, Structure
 from scripts.lab.check.command import TaskLabels, judge_cases, read_task
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.measure import measure_case
-from scripts.lab.check.single import judge_case
+from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
 
 HEART = {1.0: "myocardium", 2.0: "left ventricle", 3.0: "right ventricle"}
@@ -212,3 +212,23 @@ def test_without_shared_memory_cases_are_measured_one_at_a_time(
     monkeypatch.setattr(command, "ProcessPoolExecutor", closed)
     assert list(command._mapped(str.upper, ["a", "b"], 2)) == ["A", "B"]
     assert "measured one at a time, because no process pool could be started ([Errno 13] Permission" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("domain", "maps", "found"),
+    [
+        ("mr", [{1.0: 90.0}, {2.0: 80.0, 3.0: 1.0}], None),  # no case has all structures, but each occurs
+        ("mr", [{}, {}], "no voxel of myocardium, left ventricle, right ventricle in 2 label maps"),
+        ("mr", [{1.0: 90.0, 3.0: 60.0}], "no voxel of left ventricle in 1 label maps"),
+        ("ct", [{}], None),  # the target's labels are not trained on
+        ("mr", [], None),
+    ],
+)
+def test_a_structure_that_no_case_shows_cannot_be_learnt(domain: str, maps: list[dict], found: str | None) -> None:
+    cases = [
+        MeasuredCase(files=files_of(str(index), domain), shape=(9, 9, 9), label_shape=(9, 9, 9), volumes_ml=volumes)
+        for index, volumes in enumerate(maps)
+    ]
+    findings = find_unlabelled_structures(cases, HEART, "mr")
+    assert [finding.found for finding in findings] == ([found] if found else [])
+    assert all(finding.severity == "error" for finding in findings)

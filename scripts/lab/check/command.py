@@ -26,7 +26,7 @@ from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.measure import measure_case
 from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_structures
 from scripts.lab.check.page import CheckResult, summary_table, write_check
-from scripts.lab.check.single import judge_case
+from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
 from tqdm import tqdm
 
@@ -49,12 +49,14 @@ class TaskLabels:
         background: values that count as background, besides 0.
         keeps_stored_axes: whether cases are compared along the stored axes (``orientation: null``).
         scaled_within: lowest and highest intensity if the task expects scaled volumes; None if it scales them itself.
+        source_domain: the domain whose labels are trained on; None if unknown.
     """
 
     names: Mapping[float, str]
     background: tuple[float, ...] = ()
     keeps_stored_axes: bool = False
     scaled_within: tuple[float, float] | None = None
+    source_domain: str | None = None
 
     @property
     def known(self) -> tuple[float, ...] | None:
@@ -146,6 +148,7 @@ def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Findi
     explained = {(finding.domain, name) for finding in stretched for name in finding.cases}
     sized = [case for case in cases if (case.domain, case.name) not in explained]
     findings += [*find_wrong_sizes(sized, labels.names), *find_copies(cases)]
+    findings += find_unlabelled_structures(cases, labels.names, labels.source_domain)
     findings += [] if labels.keeps_stored_axes else find_wrong_sides(cases, labels.names)
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
@@ -175,6 +178,7 @@ def read_task(path: str) -> TaskLabels:
         background=background,
         keeps_stored_axes=content.get("orientation", "RAS") is None,
         scaled_within=_scaled_within(content),
+        source_domain=content.get("source_domain"),
     )
 
 

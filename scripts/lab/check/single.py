@@ -9,7 +9,7 @@ from scripts.data.geometry import AFFINE_TOLERANCE_MM
 from scripts.lab.check.cases import Finding, MeasuredCase
 from scripts.lab.check.limits import LIMITS
 
-__all__ = ["judge_case", "listed"]
+__all__ = ["find_unlabelled_structures", "judge_case", "listed"]
 
 _AXES = ("first", "second", "third")
 
@@ -34,6 +34,26 @@ def judge_case(
     if case.label_shape:
         checks += [_grid(case), *_values(case, names, known), _rims(case), _mirrored_label(case)]
     return [*case.findings, *(finding for finding in checks if finding is not None)]
+
+
+def find_unlabelled_structures(
+    cases: Sequence[MeasuredCase], names: Mapping[float, str], source_domain: str | None
+) -> list[Finding]:
+    """Structures of the task without a voxel in all label maps that it is trained on, which training refuses.
+
+    Args:
+        cases: as measured; without a training list, all labelled ones of the source domain count.
+        names: names of the structures by value.
+        source_domain: of the task; None if unknown.
+    """
+    labelled = [case for case in cases if case.label_shape and case.files.domain == source_domain]
+    trained = [case for case in labelled if case.files.section == "training"] or labelled
+    absent = [name for value, name in names.items() if not any(value in case.volumes_ml for case in trained)]
+    if not trained or not absent:
+        return []
+    found, expected = f"no voxel of {listed(absent)} in {len(trained)} label maps", "some of every structure"
+    remedy = "correct label_values in the task file, or add labelled cases"
+    return [Finding("error", "nothing to learn", str(source_domain), (), found, expected, remedy)]
 
 
 def listed(values: Sequence[Any], most: int = 8) -> str:
