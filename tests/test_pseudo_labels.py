@@ -18,6 +18,7 @@ from scripts.data.pseudo_labels import (
     cleaned_labels,
     plausible_cases,
     volume_ranges_ml,
+    with_volume_limits,
 )
 from scripts.data.slices import SliceSet
 from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
@@ -29,14 +30,14 @@ K = 2
 
 
 class ByBrightness(nn.Module):
-    """Logits of three classes for each pixel: 0, ``gain`` times the image, and ``-gain`` times the image."""
+    """Logits of each pixel: 0, ``gain`` times what the image has above ``start``, and ``-gain`` times the image."""
 
-    def __init__(self, gain: float = 10.0) -> None:
+    def __init__(self, gain: float = 10.0, start: float = 0.0) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.tensor(gain))
+        self.gain, self.start = nn.Parameter(torch.tensor(gain)), start
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(image), self.gain * image, -self.gain * image], 1)
+        return torch.cat([torch.zeros_like(image), self.gain * (image - self.start), -self.gain * image], 1)
 
 
 def slice_set(*volumes: Tensor) -> SliceSet:
@@ -89,7 +90,7 @@ def test_each_class_may_have_its_own_confidence() -> None:
 
 
 def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() -> None:
-    ranges = torch.tensor([[1.0, 4.0], [2.0, 4.0]])
+    ranges = torch.tensor([[1.0, 2.0, 4.0], [2.0, 3.0, 4.0]])
     # Implausible structures of the eight cases: 0, 1, 2, 1, 2, 2, 2, 2. A quarter of eight is two.
     volumes = torch.tensor([[1, 2], [1, 5], [0, 0], [5, 4], [0, 5], [9, 9], [0, 1], [5, 1]], dtype=torch.float32)
     assert plausible_cases(volumes, ranges).tolist() == [True, True, False, True, False, False, False, False]
@@ -102,7 +103,7 @@ def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
     # Voxels of 0.5, 1 and 1.5 ml: 12 bright voxels are 6, none and 18 ml; from 5 to 10 are plausible. Structure 2: any.
     bright = bright_and_dark().clamp_min(0)
     made = pseudo_labels(bright, torch.zeros_like(bright), bright)
-    made.volume_ranges_ml = torch.tensor([[5.0, 10.0], [0.0, torch.inf]])
+    made.volume_ranges_ml = torch.tensor([[5.0, 8.0, 10.0], [0.0, torch.inf, torch.inf]])
     made.renew(ByBrightness())
     assert made.labelled_slices.tolist() == [0, 1, 2]
     assert [count.kept > 0 for count in made.counts if count.structure == 1] == [True, False, False]
@@ -116,7 +117,7 @@ def test_a_case_whose_slices_were_all_constant_does_not_shift_the_others() -> No
     bright = bright_and_dark().clamp_min(0)
     bright[2, 3, 5] = 0.0
     made = pseudo_labels(bright, bright[:0], bright)
-    made.volume_ranges_ml = torch.tensor([[15.0, 20.0], [0.0, torch.inf]])
+    made.volume_ranges_ml = torch.tensor([[15.0, 18.0, 20.0], [0.0, torch.inf, torch.inf]])
     made.renew(ByBrightness())
     assert made.slices.case_of[made.labelled_slices].unique().tolist() == [2]
 
@@ -136,13 +137,45 @@ def test_batches_go_on_where_nothing_is_confident() -> None:
 
 
 def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure() -> None:
-    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml; 5th and 95th percentile by linear
-    # interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
+    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml, the median is 16; 5th and 95th percentile
+    # by linear interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
     slices = slice_set(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
     slices.labels = torch.ones(3, 1, 4, 4, dtype=torch.uint8)
     slices.labels[0, 0, :2] = 0
-    expected = torch.tensor([[5.2 / 2, 23.2 * 2], [0.0, torch.inf]])
+    expected = torch.tensor([[5.2 / 2, 16.0, 23.2 * 2], [0.0, torch.inf, torch.inf]])
     torch.testing.assert_close(volume_ranges_ml(slices, K, tolerance=2.0), expected)
+
+
+def test_a_structure_that_is_too_large_keeps_its_most_certain_voxels() -> None:
+    # Structure 1 wins five voxels with 0.9 to 0.5 against 0.05 to 0.4 of the background: it leads by 18, 8, 4, 2 and
+    # 1.25 times. Limit 3: divided by 2, the fourth is level with the background and the fifth belongs to it.
+    own, background = torch.tensor([0.9, 0.8, 0.8, 0.6, 0.5]), torch.tensor([0.05, 0.1, 0.2, 0.3, 0.4])
+    probabilities = torch.stack([background, own, 1 - own - background]).view(3, 5, 1, 1)
+    largest = torch.ones(5, 1, 1, dtype=torch.int64)
+    limited = with_volume_limits(probabilities, largest, torch.tensor([3, 0]))
+    torch.testing.assert_close(limited.sum(0), torch.ones(5, 1, 1))
+    lead = (limited[1] / limited[0]).flatten()
+    torch.testing.assert_close(lead, torch.tensor([9.0, 4.0, 2.0, 1.0, 0.625]))
+    labels = cleaned_labels(limited, 0.6)
+    # 0.45 of 0.55 in all is 0.82, 0.4 of 0.6 is 0.67, 0.4 of 0.6 is 0.67, 0.3 of 0.7 is unsure.
+    assert labels.flatten().tolist() == [1, 1, 1, IGNORED, IGNORED]
+    torch.testing.assert_close(with_volume_limits(probabilities, largest, torch.tensor([5, 0])), probabilities)
+
+
+@pytest.mark.parametrize(("usual_ml", "kept"), [(1.0, 4), (3.0, 6), (torch.inf, 8)])
+def test_no_structure_grows_beyond_its_first_volume_or_the_labelled_median(usual_ml: float, kept: int) -> None:
+    # Voxels of 0.5 ml, of falling brightness. Structure 1 has 4 voxels (2 ml) in the first round and 8 in the second.
+    brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
+    made = pseudo_labels(brightness, min_confidence=0.0)
+    made.volume_ranges_ml = torch.tensor([[0.0, usual_ml, torch.inf], [0.0, torch.inf, torch.inf]])
+    made.renew(ByBrightness(start=0.9))
+    assert int((made.labels == 1).sum()) == 4
+    resumed = pseudo_labels(brightness, min_confidence=0.0)
+    resumed.volume_ranges_ml = made.volume_ranges_ml
+    resumed.load_state_dict(made.state_dict())
+    for labels in (made, resumed):
+        labels.renew(ByBrightness())
+        assert int((labels.labels == 1).sum()) == kept
 
 
 def test_components_are_those_of_the_volume_not_of_a_slice() -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "cleaned_labels",
     "plausible_cases",
     "volume_ranges_ml",
+    "with_volume_limits",
 ]
 
 # Of the target's cases, in each round, if not more are plausible.
@@ -55,7 +56,8 @@ class PseudoLabels:
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
-        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases.
+        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. The largest component of a
+            structure may not exceed the larger of its volume in the first round and the labelled cases' median.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
@@ -75,6 +77,7 @@ class PseudoLabels:
     ) -> None:
         self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
         self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
+        self.first_voxels: dict[int, Tensor] = {}
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
         self._labels_changed()
         self.rounds = 0
@@ -96,6 +99,8 @@ class PseudoLabels:
             stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
             volume = stack.movedim(0, self.slice_axis)[None, None]
             probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
+            if self.volume_ranges_ml is not None:
+                probabilities = self._limited(case, probabilities, self.volume_ranges_ml)
             labels = cleaned_labels(probabilities, self.min_confidence)
             framed = torch.zeros_like(self.labels[chosen])  # the padding is background
             framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
@@ -123,9 +128,16 @@ class PseudoLabels:
         self.labels[~is_used[self.slices.case_of]] = IGNORED
         self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
 
+    def _limited(self, case: int, probabilities: Tensor, ranges_ml: Tensor) -> Tensor:
+        largest = _largest_components(probabilities.argmax(0), len(probabilities))
+        voxels = largest[largest != IGNORED].long().bincount(minlength=len(probabilities))[1:]  # (K,)
+        first = self.first_voxels.setdefault(case, voxels)
+        usual = (ranges_ml[:, 1] / self.slices.voxel_ml[case]).clamp_max(probabilities[0].numel())
+        return with_volume_limits(probabilities, largest, torch.maximum(first, usual.long()))
+
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
-        return {"labels": self.labels, "rounds": self.rounds}
+        return {"labels": self.labels, "rounds": self.rounds, "first_voxels": self.first_voxels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the pseudo-labels of ``state``.
@@ -141,6 +153,7 @@ class PseudoLabels:
                 remedy="give the data that the run was started with, or start a new one without --resume",
             )
         self.labels, self.rounds = state["labels"].to(self.labels.device), state["rounds"]
+        self.first_voxels = state["first_voxels"]
         self._labels_changed()
 
 
@@ -190,10 +203,33 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
     """
     classes = len(probabilities)
     confidence, winner = probabilities.max(0)  # (H, W, D)
-    keep_largest = KeepLargestConnectedComponent(applied_labels=range(1, classes), independent=True, is_onehot=False)
-    largest = torch.as_tensor(keep_largest(winner[None].clone()))[0]  # it works in place
-    trusted = (largest == winner) & (confidence >= _thresholds(min_confidence, classes).to(confidence)[winner])
+    is_sure = confidence >= _thresholds(min_confidence, classes).to(confidence)[winner]
+    trusted = (_largest_components(winner, classes) == winner) & is_sure
     return torch.where(trusted, winner, IGNORED).to(torch.uint8)
+
+
+def with_volume_limits(probabilities: Tensor, largest: Tensor, limits: Tensor) -> Tensor:
+    """Lower the probabilities of structures that are too large until each keeps only its most certain voxels.
+
+    A student takes more voxels for a structure than its pseudo-labels have, and learns them in the next round. Without
+    limits, structures grow from round to round until they spread into other organs.
+
+    Args:
+        probabilities: (K + 1, H, W, D).
+        largest: the largest component of each class, and ``IGNORED`` elsewhere. (H, W, D).
+        limits: greatest number of voxels of each structure, (K,).
+
+    Returns:
+        (K + 1, H, W, D), with a sum of 1.
+    """
+    limited = probabilities.clone()
+    for structure, limit in enumerate(limits.tolist(), start=1):
+        own = probabilities[:, largest == structure]  # (K + 1, voxels)
+        if own.shape[1] > limit:
+            others = torch.cat([own[:structure], own[structure + 1 :]]).amax(0)
+            lead = own[structure] / others.clamp_min(1e-12)  # at least 1, as the structure is the most probable
+            limited[structure] /= lead.sort(descending=True).values[limit]
+    return limited / limited.sum(0)
 
 
 def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
@@ -206,30 +242,39 @@ def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
 
     Args:
         volumes_ml: (cases, K), predicted.
-        ranges_ml: (K, 2), the least and the greatest plausible volume of each structure.
+        ranges_ml: of :func:`volume_ranges_ml`, (K, 3).
 
     Returns:
         (cases,), bool.
     """
-    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 1])).sum(1)  # (cases,)
+    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 2])).sum(1)  # (cases,)
     least = math.ceil(LEAST_SHARE * len(wrong))
     return wrong <= wrong.sort().values[least - 1]
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
-    """Plausible volumes of each structure: the labelled cases' 5th to 95th percentile, widened by a factor.
+    """Plausible volumes of each structure: the labelled cases' 5th percentile, median and 95th percentile.
 
     Args:
         slices: labelled slices; cases without a structure do not count for it.
         num_structures: K.
-        tolerance: the lower end is divided by it, the upper multiplied.
+        tolerance: the 5th percentile is divided by it, the 95th multiplied.
 
     Returns:
-        (K, 2), in ml; 0 and infinity for a structure that no case has.
+        (K, 3), in ml; 0, infinity and infinity for a structure that no case has.
     """
     volumes = slices.volumes_ml(num_structures)  # (cases, K)
-    ends = volumes.float().masked_fill(volumes == 0, torch.nan).nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (2, K)
-    return torch.stack([(ends[0] / tolerance).nan_to_num(0), (ends[1] * tolerance).nan_to_num(torch.inf)], 1)
+    seen = volumes.float().masked_fill(volumes == 0, torch.nan)
+    least, usual, greatest = seen.nanquantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)  # (K,) each
+    upper = torch.stack([usual, greatest * tolerance], 1).nan_to_num(torch.inf)
+    return torch.cat([(least / tolerance).nan_to_num(0)[:, None], upper], 1)
+
+
+def _largest_components(winner: Tensor, classes: int) -> Tensor:
+    """The largest component of each structure, and the background; ``IGNORED`` elsewhere. (H, W, D)."""
+    keep_largest = KeepLargestConnectedComponent(applied_labels=range(1, classes), independent=True, is_onehot=False)
+    largest = torch.as_tensor(keep_largest(winner[None].clone()))[0]  # it works in place
+    return torch.where(largest == winner, winner, IGNORED)
 
 
 def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor:
