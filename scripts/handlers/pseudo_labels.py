@@ -29,7 +29,7 @@ class PseudoLabelRounds:
         network: the moving average that predicts them.
         rounds: number of rounds, including the one at the start.
         log: CSV file: for each round and structure, the number of cases in use, the share of all predicted voxels that
-            was kept, and the minimum, median and maximum predicted volume of all cases in ml.
+            was kept, and the minimum, median and maximum volume in ml, of all cases.
         folder: where ``pseudo_labels_<round>.png`` goes.
         label_names: of the classes 1..K.
         count: slices in a picture.

@@ -14,7 +14,15 @@ from scripts.lab.experiments.charts import dice_chart, gap_chart, loss_chart, st
 from scripts.lab.experiments.mask_statistics import mask_numbers, mask_table
 from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods
 from scripts.lab.experiments.pictures import mask_picture, segmentation_picture, translation_picture
-from scripts.lab.experiments.results import LOWER, RECOMMENDED, REFERENCE, UPPER, Comparison, read_comparison
+from scripts.lab.experiments.results import (
+    LOWER,
+    RECOMMENDED,
+    RECOMMENDED_LOWER,
+    REFERENCE,
+    UPPER,
+    Comparison,
+    read_comparison,
+)
 from scripts.lab.experiments.tables import (
     comparison_tables,
     run_commands,
@@ -126,15 +134,17 @@ def _main_section(summaries: Sequence[MethodSummary], table: Table) -> Section:
     if any(s.method.done for s in summaries) and not any(s.counted for s in summaries):
         return Section(text=["The target's held-out cases have no labels: nothing was measured."], tables=[table])
     known = {summary.name: summary for summary in summaries if summary.dice.mean is not None}
-    name, lower = RECOMMENDED if RECOMMENDED in known else REFERENCE, known.get(LOWER)
-    method = known.get(name)
+    name = RECOMMENDED if RECOMMENDED in known else REFERENCE
+    method, lower = known.get(name), known.get(LOWER)
+    if name == RECOMMENDED:
+        lower = known.get(RECOMMENDED_LOWER, lower)
     if method and (mean := method.gap_closed.percent.mean) is not None:
         closed = method.gap_closed.percent
         spread = "" if closed.sd is None else f" (± {closed.sd:.0f} over {len(closed.values)} seeds)"
         text = f"of the gap in mean Dice between {LOWER} and {UPPER} is closed by {name}{spread}."
         return Section(highlight=f"{mean:.0f} %", text=[text], tables=[table])
     if method and lower and (after := method.dice.mean) is not None and (before := lower.dice.mean) is not None:
-        text = f"of mean Dice gained by {name} over {LOWER} ({before:.1f} % to {after:.1f} %)."
+        text = f"of mean Dice gained by {name} over {lower.name} ({before:.1f} % to {after:.1f} %)."
         return Section(highlight=f"{after - before:+.1f} points", text=[text], tables=[table])
     return Section(tables=[table])
 

@@ -15,10 +15,22 @@ import yaml
 from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.run_record import RunRecord, Status
 
-__all__ = ["LOWER", "RECOMMENDED", "REFERENCE", "UPPER", "Comparison", "MethodResult", "RunResult", "read_comparison"]
+__all__ = [
+    "LOWER",
+    "RECOMMENDED",
+    "RECOMMENDED_LOWER",
+    "REFERENCE",
+    "UPPER",
+    "Comparison",
+    "MethodResult",
+    "RunResult",
+    "read_comparison",
+]
 
 # The lower and the upper bound, the reference of the tests, and the method recommended to users.
 LOWER, UPPER, REFERENCE, RECOMMENDED = "none", "supervised", "glua", "recommended"
+# The lower bound of the recommended method: the same network without adaptation.
+RECOMMENDED_LOWER = "none_unet"
 
 
 @dataclass(frozen=True, kw_only=True)
