@@ -57,7 +57,8 @@ class PseudoLabels:
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
         volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. The largest component of a
-            structure may not exceed the larger of its volume in the first round and the labelled cases' median.
+            structure may exceed neither the greatest plausible volume nor, where that is larger, its volume in the
+            first round.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
@@ -99,13 +100,14 @@ class PseudoLabels:
             stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
             volume = stack.movedim(0, self.slice_axis)[None, None]
             probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
+            winner = probabilities.argmax(0)
             if self.volume_ranges_ml is not None:
-                probabilities = self._limited(case, probabilities, self.volume_ranges_ml)
+                probabilities = self._limited(case, winner, probabilities, self.volume_ranges_ml)
             labels = cleaned_labels(probabilities, self.min_confidence)
             framed = torch.zeros_like(self.labels[chosen])  # the padding is background
             framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
             self.labels[chosen] = framed
-            self.counts += _counts(case, probabilities, labels)
+            self.counts += _counts(case, winner, labels, len(probabilities))
         network.train(is_training)
         if self.volume_ranges_ml is not None:
             self._leave_out_implausible(self.volume_ranges_ml)
@@ -128,12 +130,12 @@ class PseudoLabels:
         self.labels[~is_used[self.slices.case_of]] = IGNORED
         self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
 
-    def _limited(self, case: int, probabilities: Tensor, ranges_ml: Tensor) -> Tensor:
-        largest = _largest_components(probabilities.argmax(0), len(probabilities))
+    def _limited(self, case: int, winner: Tensor, probabilities: Tensor, ranges_ml: Tensor) -> Tensor:
+        largest = _largest_components(winner, len(probabilities))
         voxels = largest[largest != IGNORED].long().bincount(minlength=len(probabilities))[1:]  # (K,)
         first = self.first_voxels.setdefault(case, voxels)
-        usual = (ranges_ml[:, 1] / self.slices.voxel_ml[case]).clamp_max(probabilities[0].numel())
-        return with_volume_limits(probabilities, largest, torch.maximum(first, usual.long()))
+        greatest = (ranges_ml[:, 1] / self.slices.voxel_ml[case]).clamp_max(winner.numel()).long()
+        return with_volume_limits(probabilities, largest, torch.maximum(first, greatest))
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
@@ -242,32 +244,30 @@ def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
 
     Args:
         volumes_ml: (cases, K), predicted.
-        ranges_ml: of :func:`volume_ranges_ml`, (K, 3).
+        ranges_ml: (K, 2), the least and the greatest plausible volume of each structure.
 
     Returns:
         (cases,), bool.
     """
-    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 2])).sum(1)  # (cases,)
+    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 1])).sum(1)  # (cases,)
     least = math.ceil(LEAST_SHARE * len(wrong))
     return wrong <= wrong.sort().values[least - 1]
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
-    """Plausible volumes of each structure: the labelled cases' 5th percentile, median and 95th percentile.
+    """Plausible volumes of each structure: the labelled cases' 5th to 95th percentile, widened by a factor.
 
     Args:
         slices: labelled slices; cases without a structure do not count for it.
         num_structures: K.
-        tolerance: the 5th percentile is divided by it, the 95th multiplied.
+        tolerance: the lower end is divided by it, the upper multiplied.
 
     Returns:
-        (K, 3), in ml; 0, infinity and infinity for a structure that no case has.
+        (K, 2), in ml; 0 and infinity for a structure that no case has.
     """
     volumes = slices.volumes_ml(num_structures)  # (cases, K)
-    seen = volumes.float().masked_fill(volumes == 0, torch.nan)
-    least, usual, greatest = seen.nanquantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)  # (K,) each
-    upper = torch.stack([usual, greatest * tolerance], 1).nan_to_num(torch.inf)
-    return torch.cat([(least / tolerance).nan_to_num(0)[:, None], upper], 1)
+    ends = volumes.float().masked_fill(volumes == 0, torch.nan).nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (2, K)
+    return torch.stack([(ends[0] / tolerance).nan_to_num(0), (ends[1] * tolerance).nan_to_num(torch.inf)], 1)
 
 
 def _largest_components(winner: Tensor, classes: int) -> Tensor:
@@ -286,9 +286,8 @@ def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor
     return torch.tensor(given)
 
 
-def _counts(case: int, probabilities: Tensor, labels: Tensor) -> list[StructureCount]:
-    winner = probabilities.argmax(0)
+def _counts(case: int, winner: Tensor, labels: Tensor, classes: int) -> list[StructureCount]:
     return [
         StructureCount(case, structure, int((winner == structure).sum()), int((labels == structure).sum()))
-        for structure in range(1, len(probabilities))
+        for structure in range(1, classes)
     ]
