@@ -36,7 +36,7 @@ class StructureCount:
     Attributes:
         case: index of the case.
         structure: class id, 1..K.
-        predicted: number of voxels that the network predicted.
+        predicted: number of voxels that the network predicted, within the limits.
         kept: number of them in the pseudo-label; the others are ignored.
     """
 
@@ -100,14 +100,13 @@ class PseudoLabels:
             stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
             volume = stack.movedim(0, self.slice_axis)[None, None]
             probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
-            winner = probabilities.argmax(0)
             if self.volume_ranges_ml is not None:
-                probabilities = self._limited(case, winner, probabilities, self.volume_ranges_ml)
+                probabilities = self._limited(case, probabilities, self.volume_ranges_ml)
             labels = cleaned_labels(probabilities, self.min_confidence)
             framed = torch.zeros_like(self.labels[chosen])  # the padding is background
             framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
             self.labels[chosen] = framed
-            self.counts += _counts(case, winner, labels, len(probabilities))
+            self.counts += _counts(case, probabilities, labels)
         network.train(is_training)
         if self.volume_ranges_ml is not None:
             self._leave_out_implausible(self.volume_ranges_ml)
@@ -130,11 +129,11 @@ class PseudoLabels:
         self.labels[~is_used[self.slices.case_of]] = IGNORED
         self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
 
-    def _limited(self, case: int, winner: Tensor, probabilities: Tensor, ranges_ml: Tensor) -> Tensor:
-        largest = _largest_components(winner, len(probabilities))
+    def _limited(self, case: int, probabilities: Tensor, ranges_ml: Tensor) -> Tensor:
+        largest = _largest_components(probabilities.argmax(0), len(probabilities))
         voxels = largest[largest != IGNORED].long().bincount(minlength=len(probabilities))[1:]  # (K,)
         first = self.first_voxels.setdefault(case, voxels)
-        greatest = (ranges_ml[:, 1] / self.slices.voxel_ml[case]).clamp_max(winner.numel()).long()
+        greatest = (ranges_ml[:, 1] / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
         return with_volume_limits(probabilities, largest, torch.maximum(first, greatest))
 
     def state_dict(self) -> dict[str, Any]:
@@ -286,8 +285,9 @@ def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor
     return torch.tensor(given)
 
 
-def _counts(case: int, winner: Tensor, labels: Tensor, classes: int) -> list[StructureCount]:
+def _counts(case: int, probabilities: Tensor, labels: Tensor) -> list[StructureCount]:
+    winner = probabilities.argmax(0)
     return [
         StructureCount(case, structure, int((winner == structure).sum()), int((labels == structure).sum()))
-        for structure in range(1, classes)
+        for structure in range(1, len(probabilities))
     ]
