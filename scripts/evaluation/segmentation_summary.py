@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from numpy.typing import NDArray
@@ -128,10 +127,11 @@ class SegmentationSummary:
         self, labels: MetaTensor, axis: int, item: tuple[str, int], known: Sequence[float] | None
     ) -> dict[str, Any]:
         name, value = item
-        mask = torch.as_tensor(labels)[0] == value  # (H, W, D)
-        first, second = (other for other in (2, 1, 0) if other != axis)
-        ml = int(mask.sum()) * math.prod(spacing_of(labels.affine)) / 1000
-        row = {"structure": name, "value": value, "ml": f"{ml:.4g}", "slices": int(mask.any(first).any(second).sum())}
+        mask = np.asarray(labels[0].cpu()) == value  # (H, W, D)
+        others = tuple(other for other in range(3) if other != axis)
+        # torch would convert to 8 bytes a voxel to count.
+        ml = int(np.count_nonzero(mask)) * math.prod(spacing_of(labels.affine)) / 1000
+        row = {"structure": name, "value": value, "ml": f"{ml:.4g}", "slices": int(mask.any(others).sum())}
         if known is not None:
             row |= {"labelled_least_ml": f"{known[0]:.4g}", "labelled_greatest_ml": f"{known[1]:.4g}"}
         return row | {"warning": volume_warning(ml, *known) if known else ""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class SliceWiseInferer(Inferer):
         with_mask: append the local mask of a segmenter (0 to 1) as the last channel.
         precision: ``auto``, ``bf16`` or ``float32``.
         style_seed: for a Translator, seed of the style of each volume; None for other networks.
+        smoothing: an EdgeAwareSmoothing of the class probabilities.
         decide: return class ids on the image's original grid. Each batch of slices is resampled and decided at once, so
             that memory does not grow with the number of classes and slices.
     """
@@ -61,6 +63,7 @@ class SliceWiseInferer(Inferer):
         with_mask: bool = False,
         precision: str = "auto",
         style_seed: int | None = None,
+        smoothing: Callable[..., Iterator[torch.Tensor]] | None = None,
         decide: bool = False,
     ) -> None:
         super().__init__()
@@ -76,7 +79,7 @@ class SliceWiseInferer(Inferer):
         self.window_size = None if window_size is None else tuple(window_size)
         self.overlap, self.blending = overlap, blending
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax
-        self.style_seed, self.decide = style_seed, decide
+        self.style_seed, self.smoothing, self.decide = style_seed, smoothing, decide
         self.flip_axes, self.scales = tuple(flip_axes), tuple(scales)
         self.with_mask, self.precision = with_mask, precision
 
@@ -106,19 +109,23 @@ class SliceWiseInferer(Inferer):
         slices = plain.movedim(self.slice_axis + 1, 0)  # (D, C, H, W)
         file = getattr(volume, "meta", {}).get("filename_or_obj", "the image")
         check_preprocessed(slices, file)
-        blocks = self._blocks(slices, forward)
-        if self.decide and isinstance(volume, MetaTensor) and volume.applied_operations:
-            moved = (block.movedim(1, self.slice_axis + 1) for block in blocks)
-            return restore_grid(moved, volume, axis=self.slice_axis, argmax=True).as_tensor()
-        result, start = torch.empty(0), 0
+        outputs = self._blocks(slices, forward)
+        first = next(outputs)
+        is_decided = self.decide and isinstance(volume, MetaTensor) and bool(volume.applied_operations)
+        if first.device.type == "cpu" and not is_decided:
+            check_memory(first[:, 0].nbytes * len(slices), file)
+        blocks: Iterator[torch.Tensor] = (block.movedim(1, self.slice_axis + 1) for block in chain([first], outputs))
+        if self.smoothing is not None:
+            channels = -1 if self.with_mask else None
+            blocks = self.smoothing(blocks, plain[0], MetaTensor(volume).pixdim.tolist(), self.slice_axis, channels)
+        if is_decided:
+            return restore_grid(blocks, volume, axis=self.slice_axis, argmax=True).as_tensor()
+        result, start = first.new_empty(len(first), *plain.shape[1:]), 0
         for block in blocks:
-            if start == 0:
-                if block.device.type == "cpu":
-                    check_memory(block[:, 0].nbytes * len(slices), file)
-                result = torch.empty(len(block), len(slices), *block.shape[2:], device=block.device)
-            result[:, start : start + block.shape[1]] = block
-            start += block.shape[1]
-        return result.movedim(1, self.slice_axis + 1)
+            count = block.shape[self.slice_axis + 1]
+            result.narrow(self.slice_axis + 1, start, count).copy_(block)
+            start += count
+        return result
 
     def _blocks(self, slices: torch.Tensor, forward: Forward) -> Iterator[torch.Tensor]:
         """Outputs (K, N, H, W) of consecutive slices (N, C, H, W)."""
