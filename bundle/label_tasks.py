@@ -57,6 +57,8 @@ class SegmentTask(BundleInferTask):
     def __init__(self, folder: Path, conf: dict[str, str], codes: ModuleType) -> None:
         super().__init__(str(folder), conf, load_strict=True)
         config = self.bundle_config.config
+        if "decide" in config["inferer"]:  # the uncertainty needs probabilities, not the classes decided slice by slice
+            self.bundle_config.update({"inferer#decide": False})
         self.options = {name: config[name] for name in OPTIONS if name in config}
         self.applied = dict(self.options)
         # Viewers take a list for a choice; it is shown as text instead.

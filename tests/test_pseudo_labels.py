@@ -90,7 +90,7 @@ def test_each_class_may_have_its_own_confidence() -> None:
 
 
 def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() -> None:
-    ranges = torch.tensor([[1.0, 4.0], [2.0, 4.0]])
+    ranges = torch.tensor([[1.0, 2.0, 4.0], [2.0, 3.0, 4.0]])
     # Implausible structures of the eight cases: 0, 1, 2, 1, 2, 2, 2, 2. A quarter of eight is two.
     volumes = torch.tensor([[1, 2], [1, 5], [0, 0], [5, 4], [0, 5], [9, 9], [0, 1], [5, 1]], dtype=torch.float32)
     assert plausible_cases(volumes, ranges).tolist() == [True, True, False, True, False, False, False, False]
@@ -103,7 +103,7 @@ def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
     # Voxels of 0.5, 1 and 1.5 ml: 12 bright voxels are 6, none and 18 ml; from 5 to 10 are plausible. Structure 2: any.
     bright = bright_and_dark().clamp_min(0)
     made = pseudo_labels(bright, torch.zeros_like(bright), bright)
-    made.volume_ranges_ml = torch.tensor([[5.0, 10.0], [0.0, torch.inf]])
+    made.volume_ranges_ml = torch.tensor([[5.0, 8.0, 10.0], [0.0, torch.inf, torch.inf]])
     made.renew(ByBrightness())
     assert made.labelled_slices.tolist() == [0, 1, 2]
     assert [count.kept > 0 for count in made.counts if count.structure == 1] == [True, False, False]
@@ -117,7 +117,7 @@ def test_a_case_whose_slices_were_all_constant_does_not_shift_the_others() -> No
     bright = bright_and_dark().clamp_min(0)
     bright[2, 3, 5] = 0.0
     made = pseudo_labels(bright, bright[:0], bright)
-    made.volume_ranges_ml = torch.tensor([[15.0, 20.0], [0.0, torch.inf]])
+    made.volume_ranges_ml = torch.tensor([[15.0, 18.0, 20.0], [0.0, torch.inf, torch.inf]])
     made.renew(ByBrightness())
     assert made.slices.case_of[made.labelled_slices].unique().tolist() == [2]
 
@@ -137,12 +137,12 @@ def test_batches_go_on_where_nothing_is_confident() -> None:
 
 
 def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure() -> None:
-    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml; 5th and 95th percentile
+    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml, the median is 16; 5th and 95th percentile
     # by linear interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
     slices = slice_set(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
     slices.labels = torch.ones(3, 1, 4, 4, dtype=torch.uint8)
     slices.labels[0, 0, :2] = 0
-    expected = torch.tensor([[5.2 / 2, 23.2 * 2], [0.0, torch.inf]])
+    expected = torch.tensor([[5.2 / 2, 16.0, 23.2 * 2], [0.0, torch.inf, torch.inf]])
     torch.testing.assert_close(volume_ranges_ml(slices, K, tolerance=2.0), expected)
 
 
@@ -162,16 +162,24 @@ def test_a_structure_that_is_too_large_keeps_its_most_certain_voxels() -> None:
     torch.testing.assert_close(with_volume_limits(probabilities, largest, torch.tensor([5, 0])), probabilities)
 
 
-@pytest.mark.parametrize(("greatest_ml", "kept"), [(1.0, 4), (3.0, 6), (torch.inf, 8)])
-def test_no_structure_grows_beyond_its_first_and_the_labelled_volumes(greatest_ml: float, kept: int) -> None:
+@pytest.mark.parametrize(
+    ("median_ml", "greatest_ml", "kept"),
+    [
+        (1.0, 2.0, 4),  # no case is plausible with 4 ml: the first volume is the limit
+        (3.0, 3.5, 6),  # nor here; the labelled median is larger
+        (1.0, 4.0, 8),  # plausible: no limit
+    ],
+)
+def test_where_too_few_cases_are_plausible_structures_do_not_grow(
+    median_ml: float, greatest_ml: float, kept: int
+) -> None:
     # Voxels of 0.5 ml, of falling brightness. Structure 1 has 4 voxels (2 ml) in the first round and 8 in the second.
     brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
-    made = pseudo_labels(brightness, min_confidence=0.0)
-    made.volume_ranges_ml = torch.tensor([[0.0, greatest_ml], [0.0, torch.inf]])
+    ranges = torch.tensor([[0.0, median_ml, greatest_ml], [0.0, torch.inf, torch.inf]])
+    made, resumed = (pseudo_labels(brightness, min_confidence=0.0) for _ in range(2))
+    made.volume_ranges_ml = resumed.volume_ranges_ml = ranges
     made.renew(ByBrightness(start=0.9))
     assert int((made.labels == 1).sum()) == 4
-    resumed = pseudo_labels(brightness, min_confidence=0.0)
-    resumed.volume_ranges_ml = made.volume_ranges_ml
     resumed.load_state_dict(made.state_dict())
     for labels in (made, resumed):
         labels.renew(ByBrightness())

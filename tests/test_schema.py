@@ -70,7 +70,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"panel_interval": -1}, "'panel_interval': -1. Expected a whole number from 0"),
     ({"seed": -1}, "'seed': -1. Expected a whole number from 0"),
     ({"seed": True}, "'seed': True. Expected a whole number from 0"),
-    ({"resume": "yes"}, "'resume': 'yes'. Expected true or false"),
+    ({"resume": "true"}, "'resume': 'true'. Expected True or False; true or false in a file"),
     ({"device": "banana"}, "'device': 'banana'. Expected a device of this machine"),
     ({"device": "cuda:99"}, "'device': 'cuda:99'. Expected a device of this machine"),
     ({"ema_decay": 2.0}, "'ema_decay': 2.0. Expected a number from 0, below 1"),

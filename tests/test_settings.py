@@ -25,6 +25,7 @@ from scripts.core.settings import (
     run_bundle,
 )
 from scripts.core.weights import check_metadata
+from scripts.lab.experiments.plan import bundle_command
 from torch import Tensor, nn
 
 BASE: dict[str, Any] = {
@@ -231,6 +232,32 @@ def test_a_word_that_python_cuts_is_refused(word: str, joined: bool) -> None:
         _parse_command_line(["inference", "--config_file", files, *given])
     quoted = _parse_command_line(["inference", "--config_file", files, "--output_dir", f"'{word}'"])
     assert quoted.merged["output_dir"] == word
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"), [("bundle_root", "2024_01_15"), ("dataset_dir", "a,b"), ("output_dir", "1e3")]
+)
+def test_a_path_that_python_reads_as_something_else_is_refused(setting: str, word: str) -> None:
+    """The setting that was given is named, not one that follows from it."""
+    words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", f"--{setting}"]
+    with pytest.raises(InputError, match=rf"setting '{setting}': .*Expected a path; in two kinds of quotes"):
+        _parse_command_line([*words, word]).check()
+    assert _parse_command_line([*words, f"'{word}'"]).merged[setting] == word
+
+
+def test_a_path_that_refers_to_nothing_is_refused() -> None:
+    words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", "--output_dir", "@runs"]
+    with pytest.raises(InputError, match="setting 'output_dir': an expression that fails"):
+        _parse_command_line(words).check()
+
+
+@pytest.mark.parametrize("word", ["run#7", "2024_01_15", "a,b", "/data/run#7", "/data/a", "it's", "None"])
+def test_commands_of_a_comparison_keep_paths_as_they_are(word: str) -> None:
+    options = ("--dataset_dir", word, "--seed", "3", "--largest_component", "True")
+    command = bundle_command("inference", config_files("segmentation", "inference"), Path(word), *options)
+    settings = _parse_command_line(command[3:]).merged
+    given = [settings[name] for name in ("bundle_root", "dataset_dir", "seed", "largest_component")]
+    assert given == [word, word, 3, True]
 
 
 def test_none_on_the_command_line_is_refused_not_dropped() -> None:

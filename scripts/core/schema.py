@@ -80,9 +80,12 @@ def _is_device(value: Any) -> bool:
 _SHARE: Rule = ("a number from 0, below 1", lambda value: _is_number(value) and 0 <= value < 1)
 _NOT_NEGATIVE: Rule = ("a number from 0", lambda value: _is_number(value) and value >= 0)
 _POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
-_SWITCH: Rule = ("true or false", lambda value: isinstance(value, bool))
+_SWITCH: Rule = ("True or False; true or false in a file", lambda value: isinstance(value, bool))
 _PLAIN_NAME: Rule = ("a name without separators or a leading dot, in quotes if it is a number", _is_plain_name)
-_PATH: Rule = ("a path; in two kinds of quotes if it looks like a number", lambda v: isinstance(v, str | os.PathLike))
+_PATH: Rule = (
+    "a path; in two kinds of quotes if it looks like a number or list",
+    lambda v: isinstance(v, str | os.PathLike),
+)
 _LIST: Rule = ("a path, or null for none", lambda value: value is None or _PATH[1](value))
 
 _GROUPS: Sequence[tuple[str, Rule]] = [

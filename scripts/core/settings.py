@@ -82,15 +82,18 @@ class Settings:
             raise _refusal(key, "a key that the base config does not define", known, "a key of the base config")
         for key, known in _unknown_arguments(self.merged, ConfigParser(globals=False)):
             raise _refusal(key, "an argument that its component does not take", known, "one of its arguments")
+        written = self.merged.keys() & SCHEMA.keys() - set(_expressions(self.merged))
+        check_values({key: self.merged[key] for key in written})  # first: an expression may fail for their sake
         check_values(self._with_values())
 
     def _with_values(self) -> Config:
         """The merged config with the values of expressions and references, where no component is needed for them."""
         filled, parser = ConfigParser(deepcopy(self.merged), globals=False), ConfigParser(deepcopy(self.merged))
         for path in _expressions(self.merged):
-            if path.split("#")[-1] in SCHEMA and not _needs_component(filled, path):
+            if path.split("#")[-1] in SCHEMA:
                 try:
-                    filled.set(parser.get_parsed_content(path), path)
+                    if not _needs_component(filled, path):
+                        filled.set(parser.get_parsed_content(path), path)
                 except Exception as error:  # whatever the expression raises
                     found, remedy = f"an expression that fails ({innermost_message(error)})", "correct it"
                     raise SettingError(f"setting {path!r}", found, expected="a value", remedy=remedy) from error

@@ -20,6 +20,7 @@ __all__ = [
     "SelfTrainingBatches",
     "StructureCount",
     "cleaned_labels",
+    "implausible_structures",
     "plausible_cases",
     "volume_ranges_ml",
     "with_volume_limits",
@@ -36,7 +37,7 @@ class StructureCount:
     Attributes:
         case: index of the case.
         structure: class id, 1..K.
-        predicted: number of voxels that the network predicted.
+        predicted: number of voxels that the network predicted, within the limits of the round.
         kept: number of them in the pseudo-label; the others are ignored.
     """
 
@@ -56,9 +57,9 @@ class PseudoLabels:
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
-        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. The largest component of a
-            structure may exceed neither the greatest plausible volume nor, where that is larger, its volume in the
-            first round.
+        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. In a round in which fewer
+            than ``LEAST_SHARE`` of the cases are plausible, the largest component of a structure may not exceed the
+            larger of its volume in the first round and the labelled cases' median.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
@@ -92,25 +93,14 @@ class PseudoLabels:
             network: maps slices to logits; its training mode is restored.
         """
         is_training = network.training
-        device = next(network.parameters()).device
         network.eval()
-        self.counts = []
-        for case in self.slices.case_of.unique().tolist():
-            chosen, rows, columns = self.slices.region(case)
-            stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
-            volume = stack.movedim(0, self.slice_axis)[None, None]
-            probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
-            winner = probabilities.argmax(0)
-            if self.volume_ranges_ml is not None:
-                probabilities = self._limited(case, winner, probabilities, self.volume_ranges_ml)
-            labels = cleaned_labels(probabilities, self.min_confidence)
-            framed = torch.zeros_like(self.labels[chosen])  # the padding is background
-            framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
-            self.labels[chosen] = framed
-            self.counts += _counts(case, winner, labels, len(probabilities))
+        self._label_cases(network)
+        if (ranges_ml := self.volume_ranges_ml) is not None:
+            is_plausible = implausible_structures(self._volumes_ml(), ranges_ml) == 0
+            if is_plausible.sum() < _least_cases(len(is_plausible)):
+                self._label_cases(network, ranges_ml[:, 1])
+            self._leave_out_implausible(ranges_ml)
         network.train(is_training)
-        if self.volume_ranges_ml is not None:
-            self._leave_out_implausible(self.volume_ranges_ml)
         self._labels_changed()
         self.rounds += 1
 
@@ -122,20 +112,39 @@ class PseudoLabels:
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
-    def _leave_out_implausible(self, ranges_ml: Tensor) -> None:
-        volumes_ml = torch.zeros(len(self.slices.voxel_ml), len(ranges_ml))  # 0 for cases without any slice
+    def _label_cases(self, network: nn.Module, median_ml: Tensor | None = None) -> None:
+        """Label every case; with the labelled cases' median volumes, (K,), structures are limited to their volumes."""
+        device = next(network.parameters()).device
+        self.counts = []
+        for case in self.slices.case_of.unique().tolist():
+            chosen, rows, columns = self.slices.region(case)
+            stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
+            volume = stack.movedim(0, self.slice_axis)[None, None]
+            probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
+            largest = _largest_components(probabilities.argmax(0), len(probabilities))
+            first = self.first_voxels.setdefault(case, _voxels(largest, len(probabilities)))
+            if median_ml is not None:
+                median = (median_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
+                probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, median))
+            labels = cleaned_labels(probabilities, self.min_confidence)
+            framed = torch.zeros_like(self.labels[chosen])  # the padding is background
+            framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
+            self.labels[chosen] = framed
+            predicted, kept = (_voxels(of, len(probabilities)) for of in (probabilities.argmax(0), labels))
+            pairs = zip(predicted.tolist(), kept.tolist(), strict=True)
+            self.counts += [StructureCount(case, structure, *pair) for structure, pair in enumerate(pairs, start=1)]
+
+    def _volumes_ml(self) -> Tensor:
+        """Predicted volume of each structure in each case, (cases, K); 0 for cases without any slice."""
+        volumes_ml = torch.zeros(len(self.slices.voxel_ml), max(count.structure for count in self.counts))
         for count in self.counts:
             volumes_ml[count.case, count.structure - 1] = count.predicted * self.slices.voxel_ml[count.case]
-        is_used = plausible_cases(volumes_ml, ranges_ml)
+        return volumes_ml
+
+    def _leave_out_implausible(self, ranges_ml: Tensor) -> None:
+        is_used = plausible_cases(self._volumes_ml(), ranges_ml)
         self.labels[~is_used[self.slices.case_of]] = IGNORED
         self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
-
-    def _limited(self, case: int, winner: Tensor, probabilities: Tensor, ranges_ml: Tensor) -> Tensor:
-        largest = _largest_components(winner, len(probabilities))
-        voxels = largest[largest != IGNORED].long().bincount(minlength=len(probabilities))[1:]  # (K,)
-        first = self.first_voxels.setdefault(case, voxels)
-        greatest = (ranges_ml[:, 1] / self.slices.voxel_ml[case]).clamp_max(winner.numel()).long()
-        return with_volume_limits(probabilities, largest, torch.maximum(first, greatest))
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
@@ -244,30 +253,36 @@ def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
 
     Args:
         volumes_ml: (cases, K), predicted.
-        ranges_ml: (K, 2), the least and the greatest plausible volume of each structure.
+        ranges_ml: of :func:`volume_ranges_ml`, (K, 3).
 
     Returns:
         (cases,), bool.
     """
-    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 1])).sum(1)  # (cases,)
-    least = math.ceil(LEAST_SHARE * len(wrong))
-    return wrong <= wrong.sort().values[least - 1]
+    wrong = implausible_structures(volumes_ml, ranges_ml)
+    return wrong <= wrong.sort().values[_least_cases(len(wrong)) - 1]
+
+
+def implausible_structures(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
+    """Number of structures of an implausible volume in each case, (cases,); arguments as :func:`plausible_cases`."""
+    return ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 2])).sum(1)
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
-    """Plausible volumes of each structure: the labelled cases' 5th to 95th percentile, widened by a factor.
+    """Plausible volumes of each structure: the labelled cases' 5th percentile, median and 95th percentile.
 
     Args:
         slices: labelled slices; cases without a structure do not count for it.
         num_structures: K.
-        tolerance: the lower end is divided by it, the upper multiplied.
+        tolerance: the 5th percentile is divided by it, the 95th multiplied.
 
     Returns:
-        (K, 2), in ml; 0 and infinity for a structure that no case has.
+        (K, 3), in ml; 0, infinity and infinity for a structure that no case has.
     """
     volumes = slices.volumes_ml(num_structures)  # (cases, K)
-    ends = volumes.float().masked_fill(volumes == 0, torch.nan).nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (2, K)
-    return torch.stack([(ends[0] / tolerance).nan_to_num(0), (ends[1] * tolerance).nan_to_num(torch.inf)], 1)
+    seen = volumes.float().masked_fill(volumes == 0, torch.nan)
+    least, usual, greatest = seen.nanquantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)  # (K,) each
+    upper = torch.stack([usual, greatest * tolerance], 1).nan_to_num(torch.inf)
+    return torch.cat([(least / tolerance).nan_to_num(0)[:, None], upper], 1)
 
 
 def _largest_components(winner: Tensor, classes: int) -> Tensor:
@@ -286,8 +301,10 @@ def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor
     return torch.tensor(given)
 
 
-def _counts(case: int, winner: Tensor, labels: Tensor, classes: int) -> list[StructureCount]:
-    return [
-        StructureCount(case, structure, int((winner == structure).sum()), int((labels == structure).sum()))
-        for structure in range(1, classes)
-    ]
+def _least_cases(cases: int) -> int:
+    return math.ceil(LEAST_SHARE * cases)
+
+
+def _voxels(labels: Tensor, classes: int) -> Tensor:
+    """Voxels of each structure, (K,), of class ids and ``IGNORED``."""
+    return labels.flatten().long().bincount(minlength=IGNORED + 1)[1:classes]

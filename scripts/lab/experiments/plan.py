@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 from scripts.core.errors import InputError
+from scripts.core.schema import SCHEMA
 from scripts.core.weights import metadata_file, read_metadata
 from scripts.data.case_names import Item
 from scripts.data.datalists import read_datalist
@@ -352,5 +354,13 @@ def bundle_command(run_id: str, files: Sequence[Path], root: Path, *options: str
         root: folder of the run.
         options: further words of the command line.
     """
-    listed = "[" + ",".join(f"'{file}'" for file in files) + "]"
-    return ["-m", "monai.bundle", "run", run_id, "--config_file", listed, "--bundle_root", str(root), *options]
+    listed = "[" + ",".join(repr(str(file)) for file in files) + "]"
+    words = ["--bundle_root", str(root), *options]
+    quoted = [_path_word(option, word) for option, word in zip(["", *words], words, strict=False)]
+    return ["-m", "monai.bundle", "run", run_id, "--config_file", listed, *quoted]
+
+
+def _path_word(option: str, word: str) -> str:
+    """A word of the command line, in quotes if it is a path that Fire would read as something else."""
+    is_path = SCHEMA.get(option.removeprefix("--")) == SCHEMA["bundle_root"]
+    return repr(word) if is_path and DefaultParseValue(word) != word else word
