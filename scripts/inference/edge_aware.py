@@ -13,8 +13,7 @@ __all__ = ["EdgeAwareSmoothing"]
 # Sweeps over the three axes; each is weaker than the one before and removes its streaks along the axes.
 SWEEPS = 3
 
-# Slabs of a divided volume overlap by this many smoothing lengths: what lies beyond changes probabilities by less
-# than 0.001, because the influence falls to 1/e within 0.6 lengths.
+# Slabs of a divided volume overlap by this many smoothing lengths; an influence falls to 1/e within 0.6 of one.
 OVERLAP_LENGTHS = 4
 
 # Values in the middle of a slab, if the overlap is not larger. Volumes of less are smoothed as a whole.
