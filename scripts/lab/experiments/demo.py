@@ -16,12 +16,10 @@ from scripts.lab.page import Table
 
 __all__ = ["run_demo"]
 
-TITLES = {"none_unet": "no adaptation", "recommended": "recommended"}
+TITLES = {"none": "no adaptation", "glua": "GLUA"}
 
 
-def run_demo(
-    out: Path, *, methods: Sequence[str] = ("none_unet", "recommended"), seed: int = 0, resume: bool = False
-) -> None:
+def run_demo(out: Path, *, methods: Sequence[str] = ("none", "glua"), seed: int = 0, resume: bool = False) -> None:
     """Generate the phantom, train, evaluate and report.
 
     Args:
