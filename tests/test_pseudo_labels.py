@@ -165,12 +165,12 @@ def test_a_structure_that_is_too_large_keeps_its_most_certain_voxels() -> None:
 @pytest.mark.parametrize(
     ("median_ml", "greatest_ml", "kept"),
     [
-        (1.0, 2.0, 4),  # no case is plausible with 4 ml: the first volume is the limit
-        (3.0, 3.5, 6),  # nor here; the labelled median is larger
+        (1.0, 3.5, 4),  # 4 ml in the second round are too much: the first volume is the limit
+        (3.0, 3.5, 6),  # the labelled median is larger
         (1.0, 4.0, 8),  # plausible: no limit
     ],
 )
-def test_where_too_few_cases_are_plausible_structures_do_not_grow(
+def test_a_structure_that_is_too_large_in_most_cases_does_not_grow(
     median_ml: float, greatest_ml: float, kept: int
 ) -> None:
     # Voxels of 0.5 ml, of falling brightness. Structure 1 has 4 voxels (2 ml) in the first round and 8 in the second.

@@ -20,7 +20,6 @@ __all__ = [
     "SelfTrainingBatches",
     "StructureCount",
     "cleaned_labels",
-    "implausible_structures",
     "plausible_cases",
     "volume_ranges_ml",
     "with_volume_limits",
@@ -57,8 +56,8 @@ class PseudoLabels:
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
-        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. In a round in which fewer
-            than ``LEAST_SHARE`` of the cases are plausible, the largest component of a structure may not exceed the
+        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. A structure whose median over the
+            cases is above its plausible volumes is limited in every case: its largest component may not exceed the
             larger of its volume in the first round and the labelled cases' median.
 
     Attributes:
@@ -96,9 +95,9 @@ class PseudoLabels:
         network.eval()
         self._label_cases(network)
         if (ranges_ml := self.volume_ranges_ml) is not None:
-            is_plausible = implausible_structures(self._volumes_ml(), ranges_ml) == 0
-            if is_plausible.sum() < _least_cases(len(is_plausible)):
-                self._label_cases(network, ranges_ml[:, 1])
+            is_too_large = self._volumes_ml().median(0).values > ranges_ml[:, 2]  # (K,)
+            if is_too_large.any():
+                self._label_cases(network, ranges_ml[:, 1].where(is_too_large, torch.inf))
             self._leave_out_implausible(ranges_ml)
         network.train(is_training)
         self._labels_changed()
@@ -112,8 +111,8 @@ class PseudoLabels:
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
-    def _label_cases(self, network: nn.Module, median_ml: Tensor | None = None) -> None:
-        """Label every case; with the labelled cases' median volumes, (K,), structures are limited to their volumes."""
+    def _label_cases(self, network: nn.Module, limits_ml: Tensor | None = None) -> None:
+        """Label every case; no structure exceeds the larger of its limit, (K,), and its volume in the first round."""
         device = next(network.parameters()).device
         self.counts = []
         for case in self.slices.case_of.unique().tolist():
@@ -123,9 +122,9 @@ class PseudoLabels:
             probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
             largest = _largest_components(probabilities.argmax(0), len(probabilities))
             first = self.first_voxels.setdefault(case, _voxels(largest, len(probabilities)))
-            if median_ml is not None:
-                median = (median_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
-                probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, median))
+            if limits_ml is not None:
+                limits = (limits_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
+                probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, limits))
             labels = cleaned_labels(probabilities, self.min_confidence)
             framed = torch.zeros_like(self.labels[chosen])  # the padding is background
             framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
@@ -258,13 +257,9 @@ def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
     Returns:
         (cases,), bool.
     """
-    wrong = implausible_structures(volumes_ml, ranges_ml)
-    return wrong <= wrong.sort().values[_least_cases(len(wrong)) - 1]
-
-
-def implausible_structures(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
-    """Number of structures of an implausible volume in each case, (cases,); arguments as :func:`plausible_cases`."""
-    return ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 2])).sum(1)
+    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 2])).sum(1)  # (cases,)
+    least = math.ceil(LEAST_SHARE * len(wrong))
+    return wrong <= wrong.sort().values[least - 1]
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
@@ -299,10 +294,6 @@ def _thresholds(min_confidence: float | Sequence[float], classes: int) -> Tensor
         expected = f"one number, or {classes}: the background's, then one for each structure"
         raise InputError(file="setting 'min_confidence'", found=found, expected=expected, remedy="correct the setting")
     return torch.tensor(given)
-
-
-def _least_cases(cases: int) -> int:
-    return math.ceil(LEAST_SHARE * cases)
 
 
 def _voxels(labels: Tensor, classes: int) -> Tensor:
