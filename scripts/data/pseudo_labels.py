@@ -56,9 +56,9 @@ class PseudoLabels:
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
-        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. A structure whose median over the
-            cases is above its plausible volumes is limited in every case: its largest component may not exceed the
-            larger of its volume in the first round and the labelled cases' median.
+        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. A structure whose median
+            over the cases is above its plausible volumes is limited in every case: its largest component may not exceed
+            the larger of its volume in the first round and the labelled cases' median.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
