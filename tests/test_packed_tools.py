@@ -64,12 +64,14 @@ for file in sorted((bundle / "scripts").rglob("*.py")):
     place = file.relative_to(bundle).with_suffix("")
     module = importlib.import_module(".".join(place.parts).removesuffix(".__init__"))
     assert Path(module.__file__).is_relative_to(bundle), module.__file__
+    print(module.__name__)
 """
 
 
 @every_bundle
 def test_every_packed_module_can_be_imported(bundles: dict[str, Path], name: str) -> None:
-    run_python(IMPORT_ALL, bundle=bundles[name])
+    imported = run_python(IMPORT_ALL, bundle=bundles[name]).split()
+    assert len(imported) == len(list((bundles[name] / "scripts").rglob("*.py")))
 
 
 LOAD = """
@@ -98,6 +100,7 @@ for role, kind in (("train", "train"), ("inference", "infer"), ("evaluate", "inf
         workflow = create_workflow(config_file=str(configs / f"{role}.json"), workflow_type=kind, **settings)
         assert workflow.check_properties() == [], role
         assert workflow.network_def is not None
+        print("has all properties:", role)
 """
 
 
@@ -108,7 +111,9 @@ def test_monai_loads_the_network_with_its_weights(bundles: dict[str, Path], name
 
 @every_bundle
 def test_a_workflow_has_every_property(bundles: dict[str, Path], data: Path, name: str) -> None:
-    run_python(PROPERTIES, data, bundle=bundles[name])
+    printed = run_python(PROPERTIES, data, bundle=bundles[name])
+    roles = ["train", "inference", *(["evaluate"] if name == "segmentation" else [])]
+    assert [line.split()[-1] for line in printed.splitlines() if line.startswith("has all properties")] == roles
 
 
 @every_bundle

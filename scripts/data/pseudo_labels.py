@@ -120,11 +120,12 @@ class PseudoLabels:
             stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
             volume = stack.movedim(0, self.slice_axis)[None, None]
             probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
-            largest = _largest_components(probabilities.argmax(0), len(probabilities))
-            first = self.first_voxels.setdefault(case, _voxels(largest, len(probabilities)))
-            if limits_ml is not None:
-                limits = (limits_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
-                probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, limits))
+            if self.rounds == 0 or limits_ml is not None:
+                largest = _largest_components(probabilities.argmax(0), len(probabilities))
+                first = self.first_voxels.setdefault(case, _voxels(largest, len(probabilities)))
+                if limits_ml is not None:
+                    limits = (limits_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
+                    probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, limits))
             labels = cleaned_labels(probabilities, self.min_confidence)
             framed = torch.zeros_like(self.labels[chosen])  # the padding is background
             framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
