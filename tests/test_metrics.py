@@ -11,14 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy.ndimage import gaussian_filter
-from scripts.evaluation.metrics import (
-    StructureResult,
+from scripts.evaluation.metrics import StructureResult, dice_per_class, evaluate_case, volume_difference_percent
+from scripts.lab.bench.mask_distances import (
     average_symmetric_surface_distance,
-    dice_per_class,
     directed_surface_distances,
-    evaluate_case,
     hausdorff_distance_95,
-    volume_difference_percent,
 )
 
 ANISOTROPIC_MM = (0.7, 1.3, 4.0)

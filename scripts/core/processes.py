@@ -22,7 +22,6 @@ from scripts.core.errors import SettingError
 __all__ = [
     "all_gather",
     "all_gather_batch",
-    "available_cores",
     "broadcast_from_rank0",
     "check_ranks_agree",
     "end_with_parent",
@@ -172,8 +171,3 @@ def run_and_wait_ns() -> tuple[int, int]:
     except (OSError, ValueError):
         return 0, 0
     return int(run), int(wait)
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -46,14 +46,11 @@ LABEL_TOLERANCE = 1e-3
 # Every CT contains air or fat, which lie below this. A volume without such values is not in HU.
 CT_FAT_HU = -50.0
 
-
 # Absolute intensity from which a voxel is clipped, and the share of a structure that may be.
 ENDS, MOST_CLIPPED = 0.999, 0.5
 
 # Difference between the 5th and 95th percentiles of all structures below which the window is too wide for them.
 LEAST_SPAN = 0.1
-
-logger = logging.getLogger(__name__)
 
 
 class CheckedLoadImaged(LoadImaged):

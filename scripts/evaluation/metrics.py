@@ -7,7 +7,7 @@ Conventions:
 * Distances are from each surface voxel (its centre) to the nearest surface voxel of the other mask, both ways.
 * The average symmetric surface distance *pools* both sets of distances, as medpy's ``assd`` since 0.5 and MONAI's
   ``compute_average_surface_distance(symmetric=True)`` do. Older medpy, used in many published tables, averages the two
-  directed means: ``reduction="mean_of_means"``.
+  directed means.
 * HD95 is the larger of the two directed 95th percentiles, as in MONAI; medpy's ``hd95`` pools before the percentile.
 * A structure missing in one of the two maps has Dice 0 and the image diagonal as its distances; one missing in both is
   NaN. No value is infinite.
@@ -26,18 +26,18 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 __all__ = [
-    "Reduction",
     "Status",
     "StructureResult",
-    "average_symmetric_surface_distance",
+    "check_spacing",
     "dice_per_class",
-    "directed_surface_distances",
     "evaluate_case",
-    "hausdorff_distance_95",
+    "mean_distance",
+    "nearest_distances",
+    "percentile_95",
+    "surfaces",
     "volume_difference_percent",
 ]
 
-Reduction = Literal["pooled", "mean_of_means"]
 Status = Literal["ok", "missing_in_prediction", "missing_in_truth", "absent_in_both"]
 
 _Points = NDArray[np.int64]
@@ -99,16 +99,16 @@ def evaluate_case(
     Raises:
         ValueError: shapes differ, ids are not integers in 0..K, or the spacing does not fit.
     """
-    spacing = _check_spacing(spacing_mm, truth.ndim)
+    spacing = check_spacing(spacing_mm, truth.ndim)
     confusion = _confusion(prediction, truth, len(label_names))
     dice = _dice(confusion)
     voxel_ml = math.prod(spacing) / 1000.0
     predicted_ml, true_ml = confusion.sum(axis=0) * voxel_ml, confusion.sum(axis=1) * voxel_ml
-    surfaces = _surfaces(prediction, truth, len(label_names))
+    points = surfaces(prediction, truth, len(label_names))
     results = []
     for k, name in enumerate(label_names, start=1):
         status = _status(predicted_ml[k], true_ml[k])
-        asd_mm, asd_voxel, hd95_mm = _distances_by_policy(*surfaces[k - 1], status, spacing, truth.shape)
+        asd_mm, asd_voxel, hd95_mm = _distances_by_policy(*points[k - 1], status, spacing, truth.shape)
         results.append(
             StructureResult(
                 name=name,
@@ -134,58 +134,6 @@ def dice_per_class(prediction: NDArray[Any], truth: NDArray[Any], num_classes: i
     return _dice(_confusion(prediction, truth, num_classes))
 
 
-def directed_surface_distances(
-    prediction_mask: NDArray[Any], truth_mask: NDArray[Any], spacing_mm: Sequence[float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distance in mm of every surface voxel to the nearest of the other mask: prediction to truth, truth to prediction.
-
-    Args:
-        prediction_mask: non-zero inside the structure, any number of axes.
-        truth_mask: the same, same shape.
-        spacing_mm: edge lengths of a voxel, one for each axis.
-
-    Raises:
-        ValueError: a mask is empty, shapes differ, or the spacing does not fit.
-    """
-    spacing = _check_spacing(spacing_mm, truth_mask.ndim)
-    if prediction_mask.shape != truth_mask.shape:
-        raise ValueError(f"prediction has shape {prediction_mask.shape}, truth {truth_mask.shape}: they must be equal")
-    prediction, truth = prediction_mask.astype(bool, copy=False), truth_mask.astype(bool, copy=False)
-    for name, mask in (("prediction", prediction), ("truth", truth)):
-        if not mask.any():
-            raise ValueError(f"the {name} mask is empty: a surface distance is not defined")
-    ((predicted, true),) = _surfaces(prediction, truth, 1)
-    return _nearest_distances(predicted, true, spacing)
-
-
-def average_symmetric_surface_distance(
-    prediction_mask: NDArray[Any],
-    truth_mask: NDArray[Any],
-    spacing_mm: Sequence[float],
-    *,
-    reduction: Reduction = "pooled",
-) -> float:
-    """Average symmetric surface distance (ASD in the paper's tables) in mm.
-
-    Args:
-        prediction_mask: as for :func:`directed_surface_distances`.
-        truth_mask: as for :func:`directed_surface_distances`.
-        spacing_mm: edge lengths of a voxel, one for each axis; ones give the distance in voxels.
-        reduction: ``"pooled"``, over all surface voxels, or ``"mean_of_means"``, of the two directed means.
-
-    Raises:
-        ValueError: as for :func:`directed_surface_distances`, or an unknown reduction.
-    """
-    return _average(directed_surface_distances(prediction_mask, truth_mask, spacing_mm), reduction)
-
-
-def hausdorff_distance_95(
-    prediction_mask: NDArray[Any], truth_mask: NDArray[Any], spacing_mm: Sequence[float]
-) -> float:
-    """The larger of the two directed 95th percentiles of the surface distances, in mm."""
-    return _percentile_95(directed_surface_distances(prediction_mask, truth_mask, spacing_mm))
-
-
 def volume_difference_percent(volume_prediction: float, volume_truth: float) -> float:
     """Signed volume error, ``100 (V_prediction - V_truth) / V_truth``; NaN where the true volume is zero."""
     if volume_truth == 0:
@@ -193,7 +141,8 @@ def volume_difference_percent(volume_prediction: float, volume_truth: float) -> 
     return float(100.0 * (volume_prediction - volume_truth) / volume_truth)
 
 
-def _check_spacing(spacing_mm: Sequence[float], axes: int) -> tuple[float, ...]:
+def check_spacing(spacing_mm: Sequence[float], axes: int) -> tuple[float, ...]:
+    """Voxel edges as numbers; refuse all but ``axes`` positive ones."""
     spacing = tuple(float(edge) for edge in spacing_mm)
     if len(spacing) != axes or not all(0 < edge < math.inf for edge in spacing):
         raise ValueError(f"spacing_mm is {spacing}: it must hold {axes} positive numbers, one for each axis")
@@ -238,24 +187,22 @@ def _distances_by_policy(
     if status != "ok":
         diagonal_mm = math.hypot(*(n * edge for n, edge in zip(shape, spacing_mm, strict=True)))
         return diagonal_mm, math.hypot(*shape), diagonal_mm
-    in_mm = _nearest_distances(predicted, true, spacing_mm)
-    in_voxels = _nearest_distances(predicted, true, [1.0] * len(shape))
-    return _average(in_mm, "pooled"), _average(in_voxels, "pooled"), _percentile_95(in_mm)
+    in_mm = nearest_distances(predicted, true, spacing_mm)
+    in_voxels = nearest_distances(predicted, true, [1.0] * len(shape))
+    return mean_distance(in_mm), mean_distance(in_voxels), percentile_95(in_mm)
 
 
-def _average(directed: tuple[_Distances, _Distances], reduction: Reduction) -> float:
-    if reduction == "pooled":
-        return float(np.concatenate(directed).mean())
-    if reduction == "mean_of_means":
-        return float((directed[0].mean() + directed[1].mean()) / 2)
-    raise ValueError(f"reduction is {reduction!r}: it must be 'pooled' or 'mean_of_means'")
+def mean_distance(directed: tuple[_Distances, _Distances]) -> float:
+    """The mean over both directions, pooled."""
+    return float(np.concatenate(directed).mean())
 
 
-def _percentile_95(directed: tuple[_Distances, _Distances]) -> float:
+def percentile_95(directed: tuple[_Distances, _Distances]) -> float:
+    """The larger of the two directed 95th percentiles."""
     return float(max(np.percentile(distances, 95) for distances in directed))
 
 
-def _surfaces(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> list[tuple[_Points, _Points]]:
+def surfaces(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> list[tuple[_Points, _Points]]:
     """Surface voxels (N, axes) of each class 1..K in both maps, as indices into their joint foreground box."""
     found = ndimage.find_objects(np.logical_or(prediction, truth).view(np.int8))
     box = found[0] if found else (slice(0, 0),) * prediction.ndim
@@ -280,6 +227,7 @@ def _surface_points(ids: NDArray[Any], num_classes: int) -> list[_Points]:
     return [points[classes == k] for k in range(1, num_classes + 1)]
 
 
-def _nearest_distances(predicted: _Points, true: _Points, spacing_mm: Sequence[float]) -> tuple[_Distances, _Distances]:
+def nearest_distances(predicted: _Points, true: _Points, spacing_mm: Sequence[float]) -> tuple[_Distances, _Distances]:
+    """Distance in mm of each surface voxel to the nearest of the other surface, both ways."""
     here, there = predicted * np.asarray(spacing_mm), true * np.asarray(spacing_mm)
     return (cKDTree(there, **_TREE_SETTINGS).query(here)[0], cKDTree(here, **_TREE_SETTINGS).query(there)[0])

@@ -28,7 +28,6 @@ from scripts.inference.structure_codes import STRUCTURE_COLOURS, structure_colou
 __all__ = [
     "DOTS_PER_INCH",
     "INK",
-    "LINE_COLOURS",
     "NORMALISED",
     "PALE_INK",
     "STRUCTURE_COLOURS",
@@ -57,9 +56,6 @@ _MARK: dict[str, Any] = {
 }
 # Colours of headings, and of axes and annotations.
 INK, PALE_INK = "#222222", "#777777"
-
-# For lines and marks, the most distinct first, without yellow, which is hardly visible on white.
-LINE_COLOURS = (*(STRUCTURE_COLOURS[k] for k in (6, 4, 2, 0, 5, 1)), INK)
 
 
 @dataclass(frozen=True, kw_only=True)

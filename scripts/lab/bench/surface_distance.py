@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance
 from numpy.typing import NDArray
-from scripts.evaluation.metrics import average_symmetric_surface_distance
+from scripts.lab.bench.mask_distances import average_symmetric_surface_distance
 from scripts.lab.bench.timing import Measurement, Ratio, round_robin
 
 __all__ = ["measure_surface_distance"]

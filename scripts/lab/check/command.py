@@ -15,7 +15,7 @@ from typing import Any
 
 from scripts.core import schema
 from scripts.core.errors import InputError
-from scripts.core.processes import available_cores, end_with_parent
+from scripts.core.processes import end_with_parent
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.case_search import find_cases, find_files_left_out
@@ -28,6 +28,7 @@ from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_s
 from scripts.lab.check.page import CheckResult, summary_table, write_check
 from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
+from scripts.lab.cores import available_cores
 from tqdm import tqdm
 
 __all__ = ["TaskLabels", "check_cases", "judge_cases", "measure_cases", "read_task", "run_check"]

@@ -14,13 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scripts.core.errors import InputError
 from scripts.evaluation.figures import read_log, running_mean
-from scripts.evaluation.montage import INK, LINE_COLOURS, PALE_INK, quiet_axes, save_figure
+from scripts.evaluation.montage import INK, PALE_INK, STRUCTURE_COLOURS, quiet_axes, save_figure
 from scripts.lab.experiments.method_summaries import MethodSummary
 from scripts.lab.experiments.results import LOWER, UPPER, RunResult
 from scripts.lab.experiments.statistics import Spread
 
-__all__ = ["dice_chart", "gap_chart", "line_style", "loss_chart", "structure_chart"]
+__all__ = ["LINE_COLOURS", "dice_chart", "gap_chart", "line_style", "loss_chart", "structure_chart"]
 
+# For lines and marks, the most distinct first, without yellow, which is hardly visible on white.
+LINE_COLOURS = (*(STRUCTURE_COLOURS[k] for k in (6, 4, 2, 0, 5, 1)), INK)
 _DARK_BLUE, _VERMILION = LINE_COLOURS[:2]
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 # Maximum number of points of a curve, to keep the SVG small.

@@ -10,7 +10,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scripts.core.files import atomic_path
-from scripts.evaluation.montage import INK, LINE_COLOURS, PALE_INK, quiet_axes, save_figure
+from scripts.evaluation.montage import INK, PALE_INK, quiet_axes, save_figure
+from scripts.lab.experiments.charts import LINE_COLOURS
 from scripts.lab.experiments.selection_accuracy import RuleAccuracy, ScoredRun
 from scripts.lab.page import Table, write_text
 from scripts.selection.choice import best_epoch

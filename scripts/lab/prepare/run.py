@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.core.errors import InputError, SettingError, innermost_message
 from scripts.core.files import make_folder
-from scripts.core.processes import available_cores
+from scripts.lab.cores import available_cores
 from scripts.lab.prepare.outputs import read_reports, write_datalists, write_report
 from scripts.lab.prepare.places import check_files, check_owner, check_places
 from scripts.lab.prepare.prepare_case import finished_record, prepare_case, settings_key
