@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 __all__ = [
+    "NOT_UTF8",
     "InputError",
     "SettingError",
     "check_choice",
@@ -25,7 +26,11 @@ __all__ = [
 
 TRACEBACK_VARIABLE = "GLUA_TRACEBACK"
 
+# The remedy for a name that is not UTF-8.
+NOT_UTF8 = "rename it, for instance with convmv -f latin1 -t utf8 --notest"
+
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class InputError(ValueError):
@@ -72,16 +77,26 @@ def check_choice(setting: str, value: object, choices: Sequence[object]) -> None
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The :class:`InputError` in a chain of exceptions (MONAI wraps what a transform raises), or None.
 
-    A full or read-only disk counts as one, whichever library met it.
+    A full or read-only disk counts as one, and a path that the system refuses, whichever library met it.
     """
     while error is not None:
-        if isinstance(error, InputError):
-            return error
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            place = error.filename or "an output file, of TensorBoard perhaps"
-            remedy = "free some space or choose another output folder; complete files were kept"
-            return InputError(place, f"could not be written ({error.strerror})", "a folder with room for it", remedy)
+        if (found := error if isinstance(error, InputError) else _of_the_system(error)) is not None:
+            return found
         error = error.__cause__ or error.__context__
+    return None
+
+
+def _of_the_system(error: BaseException) -> InputError | None:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        place = error.filename or "an output file, of TensorBoard perhaps"
+        remedy = "free some space or choose another output folder; complete files were kept"
+        return InputError(place, f"could not be written ({error.strerror})", "a folder with room for it", remedy)
+    if isinstance(error, OSError) and error.errno in PATH_ERRORS:
+        expected, remedy = "a path that the system accepts", "shorten its names, or remove links that lead in a circle"
+        return InputError(ascii(error.filename), f"cannot be used ({error.strerror})", expected, remedy)
+    if isinstance(error, UnicodeEncodeError) and "\ud800" <= error.object[error.start] <= "\udfff":
+        place = ascii(error.object[max(error.start - 60, 0) : error.end + 60])
+        return InputError(place, "a name that is not UTF-8", "names that can be written to text files", NOT_UTF8)
     return None
 
 

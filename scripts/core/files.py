@@ -57,9 +57,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     make_folder(path.parent)
     suffix = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.name.removesuffix(suffix)[:60]}{PART}", suffix=suffix, dir=path.parent
-    )
+    handle, name = tempfile.mkstemp(suffix, f".{path.name.removesuffix(suffix)[:30]}{PART}", path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

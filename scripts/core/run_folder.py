@@ -35,14 +35,21 @@ class RunFolder:
     Args:
         root: the folder.
         seed: seed of the run; also given to every library's global generator.
+        writes: further folders that the run writes to, perhaps None.
         may_change: settings that do not decide the result, by key or by section; a resumed run may change them.
         ignored_keys: keys of overlays for other jobs, which this config accepts and does not use.
     """
 
     def __init__(
-        self, *, root: str, seed: int = 0, may_change: Sequence[str] = (), ignored_keys: Sequence[str] = ()
+        self,
+        *,
+        root: str,
+        seed: int = 0,
+        writes: Sequence[str | None] = (),
+        may_change: Sequence[str] = (),
+        ignored_keys: Sequence[str] = (),
     ) -> None:
-        self.root, self.seed = Path(root), seed
+        self.root, self.seed, self.writes = Path(root), seed, list(filter(None, writes))
         self.settings = current_settings()
         self.lock = FileLock(self.root.absolute() / ".run.lock", timeout=0, is_singleton=True, thread_local=False)
 
@@ -56,7 +63,7 @@ class RunFolder:
             self.settings.check()
         join()
         check_ranks_agree("settings", self.deciding_settings() or {})
-        for folder in (self.root, *filter(Path.is_dir, [self.root / "logs"])):  # of an earlier run; TensorBoard's
+        for folder in (self.root, *map(Path, self.writes)):
             make_folder(folder)
         if rank() == 0:
             self._lock()

@@ -6,6 +6,7 @@ nested or not. Values of references and expressions are checked by :class:`scrip
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -18,7 +19,7 @@ import torch
 import yaml
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "read_task"]
+__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "read_task", "read_yaml"]
 
 # What a value must be, in words, and the test for it.
 Rule = tuple[str, Callable[[Any], bool]]
@@ -188,20 +189,35 @@ def _conflicts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "target_domain", f"{source!r}, as source_domain", "another domain than the labelled one"
 
 
+def read_yaml(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file of settings; errors name the file and the line.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the message.
+        remedy: what to do if it is not.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = str(getattr(error, "strerror", None) or getattr(error, "problem", None) or error)
+        if mark := getattr(error, "problem_mark", None):
+            reason = f"line {mark.line + 1}: {reason}"
+        found = f"cannot be read ({' '.join(reason.split())})"
+        raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
+    if not isinstance(values, dict):
+        raise InputError(file=path, found="no mapping of settings", expected=expected, remedy=remedy)
+    return values
+
+
 def read_task(path: Path) -> dict[str, Any]:
     """Read and check a task file.
 
     Raises:
         InputError: it cannot be read, is no YAML mapping, or has a wrong value.
     """
-    expected, remedy = "a task file such as those in configs/tasks", "name another, or correct it"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        found = f"cannot be read ({' '.join(str(getattr(error, 'strerror', None) or error).split())})"
-        raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
-    if not isinstance(values, dict):
-        raise InputError(file=path, found="no mapping of settings", expected=expected, remedy=remedy)
+    values = read_yaml(path, "a task file such as those in configs/tasks", "name another, or correct it")
     check_values(values, origin=str(path))
     for name in SCHEMA.keys() & values.keys():
         if isinstance(values[name], str) and values[name].startswith(("$", "@")):

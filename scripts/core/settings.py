@@ -22,10 +22,10 @@ from typing import Any
 
 import monai.bundle
 from monai.bundle import ConfigComponent, ConfigParser, update_kwargs
-from scripts.core.errors import InputError, SettingError, innermost_message
-from scripts.core.schema import SCHEMA, check_values
+from scripts.core.errors import InputError, SettingError, innermost_message, show_input_errors_as_sentences
+from scripts.core.schema import SCHEMA, check_values, read_yaml
 
-__all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "run_bundle"]
+__all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "require_file", "run_bundle"]
 
 # Lists of actions, no settings.
 RUN_IDS = {"run", "training", "inference", "evaluating", "initialize", "finalize"}
@@ -65,6 +65,8 @@ class Settings:
             overrides: values by key; ``section#key`` addresses a nested one.
         """
         listed = [files] if isinstance(files, str) else list(files)
+        for file in listed:
+            read_yaml(Path(file), "a config file, such as those in configs", "correct it, or name another")
         parser = ConfigParser(globals=False)
         parser.read_config(listed)
         given = {key: value for key, value in overrides.items() if key not in RUN_ARGUMENTS}
@@ -123,6 +125,21 @@ def run_bundle(run_id: str, config_file: str | Sequence[str], **overrides: Any) 
         monai.bundle.run(run_id=run_id, config_file=config_file, **overrides)
     finally:
         _given.reset(token)
+
+
+def require_file(*, key: str, file: str) -> None:
+    """Refuse an overlay that is run without the file it is laid over; MONAI names the missing key only.
+
+    Args:
+        key: that the other file defines.
+        file: to name before the overlay.
+    """
+    if is_bundle_command():
+        show_input_errors_as_sentences()
+    settings = current_settings()
+    if settings is not None and key not in settings.merged:
+        remedy = f"--config_file \"['{file}','<this file>','configs/tasks/<task>.yaml']\""
+        raise SettingError("--config_file", f"no file that defines {key!r}", f"{file} before the others", remedy)
 
 
 def is_bundle_command() -> bool:

@@ -40,6 +40,9 @@ WEIGHTS_SHA256 = "weights_sha256"
 # Key of the metadata for what inference compares its images and volumes with.
 TRAINING_CASES = "training_cases"
 
+# Keys of the metadata whose values are mappings.
+PARTS = (TRAINING_CASES, "grid", "network", "intensity", "inference")
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,10 +74,13 @@ def read_metadata(weights: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError):
         metadata = None
-    if not isinstance(metadata, dict):
-        remedy = "copy the file that was written with the weights, or remove it to load them unchecked"
-        raise InputError(file=file, found="no JSON object", expected="metadata of weights", remedy=remedy)
-    return metadata
+    inner = metadata if isinstance(metadata, dict) else {}
+    parts = {"": metadata, **{f" under {key!r}": inner[key] for key in PARTS if key in inner}}
+    for where, part in parts.items():
+        if not isinstance(part, dict):
+            remedy = "copy the file that was written with the weights, or remove it to load them unchecked"
+            raise InputError(file=file, found=f"no JSON object{where}", expected="metadata of weights", remedy=remedy)
+    return inner
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:
@@ -112,13 +118,9 @@ def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], path: 
         if isinstance(value, Mapping) and isinstance(known, Mapping):
             check_metadata(known, value, path)
         elif key in found and not _agree(known, value):
-            raise InputError(
-                file=path,
-                found=f"weights made with {key}: {known}",
-                expected=f"{key}: {value}",
-                remedy=_files_that_set(key, known)
-                + "choose weights of this task, or the task, size and network settings these were made with",
-            )
+            remedy = "choose weights of this task, or the task, size and network settings these were made with"
+            remedy, made = _files_that_set(key, known) + remedy, f"weights made with {key}: {known}"
+            raise InputError(file=path, found=made, expected=f"{key}: {value}", remedy=remedy)
 
 
 def _files_that_set(key: str, value: Any) -> str:

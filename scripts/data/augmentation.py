@@ -79,12 +79,8 @@ class BatchAugmentation:
     ) -> None:
         self.rotation_degrees, self.scale, self.translation = rotation_degrees, scale, translation
         self.flip_axes = tuple(flip_axes)
-        self.intensity_curve, self.structure_curves, self.num_structures = (
-            intensity_curve,
-            structure_curves,
-            num_structures,
-        )
-        self.random_networks = random_networks
+        self.intensity_curve, self.structure_curves = intensity_curve, structure_curves
+        self.num_structures, self.random_networks = num_structures, random_networks
         self.gamma, self.contrast, self.brightness, self.noise = gamma, contrast, brightness, noise
 
     def __call__(

@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scripts.core.errors import InputError
+from scripts.core.errors import NOT_UTF8, InputError
 
 __all__ = [
     "LABEL_WORDS",
     "WHOLE_WORD",
     "Item",
     "case_name",
+    "in_utf8",
     "is_label",
     "is_nifti",
     "log_left_out",
@@ -67,12 +68,15 @@ def visible_files(folder: Path, *, nested: bool = True) -> list[Path]:
             continue
         seen.add(real)
         files += [Path(place) / name for name in names if not name.startswith(".")]
-    for file in files:
-        if any("\ud800" <= letter <= "\udfff" for letter in str(file)):
-            found, expected = "a file name that is not UTF-8", "names that can be written to a datalist"
-            remedy = "rename it, for instance with convmv -f latin1 -t utf8 --notest"
-            raise InputError(file=ascii(str(file)), found=found, expected=expected, remedy=remedy)
-    return sorted(files)
+    return sorted(map(in_utf8, files))
+
+
+def in_utf8(path: Path) -> Path:
+    """Return a path; refuse one that is not UTF-8, which no datalist and no table can name."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        found, expected = "a file name that is not UTF-8", "names that can be written to a datalist"
+        raise InputError(file=ascii(str(path)), found=found, expected=expected, remedy=NOT_UTF8)
+    return path
 
 
 def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:

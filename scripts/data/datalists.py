@@ -15,12 +15,15 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 from scripts.core.errors import InputError
-from scripts.data.case_names import Item, case_name, log_left_out, nifti_files
+from scripts.data.case_names import Item, case_name, in_utf8, log_left_out, nifti_files
 
 __all__ = ["TRANSLATED_TO", "Datalist", "existing_item", "find_volumes", "is_from_server", "read_datalist", "read_json"]
 
 # Key of a datalist for the domain that its images were translated to.
 TRANSLATED_TO = "translated_to"
+
+# Bytes of a case name: file systems accept 255, and ``_probabilities.nii.gz`` is added.
+LONGEST_NAME = 230
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +73,9 @@ def read_datalist(
     if not content.get(section) and may_be_empty:
         return Datalist()
     if not content.get(section):
-        raise InputError(
-            file=listed,
-            found=f"no case under {section!r} (there are: {', '.join(sections) or 'no lists'})",
-            expected="at least one",
-            remedy="add cases to that list, or choose another list",
-        )
+        found = f"no case under {section!r} (there are: {', '.join(sections) or 'no lists'})"
+        remedy = "add cases to that list, or choose another list"
+        raise InputError(file=listed, found=found, expected="at least one", remedy=remedy)
     if translated_to is not None and content.get(TRANSLATED_TO) != translated_to:
         found = f"images translated to {content[TRANSLATED_TO]}" if TRANSLATED_TO in content else "no translated images"
         raise InputError(
@@ -104,7 +104,7 @@ def find_volumes(where: str) -> list[Item]:
         items = [item for section in sections or ["training"] for item in read_datalist(where, section)]
         return _distinctly_named(items, path)
     if path.is_file():
-        return [{"image": str(path.absolute())}]
+        return _distinctly_named([{"image": str(in_utf8(path.absolute()))}], path)
     files = nifti_files(path, images_only=True)
     log_left_out(path, files)
     return _distinctly_named([{"image": str(file)} for file in files], path)
@@ -117,7 +117,7 @@ def read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
     except OSError as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else f"an unreadable file ({error.strerror})"
         raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
     if not isinstance(content, dict):
         found = f"no JSON object but a {type(content).__name__}"
@@ -141,12 +141,8 @@ def existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> 
     item = {"image": str(entry["image"])}
     if needs_label:
         if entry.get("label") is None:
-            raise InputError(
-                file=listed,
-                found=f"no label for {item['image']}",
-                expected="a label per case",
-                remedy="add it to the datalist",
-            )
+            found, remedy = f"no label for {item['image']}", "add it to the datalist"
+            raise InputError(file=listed, found=found, expected="a label per case", remedy=remedy)
         item["label"] = str(entry["label"])
     for path in item.values():
         if Path(path).name.startswith("."):
@@ -160,17 +156,19 @@ def existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> 
 
 
 def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
-    """Remove repeated cases; refuse two images with one case name, and two labels for one image."""
+    """Remove repeated cases; refuse too long names, two images with one name, and two labels for one image."""
     item_of: dict[str, Item] = {}
     for item in items:
-        other = item_of.setdefault(case_name(item["image"]), item)
+        other = item_of.setdefault(name := case_name(item["image"]), item)
+        if len(name.encode()) > LONGEST_NAME:
+            found, expected = f"a case name of {len(name.encode())} bytes, {name[:20]}...", f"at most {LONGEST_NAME}"
+            remedy = "rename the file: its results are named after it"
+            raise InputError(file=where, found=found, expected=expected, remedy=remedy)
         if other["image"] != item["image"]:
-            raise InputError(
-                file=where,
-                found=f"one case name for two images, {other['image']} and {item['image']}",
-                expected="distinct file names, because results are named after them",
-                remedy="rename one of them, or use a link with another name",
-            )
+            found = f"one case name for two images, {other['image']} and {item['image']}"
+            expected = "distinct file names, because results are named after them"
+            remedy = "rename one of them, or use a link with another name"
+            raise InputError(file=where, found=found, expected=expected, remedy=remedy)
         if other != item:
             found = f"two labels for {item['image']}, {other.get('label')} and {item.get('label')}"
             expected = "one label for each image"

@@ -212,12 +212,9 @@ def _check_stacked(source: object, positions: np.ndarray, normal: np.ndarray, sp
         raise InputError(file=source, found=found, expected="slices stacked along their normal", remedy=remedy)
     shift_mm = float(np.linalg.norm(in_plane, axis=1).max())
     if shift_mm > SHIFT_TOLERANCE_MM + sideways * len(positions):
-        raise InputError(
-            file=source,
-            found=f"a slice shifted in plane by {shift_mm:.2f} mm from the first",
-            expected="slices stacked along their normal",
-            remedy="check whether the folder contains slices of another series",
-        )
+        found = f"a slice shifted in plane by {shift_mm:.2f} mm from the first"
+        remedy = "check whether the folder contains slices of another series"
+        raise InputError(file=source, found=found, expected="slices stacked along their normal", remedy=remedy)
 
 
 def _affine(first: DicomSlice, step_mm: np.ndarray) -> np.ndarray:

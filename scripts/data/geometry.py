@@ -91,7 +91,9 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
     )
 
 
-def check_memory(needed_bytes: float, source: object) -> None:
+def check_memory(
+    needed_bytes: float, source: object, remedy: str = "crop the volume, or segment it on a larger machine"
+) -> None:
     """Refuse a volume that needs more memory than is free, rather than being killed half-way (on Linux)."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
@@ -99,12 +101,9 @@ def check_memory(needed_bytes: float, source: object) -> None:
     except (OSError, StopIteration):
         return
     if needed_bytes > free:
-        raise InputError(
-            file=source,
-            found=f"a volume that needs {needed_bytes / 2**30:.1f} GiB of memory",
-            expected=f"at most the {free / 2**30:.1f} GiB that are free",
-            remedy="free memory, crop the volume, or segment it on a larger machine",
-        )
+        found = f"a volume that needs {needed_bytes / 2**30:.1f} GiB of memory"
+        expected, remedy = f"at most the {free / 2**30:.1f} GiB that are free", f"free memory, or {remedy}"
+        raise InputError(file=source, found=found, expected=expected, remedy=remedy)
 
 
 def check_same_grid(

@@ -223,9 +223,5 @@ def _not_nifti(path: object, reason: str) -> InputError:
 
 
 def _damaged(path: object, reason: str) -> InputError:
-    return InputError(
-        file=path,
-        found=f"data that cannot be read ({reason})",
-        expected="complete NIfTI files",
-        remedy="copy or export the file again; it may be truncated",
-    )
+    found, remedy = f"data that cannot be read ({reason})", "copy or export the file again; it may be truncated"
+    return InputError(file=path, found=found, expected="complete NIfTI files", remedy=remedy)

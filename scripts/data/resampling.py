@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, TraceableTransform
 from monai.utils import ensure_tuple_rep
 from scripts.core.files import AtomicSaveImaged, on_input_grid
-from scripts.data.geometry import check_resampled_size
+from scripts.data.geometry import check_memory, check_resampled_size
 
 __all__ = ["ResampleVolumed", "RestoreAndSaveImaged", "RestoreGridd", "resampled_grid", "restore_grid"]
 
@@ -56,7 +56,8 @@ class ResampleVolumed(MapTransform, TraceableTransform):
     """Resample volumes (C, H, W, D) to a spacing, all keys to the grid of the first one that is present.
 
     MetaTensors of any real type and equal size become float32, converted slab by slab. The mode is ``bilinear`` or
-    ``nearest``, one for all keys or one per key. A result that would be too large is an InputError.
+    ``nearest``, one for all keys or one per key. A result that would be too large is an InputError; so is one for which
+    later steps, which hold ``later_bytes`` for each resampled and each original voxel, lack memory.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class ResampleVolumed(MapTransform, TraceableTransform):
         keys: KeysCollection,
         spacing_mm: Sequence[float],
         mode: str | Sequence[str] = "bilinear",
+        later_bytes: Sequence[float] = (0, 0),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.later_bytes = later_bytes
         self.spacing_mm, self.mode = tuple(spacing_mm), ensure_tuple_rep(mode, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -77,7 +80,11 @@ class ResampleVolumed(MapTransform, TraceableTransform):
             # A label's affine may differ from its image's by rounding: only the first decides on the size.
             affine, own_size = resampled_grid(volume.affine.numpy(), volume.shape[1:], self.spacing_mm)
             size = size or own_size
-            check_resampled_size(affine, size, volume.meta.get("filename_or_obj", f"{key!r}"))
+            file = volume.meta.get("filename_or_obj", f"{key!r}")
+            check_resampled_size(affine, size, file)
+            resampled_bytes, original_bytes = self.later_bytes
+            needed = (4 + resampled_bytes) * math.prod(size) + original_bytes * volume[0].numel()
+            check_memory(needed, file, "segment it without probabilities, mask and largest_component, or crop it")
             resampled[key] = self._resample(volume, affine, size, mode)
         return resampled
 

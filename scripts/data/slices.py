@@ -107,12 +107,10 @@ class SliceSet:
         self.window_size = (int(frame[0]), int(frame[1])) if window_size is None else tuple(window_size)
         shown = [stack.flatten(1).amax(1) > stack.flatten(1).amin(1) for stack in images]
         if not any(bool(keep.any()) for keep in shown):
-            raise InputError(
-                file=self.data[0]["image"],
-                found="only constant slices, in this volume and all others of its list",
-                expected="slices that are not constant after preprocessing",
-                remedy="check the intensity range, the section and the orientation of the task file",
-            )
+            found = "only constant slices, in this volume and all others of its list"
+            expected = "slices that are not constant after preprocessing"
+            remedy = "check the intensity range, the section and the orientation of the task file"
+            raise InputError(file=self.data[0]["image"], found=found, expected=expected, remedy=remedy)
         kept = [_framed(stack[keep].float(), frame, BACKGROUND) for stack, keep in zip(images, shown, strict=True)]
         together = torch.cat(kept)
         digest = hashlib.sha256(together.numpy().data)

@@ -83,9 +83,7 @@ class EvaluationReport:
         records = self.worklist.collect()
         if rank() > 0:
             return
-        results = {
-            name: [StructureResult(**result) for result in record["results"]] for name, record in records.items()
-        }
+        results = {name: [StructureResult(**one) for one in record["results"]] for name, record in records.items()}
         selection = self._selection()
         origin = provenance() | {"weights_metadata": self.metadata}
         summary = write_evaluation(self.folder, results, self.label_names, origin, selection)

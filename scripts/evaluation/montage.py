@@ -49,11 +49,7 @@ NORMALISED = (-1.0, 1.0)
 _HEAT_MAP = "magma"
 _PANEL_INCHES = 2.0
 _GAP_INCHES = 0.05
-_MARK: dict[str, Any] = {
-    "fontsize": 7,
-    "color": "white",
-    "path_effects": [withStroke(linewidth=1.5, foreground="black")],
-}
+_OUTLINED: dict[str, Any] = {"color": "white", "path_effects": [withStroke(linewidth=1.5, foreground="black")]}
 # Colours of headings, and of axes and annotations.
 INK, PALE_INK = "#222222", "#777777"
 
@@ -135,7 +131,7 @@ def slice_montage(
             axes = figure.add_axes(grid.place(r, c))
             _draw(axes, panel, pixel_aspect, heat_max)
             for side, x, mark in zip(("left", "right"), (0.02, 0.98), marks, strict=False):
-                axes.text(x, 0.5, mark, ha=side, va="center", transform=axes.transAxes, **_MARK)
+                axes.text(x, 0.5, mark, ha=side, va="center", fontsize=7, transform=axes.transAxes, **_OUTLINED)
     _add_titles(figure, grid, title, column_titles, row_titles)
     if label_names:
         _add_legend(figure, label_names, y=0.04 / grid.height)

@@ -87,9 +87,7 @@ class SegmentationSummary:
             rows = [self._row(labels, axes[self.slice_axis], item, known.get(item[0])) for item in self.values.items()]
             odd = [f"{row['structure']} {row['warning']} ({row['ml']} ml)" for row in rows if row["warning"]]
             if odd:
-                advice = (
-                    "Expected volumes as in the labelled cases, see summary.csv. Fix: look at the preview before use."
-                )
+                advice = "Expected volumes as in the labelled cases (summary.csv). Fix: look at the preview before use."
                 logger.warning("%s: %s. %s", name, "; ".join(odd), advice)
             if unlike := image.meta.get(UNLIKE):
                 rows.insert(0, {"structure": "image", "warning": unlike})
@@ -141,11 +139,8 @@ def write_names(folder: Path, values: Mapping[str, int]) -> None:
     """Write names and colours of label values: JSON, ITK-SNAP's label descriptions, and Slicer's colour table."""
     rows = [(value, name, *bytes.fromhex(structure_colour(k)[1:])) for k, (name, value) in enumerate(values.items(), 1)]
     write_json(folder / "labels.json", {str(value): name for name, value in values.items()})
-    snap = [
-        f"{value} {red} {green} {blue} 1 1 1 {json.dumps(name, ensure_ascii=False)}"
-        for value, name, red, green, blue in rows
-    ]
-    slicer = [f"{value} {name.replace(' ', '_')} {red} {green} {blue} 255" for value, name, red, green, blue in rows]
+    snap = [f"{v} {r} {g} {b} 1 1 1 {json.dumps(name, ensure_ascii=False)}" for v, name, r, g, b in rows]
+    slicer = [f"{v} {name.replace(' ', '_')} {r} {g} {b} 255" for v, name, r, g, b in rows]
     for file, first, lines in (
         ("labels_itksnap.txt", '0 0 0 0 0 0 0 "Clear Label"', snap),
         ("labels_slicer.ctbl", "0 background 0 0 0 0", slicer),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,16 @@ __all__ = [
     "ServedWeightsd",
     "WeightsLoader",
     "check_start_weights",
+    "content_digest",
     "re_estimate_statistics",
 ]
 
 logger = logging.getLogger(__name__)
 
 State = Mapping[str, torch.Tensor]
+
+# Key of a checkpoint for :func:`content_digest` of everything else in it.
+DIGEST = "content_sha256"
 
 
 class LastWeights:
@@ -128,8 +134,8 @@ class ResumePoint:
         if rank() == 0:
             states = {name: item.state_dict() for name, item in self.save_dict.items()}
             check_finite_weights(states, engine.state.iteration)
-            described = {"metadata": json.dumps(self.metadata), "settings": json.dumps(self.settings, default=str)}
-            save_tensors(self.unproven, states | described)
+            states |= {"metadata": json.dumps(self.metadata), "settings": json.dumps(self.settings, default=str)}
+            save_tensors(self.unproven, states | {DIGEST: content_digest(states)})
             self.is_pending = True
 
     def prove(self, engine: Engine) -> None:
@@ -142,6 +148,9 @@ class ResumePoint:
     def load(self) -> None:
         """Restore the saved state of every object."""
         states = read_state(self.path)
+        if states.pop(DIGEST, None) not in (None, content_digest(states)):  # None in early checkpoints
+            found, remedy = "content other than what was saved", "start a new run without --resume, or restore the file"
+            raise InputError(file=self.path, found=found, expected="what a training wrote", remedy=remedy)
         check_finite(self.path, states)
         metadata = "metadata" if "metadata" in states else "card"  # "card" in earlier versions
         check_metadata(_mapping_in(states, metadata, self.path), self.metadata, self.path)
@@ -149,9 +158,8 @@ class ResumePoint:
         now = json.loads(json.dumps(self.settings, default=str))
         _check_settings(_mapping_in(states, "settings", self.path), now, self.path)
         if set(states) != set(self.save_dict):
-            raise network_mismatch(
-                self.path, f"states of {', '.join(sorted(states))}", ", ".join(sorted(self.save_dict))
-            )
+            found = f"states of {', '.join(sorted(map(str, states)))}"
+            raise network_mismatch(self.path, found, ", ".join(sorted(self.save_dict)))
         for name, item in self.save_dict.items():
             try:
                 item.load_state_dict(states[name])
@@ -281,6 +289,25 @@ def check_start_weights(*, handlers: Iterable[Any], network: nn.Module, metadata
             load_weights(handler.load_path, network, metadata)
 
 
+def content_digest(content: Any) -> str:
+    """SHA-256 of nested mappings, lists, tensors and plain values, which loading and saving again do not change."""
+    digest = hashlib.sha256()
+
+    def add(item: Any) -> None:
+        if isinstance(item, Mapping | list | tuple):
+            digest.update(f"{'m' if isinstance(item, Mapping) else 'l'}{len(item)} ".encode())
+            for part in chain.from_iterable(item.items()) if isinstance(item, Mapping) else item:
+                add(part)
+        elif isinstance(item, torch.Tensor):
+            digest.update(f"{item.dtype} {tuple(item.shape)} ".encode())
+            digest.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(f"{item!r} ".encode())
+
+    add(content)
+    return digest.hexdigest()
+
+
 def _mapping_in(states: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     """Take the mapping that a checkpoint holds as JSON under a key."""
     try:
@@ -293,9 +320,6 @@ def _mapping_in(states: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
 def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     for key in sorted(found.keys() & expected.keys()):
         if found[key] != expected[key]:
-            raise InputError(
-                file=path,
-                found=f"a run with {key}: {found[key]}",
-                expected=f"{key}: {expected[key]}, the current setting",
-                remedy="give the settings that the run was started with, or start a new one without --resume",
-            )
+            given, now = f"a run with {key}: {found[key]}", f"{key}: {expected[key]}, the current setting"
+            remedy = "give the settings that the run was started with, or start a new one without --resume"
+            raise InputError(file=path, found=given, expected=now, remedy=remedy)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydicom.valuerep import DS
 from scripts.core.errors import InputError, import_optional
-from scripts.core.files import atomic_path, check_file_name
+from scripts.core.files import atomic_path, check_file_name, make_folder
 from scripts.data.dicom import Series, read_slices
 from scripts.inference.predictor import Predictor
 from scripts.inference.structure_codes import Concept, structure_code, structure_colour
@@ -67,14 +67,10 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
         settings: of the bundle's inference, as for :class:`Predictor`.
     """
     _highdicom()
+    make_folder(out)
     predict = Predictor(bundle, **settings)
-    if predict.metadata["stage"] != "segmentation":
-        _raise(
-            bundle,
-            f"a {predict.metadata['stage']} bundle",
-            "a segmentation bundle",
-            "name a packed segmentation bundle",
-        )
+    if (stage := predict.metadata["stage"]) != "segmentation":
+        _raise(bundle, f"a {stage} bundle", "a segmentation bundle", "name a packed segmentation bundle")
     series = read_slices(files, source)
     slices = source_slices(series, source)
     _check_modality(source, str(slices[0].get("Modality", "")), predict.metadata["domains"][1])

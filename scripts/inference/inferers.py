@@ -70,12 +70,8 @@ class SliceWiseInferer(Inferer):
         autocast("cpu", precision)  # refuse an invalid value now, not at the first volume
         check_choice("window_blending", blending, ["gaussian", "constant"])
         if not 0 <= overlap < 1:
-            raise SettingError(
-                setting="setting 'window_overlap'",
-                found=f"{overlap}",
-                expected="a share from 0 up to, but not including, 1",
-                remedy="give 0.5, or 0.25 for fewer windows",
-            )
+            expected, remedy = "a share from 0 up to, but not including, 1", "give 0.5, or 0.25 for fewer windows"
+            raise SettingError("setting 'window_overlap'", f"{overlap}", expected, remedy)
         self.window_size = None if window_size is None else tuple(window_size)
         self.overlap, self.blending = overlap, blending
         self.slice_axis, self.slice_batch_size, self.softmax = slice_axis, slice_batch_size, softmax

@@ -136,7 +136,7 @@ class Worklist:
             holds = same_work and record["inputs"] == {path: _stamp(path) for path in item.values()}
             is_whole = all(os.path.getsize(path) == size for path, size in record["written"].items())
             return record if holds and is_whole else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from scripts.core.errors import InputError, find_input_error, innermost_message
 from scripts.core.files import make_folder
+from scripts.lab.cores import start_worker
 
 __all__ = ["Timing", "parse_command", "time_training"]
 
@@ -69,7 +70,7 @@ def time_training(command: Sequence[str], log: Path, **settings: Any) -> Timing:
     """
     files, given = parse_command(command)
     make_folder(log.parent)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
         return pool.submit(_measure, files, given | settings, str(log)).result()
 
 

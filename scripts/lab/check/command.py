@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any
 
 from scripts.core import schema
 from scripts.core.errors import InputError
-from scripts.core.processes import end_with_parent
+from scripts.core.files import make_folder
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.case_search import find_cases, find_files_left_out
@@ -28,7 +27,7 @@ from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_s
 from scripts.lab.check.page import CheckResult, summary_table, write_check
 from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
-from scripts.lab.cores import available_cores
+from scripts.lab.cores import available_cores, start_worker
 from tqdm import tqdm
 
 __all__ = ["TaskLabels", "check_cases", "judge_cases", "measure_cases", "read_task", "run_check"]
@@ -82,6 +81,7 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
     """
     files = find_cases(where)
     labels = read_task(task) if task else _names_without_task(files)
+    make_folder(out)  # before the work
     cases, findings = check_cases(files, labels, workers=workers, progress=True)
     findings += find_files_left_out(where)
     stored = labels.keeps_stored_axes
@@ -196,12 +196,6 @@ def _names_without_task(files: Sequence[ListedCase]) -> TaskLabels:
     return TaskLabels(names=dict(names.pop()) if len(names) == 1 else {})
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the command, and end with it if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-
-
 def _mapped(measure: partial[MeasuredCase], files: Sequence[ListedCase], workers: int | None) -> Iterator[MeasuredCase]:
     most = min(available_cores(), len(files) // CASES_PER_WORKER) if workers is None else workers
     if most < 2:
@@ -209,7 +203,7 @@ def _mapped(measure: partial[MeasuredCase], files: Sequence[ListedCase], workers
         return
     try:
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(most, mp_context=context, initializer=_start_worker)
+        pool = ProcessPoolExecutor(most, mp_context=context, initializer=start_worker)
     except OSError as error:  # processes share semaphores, which need a writable /dev/shm
         logger.warning("Cases are measured one at a time, because no process pool could be started (%s).", error)
         yield from map(measure, files)

@@ -14,7 +14,7 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 from scripts.core.errors import InputError
-from scripts.core.schema import SCHEMA
+from scripts.core.schema import SCHEMA, read_yaml
 from scripts.core.weights import metadata_file, read_metadata
 from scripts.data.case_names import Item
 from scripts.data.datalists import read_datalist
@@ -157,7 +157,7 @@ def named_file(kind: str, name: str) -> Path:
 
 def task_settings(task: Path) -> dict[str, Any]:
     """The keys of a task file."""
-    return dict(yaml.safe_load(task.read_text(encoding="utf-8")))
+    return read_yaml(task, "a task file such as those in configs/tasks", "name another, or correct it")
 
 
 def size_files(size: str, task: Mapping[str, Any]) -> Size:
@@ -215,7 +215,8 @@ def _trainings(method: str) -> dict[str, _Training]:
     or a list of overlays: each adds its own to those before it and starts from the weights of the training before it.
     """
     file = named_file("methods", method)
-    listed = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("trainings") or [str(file)]
+    content = read_yaml(file, "a method file such as those in configs/methods", "name another, or correct it")
+    listed = content.get("trainings") or [str(file)]
     trainings: dict[str, _Training] = {}
     overlays: list[Path] = []
     previous = None

@@ -210,7 +210,7 @@ def _domains_of_all() -> dict[str, list[str]]:
 def _load(path: Path, expected: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else f"no YAML ({type(error).__name__})"
         raise InputError(file=path, found=found, expected=expected, remedy="correct the name") from error
     if not isinstance(content, dict):
