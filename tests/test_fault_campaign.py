@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from conftest import write_volume
 from scripts.core.errors import InputError
+from scripts.core.files import PART
+from scripts.lab.bench.fault_jobs import Job, contents, run_doubled, run_killed, run_on_full_disk, run_undisturbed
 from scripts.lab.bench.faults import Campaign, damaged_contents, reads_as
 
 
@@ -45,3 +47,33 @@ def test_no_damage_of_a_volume_passes_as_another_volume(number: int, tmp_path: P
     campaign = Campaign()
     campaign.inject("file", "", lambda: reads_as(tmp_path / "b.nii.gz", changed, volume))
     assert campaign.missed == []
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A job of a tenth of a second: Python's own tool that formats JSON."""
+    (tmp_path / "in.json").write_text('{"a": 1}')
+    return Job("format", ["json.tool", str(tmp_path / "in.json"), "{out}/out.json"], ["*.json"])
+
+
+def folder(place: Path) -> Path:
+    place.mkdir()
+    return place
+
+
+def test_a_job_that_is_killed_or_started_twice_gives_the_undisturbed_result(job: Job, tmp_path: Path) -> None:
+    expected, seconds = run_undisturbed(job, folder(tmp_path / "whole"))
+    assert list(expected) == ["out.json"]
+    assert run_killed(job, folder(tmp_path / "killed"), expected, seconds, random.Random(0))
+    assert run_doubled(job, folder(tmp_path / "twice"), expected)
+    assert not run_doubled(job, folder(tmp_path / "other"), {"out.json": "another digest"})
+    assert run_on_full_disk(job, tmp_path / "disk", expected, random.Random(0))  # 9 bytes fit
+
+
+def test_a_job_that_fails_or_leaves_parts_is_missed(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "in.json").unlink()
+    with pytest.raises(RuntimeError, match="exit 2"):
+        run_undisturbed(job, folder(tmp_path / "a"))
+    (tmp_path / "a" / f".b{PART}c.json").write_text("")
+    with pytest.raises(RuntimeError, match="incomplete files"):
+        contents(tmp_path / "a", ["*"])
