@@ -41,6 +41,6 @@ def test_the_steps_of_a_run_may_lock_its_folder(tmp_path: Path) -> None:
     """A training locks its own folder while the comparison that started it holds the run."""
     with FileLock(tmp_path / LOCK):
         run = RunFolder(root=str(tmp_path)).open()
-        assert run.lock.is_locked
+        assert run.locks[0].is_locked
         run.close()
-    assert not run.lock.is_locked
+    assert not run.locks[0].is_locked

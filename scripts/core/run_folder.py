@@ -20,9 +20,9 @@ from monai.utils import set_determinism
 from scripts.core.errors import InputError, show_input_errors_as_sentences
 from scripts.core.files import atomic_path, make_folder, remove_parts, write_json
 from scripts.core.processes import check_ranks_agree, join, leave, num_processes, rank
-from scripts.core.settings import current_settings, deciding_settings, is_bundle_command
+from scripts.core.settings import common_settings, current_settings, deciding_settings, is_bundle_command
 
-__all__ = ["RunFolder", "provenance"]
+__all__ = ["RunFolder", "lock_folder", "provenance", "unlock_folder"]
 
 PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel", "scipy")
 
@@ -35,7 +35,8 @@ class RunFolder:
     Args:
         root: the folder.
         seed: seed of the run; also given to every library's global generator.
-        writes: further folders that the run writes to, perhaps None.
+        writes: further folders that the run alone writes to.
+        shares: folders that several runs may write to, such as a cache; perhaps None.
         may_change: settings that do not decide the result, by key or by section; a resumed run may change them.
         ignored_keys: keys of overlays for other jobs, which this config accepts and does not use.
     """
@@ -45,13 +46,15 @@ class RunFolder:
         *,
         root: str,
         seed: int = 0,
-        writes: Sequence[str | None] = (),
+        writes: Sequence[str] = (),
+        shares: Sequence[str | None] = (),
         may_change: Sequence[str] = (),
         ignored_keys: Sequence[str] = (),
     ) -> None:
-        self.root, self.seed, self.writes = Path(root), seed, list(filter(None, writes))
+        self.root, self.seed = Path(root), seed
+        self.writes, self.shares = list(map(Path, writes)), [Path(folder) for folder in shares if folder]
         self.settings = current_settings()
-        self.lock = FileLock(self.root.absolute() / ".run.lock", timeout=0, is_singleton=True, thread_local=False)
+        self.locks: list[FileLock] = []
 
     def open(self) -> RunFolder:
         """Before anything else is built: check the settings, join other processes, make and lock the folder, seed."""
@@ -62,30 +65,15 @@ class RunFolder:
         else:
             self.settings.check()
         join()
-        check_ranks_agree("settings", self.deciding_settings() or {})
-        for folder in (self.root, *map(Path, self.writes)):
+        check_ranks_agree("settings", {} if self.settings is None else common_settings(self.settings.merged))
+        for folder in (self.root, *self.writes, *self.shares):
             make_folder(folder)
         if rank() == 0:
-            self._lock()
+            outside = [folder for folder in self.writes if not folder.resolve().is_relative_to(self.root.resolve())]
+            self.locks = [lock_folder(folder) for folder in (self.root, *outside)]
             remove_parts(self.root)
         set_determinism(self.seed)
         return self
-
-    def _lock(self) -> None:
-        """Keep other processes out of the folder until this one closes it or ends."""
-        owner = self.root / ".running"
-        try:
-            self.lock.acquire()
-        except Timeout as error:
-            who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
-            remedy = "wait until it has finished, end it, or choose another folder"
-            raise InputError(
-                file=self.root, found=f"in use by {who}", expected="one run at a time", remedy=remedy
-            ) from error
-        except (OSError, NotImplementedError) as error:
-            logger.warning("%s: cannot be locked (%s); start no second run in it", self.root, error)
-        with atomic_path(owner) as temporary:
-            temporary.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
 
     def record(self, metadata: Mapping[str, Any]) -> RunFolder:
         """Write ``config.yaml`` (the merged settings) and ``provenance.json`` (versions, commit, device, processes).
@@ -119,11 +107,34 @@ class RunFolder:
 
     def close(self) -> None:
         """After everything else: unlock the folder and leave the process group."""
-        if rank() == 0:
-            for file in (self.root / ".running", Path(self.lock.lock_file)):
-                file.unlink(missing_ok=True)
-            self.lock.release()
+        for lock in self.locks:
+            unlock_folder(lock)
         leave()
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Keep other processes out of a folder until :func:`unlock_folder`, or until this one ends."""
+    lock = FileLock(folder.absolute() / ".run.lock", timeout=0, is_singleton=True, thread_local=False)
+    owner = folder / ".running"
+    try:
+        lock.acquire()
+    except Timeout as error:
+        who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+        remedy = "wait until it has finished, end it, or choose another folder"
+        raise InputError(file=folder, found=f"in use by {who}", expected="one run at a time", remedy=remedy) from error
+    except (OSError, NotImplementedError) as error:
+        logger.warning("%s: cannot be locked (%s); start no second run in it", folder, error)
+    with atomic_path(owner) as temporary:
+        temporary.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+    return lock
+
+
+def unlock_folder(lock: FileLock) -> None:
+    """Release a lock of :func:`lock_folder`, and remove its files."""
+    file = Path(lock.lock_file)
+    for left in (file.with_name(".running"), file):
+        left.unlink(missing_ok=True)
+    lock.release()
 
 
 def provenance() -> dict[str, Any]:

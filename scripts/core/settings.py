@@ -25,7 +25,15 @@ from monai.bundle import ConfigComponent, ConfigParser, update_kwargs
 from scripts.core.errors import InputError, SettingError, innermost_message, show_input_errors_as_sentences
 from scripts.core.schema import SCHEMA, check_values, read_yaml
 
-__all__ = ["Settings", "current_settings", "deciding_settings", "is_bundle_command", "require_file", "run_bundle"]
+__all__ = [
+    "Settings",
+    "common_settings",
+    "current_settings",
+    "deciding_settings",
+    "is_bundle_command",
+    "require_file",
+    "run_bundle",
+]
 
 # Lists of actions, no settings.
 RUN_IDS = {"run", "training", "inference", "evaluating", "initialize", "finalize"}
@@ -157,6 +165,12 @@ def deciding_settings(config: Config) -> dict[str, Any]:
     may_change = {path.replace("::", "#") for path in config.get("run_folder", {}).get("may_change", ())}
     free = RUN_IDS | TRACKING_KEYS | may_change
     return dict(_flatten(config, "", free))
+
+
+def common_settings(config: Config) -> dict[str, Any]:
+    """Settings by path that all processes of a run must share: all but devices, folders, lists and files."""
+    own = [key for key in config if key.endswith(("_dir", "_datalist", "_root", "device", "checkpoint"))]
+    return deciding_settings({**config, "run_folder": {"may_change": own}})
 
 
 _given: ContextVar[Settings | None] = ContextVar("settings given to run_bundle", default=None)

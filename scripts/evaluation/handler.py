@@ -70,12 +70,8 @@ class EvaluationReport:
         """Measure the cases of one iteration."""
         for case in engine.state.output:
             prediction, label = case["pred"], case["label"]
-            results = evaluate_case(
-                np.asarray(prediction[0].cpu()),
-                np.asarray(label[0].cpu()),
-                spacing_mm=spacing_of(label.affine),
-                label_names=self.label_names,
-            )
+            maps = np.asarray(prediction[0].cpu()), np.asarray(label[0].cpu())
+            results = evaluate_case(*maps, spacing_mm=spacing_of(label.affine), label_names=self.label_names)
             case["results"] = [asdict(result) for result in results]
 
     def write(self, engine: Engine) -> None:

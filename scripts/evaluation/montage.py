@@ -231,19 +231,9 @@ def _add_titles(
 
 def _add_legend(figure: Figure, label_names: Sequence[str], y: float) -> None:
     handles = [Patch(color=structure_colour(k), label=name) for k, name in enumerate(label_names, start=1)]
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, y),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-        handlelength=1.0,
-        handleheight=1.0,
-        columnspacing=1.2,
-        borderpad=0.2,
-    )
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, y), "ncols": len(handles)}
+    sizes = {"handlelength": 1.0, "handleheight": 1.0, "columnspacing": 1.2, "borderpad": 0.2}
+    figure.legend(handles=handles, **place, frameon=False, fontsize=8, labelcolor=INK, **sizes)
 
 
 def _add_colour_bar(figure: Figure, grid: _Grid, heat_max: float) -> None:

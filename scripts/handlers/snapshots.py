@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from scripts.core.errors import InputError
 from scripts.core.files import append_text, atomic_path
 from scripts.core.processes import rank
-from scripts.core.weights import load_weights, save_weights
+from scripts.core.weights import check_weights, load_weights, read_state, save_weights
 from scripts.data.slices import SliceSet
 from scripts.handlers.checkpoints import LastWeights, re_estimate_statistics
 from scripts.handlers.losses import check_finite_weights
@@ -127,7 +127,9 @@ class Snapshots(LastWeights):
             rule = {"rule": "label_free", "score": self.keep, "labelled_cases": self.scorer.labelled_cases}
         epoch = best_epoch(values)
         self.choice = {**rule, "epoch": epoch, "value": values[epoch], "reads_target_labels": reads_labels}
-        return torch.load(self._path(epoch), map_location="cpu", weights_only=True), int(rows[epoch]["iteration"])
+        state = read_state(self._path(epoch))
+        check_weights(self._path(epoch), state, self.metadata)
+        return state, int(rows[epoch]["iteration"])
 
     def _due(self, epoch: int, max_epochs: int) -> list[int]:
         """The epochs up to this one after which there is a snapshot."""

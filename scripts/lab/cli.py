@@ -195,20 +195,20 @@ def _adapt(options: argparse.Namespace) -> None:
 
 
 def _phantom(options: argparse.Namespace) -> None:
-    from scripts.core.files import make_folder
     from scripts.data.written_datalists import write_datalist
+    from scripts.lab.cores import exclusive
     from scripts.lab.datalists import folder_datalist, training_share
     from scripts.lab.phantom.generate import write_phantom
 
     training_share(options.cases, options.validation)  # before anything is written
-    make_folder(options.out)
-    write_phantom(options.out, cases=options.cases, seed=options.seed)
-    for domain in ("mr", "ct"):
-        folder = str(options.out / f"{domain}_train")
-        datalist = folder_datalist(
-            folder, folder, name=domain, modality=domain.upper(), validation_fraction=options.validation
-        )
-        write_datalist(options.out / f"{domain}.json", datalist)
+    with exclusive(options.out):
+        write_phantom(options.out, cases=options.cases, seed=options.seed)
+        for domain in ("mr", "ct"):
+            folder = str(options.out / f"{domain}_train")
+            datalist = folder_datalist(
+                folder, folder, name=domain, modality=domain.upper(), validation_fraction=options.validation
+            )
+            write_datalist(options.out / f"{domain}.json", datalist)
     print(f"{options.out}: {options.cases} cases per domain, datalists mr.json and ct.json")
 
 

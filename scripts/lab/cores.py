@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from scripts.core.files import make_folder, remove_parts
 from scripts.core.processes import end_with_parent
+from scripts.core.run_folder import lock_folder, unlock_folder
 
-__all__ = ["available_cores", "start_worker"]
+__all__ = ["available_cores", "exclusive", "start_worker"]
 
 
 def available_cores() -> int:
@@ -19,3 +24,14 @@ def start_worker() -> None:
     """Leave Ctrl-C to the command, and end with it if it is killed: the initialiser of its worker processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Write to an output folder alone, after removing what a killed command left; a second command is refused."""
+    lock = lock_folder(make_folder(folder))
+    try:
+        remove_parts(folder)
+        yield
+    finally:
+        unlock_folder(lock)

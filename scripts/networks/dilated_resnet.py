@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.networks.nets import ResNet
 from scripts.core.errors import InputError, check_choice
-from scripts.core.weights import read_state
+from scripts.core.weights import check_finite, read_state
 from torch import nn
 
 __all__ = ["build_dilated_resnet"]
@@ -69,6 +69,7 @@ def _dilate(stage: nn.Sequential, dilation: int) -> None:
 
 def _load(backbone: nn.Module, path: Path, in_channels: int) -> None:
     given = read_state(path, remedy="check backbone_weights")
+    check_finite(path, given)
     state = {str(name): tensor for name, tensor in given.items() if not str(name).startswith("fc.")}
     first = state.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[1] == 3 and in_channels != 3:
@@ -82,13 +83,12 @@ def _load(backbone: nn.Module, path: Path, in_channels: int) -> None:
         if expected.get(name) != found.get(name) and not name.endswith("num_batches_tracked")
     )
     if wrong:
-        name = wrong[0]
-        raise InputError(
-            file=path,
-            found=f"{len(wrong)} weights that do not fit, the first {name} of shape {_shape(found, name)}",
-            expected=f"shape {_shape(expected, name)}",
-            remedy="give the state dict of a ResNet with these layers and this width, in torchvision's names",
+        name, remedy = (
+            wrong[0],
+            "give the state dict of a ResNet of these layers and this width, in torchvision's names",
         )
+        reason = f"{len(wrong)} weights that do not fit, the first {name} of shape {_shape(found, name)}"
+        raise InputError(file=path, found=reason, expected=f"shape {_shape(expected, name)}", remedy=remedy)
     backbone.load_state_dict({name: tensor for name, tensor in state.items() if name in expected})
 
 

@@ -134,12 +134,4 @@ def _predictor(in_channels: int, num_classes: int, dropout: float) -> nn.Sequent
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> Convolution:
     """Convolution, batch norm, ReLU."""
-    return Convolution(
-        spatial_dims=2,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=kernel_size,
-        act="RELU",
-        norm="BATCH",
-        bias=False,
-    )
+    return Convolution(2, in_channels, out_channels, kernel_size=kernel_size, act="RELU", norm="BATCH", bias=False)

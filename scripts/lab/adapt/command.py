@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from scripts.core.errors import InputError
-from scripts.core.files import make_folder
 from scripts.data.case_names import case_name
 from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_cost
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
@@ -25,6 +24,7 @@ from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.command import TaskLabels, judge_cases, measure_cases, read_task
 from scripts.lab.check.page import CheckResult, sentence, write_check
+from scripts.lab.cores import exclusive
 from scripts.lab.experiments.compare import execute_runs
 from scripts.lab.experiments.plan import PlannedRun, has_labels, task_settings
 from scripts.lab.page import write_text
@@ -45,7 +45,12 @@ def run_adapt(request: AdaptRequest) -> Path | None:
         InputError: volumes or settings that cannot be used, or errors that the check found.
         SystemExit: a training failed or was interrupted.
     """
-    make_folder(request.out)
+    with exclusive(request.out):
+        return _adapt(request)
+
+
+def _adapt(request: AdaptRequest) -> Path | None:
+    """The steps of :func:`run_adapt`."""
     progress = Progress.read(request)
     if "schedule" not in progress.content:
         _plan_and_check(request, progress)

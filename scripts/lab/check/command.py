@@ -14,7 +14,6 @@ from typing import Any
 
 from scripts.core import schema
 from scripts.core.errors import InputError
-from scripts.core.files import make_folder
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.case_search import find_cases, find_files_left_out
@@ -27,7 +26,7 @@ from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_s
 from scripts.lab.check.page import CheckResult, summary_table, write_check
 from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
-from scripts.lab.cores import available_cores, start_worker
+from scripts.lab.cores import available_cores, exclusive, start_worker
 from tqdm import tqdm
 
 __all__ = ["TaskLabels", "check_cases", "judge_cases", "measure_cases", "read_task", "run_check"]
@@ -81,13 +80,13 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
     """
     files = find_cases(where)
     labels = read_task(task) if task else _names_without_task(files)
-    make_folder(out)  # before the work
-    cases, findings = check_cases(files, labels, workers=workers, progress=True)
-    findings += find_files_left_out(where)
-    stored = labels.keeps_stored_axes
-    result = CheckResult(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
-    print(summary_table(result))
-    page = write_check(out, result, sources=list(where), task=task)
+    with exclusive(out):
+        cases, findings = check_cases(files, labels, workers=workers, progress=True)
+        findings += find_files_left_out(where)
+        stored = labels.keeps_stored_axes
+        result = CheckResult(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
+        print(summary_table(result))
+        page = write_check(out, result, sources=list(where), task=task)
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{len(cases)} cases, {errors} errors, {len(findings) - errors} warnings; {page}")
     return findings

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.core.errors import InputError, SettingError, innermost_message
-from scripts.core.files import make_folder
-from scripts.lab.cores import available_cores
+from scripts.lab.cores import available_cores, exclusive
 from scripts.lab.prepare.outputs import read_reports, write_datalists, write_report
 from scripts.lab.prepare.places import check_files, check_owner, check_places
 from scripts.lab.prepare.prepare_case import finished_record, prepare_case, settings_key
@@ -66,9 +65,14 @@ def prepare(order: Preparation) -> dict[str, Any]:
     check_files(order.out, cases, (order.label_map, order.protocol))
     check_owner(order.out, domains, order.dataset)
     read_reports(order.out)  # refuse an unreadable report before the work
-    keys = {
-        case: settings_key(rules, rules.of(case.domain), case, trust_image=order.find.trust_image) for case in cases
-    }
+    with exclusive(order.out):
+        return _prepare_missing(order, rules, cases)
+
+
+def _prepare_missing(order: Preparation, rules: Rules, cases: Sequence[SourceCase]) -> dict[str, Any]:
+    """Prepare the cases that are not finished, and write datalists and report."""
+    trusted = order.find.trust_image
+    keys = {case: settings_key(rules, rules.of(case.domain), case, trust_image=trusted) for case in cases}
     finished = {case: record for case in cases if (record := finished_record(order.out, case, keys[case]))}
     left = [case for case in cases if case not in finished]
     for domain in {case.domain for case in left}:
@@ -107,7 +111,6 @@ def _prepare_all(
     order: Preparation, rules: Rules, cases: Sequence[SourceCase], keys: dict[SourceCase, str]
 ) -> dict[SourceCase, Any]:
     """Prepare cases in parallel. Threads suffice: compression and array operations release the interpreter lock."""
-    make_folder(order.out)
     records: dict[SourceCase, Any] = {}
     failures: list[InputError] = []
     workers = max(1, min(order.workers or available_cores(), len(cases) or 1))
