@@ -5,27 +5,36 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, refused, run_base, write_volume
+from conftest import CONFIGS, ROOT, refused, run_base, write_volume
+from filelock import FileLock, Timeout
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from scripts.core.errors import InputError, find_input_error
 from scripts.core.files import atomic_path
+from scripts.core.run_folder import RunFolder
 from scripts.core.schema import read_yaml
-from scripts.core.settings import Settings, run_bundle
-from scripts.core.weights import read_metadata
+from scripts.core.settings import Settings, common_settings, run_bundle
+from scripts.core.weights import load_weights, read_metadata
 from scripts.data.datalists import find_volumes, read_datalist
+from scripts.data.nifti import read_nifti
 from scripts.data.resampling import ResampleVolumed
 from scripts.handlers.checkpoints import ResumePoint
 from scripts.inference.dicom_segmentation import segment_series
+from scripts.inference.inferers import SliceWiseInferer
 from scripts.lab.check.command import run_check
+from scripts.lab.cli import main
+from scripts.networks.dilated_resnet import build_dilated_resnet
 from torch import nn
 
 DEEP = "[" * 100_000
@@ -247,6 +256,84 @@ def test_what_inference_will_hold(settings: dict[str, bool], expected: list[int]
     parser.read_config(str(CONFIGS / "segmentation" / "inference.yaml"))
     parser.update(settings)
     assert parser.get_parsed_content("preprocessing#transforms#5#later_bytes") == expected
+
+
+def test_a_network_without_finite_output_is_refused() -> None:
+    """Finite weights may overflow, and a negative variance gives NaN; the decision would be background."""
+    inferer = SliceWiseInferer(window_size=None, precision="float32", decide=True)
+    volume = MetaTensor(torch.ones(1, 1, 4, 4, 2), meta={"filename_or_obj": "a.nii.gz"})
+    for factor in (float("nan"), 3e38):
+        error = refused(inferer, volume, lambda image: image * factor * 2)  # noqa: B023
+        assert error.found == "NaN or infinite values in the network's output for it"
+
+
+def test_a_broken_quaternion_beside_an_sform(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.diag([1.0, 2.0, 5.0, 1.0]))
+    image.header["qform_code"], image.header["quatern_b"] = 1, 2.0  # the others' squares sum to -3
+    (tmp_path / "a.nii").write_bytes(image.to_bytes())
+    found = read_nifti(tmp_path / "a.nii")
+    assert np.array_equal(found.affine, image.affine)
+    assert found.notes == ("qform and sform differ by up to inf mm; the sform was used",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("weight", torch.ones(1, 2).to_sparse(), "weights 'weight' of type torch.sparse_coo"),
+        (5, torch.zeros(1), "weights 5 of type torch.float32"),
+    ],
+)
+def test_weights_that_no_network_has(name: Any, value: torch.Tensor, found: str, tmp_path: Path) -> None:
+    torch.save({**nn.Linear(2, 1).state_dict(), name: value}, tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text('{"stage": "a", "weights_sha256": "b"}')
+    assert refused(load_weights, str(tmp_path / "model.pt"), nn.Linear(2, 1), {"stage": "a"}).found == found
+
+
+def test_a_backbone_that_is_not_finite(tmp_path: Path) -> None:
+    small = {"in_channels": 1, "layers": [1, 1, 1, 1], "width": 4, "output_stride": 8}
+    state = build_dilated_resnet(**small).state_dict()
+    state["conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "backbone.pt")
+    assert refused(build_dilated_resnet, **small, weights=tmp_path / "backbone.pt").found == "nan in conv1.weight"
+
+
+def test_processes_share_all_settings_but_places_and_devices() -> None:
+    config = {"run_folder": {"may_change": ["resume"]}, "resume": True, "val_interval": 2, "device": "cuda:1"}
+    config |= {"bundle_root": "a", "dataset_dir": "b", "target_datalist": "c", "checkpoint": "d", "run": []}
+    assert sorted(common_settings(config)) == ["resume", "run_folder#may_change", "val_interval"]
+
+
+def test_another_run_may_not_write_to_a_folder_of_this_one(tmp_path: Path) -> None:
+    """As with one ``--ckpt_dir`` for two trainings; a cache may be shared."""
+    (tmp_path / "models").mkdir()
+    with FileLock(tmp_path / "models" / ".run.lock"):
+        (tmp_path / "models" / ".running").write_text("process 7 on a")
+        other = RunFolder(root=str(tmp_path / "b"), writes=[str(tmp_path / "models")])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(Timeout("a")))
+            assert refused(other.open).found.startswith("in use by ")
+    runs = [RunFolder(root=str(tmp_path / name), shares=[str(tmp_path / "cache"), None]).open() for name in "cd"]
+    for run in runs:
+        run.close()
+
+
+@pytest.mark.parametrize("command", ["prepare", "phantom"])
+def test_a_command_waits_for_no_other_in_its_folder(command: str, data: Path, tmp_path: Path) -> None:
+    """And it removes what a killed one left."""
+    out = tmp_path / "out"
+    words = {
+        "prepare": ["prepare", "folder", "--source", str(data), "--labels", str(data), "--domain", "ct", "--no_check"],
+        "phantom": ["phantom", "--cases", "2"],
+    }[command]
+    code = "import sys, time; from pathlib import Path; from scripts.core.run_folder import lock_folder; "
+    code += "from scripts.core.files import make_folder; lock_folder(make_folder(Path(sys.argv[1]))); "
+    code += "print('locked', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "locked\n"
+        error = refused(main, [*words, "--out", str(out)])
+        assert error.found.startswith(f"in use by process {first.pid} on ")
+        first.kill()
 
 
 def test_other_errors_of_the_system_keep_their_traceback() -> None:

@@ -89,7 +89,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     Only tensors count: the network refuses a state dict with other entries.
     """
     digest = hashlib.sha256()
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(name): value for name, value in state.items() if _is_dense(value)}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -148,9 +148,9 @@ def load_weights(path: str, network: nn.Module, metadata: Mapping[str, Any] | No
     """Load a plain state dict strictly, after checking its metadata, and return the network."""
     file = Path(path)
     state = read_state(file)
+    _check_types(file, state, network.state_dict())
     if metadata:
         check_weights(file, state, metadata)
-    _check_types(file, state, network.state_dict())
     check_finite(file, state)
     try:
         network.load_state_dict(state)
@@ -163,12 +163,17 @@ def load_weights(path: str, network: nn.Module, metadata: Mapping[str, Any] | No
 
 
 def _check_types(path: Path, state: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
-    """Refuse values that loading would convert: integers, double precision, complex numbers."""
+    """Refuse what loading would convert: integers, double precision, complex numbers; and sparse tensors."""
     for name, value in state.items():
-        found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-        if name in expected and found != expected[name].dtype:
+        found = value.dtype if _is_dense(value) else getattr(value, "layout", type(value).__name__)
+        wanted = expected[name].dtype if name in expected else None
+        if not isinstance(name, str) or wanted not in (None, found):
             kind, remedy = f"weights {name!r} of type {found}", "save network.state_dict() as it was trained"
-            raise InputError(file=path, found=kind, expected=str(expected[name].dtype), remedy=remedy)
+            raise InputError(file=path, found=kind, expected=str(wanted or "names"), remedy=remedy)
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def check_finite(path: object, state: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ inconsistent, the sform takes precedence over the qform, and that over the spaci
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,8 +93,11 @@ def _read(stream: IO[bytes], path: Path) -> NiftiVolume:
 
 
 def qform_gap_mm(header: nib.Nifti1Header) -> float:
-    """Largest difference between the entries of a header's qform and sform; 0 if one of them is not set."""
-    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    """Largest difference between the entries of a header's qform and sform; 0 if one is not set, infinite if broken."""
+    try:
+        qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    except ValueError:  # a quaternion that is no rotation
+        return math.inf
     return 0.0 if qform is None or sform is None else affine_gap_mm(qform, sform)
 
 

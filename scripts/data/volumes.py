@@ -260,10 +260,8 @@ def report_structures(slices: Any, label_names: Sequence[str]) -> None:
         clipped, span = float((np.abs(values) >= ENDS).mean()), np.percentile(values, (5, 95))
         shown = int(inside.flatten(1).any(1).sum())
         spans.append(span)
-        found = (
-            f"{name}: {shown} slices, {100 * clipped:.0f} % of it clipped, intensities {span[0]:.2f} to {span[1]:.2f}"
-        )
-        logger.info("%s: %s", where, found)
+        seen = f"{shown} slices, {100 * clipped:.0f} % of it clipped, intensities {span[0]:.2f} to {span[1]:.2f}"
+        logger.info("%s: %s: %s", where, name, seen)
         odd += [f"{100 * clipped:.0f} % of {name} is clipped"] if clipped > MOST_CLIPPED else []
     if spans and (width := float(np.max(spans) - np.min(spans))) < LEAST_SPAN:
         odd.append(f"all structures lie within {width:.2f} of the intensity range, which is 2 wide")

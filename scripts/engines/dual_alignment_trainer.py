@@ -166,9 +166,7 @@ def _check_mask_will_learn(alignment: DualAlignment, arguments: Mapping[str, Any
     has_target = getattr(arguments["train_data_loader"], "target", True) is not None
     is_fine_tuning = any(isinstance(handler, CheckpointLoader) for handler in arguments.get("train_handlers") or ())
     if not is_fine_tuning and not (alignment.d1.is_on and has_target):
-        raise SettingError(
-            setting="setting 'd1_weight'" if has_target else "setting 'target_datalist'",
-            found=f"{0 if has_target else 'none'} with a mask, which would come from a D1 that is never trained",
-            expected="target slices and a positive d1_weight, or no mask",
-            remedy="give --mask_mode off as well",
-        )
+        setting = "setting 'd1_weight'" if has_target else "setting 'target_datalist'"
+        found = f"{0 if has_target else 'none'} with a mask, which would come from a D1 that is never trained"
+        expected, remedy = "target slices and a positive d1_weight, or no mask", "give --mask_mode off as well"
+        raise SettingError(setting=setting, found=found, expected=expected, remedy=remedy)

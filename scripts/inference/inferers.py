@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 from monai.transforms import MapTransform
-from scripts.core.errors import SettingError, check_choice
+from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.data.geometry import check_memory
 from scripts.data.resampling import restore_grid
 from scripts.data.volumes import check_preprocessed
@@ -105,7 +105,7 @@ class SliceWiseInferer(Inferer):
         slices = plain.movedim(self.slice_axis + 1, 0)  # (D, C, H, W)
         file = getattr(volume, "meta", {}).get("filename_or_obj", "the image")
         check_preprocessed(slices, file)
-        outputs = self._blocks(slices, forward)
+        outputs = self._blocks(slices, forward, file)
         first = next(outputs)
         is_decided = self.decide and isinstance(volume, MetaTensor) and bool(volume.applied_operations)
         if first.device.type == "cpu" and not is_decided:
@@ -123,11 +123,14 @@ class SliceWiseInferer(Inferer):
             start += count
         return result
 
-    def _blocks(self, slices: torch.Tensor, forward: Forward) -> Iterator[torch.Tensor]:
-        """Outputs (K, N, H, W) of consecutive slices (N, C, H, W)."""
+    def _blocks(self, slices: torch.Tensor, forward: Forward, file: object) -> Iterator[torch.Tensor]:
+        """Outputs (K, N, H, W) of consecutive slices (N, C, H, W) of a file."""
         for batch in slices.split(self.slice_batch_size):
             with autocast(batch.device, self.precision):
                 output = self._averaged(batch, forward)
+            if not bool(output.isfinite().all()):
+                found, remedy = "NaN or infinite values in the network's output for it", "take other weights"
+                raise InputError(file=file, found=found, expected="finite ones", remedy=f"{remedy}; these overflow")
             yield output.movedim(1, 0)
 
     def _averaged(self, batch: torch.Tensor, forward: Forward) -> torch.Tensor:

@@ -38,15 +38,9 @@ def build_dilated_resnet(
         InputError: another ``output_stride``; weights that cannot be read, or whose names or shapes do not fit.
     """
     check_choice("output_stride", output_stride, sorted(DILATIONS))
+    widths = [width, 2 * width, 4 * width, 8 * width]
     resnet = ResNet(
-        block="bottleneck",
-        layers=list(layers),
-        block_inplanes=[width, 2 * width, 4 * width, 8 * width],
-        spatial_dims=2,
-        n_input_channels=in_channels,
-        conv1_t_stride=2,
-        feed_forward=False,
-        bias_downsample=False,
+        "bottleneck", list(layers), widths, 2, in_channels, conv1_t_stride=2, feed_forward=False, bias_downsample=False
     )
     for name, dilation in DILATIONS[output_stride].items():
         _dilate(getattr(resnet, name), dilation)
