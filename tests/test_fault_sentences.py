@@ -21,7 +21,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from scripts.core.errors import InputError, find_input_error
-from scripts.core.files import atomic_path
+from scripts.core.files import PART, atomic_path
 from scripts.core.run_folder import RunFolder
 from scripts.core.schema import read_yaml
 from scripts.core.settings import Settings, common_settings, run_bundle
@@ -34,6 +34,7 @@ from scripts.inference.dicom_segmentation import segment_series
 from scripts.inference.inferers import SliceWiseInferer
 from scripts.lab.check.command import run_check
 from scripts.lab.cli import main
+from scripts.lab.cores import exclusive
 from scripts.networks.dilated_resnet import build_dilated_resnet
 from torch import nn
 
@@ -317,23 +318,35 @@ def test_another_run_may_not_write_to_a_folder_of_this_one(tmp_path: Path) -> No
         run.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["prepare", "phantom"])
-def test_a_command_waits_for_no_other_in_its_folder(command: str, data: Path, tmp_path: Path) -> None:
-    """And it removes what a killed one left."""
+def test_a_command_refuses_a_folder_that_another_one_uses(command: str, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = {
         "prepare": ["prepare", "folder", "--source", str(data), "--labels", str(data), "--domain", "ct", "--no_check"],
         "phantom": ["phantom", "--cases", "2"],
     }[command]
     code = "import sys, time; from pathlib import Path; from scripts.core.run_folder import lock_folder; "
-    code += "from scripts.core.files import make_folder; lock_folder(make_folder(Path(sys.argv[1]))); "
-    code += "print('locked', flush=True); time.sleep(600)"
+    code += "lock = lock_folder(Path(sys.argv[1])); print('locked', flush=True); time.sleep(600)"
+    out.mkdir()
     with subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "locked\n"
-        error = refused(main, [*words, "--out", str(out)])
-        assert error.found.startswith(f"in use by process {first.pid} on ")
-        first.kill()
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "locked\n"
+            error = refused(main, [*words, "--out", str(out)])
+            assert error.found.startswith(f"in use by process {first.pid} on ")
+        finally:
+            first.kill()
+
+
+def test_a_command_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / "ct").mkdir()
+    left, kept = tmp_path / "ct" / f".case{PART}x.nii.gz", tmp_path / "ct" / ".other"
+    for file in (left, kept):
+        file.write_text("")
+    with exclusive(tmp_path):
+        assert (tmp_path / ".running").is_file()
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "ct", kept]
 
 
 def test_other_errors_of_the_system_keep_their_traceback() -> None:

@@ -154,8 +154,12 @@ def test_a_case_that_is_made_again_has_no_datalist_meanwhile(source: Path, tmp_p
 
 
 def test_a_full_disk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
     def full(old: str, new: str) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if Path(new).name != ".running":  # written at the start
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(old, new)
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="3 of 3 cases that cannot be prepared"):

@@ -215,6 +215,7 @@ def _phantom(options: argparse.Namespace) -> None:
 def _datalist(options: argparse.Namespace) -> None:
     from scripts.core.files import check_file_name
     from scripts.data.written_datalists import write_datalist
+    from scripts.lab.cores import exclusive
     from scripts.lab.datalists import datalists_of_domains, folder_datalist
 
     if options.dataset:
@@ -228,10 +229,11 @@ def _datalist(options: argparse.Namespace) -> None:
         }
     else:
         raise SystemExit("give --dataset, or --images and --domain (and --labels)")
-    for name, datalist in datalists.items():
-        write_datalist(options.out / f"{name}.json", datalist)
-        counts = ", ".join(f"{len(value)} {key}" for key, value in datalist.items() if isinstance(value, list))
-        print(f"{options.out / name}.json: {counts}")
+    with exclusive(options.out):
+        for name, datalist in datalists.items():
+            write_datalist(options.out / f"{name}.json", datalist)
+            counts = ", ".join(f"{len(value)} {key}" for key, value in datalist.items() if isinstance(value, list))
+            print(f"{options.out / name}.json: {counts}")
 
 
 def _prepare(options: argparse.Namespace) -> None:
