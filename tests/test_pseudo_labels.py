@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,12 @@ from ignite.engine import Engine
 from scripts.core.domains import IGNORED
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.pseudo_labels import (
+    LEAST_ML,
     PseudoLabels,
     SelfTrainingBatches,
     cleaned_labels,
-    plausible_cases,
+    implausibility,
     volume_ranges_ml,
-    with_volume_limits,
 )
 from scripts.data.slices import SliceSet
 from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
@@ -62,9 +63,21 @@ def bright_and_dark() -> Tensor:
     return volume
 
 
-def pseudo_labels(*volumes: Tensor, min_confidence: float = 0.7) -> PseudoLabels:
+ANY = (0.0, torch.inf)
+"""A range of volumes in which every volume is plausible."""
+
+
+def pseudo_labels(
+    *volumes: Tensor,
+    min_confidence: float = 0.7,
+    bright_ml: tuple[float, float] = ANY,
+    dark_ml: tuple[float, float] = ANY,
+) -> PseudoLabels:
     inferer = SliceWiseInferer(window_size=None, slice_axis=2, softmax=True, precision="float32")
-    return PseudoLabels(slices=slice_set(*volumes), inferer=inferer, min_confidence=min_confidence)
+    ranges = torch.tensor([bright_ml, dark_ml])
+    return PseudoLabels(
+        slices=slice_set(*volumes), inferer=inferer, volume_ranges_ml=ranges, min_confidence=min_confidence
+    )
 
 
 def of_winners(winners: Tensor, confidence: Tensor) -> Tensor:
@@ -89,24 +102,34 @@ def test_each_class_may_have_its_own_confidence() -> None:
     assert refused(cleaned_labels, probabilities, [0.5, 0.7]).found == "2 confidences"
 
 
-def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() -> None:
-    ranges = torch.tensor([[1.0, 2.0, 4.0], [2.0, 3.0, 4.0]])
-    # Implausible structures of the eight cases: 0, 1, 2, 1, 2, 2, 2, 2. A quarter of eight is two.
-    volumes = torch.tensor([[1, 2], [1, 5], [0, 0], [5, 4], [0, 5], [9, 9], [0, 1], [5, 1]], dtype=torch.float32)
-    assert plausible_cases(volumes, ranges).tolist() == [True, True, False, True, False, False, False, False]
-    volumes[1:3] = torch.tensor([[4, 4], [2, 3]])  # three plausible cases are enough
-    assert plausible_cases(volumes, ranges).tolist() == [True, True, True, False, False, False, False, False]
-    assert plausible_cases(torch.zeros(3, 2), ranges).all()  # none is better than another
+def test_implausibility_is_the_sum_of_the_log_ratios_to_the_plausible_range() -> None:
+    ranges = torch.tensor([[2.0, 4.0], [10.0, 20.0]])
+    assert implausibility(torch.tensor([2.0, 20.0]), ranges) == 0
+    # Half of the smallest volume and three times the largest: ln 2 + ln 3.
+    assert implausibility(torch.tensor([1.0, 60.0]), ranges).item() == pytest.approx(math.log(6))
+    assert implausibility(torch.tensor([0.0, 10.0]), ranges).item() == pytest.approx(math.log(2 / LEAST_ML))
+    assert implausibility(torch.tensor([0.0, 10.0]), torch.tensor([ANY, ANY])) == 0
+
+
+def test_a_round_learns_from_the_most_plausible_quarter_if_not_more_are_plausible() -> None:
+    # Voxels of 0.5, 1, 1.5, 2 and 2.5 ml: 12 bright voxels are 6, 12, 18, 24 and 30 ml. A quarter of five cases is two.
+    bright = bright_and_dark().clamp_min(0)
+    bright[2, 3, 5] = 0.0
+    for bright_ml, used in (((40.0, 50.0), [3, 4]), ((1.0, 2.0), [0, 1]), ((12.0, 24.0), [1, 2, 3])):
+        made = pseudo_labels(*[bright] * 5, bright_ml=bright_ml)
+        made.renew(ByBrightness())
+        assert made.used_cases.tolist() == used
+    alike = pseudo_labels(*[torch.zeros_like(bright)] * 3, min_confidence=0.0, bright_ml=(1.0, 2.0))
+    alike.renew(ByBrightness())
+    assert alike.used_cases.tolist() == [0, 1, 2], "none is better than another"
 
 
 def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
     # Voxels of 0.5, 1 and 1.5 ml: 12 bright voxels are 6, none and 18 ml; from 5 to 10 are plausible. Structure 2: any.
     bright = bright_and_dark().clamp_min(0)
-    made = pseudo_labels(bright, torch.zeros_like(bright), bright)
-    made.volume_ranges_ml = torch.tensor([[5.0, 8.0, 10.0], [0.0, torch.inf, torch.inf]])
+    made = pseudo_labels(bright, torch.zeros_like(bright), bright, bright_ml=(5.0, 10.0))
     made.renew(ByBrightness())
     assert made.labelled_slices.tolist() == [0, 1, 2]
-    assert [count.kept > 0 for count in made.counts if count.structure == 1] == [True, False, False]
     resumed = pseudo_labels(bright, torch.zeros_like(bright), bright)
     resumed.load_state_dict(made.state_dict())
     assert resumed.labelled_slices.tolist() == [0, 1, 2]
@@ -116,8 +139,7 @@ def test_a_case_whose_slices_were_all_constant_does_not_shift_the_others() -> No
     # Case 1 has no slice left. Bright: 12 voxels of 0.5 ml in case 0 and of 1.5 ml in case 2; from 15 ml is plausible.
     bright = bright_and_dark().clamp_min(0)
     bright[2, 3, 5] = 0.0
-    made = pseudo_labels(bright, bright[:0], bright)
-    made.volume_ranges_ml = torch.tensor([[15.0, 18.0, 20.0], [0.0, torch.inf, torch.inf]])
+    made = pseudo_labels(bright, bright[:0], bright, bright_ml=(15.0, 20.0))
     made.renew(ByBrightness())
     assert made.slices.case_of[made.labelled_slices].unique().tolist() == [2]
 
@@ -132,58 +154,40 @@ def test_batches_go_on_where_nothing_is_confident() -> None:
         batch_size=2,
         augmentation=BatchAugmentation(),
     )
-    assert made.used_cases == 0
+    assert len(made.used_cases) == 0
     assert (batches.batch(0)["target_label"] == IGNORED).all()
 
 
 def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure() -> None:
-    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml, the median is 16; 5th and 95th percentile
-    # by linear interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
+    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml. The 5th and 95th percentile by linear
+    # interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
     slices = slice_set(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
     slices.labels = torch.ones(3, 1, 4, 4, dtype=torch.uint8)
     slices.labels[0, 0, :2] = 0
-    expected = torch.tensor([[5.2 / 2, 16.0, 23.2 * 2], [0.0, torch.inf, torch.inf]])
+    expected = torch.tensor([[5.2 / 2, 23.2 * 2], ANY])
     torch.testing.assert_close(volume_ranges_ml(slices, K, tolerance=2.0), expected)
 
 
-def test_a_structure_that_is_too_large_keeps_its_most_certain_voxels() -> None:
-    # Structure 1 wins five voxels with 0.9 to 0.5 against 0.05 to 0.4 of the background: it leads by 18, 8, 4, 2 and
-    # 1.25 times. Limit 3: divided by 2, the fourth is level with the background and the fifth belongs to it.
-    own, background = torch.tensor([0.9, 0.8, 0.8, 0.6, 0.5]), torch.tensor([0.05, 0.1, 0.2, 0.3, 0.4])
-    probabilities = torch.stack([background, own, 1 - own - background]).view(3, 5, 1, 1)
-    largest = torch.ones(5, 1, 1, dtype=torch.int64)
-    limited = with_volume_limits(probabilities, largest, torch.tensor([3, 0]))
-    torch.testing.assert_close(limited.sum(0), torch.ones(5, 1, 1))
-    lead = (limited[1] / limited[0]).flatten()
-    torch.testing.assert_close(lead, torch.tensor([9.0, 4.0, 2.0, 1.0, 0.625]))
-    labels = cleaned_labels(limited, 0.6)
-    # 0.45 of 0.55 in all is 0.82, 0.4 of 0.6 is 0.67, 0.4 of 0.6 is 0.67, 0.3 of 0.7 is unsure.
-    assert labels.flatten().tolist() == [1, 1, 1, IGNORED, IGNORED]
-    torch.testing.assert_close(with_volume_limits(probabilities, largest, torch.tensor([5, 0])), probabilities)
-
-
 @pytest.mark.parametrize(
-    ("median_ml", "greatest_ml", "kept"),
+    ("start", "second", "bright_ml", "kept"),
     [
-        (1.0, 3.5, 4),  # 4 ml in the second round are too much: the first volume is the limit
-        (3.0, 3.5, 6),  # the labelled median is larger
-        (1.0, 4.0, 8),  # plausible: no limit
+        (0.9, 0.0, (5.0, 6.0), 8),  # 2 ml, then 4 ml: closer to the plausible range
+        (0.0, 0.9, (0.5, 1.0), 4),  # 4 ml, then 2 ml: closer from above
+        (0.9, 0.0, (0.5, 1.0), 4),  # 2 ml, then 4 ml: too large, and larger
+        (0.9, 0.0, (1.0, 5.0), 4),  # both plausible: the first stay
     ],
 )
-def test_a_structure_that_is_too_large_in_most_cases_does_not_grow(
-    median_ml: float, greatest_ml: float, kept: int
+def test_pseudo_labels_of_a_case_are_replaced_only_by_more_plausible_ones(
+    start: float, second: float, bright_ml: tuple[float, float], kept: int
 ) -> None:
-    # Voxels of 0.5 ml, of falling brightness. Structure 1 has 4 voxels (2 ml) in the first round and 8 in the second.
+    # Voxels of 0.5 ml, of falling brightness: 4 are brighter than 0.9, all 8 are brighter than 0.
     brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
-    ranges = torch.tensor([[0.0, median_ml, greatest_ml], [0.0, torch.inf, torch.inf]])
-    made, resumed = (pseudo_labels(brightness, min_confidence=0.0) for _ in range(2))
-    made.volume_ranges_ml = resumed.volume_ranges_ml = ranges
-    made.renew(ByBrightness(start=0.9))
-    assert int((made.labels == 1).sum()) == 4
+    made, resumed = (pseudo_labels(brightness, min_confidence=0.0, bright_ml=bright_ml) for _ in range(2))
+    made.renew(ByBrightness(start=start))
     resumed.load_state_dict(made.state_dict())
     for labels in (made, resumed):
-        labels.renew(ByBrightness())
-        assert int((labels.labels == 1).sum()) == kept
+        labels.renew(ByBrightness(start=second))
+        assert int((labels.labels == 1).sum()) == int(labels.kept[0, 0]) == kept
 
 
 def test_components_are_those_of_the_volume_not_of_a_slice() -> None:
@@ -208,8 +212,8 @@ def test_a_round_labels_every_volume_and_counts_what_it_kept() -> None:
     # At brightness 0 all three classes have probability 1/3.
     assert (first[0, 2:] == IGNORED).all()
     assert (second[:, :2, :2] == 2).all()
-    counts = [(count.case, count.structure, count.predicted, count.kept) for count in made.counts]
-    assert counts == [(0, 1, 13, 12), (0, 2, 1, 1), (1, 1, 1, 1), (1, 2, 13, 12)]
+    assert made.predicted.tolist() == [[13, 1], [1, 13]]
+    assert made.kept.tolist() == [[12, 1], [1, 12]]
 
 
 def test_a_volume_is_labelled_without_the_frame_around_it() -> None:
@@ -222,7 +226,7 @@ def test_a_volume_is_labelled_without_the_frame_around_it() -> None:
     other.renew(ByBrightness(gain=500.0))
     assert torch.equal(other.labels[:, :, 1:5, 1:7], made.labels)
     assert (other.labels.sum((0, 1)) == torch.nn.functional.pad(made.labels.sum((0, 1)), (1, 1, 1, 1))).all()
-    assert other.counts == made.counts
+    assert torch.equal(other.kept, made.kept)
 
 
 def test_a_checkpoint_brings_pseudo_labels_back_and_those_of_other_slices_are_refused() -> None:
@@ -307,7 +311,8 @@ def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_pat
 
 
 def test_a_resumed_run_keeps_its_round_and_drops_rows_of_later_ones(tmp_path: Path) -> None:
-    made, resumed = pseudo_labels(bright_and_dark()), pseudo_labels(bright_and_dark())
+    # 6.5 ml are 325 times the largest plausible volume, and none is closer to it (LEAST_ML is a tenth of the smallest).
+    made, resumed = (pseudo_labels(bright_and_dark(), bright_ml=(0.01, 0.02)) for _ in range(2))
     handler = rounds_of(made, ByBrightness(), tmp_path)
     handler.renew_if_due(epoch(1))
     state = made.state_dict() | {"labels": made.labels.clone()}

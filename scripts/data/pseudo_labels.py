@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -15,56 +14,40 @@ from scripts.core.errors import InputError
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
 from torch import Tensor, nn
 
-__all__ = [
-    "PseudoLabels",
-    "SelfTrainingBatches",
-    "StructureCount",
-    "cleaned_labels",
-    "plausible_cases",
-    "volume_ranges_ml",
-    "with_volume_limits",
-]
+__all__ = ["PseudoLabels", "SelfTrainingBatches", "cleaned_labels", "implausibility", "volume_ranges_ml"]
 
-# Of the target's cases, in each round, if not more are plausible.
+# Of the target's cases that a round learns from, the most plausible ones, if not more are plausible.
 LEAST_SHARE = 0.25
 
+# A smaller volume is not told from none.
+LEAST_ML = 1e-3
 
-@dataclass(frozen=True)
-class StructureCount:
-    """Voxels of one structure in one case.
-
-    Attributes:
-        case: index of the case.
-        structure: class id, 1..K.
-        predicted: number of voxels that the network predicted, within the limits of the round.
-        kept: number of them in the pseudo-label; the others are ignored.
-    """
-
-    case: int
-    structure: int
-    predicted: int
-    kept: int
+# What a checkpoint has of pseudo-labels.
+_STATE = ("labels", "_cleaned", "predicted", "kept", "rounds")
 
 
 class PseudoLabels:
     """Pseudo-labels of the target's training slices, renewed in rounds.
 
-    Each round segments whole volumes with the moving average of the trained network. No label of the target is read.
+    Each round segments whole volumes with the moving average of the trained network. The pseudo-labels of a case are
+    replaced only by ones of more plausible volumes, and stay once all its volumes are plausible. If all were renewed in
+    every round, the student would learn its own errors again, and structures would grow until they spread into other
+    organs. No label of the target is read.
 
     Args:
         slices: the target's training slices, in order within each case.
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
+        volume_ranges_ml: as for :func:`implausibility`, (K, 2).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
-        volume_ranges_ml: as for :func:`plausible_cases`; None for learning from all cases. A structure whose median
-            over the cases is above its plausible volumes is limited in every case: its largest component may not exceed
-            the larger of its volume in the first round and the labelled cases' median.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
         labelled_slices: (n,) indices of the slices that have any pseudo-label.
         rounds: number of rounds so far.
-        counts: voxels kept in the last round.
+        predicted: voxels of each structure that the network predicted in the round of each case's pseudo-labels,
+            (cases, K).
+        kept: how many of them are in the pseudo-labels; the others are ignored. (cases, K).
     """
 
     def __init__(
@@ -72,83 +55,71 @@ class PseudoLabels:
         *,
         slices: SliceSet,
         inferer: Inferer,
+        volume_ranges_ml: Tensor,
         slice_axis: int = 2,
         min_confidence: float | Sequence[float] = 0.7,
-        volume_ranges_ml: Tensor | None = None,
     ) -> None:
         self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
         self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
-        self.first_voxels: dict[int, Tensor] = {}
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
-        self._labels_changed()
+        self._cleaned = self.labels.clone()  # of every case, used or not
+        self.predicted = torch.zeros(len(slices.voxel_ml), len(volume_ranges_ml), dtype=torch.int64)
+        self.kept = torch.zeros_like(self.predicted)
         self.rounds = 0
-        self.counts: list[StructureCount] = []
+        self._labels_changed()
 
     @torch.inference_mode()
     def renew(self, network: nn.Module) -> None:
-        """Replace the labels of every volume.
+        """Label the cases whose volumes are not yet plausible, and decide which cases to learn from.
 
         Args:
             network: maps slices to logits; its training mode is restored.
         """
         is_training = network.training
         network.eval()
-        self._label_cases(network)
-        if (ranges_ml := self.volume_ranges_ml) is not None:
-            is_too_large = self._volumes_ml().median(0).values > ranges_ml[:, 2]  # (K,)
-            if is_too_large.any():
-                self._label_cases(network, ranges_ml[:, 1].where(is_too_large, torch.inf))
-            self._leave_out_implausible(ranges_ml)
+        cases = self.slices.case_of.unique()
+        for case in cases.tolist():
+            if self.rounds == 0 or self._implausibility(case, self.predicted[case]) > 0:
+                self._label_case(case, network)
         network.train(is_training)
+        values = torch.stack([self._implausibility(case, self.predicted[case]) for case in cases.tolist()])
+        used = cases[values <= values.sort().values[math.ceil(LEAST_SHARE * len(cases)) - 1]]
+        is_used = torch.isin(self.slices.case_of, used)[:, None, None, None].to(self.labels.device)
+        self.labels = self._cleaned.where(is_used, IGNORED).to(torch.uint8)
         self._labels_changed()
         self.rounds += 1
 
     @property
-    def used_cases(self) -> int:
-        """The number of cases that have pseudo-labels."""
-        return self.slices.case_of[self.labelled_slices].unique().numel()
+    def used_cases(self) -> Tensor:
+        """Indices of the cases that have pseudo-labels."""
+        return self.slices.case_of[self.labelled_slices].unique()
 
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
-    def _label_cases(self, network: nn.Module, limits_ml: Tensor | None = None) -> None:
-        """Label every case; no structure exceeds the larger of its limit, (K,), and its volume in the first round."""
+    def _implausibility(self, case: int, voxels: Tensor) -> Tensor:
+        return implausibility(voxels * self.slices.voxel_ml[case], self.volume_ranges_ml)
+
+    def _label_case(self, case: int, network: nn.Module) -> None:
+        """Replace the pseudo-labels of a case if they become more plausible."""
         device = next(network.parameters()).device
-        self.counts = []
-        for case in self.slices.case_of.unique().tolist():
-            chosen, rows, columns = self.slices.region(case)
-            stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
-            volume = stack.movedim(0, self.slice_axis)[None, None]
-            probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
-            if self.rounds == 0 or limits_ml is not None:
-                largest = _largest_components(probabilities.argmax(0), len(probabilities))
-                first = self.first_voxels.setdefault(case, _voxels(largest, len(probabilities)))
-                if limits_ml is not None:
-                    limits = (limits_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
-                    probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, limits))
-            labels = cleaned_labels(probabilities, self.min_confidence)
-            framed = torch.zeros_like(self.labels[chosen])  # the padding is background
-            framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
-            self.labels[chosen] = framed
-            predicted, kept = (_voxels(of, len(probabilities)) for of in (probabilities.argmax(0), labels))
-            pairs = zip(predicted.tolist(), kept.tolist(), strict=True)
-            self.counts += [StructureCount(case, structure, *pair) for structure, pair in enumerate(pairs, start=1)]
-
-    def _volumes_ml(self) -> Tensor:
-        """Predicted volume of each structure in each case, (cases, K); 0 for cases without any slice."""
-        volumes_ml = torch.zeros(len(self.slices.voxel_ml), max(count.structure for count in self.counts))
-        for count in self.counts:
-            volumes_ml[count.case, count.structure - 1] = count.predicted * self.slices.voxel_ml[count.case]
-        return volumes_ml
-
-    def _leave_out_implausible(self, ranges_ml: Tensor) -> None:
-        is_used = plausible_cases(self._volumes_ml(), ranges_ml)
-        self.labels[~is_used[self.slices.case_of]] = IGNORED
-        self.counts = [count if is_used[count.case] else replace(count, kept=0) for count in self.counts]
+        chosen, rows, columns = self.slices.region(case)
+        stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
+        volume = stack.movedim(0, self.slice_axis)[None, None]
+        probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
+        predicted = _voxels(probabilities.argmax(0), len(probabilities))
+        now, before = self._implausibility(case, predicted), self._implausibility(case, self.predicted[case])
+        if self.rounds > 0 and now >= before:
+            return
+        labels = cleaned_labels(probabilities, self.min_confidence)
+        framed = torch.zeros_like(self._cleaned[chosen])  # the padding is background
+        framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
+        self._cleaned[chosen] = framed
+        self.predicted[case], self.kept[case] = predicted, _voxels(labels, len(probabilities))
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
-        return {"labels": self.labels, "rounds": self.rounds, "first_voxels": self.first_voxels}
+        return {key: getattr(self, key) for key in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the pseudo-labels of ``state``.
@@ -163,8 +134,9 @@ class PseudoLabels:
                 expected=f"{tuple(self.labels.shape)}, the shape of the target's slices",
                 remedy="give the data that the run was started with, or start a new one without --resume",
             )
-        self.labels, self.rounds = state["labels"].to(self.labels.device), state["rounds"]
-        self.first_voxels = state["first_voxels"]
+        for key in _STATE:
+            setattr(self, key, state[key])
+        self.labels, self._cleaned = (labels.to(self.slices.images.device) for labels in (self.labels, self._cleaned))
         self._labels_changed()
 
 
@@ -219,52 +191,23 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
     return torch.where(trusted, winner, IGNORED).to(torch.uint8)
 
 
-def with_volume_limits(probabilities: Tensor, largest: Tensor, limits: Tensor) -> Tensor:
-    """Lower the probabilities of structures that are too large until each keeps only its most certain voxels.
-
-    A student takes more voxels for a structure than its pseudo-labels have, and learns them in the next round. Without
-    limits, structures grow from round to round until they spread into other organs.
+def implausibility(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
+    """How far the volumes of a case are from plausible ones: the sum over its structures of the log ratio to the range.
 
     Args:
-        probabilities: (K + 1, H, W, D).
-        largest: the largest component of each class, and ``IGNORED`` elsewhere. (H, W, D).
-        limits: greatest number of voxels of each structure, (K,).
+        volumes_ml: (K,), predicted.
+        ranges_ml: of :func:`volume_ranges_ml`, (K, 2).
 
     Returns:
-        (K + 1, H, W, D), with a sum of 1.
+        A scalar, 0 if all volumes are plausible; ln 2 for one structure of half the smallest or twice the largest
+        plausible volume.
     """
-    limited = probabilities.clone()
-    for structure, limit in enumerate(limits.tolist(), start=1):
-        own = probabilities[:, largest == structure]  # (K + 1, voxels)
-        if own.shape[1] > limit:
-            others = torch.cat([own[:structure], own[structure + 1 :]]).amax(0)
-            lead = own[structure] / others.clamp_min(1e-12)  # at least 1, as the structure is the most probable
-            limited[structure] /= lead.sort(descending=True).values[limit]
-    return limited / limited.sum(0)
-
-
-def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
-    """Which cases to learn from: those with the fewest structures of an implausible volume.
-
-    All whose structures are plausible, and where these are less than ``LEAST_SHARE`` of the cases, also those with one
-    implausible structure, and so on. A case is taken or left whole: where a structure is far too small, most of it was
-    taken for background, which would teach the same mistake again; and where the background alone is left out,
-    structures grow from round to round.
-
-    Args:
-        volumes_ml: (cases, K), predicted.
-        ranges_ml: of :func:`volume_ranges_ml`, (K, 3).
-
-    Returns:
-        (cases,), bool.
-    """
-    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 2])).sum(1)  # (cases,)
-    least = math.ceil(LEAST_SHARE * len(wrong))
-    return wrong <= wrong.sort().values[least - 1]
+    volumes = volumes_ml.clamp_min(LEAST_ML)
+    return (ranges_ml[:, 0] / volumes).log().clamp_min(0).sum() + (volumes / ranges_ml[:, 1]).log().clamp_min(0).sum()
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
-    """Plausible volumes of each structure: the labelled cases' 5th percentile, median and 95th percentile.
+    """Plausible volumes of each structure: the labelled cases' 5th to 95th percentile.
 
     Args:
         slices: labelled slices; cases without a structure do not count for it.
@@ -272,13 +215,12 @@ def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) ->
         tolerance: the 5th percentile is divided by it, the 95th multiplied.
 
     Returns:
-        (K, 3), in ml; 0, infinity and infinity for a structure that no case has.
+        (K, 2), in ml; 0 and infinity for a structure that no case has.
     """
     volumes = slices.volumes_ml(num_structures)  # (cases, K)
     seen = volumes.float().masked_fill(volumes == 0, torch.nan)
-    least, usual, greatest = seen.nanquantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)  # (K,) each
-    upper = torch.stack([usual, greatest * tolerance], 1).nan_to_num(torch.inf)
-    return torch.cat([(least / tolerance).nan_to_num(0)[:, None], upper], 1)
+    least, greatest = seen.nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (K,) each
+    return torch.stack([(least / tolerance).nan_to_num(0), (greatest * tolerance).nan_to_num(torch.inf)], 1)
 
 
 def _largest_components(winner: Tensor, classes: int) -> Tensor:

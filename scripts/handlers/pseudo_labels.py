@@ -6,10 +6,10 @@ import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from scripts.core.domains import IGNORED
 from scripts.core.files import atomic_path
@@ -71,7 +71,7 @@ class PseudoLabelRounds:
         if self.log.exists() and self.pseudo_labels.rounds > 1:
             with self.log.open(newline="", encoding="utf-8") as file:
                 earlier = [row for row in csv.DictReader(file) if int(row["round"]) < self.pseudo_labels.rounds]
-        rows = [*earlier, *(self._row(index, name) for index, name in enumerate(self.label_names, start=1))]
+        rows = [*earlier, *(self._row(index, name) for index, name in enumerate(self.label_names))]
         with atomic_path(self.log) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
@@ -82,11 +82,7 @@ class PseudoLabelRounds:
         labels, images = self.pseudo_labels.labels.cpu().numpy()[:, 0], self.pseudo_labels.slices.images.cpu().numpy()
         is_labelled = (labels > 0) & (labels != IGNORED)  # (N, H, W)
         case_of = self.pseudo_labels.slices.case_of.numpy()
-        used = (
-            np.unique(case_of[self.pseudo_labels.labelled_slices])
-            if self.pseudo_labels.used_cases
-            else np.unique(case_of)
-        )
+        used = self.pseudo_labels.used_cases.numpy() if len(self.pseudo_labels.used_cases) else np.unique(case_of)
         cases = used[np.unique(np.linspace(0, len(used) - 1, self.count).round().astype(int))]
         rows = []
         for case in cases:
@@ -105,17 +101,18 @@ class PseudoLabelRounds:
         )
 
     def _row(self, structure: int, name: str) -> dict[str, Any]:
-        counts = [count for count in self.pseudo_labels.counts if count.structure == structure]
-        predicted = sum(count.predicted for count in counts)
-        volumes_ml = [count.predicted * self.pseudo_labels.slices.voxel_ml[count.case] for count in counts]
+        made = self.pseudo_labels
+        cases, used = made.slices.case_of.unique(), made.used_cases
+        volumes_ml = made.predicted[cases, structure] * torch.tensor(made.slices.voxel_ml)[cases]
+        kept_share = made.kept[used, structure].sum() / made.predicted[cases, structure].sum().clamp_min(1)
         return {
             "round": self.pseudo_labels.rounds,
             "structure": name,
-            "cases": self.pseudo_labels.used_cases,
-            "kept_share": f"{sum(count.kept for count in counts) / max(predicted, 1):.4f}",
-            "least_ml": f"{min(volumes_ml):.2f}",
-            "median_ml": f"{median(volumes_ml):.2f}",
-            "greatest_ml": f"{max(volumes_ml):.2f}",
+            "cases": len(used),
+            "kept_share": f"{kept_share:.4f}",
+            "least_ml": f"{volumes_ml.min():.2f}",
+            "median_ml": f"{volumes_ml.quantile(0.5):.2f}",
+            "greatest_ml": f"{volumes_ml.max():.2f}",
         }
 
 
