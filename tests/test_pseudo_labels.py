@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +13,10 @@ from ignite.engine import Engine
 from scripts.core.domains import IGNORED
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.pseudo_labels import (
-    LEAST_ML,
     PseudoLabels,
     SelfTrainingBatches,
     cleaned_labels,
-    implausibility,
+    plausible_cases,
     volume_ranges_ml,
 )
 from scripts.data.slices import SliceSet
@@ -102,26 +100,14 @@ def test_each_class_may_have_its_own_confidence() -> None:
     assert refused(cleaned_labels, probabilities, [0.5, 0.7]).found == "2 confidences"
 
 
-def test_implausibility_is_the_sum_of_the_log_ratios_to_the_plausible_range() -> None:
-    ranges = torch.tensor([[2.0, 4.0], [10.0, 20.0]])
-    assert implausibility(torch.tensor([2.0, 20.0]), ranges) == 0
-    # Half of the smallest volume and three times the largest: ln 2 + ln 3.
-    assert implausibility(torch.tensor([1.0, 60.0]), ranges).item() == pytest.approx(math.log(6))
-    assert implausibility(torch.tensor([0.0, 10.0]), ranges).item() == pytest.approx(math.log(2 / LEAST_ML))
-    assert implausibility(torch.tensor([0.0, 10.0]), torch.tensor([ANY, ANY])) == 0
-
-
-def test_a_round_learns_from_the_most_plausible_quarter_if_not_more_are_plausible() -> None:
-    # Voxels of 0.5, 1, 1.5, 2 and 2.5 ml: 12 bright voxels are 6, 12, 18, 24 and 30 ml. A quarter of five cases is two.
-    bright = bright_and_dark().clamp_min(0)
-    bright[2, 3, 5] = 0.0
-    for bright_ml, used in (((40.0, 50.0), [3, 4]), ((1.0, 2.0), [0, 1]), ((12.0, 24.0), [1, 2, 3])):
-        made = pseudo_labels(*[bright] * 5, bright_ml=bright_ml)
-        made.renew(ByBrightness())
-        assert made.used_cases.tolist() == used
-    alike = pseudo_labels(*[torch.zeros_like(bright)] * 3, min_confidence=0.0, bright_ml=(1.0, 2.0))
-    alike.renew(ByBrightness())
-    assert alike.used_cases.tolist() == [0, 1, 2], "none is better than another"
+def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() -> None:
+    ranges = torch.tensor([[1.0, 4.0], [2.0, 4.0]])
+    # Implausible structures of the eight cases: 0, 1, 2, 1, 2, 2, 2, 2. A quarter of eight is two.
+    volumes = torch.tensor([[1, 2], [1, 5], [0, 0], [5, 4], [0, 5], [9, 9], [0, 1], [5, 1]], dtype=torch.float32)
+    assert plausible_cases(volumes, ranges).tolist() == [True, True, False, True, False, False, False, False]
+    volumes[1:3] = torch.tensor([[4, 4], [2, 3]])  # three plausible cases are enough
+    assert plausible_cases(volumes, ranges).tolist() == [True, True, True, False, False, False, False, False]
+    assert plausible_cases(torch.zeros(3, 2), ranges).all()  # none is better than another
 
 
 def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
@@ -169,25 +155,40 @@ def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure(
 
 
 @pytest.mark.parametrize(
-    ("start", "second", "bright_ml", "kept"),
+    ("bright_ml", "kept"),
     [
-        (0.9, 0.0, (5.0, 6.0), 8),  # 2 ml, then 4 ml: closer to the plausible range
-        (0.0, 0.9, (0.5, 1.0), 4),  # 4 ml, then 2 ml: closer from above
-        (0.9, 0.0, (0.5, 1.0), 4),  # 2 ml, then 4 ml: too large, and larger
-        (0.9, 0.0, (1.0, 5.0), 4),  # both plausible: the first stay
+        ((5.0, 6.0), [4, 8, 8]),  # 2 ml are too little, as are the 4 ml of the second round: each round is a new one
+        ((3.0, 6.0), [4, 8, 8]),  # the second round misses nothing
+        ((1.0, 6.0), [4, 4, 4]),  # nor does the first
+        ((0.5, 1.0), [4, 4, 4]),  # too large is not missed: a further round would not make it smaller
     ],
 )
-def test_pseudo_labels_of_a_case_are_replaced_only_by_more_plausible_ones(
-    start: float, second: float, bright_ml: tuple[float, float], kept: int
+def test_pseudo_labels_are_renewed_only_while_a_structure_is_missed(
+    bright_ml: tuple[float, float], kept: list[int]
 ) -> None:
     # Voxels of 0.5 ml, of falling brightness: 4 are brighter than 0.9, all 8 are brighter than 0.
     brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
-    made, resumed = (pseudo_labels(brightness, min_confidence=0.0, bright_ml=bright_ml) for _ in range(2))
-    made.renew(ByBrightness(start=start))
-    resumed.load_state_dict(made.state_dict())
-    for labels in (made, resumed):
-        labels.renew(ByBrightness(start=second))
-        assert int((labels.labels == 1).sum()) == int(labels.kept[0, 0]) == kept
+    made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=bright_ml)
+    for round_, count in enumerate(kept):
+        resumed = pseudo_labels(brightness, min_confidence=0.0, bright_ml=bright_ml)
+        resumed.load_state_dict(made.state_dict())
+        for labels in (made, resumed):
+            is_new = labels.renew(ByBrightness(start=0.0 if round_ else 0.9))
+            assert int((labels.labels == 1).sum()) == count
+            assert is_new == (round_ == 0 or kept[round_ - 1] * 0.5 < bright_ml[0])
+            assert labels.rounds == round_ + 1
+
+
+def test_a_structure_is_missed_by_its_median_over_the_cases() -> None:
+    # 12 bright voxels in two of three cases, 6 and 18 ml, from 5 ml is plausible: the median, 6 ml, is.
+    bright = bright_and_dark().clamp_min(0)
+    bright[2, 3, 5] = 0.0
+    made = pseudo_labels(bright, torch.zeros_like(bright), bright, bright_ml=(5.0, 20.0))
+    assert made.renew(ByBrightness())
+    assert not made.renew(ByBrightness())
+    one_of_three = pseudo_labels(bright, *[torch.zeros_like(bright)] * 2, bright_ml=(5.0, 20.0))
+    assert one_of_three.renew(ByBrightness())
+    assert one_of_three.renew(ByBrightness())
 
 
 def test_components_are_those_of_the_volume_not_of_a_slice() -> None:
@@ -212,8 +213,8 @@ def test_a_round_labels_every_volume_and_counts_what_it_kept() -> None:
     # At brightness 0 all three classes have probability 1/3.
     assert (first[0, 2:] == IGNORED).all()
     assert (second[:, :2, :2] == 2).all()
-    assert made.predicted.tolist() == [[13, 1], [1, 13]]
-    assert made.kept.tolist() == [[12, 1], [1, 12]]
+    assert made.volumes_ml.tolist() == [[6.5, 0.5], [1.0, 13.0]]  # voxels of 0.5 and 1 ml
+    assert made.kept_ml.tolist() == [[6.0, 0.5], [1.0, 12.0]]
 
 
 def test_a_volume_is_labelled_without_the_frame_around_it() -> None:
@@ -226,7 +227,7 @@ def test_a_volume_is_labelled_without_the_frame_around_it() -> None:
     other.renew(ByBrightness(gain=500.0))
     assert torch.equal(other.labels[:, :, 1:5, 1:7], made.labels)
     assert (other.labels.sum((0, 1)) == torch.nn.functional.pad(made.labels.sum((0, 1)), (1, 1, 1, 1))).all()
-    assert torch.equal(other.kept, made.kept)
+    assert torch.equal(other.kept_ml, made.kept_ml)
 
 
 def test_a_checkpoint_brings_pseudo_labels_back_and_those_of_other_slices_are_refused() -> None:
@@ -289,7 +290,7 @@ def epoch(number: int) -> Engine:
 
 
 def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_path: Path) -> None:
-    made = pseudo_labels(bright_and_dark(), -bright_and_dark())
+    made = pseudo_labels(bright_and_dark(), -bright_and_dark(), bright_ml=(100.0, 200.0))  # always missed
     handler = rounds_of(made, ByBrightness(), tmp_path)
     for number in range(1, 5):
         handler.renew_if_due(epoch(number))
@@ -297,12 +298,12 @@ def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_pat
     assert [(row["round"], row["structure"]) for row in rows] == [
         (str(number), name) for number in (1, 2) for name in ("bright", "dark")
     ]
-    # Bright: 13 voxels of 0.5 ml in case 0, one of 1 ml in case 1; 13 of the 14 are kept.
+    # Bright: 13 voxels of 0.5 ml in case 0, one of 1 ml in case 1; one of the 13 is not kept.
     assert rows[0] == {
         "round": "1",
         "structure": "bright",
         "cases": "2",
-        "kept_share": f"{13 / 14:.4f}",
+        "kept_share": f"{7.0 / 7.5:.4f}",
         "least_ml": "1.00",
         "median_ml": "3.75",
         "greatest_ml": "6.50",
@@ -311,8 +312,7 @@ def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_pat
 
 
 def test_a_resumed_run_keeps_its_round_and_drops_rows_of_later_ones(tmp_path: Path) -> None:
-    # 6.5 ml are 325 times the largest plausible volume, and none is closer to it (LEAST_ML is a tenth of the smallest).
-    made, resumed = (pseudo_labels(bright_and_dark(), bright_ml=(0.01, 0.02)) for _ in range(2))
+    made, resumed = (pseudo_labels(bright_and_dark(), bright_ml=(100.0, 200.0)) for _ in range(2))  # always missed
     handler = rounds_of(made, ByBrightness(), tmp_path)
     handler.renew_if_due(epoch(1))
     state = made.state_dict() | {"labels": made.labels.clone()}

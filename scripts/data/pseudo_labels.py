@@ -14,40 +14,34 @@ from scripts.core.errors import InputError
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
 from torch import Tensor, nn
 
-__all__ = ["PseudoLabels", "SelfTrainingBatches", "cleaned_labels", "implausibility", "volume_ranges_ml"]
+__all__ = ["PseudoLabels", "SelfTrainingBatches", "cleaned_labels", "plausible_cases", "volume_ranges_ml"]
 
-# Of the target's cases that a round learns from, the most plausible ones, if not more are plausible.
+# Of the target's cases, in each round, if not more are plausible.
 LEAST_SHARE = 0.25
-
-# A smaller volume is not told from none.
-LEAST_ML = 1e-3
-
-# What a checkpoint has of pseudo-labels.
-_STATE = ("labels", "_cleaned", "predicted", "kept", "rounds")
 
 
 class PseudoLabels:
-    """Pseudo-labels of the target's training slices, renewed in rounds.
+    """Pseudo-labels of the target's training slices, renewed in rounds while the network misses a structure.
 
-    Each round segments whole volumes with the moving average of the trained network. The pseudo-labels of a case are
-    replaced only by ones of more plausible volumes, and stay once all its volumes are plausible. If all were renewed in
-    every round, the student would learn its own errors again, and structures would grow until they spread into other
-    organs. No label of the target is read.
+    Each round segments whole volumes with the moving average of the trained network. No label of the target is read.
+    A structure is missed if its median volume over the cases is below its plausible volumes. Once none is missed, the
+    pseudo-labels stay: a student takes more voxels for a structure than its pseudo-labels have, so that further rounds
+    would make structures grow until they spread into other organs.
 
     Args:
         slices: the target's training slices, in order within each case.
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
-        volume_ranges_ml: as for :func:`implausibility`, (K, 2).
+        volume_ranges_ml: as for :func:`plausible_cases`, (K, 2).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
         labelled_slices: (n,) indices of the slices that have any pseudo-label.
+        cases: indices of the cases that have slices.
         rounds: number of rounds so far.
-        predicted: voxels of each structure that the network predicted in the round of each case's pseudo-labels,
-            (cases, K).
-        kept: how many of them are in the pseudo-labels; the others are ignored. (cases, K).
+        volumes_ml: predicted volume of each structure of ``cases`` when they were labelled, (cases, K).
+        kept_ml: how much of it is in the pseudo-labels; the rest is ignored. (cases, K).
     """
 
     def __init__(
@@ -62,32 +56,39 @@ class PseudoLabels:
         self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
         self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
-        self._cleaned = self.labels.clone()  # of every case, used or not
-        self.predicted = torch.zeros(len(slices.voxel_ml), len(volume_ranges_ml), dtype=torch.int64)
-        self.kept = torch.zeros_like(self.predicted)
+        self.cases = slices.case_of.unique()
+        self.volumes_ml = torch.zeros(len(self.cases), len(volume_ranges_ml))
+        self.kept_ml = torch.zeros_like(self.volumes_ml)
         self.rounds = 0
         self._labels_changed()
 
     @torch.inference_mode()
-    def renew(self, network: nn.Module) -> None:
-        """Label the cases whose volumes are not yet plausible, and decide which cases to learn from.
+    def renew(self, network: nn.Module) -> bool:
+        """Start a round: replace the labels of every volume, unless the last round missed no structure.
 
         Args:
             network: maps slices to logits; its training mode is restored.
+
+        Returns:
+            Whether the labels are new.
         """
+        is_missed = self.volumes_ml.quantile(0.5, dim=0) < self.volume_ranges_ml[:, 0]  # (K,)
+        is_due = self.rounds == 0 or bool(is_missed.any())
+        self.rounds += 1
+        if is_due:
+            self._label_cases(network)
+        return is_due
+
+    def _label_cases(self, network: nn.Module) -> None:
         is_training = network.training
         network.eval()
-        cases = self.slices.case_of.unique()
-        for case in cases.tolist():
-            if self.rounds == 0 or self._implausibility(case, self.predicted[case]) > 0:
-                self._label_case(case, network)
+        volumes_ml = [self._label_case(case, network) for case in self.cases.tolist()]
+        self.volumes_ml, self.kept_ml = torch.stack(volumes_ml, 1)  # (cases, K) each
         network.train(is_training)
-        values = torch.stack([self._implausibility(case, self.predicted[case]) for case in cases.tolist()])
-        used = cases[values <= values.sort().values[math.ceil(LEAST_SHARE * len(cases)) - 1]]
-        is_used = torch.isin(self.slices.case_of, used)[:, None, None, None].to(self.labels.device)
-        self.labels = self._cleaned.where(is_used, IGNORED).to(torch.uint8)
+        is_used = plausible_cases(self.volumes_ml, self.volume_ranges_ml)
+        self.labels[~torch.isin(self.slices.case_of, self.cases[is_used])] = IGNORED
+        self.kept_ml[~is_used] = 0
         self._labels_changed()
-        self.rounds += 1
 
     @property
     def used_cases(self) -> Tensor:
@@ -97,29 +98,23 @@ class PseudoLabels:
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
-    def _implausibility(self, case: int, voxels: Tensor) -> Tensor:
-        return implausibility(voxels * self.slices.voxel_ml[case], self.volume_ranges_ml)
-
-    def _label_case(self, case: int, network: nn.Module) -> None:
-        """Replace the pseudo-labels of a case if they become more plausible."""
+    def _label_case(self, case: int, network: nn.Module) -> Tensor:
+        """Label a case; returns the volumes in ml of its structures, predicted and kept, (2, K)."""
         device = next(network.parameters()).device
         chosen, rows, columns = self.slices.region(case)
         stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
         volume = stack.movedim(0, self.slice_axis)[None, None]
         probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
-        predicted = _voxels(probabilities.argmax(0), len(probabilities))
-        now, before = self._implausibility(case, predicted), self._implausibility(case, self.predicted[case])
-        if self.rounds > 0 and now >= before:
-            return
         labels = cleaned_labels(probabilities, self.min_confidence)
-        framed = torch.zeros_like(self._cleaned[chosen])  # the padding is background
+        framed = torch.zeros_like(self.labels[chosen])  # the padding is background
         framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
-        self._cleaned[chosen] = framed
-        self.predicted[case], self.kept[case] = predicted, _voxels(labels, len(probabilities))
+        self.labels[chosen] = framed
+        predicted, kept = (_voxels(of, len(probabilities)) for of in (probabilities.argmax(0), labels))
+        return torch.stack([predicted, kept]) * self.slices.voxel_ml[case]
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
-        return {key: getattr(self, key) for key in _STATE}
+        return {key: getattr(self, key) for key in ("labels", "rounds", "volumes_ml", "kept_ml")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the pseudo-labels of ``state``.
@@ -134,9 +129,8 @@ class PseudoLabels:
                 expected=f"{tuple(self.labels.shape)}, the shape of the target's slices",
                 remedy="give the data that the run was started with, or start a new one without --resume",
             )
-        for key in _STATE:
-            setattr(self, key, state[key])
-        self.labels, self._cleaned = (labels.to(self.slices.images.device) for labels in (self.labels, self._cleaned))
+        self.labels, self.rounds = state["labels"].to(self.labels.device), state["rounds"]
+        self.volumes_ml, self.kept_ml = state["volumes_ml"], state["kept_ml"]
         self._labels_changed()
 
 
@@ -191,19 +185,24 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
     return torch.where(trusted, winner, IGNORED).to(torch.uint8)
 
 
-def implausibility(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
-    """How far the volumes of a case are from plausible ones: the sum over its structures of the log ratio to the range.
+def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
+    """Which cases to learn from: those with the fewest structures of an implausible volume.
+
+    All whose structures are plausible, and where these are less than ``LEAST_SHARE`` of the cases, also those with one
+    implausible structure, and so on. A case is taken or left whole: where a structure is far too small, most of it was
+    taken for background, which would teach the same mistake again; and where the background alone is left out,
+    structures grow from round to round.
 
     Args:
-        volumes_ml: (K,), predicted.
+        volumes_ml: (cases, K), predicted.
         ranges_ml: of :func:`volume_ranges_ml`, (K, 2).
 
     Returns:
-        A scalar, 0 if all volumes are plausible; ln 2 for one structure of half the smallest or twice the largest
-        plausible volume.
+        (cases,), bool.
     """
-    volumes = volumes_ml.clamp_min(LEAST_ML)
-    return (ranges_ml[:, 0] / volumes).log().clamp_min(0).sum() + (volumes / ranges_ml[:, 1]).log().clamp_min(0).sum()
+    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 1])).sum(1)  # (cases,)
+    least = math.ceil(LEAST_SHARE * len(wrong))
+    return wrong <= wrong.sort().values[least - 1]
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from scripts.core.domains import IGNORED
 from scripts.core.files import atomic_path
@@ -22,13 +21,15 @@ __all__ = ["PseudoLabelRounds", "rounds_due"]
 
 
 class PseudoLabelRounds:
-    """Renew pseudo-labels at the start of training and at equal intervals; write a table and a picture of each round.
+    """Renew pseudo-labels at the start of training and at equal intervals while a structure is missed.
+
+    Each round that changes them leaves rows in a table and a picture.
 
     Args:
         pseudo_labels: of the target's training slices.
         network: the moving average that predicts them.
-        rounds: number of rounds, including the one at the start.
-        log: CSV file: for each round and structure, the number of cases in use, the share of all predicted voxels that
+        rounds: largest number of rounds, including the one at the start.
+        log: CSV file: for each round and structure, the number of cases in use, the share of the predicted volume that
             was kept, and the minimum, median and maximum volume in ml, of all cases.
         folder: where ``pseudo_labels_<round>.png`` goes.
         label_names: of the classes 1..K.
@@ -60,8 +61,7 @@ class PseudoLabelRounds:
         """Start a round, unless a resumed run has restored its pseudo-labels."""
         if self.pseudo_labels.rounds >= rounds_due(engine.state.epoch, engine.state.max_epochs, self.rounds):
             return
-        self.pseudo_labels.renew(self.network)
-        if rank() == 0:
+        if self.pseudo_labels.renew(self.network) and rank() == 0:
             self.write_table()
             self.draw()
 
@@ -82,8 +82,8 @@ class PseudoLabelRounds:
         labels, images = self.pseudo_labels.labels.cpu().numpy()[:, 0], self.pseudo_labels.slices.images.cpu().numpy()
         is_labelled = (labels > 0) & (labels != IGNORED)  # (N, H, W)
         case_of = self.pseudo_labels.slices.case_of.numpy()
-        used = self.pseudo_labels.used_cases.numpy() if len(self.pseudo_labels.used_cases) else np.unique(case_of)
-        cases = used[np.unique(np.linspace(0, len(used) - 1, self.count).round().astype(int))]
+        used = self.pseudo_labels.used_cases if len(self.pseudo_labels.used_cases) else self.pseudo_labels.cases
+        cases = used.numpy()[np.unique(np.linspace(0, len(used) - 1, self.count).round().astype(int))]
         rows = []
         for case in cases:
             own = np.flatnonzero(case_of == case)
@@ -101,15 +101,12 @@ class PseudoLabelRounds:
         )
 
     def _row(self, structure: int, name: str) -> dict[str, Any]:
-        made = self.pseudo_labels
-        cases, used = made.slices.case_of.unique(), made.used_cases
-        volumes_ml = made.predicted[cases, structure] * torch.tensor(made.slices.voxel_ml)[cases]
-        kept_share = made.kept[used, structure].sum() / made.predicted[cases, structure].sum().clamp_min(1)
+        volumes_ml, kept_ml = (of[:, structure] for of in (self.pseudo_labels.volumes_ml, self.pseudo_labels.kept_ml))
         return {
             "round": self.pseudo_labels.rounds,
             "structure": name,
-            "cases": len(used),
-            "kept_share": f"{kept_share:.4f}",
+            "cases": len(self.pseudo_labels.used_cases),
+            "kept_share": f"{kept_ml.sum() / volumes_ml.sum().clamp_min(1e-6):.4f}",
             "least_ml": f"{volumes_ml.min():.2f}",
             "median_ml": f"{volumes_ml.quantile(0.5):.2f}",
             "greatest_ml": f"{volumes_ml.max():.2f}",
