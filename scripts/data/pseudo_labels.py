@@ -14,24 +14,38 @@ from scripts.core.errors import InputError
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, iteration_generator
 from torch import Tensor, nn
 
-__all__ = ["PseudoLabels", "SelfTrainingBatches", "cleaned_labels", "plausible_cases", "volume_ranges_ml"]
+__all__ = [
+    "PseudoLabels",
+    "SelfTrainingBatches",
+    "cleaned_labels",
+    "plausible_cases",
+    "volume_ranges_ml",
+    "with_volume_limits",
+]
 
 # Of the target's cases, in each round, if not more are plausible.
 LEAST_SHARE = 0.25
 
+# Of the labelled cases' median volume: a structure below it has to grow.
+TOO_SMALL = 0.9
+
+_STATE = ("labels", "rounds", "volumes_ml", "kept_ml", "first_voxels")
+
 
 class PseudoLabels:
-    """Pseudo-labels of the target's training slices, renewed in rounds while the network misses a structure.
+    """Pseudo-labels of the target's training slices, renewed in rounds while a structure is too small.
 
     Each round segments whole volumes with the moving average of the trained network. No label of the target is read.
-    A structure is missed if its median volume over the cases is below its plausible volumes. Once none is missed, the
-    pseudo-labels stay: a student takes more voxels for a structure than its pseudo-labels have, so that further rounds
-    would make structures grow until they spread into other organs.
+    A student takes more voxels for a structure than its pseudo-labels have, and structures grow from round to round.
+    Where one is too small, it should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases'
+    median. Once none is, the pseudo-labels stay. A structure whose median is above its plausible volumes is limited in
+    every case: its largest component may not exceed the larger of its volume in the first round and the labelled cases'
+    median.
 
     Args:
         slices: the target's training slices, in order within each case.
         inferer: maps a volume (1, 1, H, W, D) and a network to class probabilities (1, K + 1, H, W, D).
-        volume_ranges_ml: as for :func:`plausible_cases`, (K, 2).
+        volume_ranges_ml: as for :func:`plausible_cases`, (K, 3).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
 
@@ -59,12 +73,13 @@ class PseudoLabels:
         self.cases = slices.case_of.unique()
         self.volumes_ml = torch.zeros(len(self.cases), len(volume_ranges_ml))
         self.kept_ml = torch.zeros_like(self.volumes_ml)
+        self.first_voxels: dict[int, Tensor] = {}
         self.rounds = 0
         self._labels_changed()
 
     @torch.inference_mode()
     def renew(self, network: nn.Module) -> bool:
-        """Start a round: replace the labels of every volume, unless the last round missed no structure.
+        """Start a round: replace the labels of every volume, unless no structure was too small in the last round.
 
         Args:
             network: maps slices to logits; its training mode is restored.
@@ -72,23 +87,20 @@ class PseudoLabels:
         Returns:
             Whether the labels are new.
         """
-        is_missed = self.volumes_ml.quantile(0.5, dim=0) < self.volume_ranges_ml[:, 0]  # (K,)
-        is_due = self.rounds == 0 or bool(is_missed.any())
-        self.rounds += 1
+        usual_ml = self.volume_ranges_ml[:, 1].nan_to_num(posinf=0.0)  # (K,), 0 where no labelled case has it
+        is_too_small = self._medians_ml() < TOO_SMALL * usual_ml
+        is_due = self.rounds == 0 or bool(is_too_small.any())
         if is_due:
+            is_training = network.training
+            network.eval()
             self._label_cases(network)
+            is_too_large = self._medians_ml() > self.volume_ranges_ml[:, 2]  # (K,)
+            if is_too_large.any():
+                self._label_cases(network, self.volume_ranges_ml[:, 1].where(is_too_large, torch.inf))
+            network.train(is_training)
+            self._leave_out_implausible()
+        self.rounds += 1
         return is_due
-
-    def _label_cases(self, network: nn.Module) -> None:
-        is_training = network.training
-        network.eval()
-        volumes_ml = [self._label_case(case, network) for case in self.cases.tolist()]
-        self.volumes_ml, self.kept_ml = torch.stack(volumes_ml, 1)  # (cases, K) each
-        network.train(is_training)
-        is_used = plausible_cases(self.volumes_ml, self.volume_ranges_ml)
-        self.labels[~torch.isin(self.slices.case_of, self.cases[is_used])] = IGNORED
-        self.kept_ml[~is_used] = 0
-        self._labels_changed()
 
     @property
     def used_cases(self) -> Tensor:
@@ -98,13 +110,28 @@ class PseudoLabels:
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
-    def _label_case(self, case: int, network: nn.Module) -> Tensor:
+    def _medians_ml(self) -> Tensor:
+        """Median volume of each structure over the cases, (K,)."""
+        return self.volumes_ml.quantile(0.5, dim=0)
+
+    def _label_cases(self, network: nn.Module, limits_ml: Tensor | None = None) -> None:
+        """Label every case; no structure exceeds the larger of its limit, (K,), and its volume in the first round."""
+        volumes_ml = [self._label_case(case, network, limits_ml) for case in self.cases.tolist()]
+        self.volumes_ml, self.kept_ml = torch.stack(volumes_ml, 1)  # (cases, K) each
+
+    def _label_case(self, case: int, network: nn.Module, limits_ml: Tensor | None) -> Tensor:
         """Label a case; returns the volumes in ml of its structures, predicted and kept, (2, K)."""
         device = next(network.parameters()).device
         chosen, rows, columns = self.slices.region(case)
         stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
         volume = stack.movedim(0, self.slice_axis)[None, None]
         probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
+        if self.rounds == 0 or limits_ml is not None:
+            largest = _largest_components(probabilities.argmax(0), len(probabilities))
+            first = self.first_voxels.setdefault(case, _voxels(largest, len(probabilities)))
+            if limits_ml is not None:
+                limits = (limits_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
+                probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, limits))
         labels = cleaned_labels(probabilities, self.min_confidence)
         framed = torch.zeros_like(self.labels[chosen])  # the padding is background
         framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
@@ -112,9 +139,15 @@ class PseudoLabels:
         predicted, kept = (_voxels(of, len(probabilities)) for of in (probabilities.argmax(0), labels))
         return torch.stack([predicted, kept]) * self.slices.voxel_ml[case]
 
+    def _leave_out_implausible(self) -> None:
+        is_used = plausible_cases(self.volumes_ml, self.volume_ranges_ml)
+        self.labels[~torch.isin(self.slices.case_of, self.cases[is_used])] = IGNORED
+        self.kept_ml[~is_used] = 0
+        self._labels_changed()
+
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
-        return {key: getattr(self, key) for key in ("labels", "rounds", "volumes_ml", "kept_ml")}
+        return {key: getattr(self, key) for key in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the pseudo-labels of ``state``.
@@ -129,8 +162,9 @@ class PseudoLabels:
                 expected=f"{tuple(self.labels.shape)}, the shape of the target's slices",
                 remedy="give the data that the run was started with, or start a new one without --resume",
             )
-        self.labels, self.rounds = state["labels"].to(self.labels.device), state["rounds"]
-        self.volumes_ml, self.kept_ml = state["volumes_ml"], state["kept_ml"]
+        for key in _STATE:
+            setattr(self, key, state[key])
+        self.labels = self.labels.to(self.slices.images.device)
         self._labels_changed()
 
 
@@ -185,6 +219,30 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
     return torch.where(trusted, winner, IGNORED).to(torch.uint8)
 
 
+def with_volume_limits(probabilities: Tensor, largest: Tensor, limits: Tensor) -> Tensor:
+    """Lower the probabilities of structures that are too large until each keeps only its most certain voxels.
+
+    A student takes more voxels for a structure than its pseudo-labels have, and learns them in the next round. Without
+    limits, structures grow from round to round until they spread into other organs.
+
+    Args:
+        probabilities: (K + 1, H, W, D).
+        largest: the largest component of each class, and ``IGNORED`` elsewhere. (H, W, D).
+        limits: greatest number of voxels of each structure, (K,).
+
+    Returns:
+        (K + 1, H, W, D), with a sum of 1.
+    """
+    limited = probabilities.clone()
+    for structure, limit in enumerate(limits.tolist(), start=1):
+        own = probabilities[:, largest == structure]  # (K + 1, voxels)
+        if own.shape[1] > limit:
+            others = torch.cat([own[:structure], own[structure + 1 :]]).amax(0)
+            lead = own[structure] / others.clamp_min(1e-12)  # at least 1, as the structure is the most probable
+            limited[structure] /= lead.sort(descending=True).values[limit]
+    return limited / limited.sum(0)
+
+
 def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
     """Which cases to learn from: those with the fewest structures of an implausible volume.
 
@@ -195,18 +253,18 @@ def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
 
     Args:
         volumes_ml: (cases, K), predicted.
-        ranges_ml: of :func:`volume_ranges_ml`, (K, 2).
+        ranges_ml: of :func:`volume_ranges_ml`, (K, 3).
 
     Returns:
         (cases,), bool.
     """
-    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 1])).sum(1)  # (cases,)
+    wrong = ((volumes_ml < ranges_ml[:, 0]) | (volumes_ml > ranges_ml[:, 2])).sum(1)  # (cases,)
     least = math.ceil(LEAST_SHARE * len(wrong))
     return wrong <= wrong.sort().values[least - 1]
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
-    """Plausible volumes of each structure: the labelled cases' 5th to 95th percentile.
+    """Plausible volumes of each structure: the labelled cases' 5th percentile, median and 95th percentile.
 
     Args:
         slices: labelled slices; cases without a structure do not count for it.
@@ -214,12 +272,13 @@ def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) ->
         tolerance: the 5th percentile is divided by it, the 95th multiplied.
 
     Returns:
-        (K, 2), in ml; 0 and infinity for a structure that no case has.
+        (K, 3), in ml; 0, infinity and infinity for a structure that no case has.
     """
     volumes = slices.volumes_ml(num_structures)  # (cases, K)
     seen = volumes.float().masked_fill(volumes == 0, torch.nan)
-    least, greatest = seen.nanquantile(torch.tensor([0.05, 0.95]), dim=0)  # (K,) each
-    return torch.stack([(least / tolerance).nan_to_num(0), (greatest * tolerance).nan_to_num(torch.inf)], 1)
+    least, usual, greatest = seen.nanquantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)  # (K,) each
+    upper = torch.stack([usual, greatest * tolerance], 1).nan_to_num(torch.inf)
+    return torch.cat([(least / tolerance).nan_to_num(0)[:, None], upper], 1)
 
 
 def _largest_components(winner: Tensor, classes: int) -> Tensor:
