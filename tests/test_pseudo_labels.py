@@ -13,11 +13,13 @@ from ignite.engine import Engine
 from scripts.core.domains import IGNORED
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.pseudo_labels import (
+    TOO_SMALL,
     PseudoLabels,
     SelfTrainingBatches,
     cleaned_labels,
     plausible_cases,
     volume_ranges_ml,
+    with_volume_limits,
 )
 from scripts.data.slices import SliceSet
 from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
@@ -61,14 +63,14 @@ def bright_and_dark() -> Tensor:
     return volume
 
 
-ANY = (0.0, torch.inf)
-"""A range of volumes in which every volume is plausible."""
+ANY = (0.0, torch.inf, torch.inf)
+"""Least, usual and greatest volume of a structure that no labelled case has: every volume is plausible."""
 
 
 def pseudo_labels(
     *volumes: Tensor,
     min_confidence: float = 0.7,
-    bright_ml: tuple[float, float] = ANY,
+    bright_ml: tuple[float, float, float] = ANY,
     dark_ml: tuple[float, float] = ANY,
 ) -> PseudoLabels:
     inferer = SliceWiseInferer(window_size=None, slice_axis=2, softmax=True, precision="float32")
@@ -101,7 +103,7 @@ def test_each_class_may_have_its_own_confidence() -> None:
 
 
 def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() -> None:
-    ranges = torch.tensor([[1.0, 4.0], [2.0, 4.0]])
+    ranges = torch.tensor([[1.0, 2.0, 4.0], [2.0, 3.0, 4.0]])
     # Implausible structures of the eight cases: 0, 1, 2, 1, 2, 2, 2, 2. A quarter of eight is two.
     volumes = torch.tensor([[1, 2], [1, 5], [0, 0], [5, 4], [0, 5], [9, 9], [0, 1], [5, 1]], dtype=torch.float32)
     assert plausible_cases(volumes, ranges).tolist() == [True, True, False, True, False, False, False, False]
@@ -113,7 +115,7 @@ def test_a_round_learns_from_the_cases_with_the_fewest_implausible_structures() 
 def test_batches_hold_no_slice_of_a_case_that_was_left_out() -> None:
     # Voxels of 0.5, 1 and 1.5 ml: 12 bright voxels are 6, none and 18 ml; from 5 to 10 are plausible. Structure 2: any.
     bright = bright_and_dark().clamp_min(0)
-    made = pseudo_labels(bright, torch.zeros_like(bright), bright, bright_ml=(5.0, 10.0))
+    made = pseudo_labels(bright, torch.zeros_like(bright), bright, bright_ml=(5.0, 8.0, 10.0))
     made.renew(ByBrightness())
     assert made.labelled_slices.tolist() == [0, 1, 2]
     resumed = pseudo_labels(bright, torch.zeros_like(bright), bright)
@@ -125,7 +127,7 @@ def test_a_case_whose_slices_were_all_constant_does_not_shift_the_others() -> No
     # Case 1 has no slice left. Bright: 12 voxels of 0.5 ml in case 0 and of 1.5 ml in case 2; from 15 ml is plausible.
     bright = bright_and_dark().clamp_min(0)
     bright[2, 3, 5] = 0.0
-    made = pseudo_labels(bright, bright[:0], bright, bright_ml=(15.0, 20.0))
+    made = pseudo_labels(bright, bright[:0], bright, bright_ml=(15.0, 18.0, 20.0))
     made.renew(ByBrightness())
     assert made.slices.case_of[made.labelled_slices].unique().tolist() == [2]
 
@@ -145,50 +147,88 @@ def test_batches_go_on_where_nothing_is_confident() -> None:
 
 
 def test_plausible_volumes_come_from_the_labelled_cases_that_have_the_structure() -> None:
-    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml. The 5th and 95th percentile by linear
-    # interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
+    # Structure 1: 8, 16 and 16 voxels of 0.5, 1 and 1.5 ml: 4, 16 and 24 ml, the median is 16. The 5th and 95th
+    # percentile by linear interpolation are 4 + 0.1 x 12 = 5.2 and 16 + 0.9 x 8 = 23.2. Structure 2 is in no case.
     slices = slice_set(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
     slices.labels = torch.ones(3, 1, 4, 4, dtype=torch.uint8)
     slices.labels[0, 0, :2] = 0
-    expected = torch.tensor([[5.2 / 2, 23.2 * 2], ANY])
+    expected = torch.tensor([[5.2 / 2, 16.0, 23.2 * 2], ANY])
     torch.testing.assert_close(volume_ranges_ml(slices, K, tolerance=2.0), expected)
+
+
+def test_a_structure_that_is_too_large_keeps_its_most_certain_voxels() -> None:
+    # Structure 1 wins five voxels with 0.9 to 0.5 against 0.05 to 0.4 of the background: it leads by 18, 8, 4, 2 and
+    # 1.25 times. Limit 3: divided by 2, the fourth is level with the background and the fifth belongs to it.
+    own, background = torch.tensor([0.9, 0.8, 0.8, 0.6, 0.5]), torch.tensor([0.05, 0.1, 0.2, 0.3, 0.4])
+    probabilities = torch.stack([background, own, 1 - own - background]).view(3, 5, 1, 1)
+    largest = torch.ones(5, 1, 1, dtype=torch.int64)
+    limited = with_volume_limits(probabilities, largest, torch.tensor([3, 0]))
+    torch.testing.assert_close(limited.sum(0), torch.ones(5, 1, 1))
+    lead = (limited[1] / limited[0]).flatten()
+    torch.testing.assert_close(lead, torch.tensor([9.0, 4.0, 2.0, 1.0, 0.625]))
+    labels = cleaned_labels(limited, 0.6)
+    # 0.45 of 0.55 in all is 0.82, 0.4 of 0.6 is 0.67, 0.4 of 0.6 is 0.67, 0.3 of 0.7 is unsure.
+    assert labels.flatten().tolist() == [1, 1, 1, IGNORED, IGNORED]
+    torch.testing.assert_close(with_volume_limits(probabilities, largest, torch.tensor([5, 0])), probabilities)
 
 
 @pytest.mark.parametrize(
     ("bright_ml", "kept"),
     [
-        ((5.0, 6.0), [4, 8, 8]),  # 2 ml are too little, as are the 4 ml of the second round: each round is a new one
-        ((3.0, 6.0), [4, 8, 8]),  # the second round misses nothing
-        ((1.0, 6.0), [4, 4, 4]),  # nor does the first
-        ((0.5, 1.0), [4, 4, 4]),  # too large is not missed: a further round would not make it smaller
+        ((0.0, 6.0, 9.0), [4, 8, 4]),  # 2 and 4 ml are below 0.9 x 6 ml: each round is a new one
+        ((0.0, 4.0, 9.0), [4, 8, 8]),  # 2 ml are below 3.6 ml, and 4 ml are not
+        ((0.0, 2.0, 9.0), [4, 4, 4]),  # the first round is large enough
+        ((0.0, 0.5, 1.0), [4, 4, 4]),  # too large: a further round would not make it smaller
     ],
 )
-def test_pseudo_labels_are_renewed_only_while_a_structure_is_missed(
-    bright_ml: tuple[float, float], kept: list[int]
+def test_pseudo_labels_are_renewed_only_while_a_structure_is_too_small(
+    bright_ml: tuple[float, float, float], kept: list[int]
 ) -> None:
     # Voxels of 0.5 ml, of falling brightness: 4 are brighter than 0.9, all 8 are brighter than 0.
     brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
     made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=bright_ml)
-    for round_, count in enumerate(kept):
+    for rounds, count in enumerate(kept):
         resumed = pseudo_labels(brightness, min_confidence=0.0, bright_ml=bright_ml)
         resumed.load_state_dict(made.state_dict())
         for labels in (made, resumed):
-            is_new = labels.renew(ByBrightness(start=0.0 if round_ else 0.9))
+            is_new = labels.renew(ByBrightness(start=(0.9, 0.0, 0.9)[rounds]))
             assert int((labels.labels == 1).sum()) == count
-            assert is_new == (round_ == 0 or kept[round_ - 1] * 0.5 < bright_ml[0])
-            assert labels.rounds == round_ + 1
+            assert is_new == (rounds == 0 or 0.5 * kept[rounds - 1] < TOO_SMALL * bright_ml[1])
+            assert labels.rounds == rounds + 1
 
 
-def test_a_structure_is_missed_by_its_median_over_the_cases() -> None:
-    # 12 bright voxels in two of three cases, 6 and 18 ml, from 5 ml is plausible: the median, 6 ml, is.
+def test_a_structure_is_too_small_by_its_median_over_the_cases() -> None:
+    # 12 bright voxels in two of three cases, 6 and 18 ml: the median, 6 ml, is above 0.9 x 6.5 ml = 5.85 ml.
     bright = bright_and_dark().clamp_min(0)
     bright[2, 3, 5] = 0.0
-    made = pseudo_labels(bright, torch.zeros_like(bright), bright, bright_ml=(5.0, 20.0))
+    made = pseudo_labels(bright, torch.zeros_like(bright), bright, bright_ml=(5.0, 6.5, 20.0))
     assert made.renew(ByBrightness())
     assert not made.renew(ByBrightness())
-    one_of_three = pseudo_labels(bright, *[torch.zeros_like(bright)] * 2, bright_ml=(5.0, 20.0))
+    one_of_three = pseudo_labels(bright, *[torch.zeros_like(bright)] * 2, bright_ml=(5.0, 6.5, 20.0))
     assert one_of_three.renew(ByBrightness())
     assert one_of_three.renew(ByBrightness())
+
+
+@pytest.mark.parametrize(
+    ("median_ml", "greatest_ml", "kept"),
+    [
+        (1.0, 3.5, 4),  # 4 ml in the second round are too much: the first volume is the limit
+        (3.0, 3.5, 6),  # the labelled median is larger
+        (1.0, 4.0, 8),  # plausible: no limit
+    ],
+)
+def test_a_structure_that_is_too_large_in_most_cases_does_not_grow(
+    median_ml: float, greatest_ml: float, kept: int
+) -> None:
+    # Voxels of 0.5 ml, of falling brightness. Structure 1 has 4 voxels (2 ml) in the first round and 8 in the second.
+    # A dark structure of 50 ml is expected, and none found: each round is a new one.
+    brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
+    made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=(0.0, median_ml, greatest_ml))
+    made.volume_ranges_ml[1] = torch.tensor([0.0, 50.0, 100.0])
+    made.renew(ByBrightness(start=0.9))
+    assert int((made.labels == 1).sum()) == 4
+    made.renew(ByBrightness())
+    assert int((made.labels == 1).sum()) == kept
 
 
 def test_components_are_those_of_the_volume_not_of_a_slice() -> None:
@@ -290,7 +330,7 @@ def epoch(number: int) -> Engine:
 
 
 def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_path: Path) -> None:
-    made = pseudo_labels(bright_and_dark(), -bright_and_dark(), bright_ml=(100.0, 200.0))  # always missed
+    made = pseudo_labels(bright_and_dark(), -bright_and_dark(), bright_ml=(100.0, 150.0, 200.0))  # always too small
     handler = rounds_of(made, ByBrightness(), tmp_path)
     for number in range(1, 5):
         handler.renew_if_due(epoch(number))
@@ -312,7 +352,9 @@ def test_each_round_leaves_a_picture_and_rows_of_kept_shares_and_volumes(tmp_pat
 
 
 def test_a_resumed_run_keeps_its_round_and_drops_rows_of_later_ones(tmp_path: Path) -> None:
-    made, resumed = (pseudo_labels(bright_and_dark(), bright_ml=(100.0, 200.0)) for _ in range(2))  # always missed
+    made, resumed = (
+        pseudo_labels(bright_and_dark(), bright_ml=(100.0, 150.0, 200.0)) for _ in range(2)
+    )  # always too small
     handler = rounds_of(made, ByBrightness(), tmp_path)
     handler.renew_if_due(epoch(1))
     state = made.state_dict() | {"labels": made.labels.clone()}
