@@ -15,7 +15,8 @@ from scripts.lab.experiments import compare, run_record
 from scripts.lab.experiments.demo import run_demo
 
 NAMES = ["myocardium", "left atrium", "left ventricle", "ascending aorta"]
-DICE = {"none": 0.4, "glua": 0.7}
+FIRST = "unet+recommended_start"
+DICE = {"none_unet": 0.4, FIRST: 0.6, "recommended": 0.7}
 
 
 class Processes:
@@ -71,17 +72,20 @@ def test_every_command_names_files_that_exist(demo: Processes) -> None:
         assert all((ROOT / file).is_file() for file in files), files
 
 
-def test_only_glua_sees_translated_images(demo: Processes) -> None:
-    assert "--labelled_datalist" in demo.training("glua_seed3")
-    assert "--labelled_datalist" not in demo.training("none_seed3")
+def test_self_training_starts_from_the_first_training(demo: Processes) -> None:
+    training = demo.training("recommended_seed3")
+    weights = Path(training[training.index("--initial_weights") + 1])
+    assert weights.parts[-3:] == (f"{FIRST}_seed3", "models", "model.pt")
+    for folder in ("none_unet_seed3", f"{FIRST}_seed3"):
+        assert "--initial_weights" not in demo.training(folder)
 
 
 def test_summary_and_page(demo: Processes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((tmp_path / "summary.json").read_text())
     assert content["gain_in_mean_dice"] == pytest.approx(30.0)
-    assert set(content["methods"]) == {"none", "glua"}
-    assert set(content["methods"]["glua"]["structures"]) == set(NAMES)
-    assert content["folders"]["glua"] == "methods/glua_seed3"
+    assert set(content["methods"]) == {"none_unet", "recommended"}
+    assert set(content["methods"]["recommended"]["structures"]) == set(NAMES)
+    assert content["folders"]["recommended"] == "methods/recommended_seed3"
     assert content["seed"] == 3
     assert {"packages", "commit", "device", "time"} <= set(content)
     page = (tmp_path / "report.html").read_text()

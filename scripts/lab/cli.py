@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train, adapt and evaluate on a generated phantom, and write report.html")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
     demo.add_argument(
-        "--methods", default="none,glua", help="files of configs/methods; the last is compared with the first"
+        "--methods", default="none_unet,recommended", help="of configs/methods; the last is compared with the first"
     )
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")

@@ -16,10 +16,12 @@ from scripts.lab.page import Table
 
 __all__ = ["run_demo"]
 
-TITLES = {"none": "no adaptation", "glua": "GLUA"}
+TITLES = {"none_unet": "no adaptation", "recommended": "recommended"}
 
 
-def run_demo(out: Path, *, methods: Sequence[str] = ("none", "glua"), seed: int = 0, resume: bool = False) -> None:
+def run_demo(
+    out: Path, *, methods: Sequence[str] = ("none_unet", "recommended"), seed: int = 0, resume: bool = False
+) -> None:
     """Generate the phantom, train, evaluate and report.
 
     Args:
