@@ -10,6 +10,9 @@ PYTHON ?= python3
 TASK ?= phantom_mr2ct
 SYNTHESIS_WEIGHTS ?=
 SEGMENTATION_WEIGHTS ?=
+# For `make gpu`: of configs/comparison.yaml, and a folder of datalists instead of the generated phantom.
+SIZE ?= full
+DATASET_DIR ?=
 
 # cpu: the build of torch without gigabytes of CUDA. The default where Linux has no driver of a GPU; TORCH=default takes PyPI's.
 TORCH ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi rocm-smi >/dev/null || echo cpu)
@@ -21,7 +24,7 @@ RUN := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench faults pack clean
+.PHONY: help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench gpu faults pack clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -59,6 +62,11 @@ format: .venv/installed-dev ## Format the code and apply ruff's fixes
 
 bench: .venv/installed-dev ## Measure the speed of each optimised part against its plain form
 	$(RUN) -m scripts bench
+
+gpu: $(if $(filter .venv/bin/python,$(RUN)),.venv/installed-dev) ## On a GPU: its tests, the benchmark and the recommended recipe for TASK at full SIZE; in runs/gpu
+	$(RUN) -m pytest --no-cov -m gpu
+	$(RUN) -m scripts bench $(if $(filter-out full,$(SIZE)),--quick) --out runs/gpu/benchmark.json
+	$(RUN) -m scripts compare --task $(TASK) --methods recommended --size $(SIZE) $(if $(DATASET_DIR),--dataset_dir "$(DATASET_DIR)") --out runs/gpu/$(TASK)
 
 faults: .venv/installed-dev ## Inject faults for 15 minutes (files, settings, kills, full disks, pairs) and count what comes
 	$(RUN) -m scripts faults
