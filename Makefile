@@ -106,25 +106,29 @@ export FIND_ACCELERATED_TORCH
 	fi
 
 .venv/installed: .venv/bin/python requirements.txt
-	$(if $(filter cpu,$(TORCH)),$(install_torch_for_cpu))
+	$(if $(filter cpu,$(TORCH)),$(call install_torch_for_cpu,$(RUN),requirements.txt))
 	$(call install_pins,requirements.txt)
 
 .venv/installed-dev: .venv/installed requirements-export.txt requirements-dicom.txt requirements-dev.txt
 	$(call install_pins,requirements.txt requirements-export.txt requirements-dicom.txt requirements-dev.txt)
 
-# Separate environments: MONAI Label needs older packages, and MONAI Deploy installs CUDA.
+# Separate environments: MONAI Label needs older packages, and MONAI Deploy installs CUDA. What pip builds from source, such
+# as MONAI Label's sam2, gets the same torch to build with: left alone, pip downloads the newest one, with CUDA, for that.
 .venv-%/installed: requirements-%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 		|| { echo "error: $(PYTHON) is not Python 3.11, for which $< is pinned; name one with make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(@D)
 	@echo "Installing $< into $(@D): minutes the first time"
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(if $(filter cpu,$(TORCH)),$(call install_torch_for_cpu,$(@D)/bin/python,$<))
+	@$(@D)/bin/python -m pip freeze | grep '^torch==' > $(@D)/torch.txt || grep '^torch==' $< > $(@D)/torch.txt
+	@PIP_CONSTRAINT=$(@D)/torch.txt PIP_BUILD_CONSTRAINT=$(@D)/torch.txt $(@D)/bin/python -m pip install --quiet \
+		--disable-pip-version-check $$(grep -q '+cpu' $(@D)/torch.txt && echo --extra-index-url $(CPU_WHEELS)) --requirement $<
 	@touch $@
 
 # Without dependencies, as the other index has torch alone; where it cannot be reached, the pins install PyPI's build.
 define install_torch_for_cpu
-@grep -q '==.' .venv/torch-taken || $(RUN) -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps --index-url $(CPU_WHEELS) \
-	"$$(sed -n 's/^torch==.*/&+cpu/p' requirements.txt)" || echo "No CPU build of torch at $(CPU_WHEELS): installing the default one"
+@grep -qs '==.' $(dir $(1))../torch-taken || $(1) -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps \
+	--index-url $(CPU_WHEELS) "$$(sed -n 's/^torch==.*/&+cpu/p' $(2))" || echo "No CPU build of torch at $(CPU_WHEELS): installing the default one"
 endef
 
 define install_pins

@@ -186,6 +186,27 @@ def test_a_series_that_cannot_be_used_is_refused(bundle: Path, tags: dict, found
     assert not (tmp_path / "out").exists()
 
 
+def test_a_slice_that_is_there_twice_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    volume = volume_of()
+    folder = write_series(tmp_path / "series", volume)
+    (folder / "again.dcm").write_bytes((folder / "0.dcm").read_bytes())
+    series = read_series(folder)
+    assert "1 slices are there twice; read once, without again.dcm" in caplog.text
+    assert np.array_equal(series.image, volume)
+    assert [file.name for file in series.files] == ["0.dcm", "1.dcm", "4.dcm", "7.dcm"]
+    assert len(write_and_read(folder, (volume > 0).astype(int), tmp_path).PerFrameFunctionalGroupsSequence) == 4
+
+
+def test_one_uid_with_two_contents_is_no_copy(bundle: Path, tmp_path: Path) -> None:
+    import pydicom
+
+    folder = write_series(tmp_path / "series", volume_of())
+    other = pydicom.dcmread(folder / "0.dcm")
+    other.RescaleIntercept = -1001
+    other.save_as(folder / "other.dcm")
+    assert "at the same position" in refused(segment, bundle, folder, tmp_path / "out").found
+
+
 def test_slices_of_two_studies_are_refused(bundle: Path, tmp_path: Path) -> None:
     import pydicom
 

@@ -70,6 +70,7 @@ def test_a_label_serves_one_image_alone(tmp_path: Path) -> None:
     [
         (["s1-img-1", "s11-img"], ["s1-label-1"], r"no label for s11-img.nii\. Expected one label per image"),
         (["c1", "c1_img"], ["c1_seg"], r"two images for case 'c1', c1.nii and c1_img.nii"),
+        (["m\u00fcl1", "mu\u0308l1_img"], [], r"two images for case 'm\u00fcl1'"),
         (["c1"], ["c1_seg", "c1_mask"], r"two labels for case 'c1', c1_seg.nii and c1_mask.nii"),
         (["p1_t1", "p1_t2"], ["p1_seg"], r"no label for p1_t1.nii, p1_t2.nii; labels of no image: p1_seg.nii"),
         ([f"c{n}" for n in range(10)], ["x"], r"no label for c0.nii, .*, c7.nii and 2 more; labels of no image: x.nii"),
@@ -97,6 +98,25 @@ def test_suffixes_in_upper_case_count_and_unused_files_are_logged(
     listed = folder_datalist(str(tmp_path), None, name="ct", modality="CT", validation_fraction=0)
     assert len(listed["training"]) == 2
     assert "not used: b_gt.nii, c.hdr, c.img." in caplog.text
+
+
+def test_a_label_that_belongs_to_no_image_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images, labels = touch(tmp_path / "images", "a.nii"), touch(tmp_path / "labels", "a.nii", "b.nii", "notes.txt")
+    listed = folder_datalist(str(images), str(labels), name="ct", modality="CT", validation_fraction=0)
+    assert listed["training"] == [{"image": str(images / "a.nii"), "label": str(labels / "a.nii")}]
+    assert f"{labels}: not used: b.nii, notes.txt." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["p1_dseg", "p1-pred", "p1_predictions", "p1_truth", "P1_Mask", "p1 ROI", "p1_gt"])
+def test_what_is_no_image_beside_the_images_is_left_out(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, "p1.nii.gz", f"{name}.nii.gz")
+    assert [Path(item["image"]).name for item in find_volumes(str(tmp_path))] == ["p1.nii.gz"]
+
+
+def test_accents_may_be_stored_apart_from_their_letters(tmp_path: Path) -> None:
+    """macOS writes two characters, other systems one."""
+    image, label = tmp_path / "m\u00fcl1.nii", tmp_path / "mu\u0308l1_label.nii"
+    assert match_labels([image], [label]) == {image: label}
 
 
 def test_a_folder_of_folders_is_searched_and_links_end(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def two_echoes(folder: Path) -> None:
 
 
 def same_positions(folder: Path) -> None:
-    series(folder, volume_of(), names=[f"{9 + index}.dcm" for index in range(4)])
+    series(folder, volume_of() + 1, names=[f"{9 + index}.dcm" for index in range(4)])
 
 
 def between_the_slices(folder: Path) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import LoadImaged, Orientationd
+from monai.transforms import CropForegroundd, LoadImaged, Orientationd
+from scripts.core.errors import InputError
 from scripts.data.sections import AroundForeground, BelowLungs, NotBlank, body_mask
+from scripts.data.volumes import KeepBodyd
 
 ROOT = Path(__file__).resolve().parents[1]
 ABDOMEN = ROOT.parent / "shared" / "data" / "abdomen"
@@ -92,10 +94,13 @@ def test_a_volume_without_lungs_starts_at_its_top() -> None:
     assert kept_slices(BelowLungs(threshold=-300.0, above_mm=20.0, below_mm=50.0)(volume)) == list(range(29, 40))
 
 
-def test_nothing_but_air_is_kept_whole_by_no_one() -> None:
-    # MONAI's CropForegroundd keeps a volume whole where the mask is empty; here: no crash, no made-up body.
-    mask = BelowLungs(threshold=-300.0)(as_volume(np.full((16, 16, 10), -1000.0)))
-    assert not mask.any()
+def test_nothing_but_air_is_kept_whole_and_refused_as_no_ct() -> None:
+    """An empty mask would crop the volume to nothing."""
+    air = as_volume(np.full((16, 16, 10), -1000.0))
+    assert BelowLungs(threshold=-300.0)(air).all()
+    crop = CropForegroundd("image", source_key="image", select_fn=BelowLungs(threshold=-300.0), allow_smaller=True)
+    with pytest.raises(InputError, match="no patient: no piece of tissue above -300"):
+        KeepBodyd("image", threshold=-300.0)(crop({"image": air}))
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from scripts.core.settings import (
     run_bundle,
 )
 from scripts.core.weights import check_metadata
+from scripts.lab.cli import main
 from scripts.lab.experiments.plan import bundle_command
 from torch import Tensor, nn
 
@@ -230,8 +231,26 @@ def test_a_word_that_python_cuts_is_refused(word: str, joined: bool) -> None:
     given = [f"--output_dir={word}"] if joined else ["--output_dir", word]
     with pytest.raises(InputError, match=rf"--output_dir: {word}, which is read as '(run|a)'"):
         _parse_command_line(["inference", "--config_file", files, *given])
-    quoted = _parse_command_line(["inference", "--config_file", files, "--output_dir", f"'{word}'"])
-    assert quoted.merged["output_dir"] == word
+
+
+@pytest.mark.parametrize("word", ["'run#7'", "/data/run#7", "runs/#1"])
+def test_a_path_with_a_hash_is_refused_however_it_is_quoted(word: str) -> None:
+    """MONAI would write to ``run::7``."""
+    words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", "--output_dir", word]
+    with pytest.raises(InputError, match=r"setting 'output_dir': .* Expected a path without #, which MONAI makes ::"):
+        _parse_command_line(words).check()
+
+
+@pytest.mark.parametrize("command", ["adapt", "compare", "demo"])
+def test_commands_that_train_refuse_a_path_with_a_hash_before_any_work(command: str, tmp_path: Path) -> None:
+    needed = {
+        "adapt": [f"--{name}={tmp_path}" for name in ("source_images", "source_labels", "target_images")],
+        "compare": ["--task", "phantom_mr2ct", "--methods", "none"],
+        "demo": [],
+    }
+    with pytest.raises(InputError, match=r"--out: .*run#7\. Expected a path without #"):
+        main([command, *needed[command], "--out", str(tmp_path / "run#7")])
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -240,18 +259,40 @@ def test_a_word_that_python_cuts_is_refused(word: str, joined: bool) -> None:
 def test_a_path_that_python_reads_as_something_else_is_refused(setting: str, word: str) -> None:
     """The setting that was given is named, not one that follows from it."""
     words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", f"--{setting}"]
-    with pytest.raises(InputError, match=rf"setting '{setting}': .*Expected a path; in two kinds of quotes"):
+    with pytest.raises(
+        InputError, match=rf"setting '{setting}': .*Expected a path without #.*; in two kinds of quotes"
+    ):
         _parse_command_line([*words, word]).check()
     assert _parse_command_line([*words, f"'{word}'"]).merged[setting] == word
 
 
-def test_a_path_that_refers_to_nothing_is_refused() -> None:
-    words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", "--output_dir", "@runs"]
-    with pytest.raises(InputError, match="setting 'output_dir': an expression that fails"):
+@pytest.mark.parametrize("setting", ["output_dir", "ckpt_dir", "bundle_root", "dataset_dir"])
+@pytest.mark.parametrize("word", ["@runs", "$HOME/runs"])
+def test_a_path_that_refers_to_nothing_is_refused(setting: str, word: str) -> None:
+    """The setting that was given is named, not one that follows from it."""
+    words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", f"--{setting}", word]
+    with pytest.raises(InputError, match=f"setting '{setting}': an expression that fails"):
         _parse_command_line(words).check()
 
 
-@pytest.mark.parametrize("word", ["run#7", "2024_01_15", "a,b", "/data/run#7", "/data/a", "it's", "None"])
+def test_signs_of_references_within_a_path_are_letters() -> None:
+    """MONAI takes ``%`` for a macro only at the start of a value."""
+    words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", "--output_dir"]
+    for word in ("run%a", "run@a", "a$b", "100%"):
+        settings = _parse_command_line([*words, word])
+        settings.check()
+        assert settings.merged["output_dir"] == word
+    with pytest.raises(InputError, match=r"--output_dir: '%a', which MONAI takes .* Fix: write \./%a"):
+        _parse_command_line([*words, "%a"])
+
+
+def test_a_class_that_does_not_exist_is_named() -> None:
+    changes = {"labelled_intensity": {"_target_": "ScaleIntensityRanges", "keys": "image"}}
+    with pytest.raises(InputError, match=r"'_target_': 'ScaleIntensityRanges'\. Expected a class or function"):
+        Settings.read(config_files("segmentation", "train"), changes).check()
+
+
+@pytest.mark.parametrize("word", ["2024_01_15", "a,b", "/data/a,b", "/data/a", "it's", "None"])
 def test_commands_of_a_comparison_keep_paths_as_they_are(word: str) -> None:
     options = ("--dataset_dir", word, "--seed", "3", "--largest_component", "True")
     command = bundle_command("inference", config_files("segmentation", "inference"), Path(word), *options)

@@ -59,9 +59,12 @@ def _is_label(value: Any) -> bool:
 
 
 def _is_plain_name(value: Any) -> bool:
-    return (
-        isinstance(value, str) and value.isprintable() and not set(value) & set("/\\:") and value[:1] not in ("", ".")
-    )
+    return isinstance(value, str) and value.isprintable() and re.fullmatch(r"[^./\\:#][^/\\:#]*", value) is not None
+
+
+def _is_structure(value: Any) -> bool:
+    is_printed = isinstance(value, str) and value.isprintable() and "#" not in value
+    return is_printed and value == value.strip() and value not in ("", "background")
 
 
 def _is_orientation(value: Any) -> bool:
@@ -82,19 +85,17 @@ _SHARE: Rule = ("a number from 0, below 1", lambda value: _is_number(value) and 
 _NOT_NEGATIVE: Rule = ("a number from 0", lambda value: _is_number(value) and value >= 0)
 _POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
 _SWITCH: Rule = ("True or False; true or false in a file", lambda value: isinstance(value, bool))
-_PLAIN_NAME: Rule = ("a name without separators or a leading dot, in quotes if it is a number", _is_plain_name)
+_COMPONENT: Rule = ("a component with its _target_", lambda value: isinstance(value, Mapping))
+_PLAIN_NAME: Rule = ("a name without separators, # or a leading dot, in quotes if it is a number", _is_plain_name)
 _PATH: Rule = (
-    "a path; in two kinds of quotes if it looks like a number or list",
-    lambda v: isinstance(v, str | os.PathLike),
+    "a path without #, which MONAI makes ::; in two kinds of quotes if it looks like a number or list",
+    lambda v: isinstance(v, str | os.PathLike) and "#" not in str(v),
 )
 _LIST: Rule = ("a path, or null for none", lambda value: value is None or _PATH[1](value))
 
 _GROUPS: Sequence[tuple[str, Rule]] = [
     ("task dataset_name source_domain target_domain", _PLAIN_NAME),
-    (
-        "label_names",
-        _listed("a list of 1 to 255 names", lambda v: isinstance(v, str) and bool(v.strip()), least=1, most=255),
-    ),
+    ("label_names", _listed("a list of 1 to 255 names of printable letters but #", _is_structure, least=1, most=255)),
     (
         "label_values",
         _listed("a list of whole numbers within 16777215 of 0, and not 0", lambda v: _is_label(v) and v, least=1),
@@ -106,7 +107,9 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
         _listed("three numbers above 0, or -1", lambda v: _is_number(v) and (v > 0 or v == -1), least=3, most=3),
     ),
     ("slice_axis", ("0, 1 or 2", lambda value: _is_whole(value, 0, 2))),
-    ("slice_size", _listed("two multiples of 4", lambda v: _is_whole(v, 4) and v % 4 == 0, least=2, most=2)),
+    ("slice_size", _listed("multiples of 4 to 4096", lambda v: _is_whole(v, 4, 4096) and v % 4 == 0, least=2, most=2)),
+    ("source_intensity target_intensity labelled_intensity image_intensity", _COMPONENT),
+    ("source_section target_section labelled_section image_section", _COMPONENT),
     ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
     ("max_epochs iterations_per_epoch batch_size checkpoint_interval slice_batch_size pseudo_label_rounds", _whole(1)),
     ("generator_channels generator_blocks discriminator_channels", _whole(1)),
@@ -177,7 +180,7 @@ def _conflicts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         for key in ("label_names", "label_values", "background_values")
     )
     for key, listed in (("label_names", names), ("label_values", values)):
-        twice = [first for first, second in combinations(listed, 2) if first == second]
+        twice = [first for first, second in combinations(listed, 2) if str(first).lower() == str(second).lower()]
         if twice:
             yield key, f"{twice[0]!r} twice", "each once"
     if names and values and len(names) != len(values):

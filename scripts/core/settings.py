@@ -99,11 +99,12 @@ class Settings:
     def _with_values(self) -> Config:
         """The merged config with the values of expressions and references, where no component is needed for them."""
         filled, parser = ConfigParser(deepcopy(self.merged), globals=False), ConfigParser(deepcopy(self.merged))
-        for path in _expressions(self.merged):
-            if path.split("#")[-1] in SCHEMA:
+        paths = [path for path in _expressions(self.merged) if path.split("#")[-1] in SCHEMA]
+        # What a value refers to comes before it, so that a message names the setting at fault.
+        for path in sorted(paths, key=lambda path: len(_reached(filled, path))):
+            if not _needs_component(filled, path):
                 try:
-                    if not _needs_component(filled, path):
-                        filled.set(parser.get_parsed_content(path), path)
+                    filled.set(parser.get_parsed_content(path), path)
                 except Exception as error:  # whatever the expression raises
                     found, remedy = f"an expression that fails ({innermost_message(error)})", "correct it"
                     raise SettingError(f"setting {path!r}", found, expected="a value", remedy=remedy) from error
@@ -198,8 +199,12 @@ def _check_words(words: Sequence[str], given: Config) -> None:
         value = given.get(name) if word.startswith("--") else None
         if name in given and value is None and raw == "None" and name not in RUN_ARGUMENTS:
             raise SettingError(f"--{name}", "None, which MONAI drops", "a value", "write null into a file of settings")
+        if isinstance(value, str) and value.startswith("%"):
+            found, remedy = f"{value!r}, which MONAI takes for a part of another file", f"write ./{value}"
+            raise SettingError(f"--{name}", found, expected="a value without % at its start", remedy=remedy)
         if isinstance(value, str) and value != raw and not raw.strip().startswith(("'", '"')):
-            found, remedy = (f"{raw}, which is read as {value!r}", f'quote it twice, --{name} "{raw!r}"')
+            found = f"{raw}, which is read as {value!r}"
+            remedy = "choose another name" if "#" in raw else f'quote it twice, --{name} "{raw!r}"'
             raise SettingError(f"--{name}", found, expected="a word without '#' and quotes", remedy=remedy)
 
 
@@ -238,6 +243,9 @@ def _unknown_arguments(item: Any, parser: ConfigParser, path: str = "") -> Itera
 def _parameters(target: Any) -> list[str] | None:
     """Names of a target's parameters; None if it takes any keyword, or has no readable signature."""
     component = locate(target) if isinstance(target, str) else target
+    if component is None:
+        expected, remedy = "a class or function that can be imported", "correct its name or install its package"
+        raise SettingError("_target_", f"{target!r}", expected=expected, remedy=remedy)
     try:
         parameters = inspect.signature(component).parameters.values()  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -264,18 +272,23 @@ def _flatten(section: Config, prefix: str, free: set[str]) -> Iterator[tuple[str
             yield path, value
 
 
-def _needs_component(config: ConfigParser, path: str, seen: frozenset[str] = frozenset()) -> bool:
+def _needs_component(config: ConfigParser, path: str) -> bool:
     """Whether a value contains a component or refers to one."""
-    value = config[path]
-    if any(isinstance(part, Mapping) and "_target_" in part for part in _parts(value)):
-        return True
-    named = _references(value) - seen
-    return any(_needs_component(config, name, seen | named) for name in named)
+    parts = (part for name in _reached(config, path) for part in _parts(config[name]))
+    return any(isinstance(part, Mapping) and "_target_" in part for part in parts)
+
+
+def _reached(config: ConfigParser, path: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The path of a value, and those that it refers to, directly or not."""
+    reached = seen | {path}
+    for name in _references(config[path]) - reached:
+        reached |= _reached(config, name, reached) if name in config else frozenset()
+    return reached
 
 
 def _references(item: Any) -> set[str]:
-    """Paths that the strings of a config refer to."""
-    texts = [part for part in _parts(item) if isinstance(part, str)]
+    """Paths that the expressions and references of a config refer to; in any other text ``@`` and ``%`` are letters."""
+    texts = [part for part in _parts(item) if isinstance(part, str) and part[:1] in ("$", "@", "%")]
     return {name.replace("::", "#") for text in texts for name in REFERENCE.findall(text)}
 
 

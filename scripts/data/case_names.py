@@ -32,7 +32,8 @@ Item = dict[str, str]
 
 NIFTI_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 LABEL_WORDS = (
-    "labels?|labelmaps?|segs?|segmentations?|masks?|manual|gt|ground_?truth|annotations?|contours?|delineations?|rois?"
+    "labels?|labelmaps?|d?segs?|segmentations?|masks?|manual|gt|(?:ground_?)?truth|annotations?|contours?|"
+    "delineations?|rois?|preds?|predictions?"
 )
 WHOLE_WORD = r"(?<![^\W\d_])(%s)(?![^\W\d_])"
 LABEL = re.compile(WHOLE_WORD % LABEL_WORDS)
@@ -93,12 +94,9 @@ def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = Fal
     if images_only or labels_only:
         files = [file for file in files if is_label(file) == labels_only]
     if not files:
-        raise InputError(
-            file=folder,
-            found="no NIfTI file in it" if folder.is_dir() else "no such folder",
-            expected="a folder with .nii or .nii.gz files",
-            remedy="name the folder that holds the volumes",
-        )
+        found = "no NIfTI file in it" if folder.is_dir() else "no such folder"
+        expected, remedy = "a folder with .nii or .nii.gz files", "name the folder that holds the volumes"
+        raise InputError(file=folder, found=found, expected=expected, remedy=remedy)
     return sorted(files, key=lambda file: (natural_order(file), str(file)))
 
 

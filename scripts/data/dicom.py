@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from scripts.core.errors import InputError
-from scripts.data.case_names import natural_order
+from scripts.data.case_names import natural_order, some_of
 from scripts.data.dicom_slice import DicomSlice, read_slice
 from scripts.data.geometry import check_affine
 
@@ -114,18 +114,20 @@ def read_slices(files: Sequence[Path], source: object) -> Series:
         InputError: fewer than two files, a damaged file, pixels that are not grey values or do not match the header,
             several series, a missing position, unequal slice distances, a tilted gantry.
     """
-    if len(files) < 2:
-        found, expected = f"{len(files)} DICOM files", "the slices of one series, at least 2"
-        raise InputError(file=source, found=found, expected=expected, remedy="name the folder that contains the slices")
     slices = [read_slice(file) for file in files]
-    _check_one_series(source, slices)
+    if slices:
+        _check_one_series(source, slices)
+    if len(slices := _without_copies(slices, source)) < 2:
+        found, expected = f"{len(slices)} DICOM files", "the slices of one series, at least 2"
+        raise InputError(file=source, found=found, expected=expected, remedy="name the folder that contains the slices")
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
     ordered = [slices[index] for index in order]
     affine = _affine(ordered[0], _step_mm(source, ordered, normal))
     check_affine(affine, source)
     image = np.stack([piece.pixels for piece in ordered]).T  # (slice, row, column) to (x, y, z)
-    return Series(image, affine, tuple(files), tuple(order), tuple(piece.header for piece in ordered))
+    read = tuple(piece.file for piece in slices)
+    return Series(image, affine, read, tuple(order), tuple(piece.header for piece in ordered))
 
 
 def _scanned(file: Path) -> Any:
@@ -149,6 +151,20 @@ def _sop_class(header: Any) -> str:
     meta = getattr(header, "file_meta", {})
     uid = header.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""
     return str(getattr(uid, "name", uid))
+
+
+def _without_copies(slices: Sequence[DicomSlice], source: object) -> list[DicomSlice]:
+    """The slices without repetitions of a SOPInstanceUID with the same content, which are logged."""
+    originals: dict[Any, DicomSlice] = {}
+    kept, copies = [], []
+    for piece in slices:
+        instance = piece.header.get("SOPInstanceUID") or piece.file
+        original = originals.setdefault((instance, *piece.position), piece)
+        (copies if piece is not original and piece.equals(original) else kept).append(piece)
+    if copies:
+        names = some_of([piece.file.name for piece in copies])
+        logger.warning("%s: %d slices are there twice; read once, without %s.", source, len(copies), names)
+    return kept
 
 
 def _check_one_series(source: object, slices: Sequence[DicomSlice]) -> None:

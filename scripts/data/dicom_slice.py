@@ -47,6 +47,11 @@ class DicomSlice:
         """Its axes, rounded for messages."""
         return self.axes.round(3).ravel().tolist()
 
+    def equals(self, other: DicomSlice) -> bool:
+        """Whether both show the same pixels at the same place."""
+        compared = ("pixels", "position", "axes", "spacing")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in compared)
+
 
 def read_slice(file: Path) -> DicomSlice:
     """Read a file that holds one slice.

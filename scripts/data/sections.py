@@ -75,7 +75,7 @@ class BelowLungs:
         self.above_mm, self.below_mm = above_mm, below_mm
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Mask of the body within the range."""
+        """Mask of the body within the range, or of the whole image if there is none: it is no CT, as others say."""
         volume = np.asarray(image[0])
         body = body_mask(volume, self.threshold)
         lungs = ndimage.binary_opening(body & (volume <= self.threshold), np.ones((3, 3, 1), bool), iterations=2)
@@ -91,7 +91,7 @@ class BelowLungs:
         last = base + round(self.above_mm / spacing_mm)
         body[..., :first] = False
         body[..., last + 1 :] = False
-        return torch.from_numpy(body)[None]
+        return torch.from_numpy(body if body.any() else ~body)[None]
 
 
 def body_mask(volume: np.ndarray, threshold: float) -> np.ndarray:

@@ -108,12 +108,10 @@ class LabelsToClassesd(MapTransform):
             label = mapped[key]
             unknown = sorted(set(np.unique(np.asarray(label)).tolist()) - {float(value) for value in self.known})
             if unknown:
-                raise InputError(
-                    file=_file_of(label, key),
-                    found=f"label value(s) {', '.join(f'{value:.9g}' for value in unknown[:8])}",
-                    expected=f"only {', '.join(map(str, sorted(self.known)))}",
-                    remedy="add them to label_values or background_values of the task file, or correct the label map",
-                )
+                found = f"label value(s) {', '.join(f'{value:.9g}' for value in unknown[:8])}"
+                expected = f"only {', '.join(map(str, sorted(self.known)))}"
+                remedy = "add them to label_values or background_values of the task file, or correct the label map"
+                raise InputError(file=_file_of(label, key), found=found, expected=expected, remedy=remedy)
             mapped[key] = self.mapper(label)
         return mapped
 
@@ -166,12 +164,9 @@ class RequireRanged(MapTransform):
 
 
 def _no_ct(image: Any, key: Hashable, found: str) -> InputError:
-    return InputError(
-        file=_file_of(image, key),
-        found=f"{found}, values {image.min():g} to {image.max():g}",
-        expected="a CT in HU",
-        remedy="look at the volume; give it in HU, or give a volume of the modality that the task names",
-    )
+    found, expected = f"{found}, values {image.min():g} to {image.max():g}", "a CT in HU"
+    remedy = "look at the volume; give it in HU, or give a volume of the modality that the task names"
+    return InputError(file=_file_of(image, key), found=found, expected=expected, remedy=remedy)
 
 
 def check_values(volume: MetaTensor | np.ndarray, path: str, is_label: bool) -> None:
@@ -221,12 +216,10 @@ def check_labelled(
         logger.info("Labelled voxels of %s: %s", name, voxels)
         if not any(list(case.values())[-1][number] for case in counts):
             lost = next(step for step, total in totals.items() if not total[number])
-            raise InputError(
-                file=os.path.dirname(data[0]["label"]),
-                found=f"no labelled voxel of {name} to learn from: {voxels.split(f'after {lost}')[0]}after {lost}",
-                expected="some of every structure in label_names",
-                remedy="correct label_values, section or orientation in the task file, or add labelled cases",
-            )
+            found = f"no labelled voxel of {name} to learn from: {voxels.split(f'after {lost}')[0]}after {lost}"
+            expected = "some of every structure in label_names"
+            remedy = "correct label_values, section or orientation in the task file, or add labelled cases"
+            raise InputError(file=os.path.dirname(data[0]["label"]), found=found, expected=expected, remedy=remedy)
         for case, item in zip(counts, data, strict=True):
             left = [int(count[number]) for count in case.values()]
             if left[0] and not left[-1]:

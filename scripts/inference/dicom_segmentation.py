@@ -164,7 +164,7 @@ def _segment(number: int, name: str, maker: Maker) -> Any:
     kind = _coded(code.kind)
     if code.side is not None:
         kind.SegmentedPropertyTypeModifierCodeSequence = [_coded(code.side)]
-    segment = highdicom.seg.SegmentDescription(
+    return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:MAX_TEXT],
         segmented_property_category=_coded(code.category),
@@ -175,7 +175,6 @@ def _segment(number: int, name: str, maker: Maker) -> Any:
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*bytes.fromhex(structure_colour(number)[1:])),
     )
-    return segment
 
 
 def _coded(concept: Concept) -> Any:

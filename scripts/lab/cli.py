@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.core.errors import show_input_errors_as_sentences
+from scripts.core.errors import SettingError, show_input_errors_as_sentences
 
 __all__ = ["main"]
 
@@ -20,7 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # makes a step several times as long where other programs use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
+    if options.run in (_adapt, _compare, _demo):
+        _check_paths(options)
     options.run(options)
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Refuse paths with ``#`` where trainings follow, before any work: MONAI writes to another folder, with ``::``."""
+    for name, value in vars(options).items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and "#" in str(path):
+                expected, remedy = "a path without #, which MONAI makes ::", "choose another name, or use a link"
+                raise SettingError(f"--{name}", str(path), expected=expected, remedy=remedy)
 
 
 def _parser() -> argparse.ArgumentParser:

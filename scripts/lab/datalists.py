@@ -56,7 +56,8 @@ def folder_datalist(
     files = images_of(Path(images))
     label_files = nifti_files(Path(labels), labels_only=images == labels) if labels else None
     pairs = match_labels(files, label_files)
-    log_left_out(Path(images), [*files, *(label_files or ())])
+    for folder in filter(None, dict.fromkeys((images, labels))):
+        log_left_out(Path(folder), [*files, *pairs.values()])
     entries = [{"image": str(image)} | ({"label": str(pairs[image])} if image in pairs else {}) for image in files]
     kept = training_share(len(entries), validation_fraction)
     return {"name": name, "modality": modality, "training": entries[:kept], "validation": entries[kept:]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
@@ -20,8 +21,12 @@ CHANNELS = {"0000", "ct", "cta", "mr", "mri", "pet", "t1", "t1w", "t2", "t2w", "
 
 
 def pairing_name(path: Path) -> str:
-    """The name of a case without ``image``, ``label`` and the like, by which images and labels are paired."""
-    return "_".join(filter(None, re.split(r"[\W_]+", ROLE.sub(" ", case_name(str(path)).lower()))))
+    """The name of a case without ``image``, ``label`` and the like, by which images and labels are paired.
+
+    Accents are composed: macOS stores them apart from their letters.
+    """
+    name = unicodedata.normalize("NFC", case_name(str(path))).lower()
+    return "_".join(filter(None, re.split(r"[\W_]+", ROLE.sub(" ", name))))
 
 
 def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[Path, Path]:
