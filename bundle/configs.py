@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from scripts.core import schema
+from scripts.core import task_files
 from scripts.core.errors import InputError, SettingError
 
 __all__ = [
@@ -52,7 +52,7 @@ def read_task(folder: Path, task: str) -> Config:
     if task not in names:
         found, remedy = "no such task", f"name one of them, or add a file of that name to {folder}"
         raise SettingError(setting=f"task {task!r}", found=found, expected=f"one of {', '.join(names)}", remedy=remedy)
-    return schema.read_task(folder / f"{task}.yaml")
+    return task_files.read_task(folder / f"{task}.yaml")
 
 
 def read_configs(folder: Path) -> dict[str, Config]:

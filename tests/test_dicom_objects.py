@@ -8,7 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import stack
-from scripts.data.dicom import read_series, scan_folder
+from scripts.data.dicom import scan_folder
+from scripts.lab.prepare.dicom_folders import read_series
 
 VOLUME = np.arange(6 * 5 * 4).reshape(6, 5, 4)
 

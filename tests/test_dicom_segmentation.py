@@ -14,10 +14,11 @@ from bundle.__main__ import main
 from bundle.pack import pack_bundle
 from conftest import CONFIGS, refused, write_weights
 from dicom_series import FORMATS, NAMES, OBLIQUE, TASK, labels_by_slice, retag, tiny_bundle, write_series
-from scripts.data.dicom import dicom_files, read_series
+from scripts.data.dicom import dicom_files
 from scripts.inference.dicom_segmentation import Maker, segment_series, source_slices, write_segmentation
 from scripts.inference.predictor import Predictor
 from scripts.inference.structure_codes import SNOMED, structure_code
+from scripts.lab.prepare.dicom_folders import read_series
 
 pytestmark = pytest.mark.skipif(
     find_spec("highdicom") is None, reason="no highdicom: pip install -r requirements-dicom.txt"

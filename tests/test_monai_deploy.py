@@ -17,8 +17,8 @@ import pytest
 from bundle.pack import pack_bundle
 from conftest import ROOT, Finished, ellipsoid
 from dicom_series import FORMATS, TASK, labels_by_slice, retag, tiny_bundle, write_series
-from scripts.data.dicom import read_series
 from scripts.inference.predictor import Predictor
+from scripts.lab.prepare.dicom_folders import read_series
 
 ENVIRONMENT = ROOT / ".venv-monai-deploy"
 LIBRARIES = ENVIRONMENT / "lib" / "python3.11" / "site-packages" / "nvidia" / "cu13" / "lib"

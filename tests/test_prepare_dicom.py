@@ -10,8 +10,8 @@ import pytest
 from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
 from releases import OBLIQUE
 from scripts.core.errors import InputError
-from scripts.data.dicom import read_series
 from scripts.lab.bench.preparation import compress_dicom
+from scripts.lab.prepare.dicom_folders import read_series
 
 AXIAL = np.eye(3)
 SPACING = (1.5, 2.0, 4.0)

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT
-from scripts.data.dicom import read_series
+from scripts.lab.prepare.dicom_folders import read_series
 from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.sifa import read_slice
 from scripts.lab.prepare.source_case import SearchOptions

@@ -10,8 +10,9 @@ import yaml
 from conftest import CONFIGS, ROOT, refused, run_base
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
-from scripts.core.schema import SCHEMA, check_values, read_task
+from scripts.core.schema import SCHEMA, check_values
 from scripts.core.settings import Settings
+from scripts.core.task_files import read_task
 from scripts.lab.cli import main
 
 

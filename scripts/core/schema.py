@@ -19,7 +19,7 @@ import torch
 import yaml
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "read_task", "read_yaml"]
+__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "read_yaml"]
 
 # What a value must be, in words, and the test for it.
 Rule = tuple[str, Callable[[Any], bool]]
@@ -211,18 +211,4 @@ def read_yaml(path: Path, expected: str, remedy: str) -> dict[str, Any]:
         raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
     if not isinstance(values, dict):
         raise InputError(file=path, found="no mapping of settings", expected=expected, remedy=remedy)
-    return values
-
-
-def read_task(path: Path) -> dict[str, Any]:
-    """Read and check a task file.
-
-    Raises:
-        InputError: it cannot be read, is no YAML mapping, or has a wrong value.
-    """
-    values = read_yaml(path, "a task file such as those in configs/tasks", "name another, or correct it")
-    check_values(values, origin=str(path))
-    for name in SCHEMA.keys() & values.keys():
-        if isinstance(values[name], str) and values[name].startswith(("$", "@")):
-            raise SettingError(name, f"the expression {values[name]!r}", SCHEMA[name][0], f"write its value in {path}")
     return values

@@ -199,13 +199,11 @@ def _check_words(words: Sequence[str], given: Config) -> None:
         value = given.get(name) if word.startswith("--") else None
         if name in given and value is None and raw == "None" and name not in RUN_ARGUMENTS:
             raise SettingError(f"--{name}", "None, which MONAI drops", "a value", "write null into a file of settings")
-        if isinstance(value, str) and value.startswith("%"):
-            found, remedy = f"{value!r}, which MONAI takes for a part of another file", f"write ./{value}"
-            raise SettingError(f"--{name}", found, expected="a value without % at its start", remedy=remedy)
-        if isinstance(value, str) and value != raw and not raw.strip().startswith(("'", '"')):
-            found = f"{raw}, which is read as {value!r}"
-            remedy = "choose another name" if "#" in raw else f'quote it twice, --{name} "{raw!r}"'
-            raise SettingError(f"--{name}", found, expected="a word without '#' and quotes", remedy=remedy)
+        is_macro, is_quoted = str(value).startswith("%"), raw.strip().startswith(("'", '"'))
+        if is_macro or (isinstance(value, str) and value != raw and not is_quoted):
+            found = f"{raw}, which is read as {'a part of another file' if is_macro else repr(value)}"
+            remedy = "choose another name" if is_macro or "#" in raw else f'quote it twice, --{name} "{raw!r}"'
+            raise SettingError(f"--{name}", found, expected="a word without '#', quotes and first %", remedy=remedy)
 
 
 def _unknown_keys(section: Config, base: Config, prefix: str, known: set[str]) -> Iterator[tuple[str, list[str]]]:

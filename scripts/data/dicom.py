@@ -22,7 +22,7 @@ from scripts.data.case_names import natural_order, some_of
 from scripts.data.dicom_slice import DicomSlice, read_slice
 from scripts.data.geometry import check_affine
 
-__all__ = ["FolderScan", "Series", "dicom_files", "read_series", "read_slices", "scan_folder"]
+__all__ = ["FolderScan", "Series", "dicom_files", "read_slices", "scan_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +102,6 @@ def dicom_files(folder: Path) -> list[Path]:
     return list(scan.files)
 
 
-def read_series(folder: Path) -> Series:
-    """Read the one series in a folder."""
-    return read_slices(dicom_files(folder), folder)
-
-
 def read_slices(files: Sequence[Path], source: object) -> Series:
     """Read one series from its files, in natural order of their names; ``source`` names it in messages.
 
@@ -114,20 +109,19 @@ def read_slices(files: Sequence[Path], source: object) -> Series:
         InputError: fewer than two files, a damaged file, pixels that are not grey values or do not match the header,
             several series, a missing position, unequal slice distances, a tilted gantry.
     """
-    slices = [read_slice(file) for file in files]
-    if slices:
-        _check_one_series(source, slices)
-    if len(slices := _without_copies(slices, source)) < 2:
+    slices = _without_copies([read_slice(file) for file in files], source)
+    if len(slices) < 2:
         found, expected = f"{len(slices)} DICOM files", "the slices of one series, at least 2"
         raise InputError(file=source, found=found, expected=expected, remedy="name the folder that contains the slices")
+    _check_one_series(source, slices)
     normal = np.cross(*slices[0].axes)
     order = sorted(range(len(slices)), key=lambda index: float(slices[index].position @ normal))
     ordered = [slices[index] for index in order]
     affine = _affine(ordered[0], _step_mm(source, ordered, normal))
     check_affine(affine, source)
     image = np.stack([piece.pixels for piece in ordered]).T  # (slice, row, column) to (x, y, z)
-    read = tuple(piece.file for piece in slices)
-    return Series(image, affine, read, tuple(order), tuple(piece.header for piece in ordered))
+    headers = tuple(piece.header for piece in ordered)
+    return Series(image, affine, tuple(piece.file for piece in slices), tuple(order), headers)
 
 
 def _scanned(file: Path) -> Any:

@@ -48,8 +48,8 @@ class DicomSlice:
         return self.axes.round(3).ravel().tolist()
 
     def equals(self, other: DicomSlice) -> bool:
-        """Whether both show the same pixels at the same place."""
-        compared = ("pixels", "position", "axes", "spacing")
+        """Whether both show the same pixels at the same place, of the same echo."""
+        compared = ("pixels", "position", "axes", "spacing", "echo_time")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in compared)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pydicom
 import torch
 from pydicom.uid import CTImageStorage
-from scripts.data.dicom import read_series
 from scripts.lab.bench.timing import Measurement, Ratio, round_robin
 from scripts.lab.cores import available_cores
+from scripts.lab.prepare.dicom_folders import read_series
 from scripts.lab.prepare.nifti_pairs import write_nifti
 from scripts.lab.prepare.run import Preparation, prepare
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.core import schema
+from scripts.core import task_files
 from scripts.core.errors import InputError
 from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
 from scripts.lab.check.anatomy import find_wrong_sides
@@ -167,7 +167,7 @@ def read_task(path: str) -> TaskLabels:
     Raises:
         InputError: it cannot be read, has a wrong value, or names no structures.
     """
-    content = schema.read_task(Path(path))
+    content = task_files.read_task(Path(path))
     if "label_names" not in content or "label_values" not in content:
         remedy = "name one such as those in configs/tasks"
         raise InputError(file=path, found="no structures", expected="label_names and label_values", remedy=remedy)

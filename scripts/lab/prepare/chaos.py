@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.case_names import natural_order, visible_files
-from scripts.data.dicom import Series, read_series
+from scripts.data.dicom import Series
 from scripts.data.volumes import check_values
+from scripts.lab.prepare.dicom_folders import read_series
 from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 from skimage.io import imread
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from scripts.core.errors import InputError
 from scripts.data.case_names import natural_order, visible_files
-from scripts.data.dicom import FolderScan, scan_folder
+from scripts.data.dicom import FolderScan, Series, dicom_files, read_slices, scan_folder
 from scripts.data.dicom_slice import read_slice
 
-__all__ = ["StoredSeries", "series_below"]
+__all__ = ["StoredSeries", "read_series", "series_below"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class StoredSeries:
         notes += [f"{folder}: {len(self.copies)} slices are there again in {places}; each was read once"] * bool(places)
         notes += [f"{folder}: not used, because they are not slices: {', '.join(self.left_out)}"] * bool(self.left_out)
         return tuple(notes)
+
+
+def read_series(folder: Path) -> Series:
+    """Read the one series in a folder."""
+    return read_slices(dicom_files(folder), folder)
 
 
 def series_below(source: Path) -> list[StoredSeries]:
