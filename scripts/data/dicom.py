@@ -150,7 +150,7 @@ def _sop_class(header: Any) -> str:
 def _without_copies(slices: Sequence[DicomSlice], source: object) -> list[DicomSlice]:
     """The slices without repetitions of a SOPInstanceUID with the same content, which are logged."""
     originals: dict[Any, DicomSlice] = {}
-    kept, copies = [], []
+    kept, copies = list[DicomSlice](), list[DicomSlice]()
     for piece in slices:
         instance = piece.header.get("SOPInstanceUID") or piece.file
         original = originals.setdefault((instance, *piece.position), piece)
