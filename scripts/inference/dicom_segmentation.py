@@ -67,13 +67,13 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
         settings: of the bundle's inference, as for :class:`Predictor`.
     """
     _highdicom()
-    make_folder(out)
     predict = Predictor(bundle, **settings)
     if (stage := predict.metadata["stage"]) != "segmentation":
         _raise(bundle, f"a {stage} bundle", "a segmentation bundle", "name a packed segmentation bundle")
     series = read_slices(files, source)
     slices = source_slices(series, source)
     _check_modality(source, str(slices[0].get("Modality", "")), predict.metadata["domains"][1])
+    make_folder(out)  # before the network runs
     labels = predict(series.image, series.affine)
     path = out / f"{check_file_name(str(slices[0].SeriesInstanceUID), source)}_seg.dcm"
     names = predict.label_names[1:]
