@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from releases import OBLIQUE
 from scripts.core.errors import InputError
 from scripts.lab.bench.preparation import compress_dicom
@@ -371,3 +372,21 @@ def test_positions_may_be_rounded(tmp_path: Path) -> None:
         position = (0, 0, round(index * 7 / 3, 2))  # 0, 2.33, 4.67, 7, 9.33
         write_slice(tmp_path / str(index), np.full((3, 3), index, np.uint16), position=position)
     assert np.linalg.norm(read_series(tmp_path).affine[:3, 2]) == pytest.approx(7 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("size", [{}, {"Rows": 2}, {"Columns": 3}, {"Rows": 10}, {"Rows": 65535}])
+def test_compressed_pixels_of_another_size(syntax: str, size: dict[str, int], tmp_path: Path) -> None:
+    """GDCM would cut off the rest without a word, or end the whole process."""
+    folder = series(tmp_path / "case", volume_of())
+    for file in folder.iterdir():
+        slice_ = pydicom.dcmread(file)
+        slice_.compress(syntax)
+        for name, value in size.items():
+            setattr(slice_, name, value)
+        slice_.save_as(file)
+    if size:
+        with pytest.raises(InputError, match=r"0.dcm: DICOM data that cannot be decoded"):
+            read_series(folder)
+    else:
+        assert np.array_equal(read_series(folder).image, volume_of())

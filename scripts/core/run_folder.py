@@ -85,9 +85,8 @@ class RunFolder:
         if self.settings is not None:
             with atomic_path(self.root / "config.yaml") as temporary:
                 ConfigParser.export_config_file(self.settings.merged, str(temporary), fmt="yaml", sort_keys=False)
-        write_json(
-            self.root / "provenance.json", provenance() | {"seed": self.seed, "weights_metadata": dict(metadata)}
-        )
+        origin = provenance() | {"seed": self.seed, "weights_metadata": dict(metadata)}
+        write_json(self.root / "provenance.json", origin)
         return self
 
     def note(self, **entries: Any) -> RunFolder:

@@ -155,10 +155,8 @@ def load_weights(path: str, network: nn.Module, metadata: Mapping[str, Any] | No
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise network_mismatch(
-            file, f"other parameters ({first[0].strip()})", "those of this config's network_def"
-        ) from error
+        first = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+        raise network_mismatch(file, f"other parameters ({first})", "those of this config's network_def") from error
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.encaps import get_frame
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import VOXEL_EDGE_MM
 
@@ -17,6 +19,9 @@ __all__ = ["DicomSlice", "read_slice"]
 
 # Rounding of direction cosines that are stored with few digits.
 ORTHONORMAL_TOLERANCE = 0.01
+
+# Markers of JPEG and JPEG-LS before the size of a frame.
+FRAME_MARKERS = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,7 @@ def _stored_pixels(file: Path, header: Any) -> np.ndarray:
         bits, high, stored = (int(header[name].value) for name in ("BitsAllocated", "HighBit", "BitsStored"))
         if not 0 < stored <= high + 1 <= bits:
             raise _broken(file, f"{stored} bits stored of {bits}, the highest at {high}")
-        expected = -(-header.Rows * header.Columns * bits // 8)
-        length = len(header.PixelData)
-        if not _transfer_syntax(header).is_compressed and not expected <= length <= expected + expected % 2:
-            raise _broken(file, f"{length} bytes of pixels, {expected} in the header's size")
-        pixels = header.pixel_array
+        pixels = _decoded(file, header, bits)
     except InputError:
         raise
     except Exception as error:  # whatever a decoder stumbles over
@@ -113,6 +114,47 @@ def _stored_pixels(file: Path, header: Any) -> np.ndarray:
         return pixels
     # Bits that hold no pixel value may hold old overlays; the second shift repeats the sign.
     return (pixels << (bits - 1 - high)) >> (bits - stored)
+
+
+def _decoded(file: Path, header: Any, bits: int) -> np.ndarray:
+    """The pixels, if they are as many as the header says: a decoder cuts off the rest, or ends the whole process."""
+    syntax, length = _transfer_syntax(header), len(header.PixelData)
+    expected = -(-header.Rows * header.Columns * bits // 8)
+    if not syntax.is_compressed and not expected <= length <= expected + expected % 2:
+        raise _broken(file, f"{length} bytes of pixels, {expected} in the header's size")
+    frame = get_frame(header.PixelData, 0, number_of_frames=1) if syntax.is_compressed else b""
+    if (coded := _coded_size(frame)) not in (None, (header.Rows, header.Columns)):
+        raise _broken(file, f"pixels of {coded}, {header.Rows} x {header.Columns} in the header")
+    surplus = _run_length_pixels(frame) - header.Rows * header.Columns if syntax == RLELossless else 0
+    if surplus not in (0, 1):  # the byte that makes lengths even counts as one
+        raise _broken(file, f"{surplus} more pixels than {header.Rows} x {header.Columns} in the header")
+    return np.asarray(header.pixel_array)
+
+
+def _coded_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the code stream of JPEG, JPEG-LS or JPEG 2000; None in others."""
+    if frame[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: columns, rows, and the offsets of both
+        columns, rows, left, top = struct.unpack(">4I", frame[8:24])
+        return rows - top, columns - left
+    place = 2 if frame[:2] == b"\xff\xd8" else len(frame)
+    while place + 9 <= len(frame):
+        marker, length = struct.unpack(">HH", frame[place : place + 4])
+        if marker in FRAME_MARKERS:
+            rows, columns = struct.unpack(">HH", frame[place + 5 : place + 9])
+            return rows, columns
+        place += 2 + length
+    return None
+
+
+def _run_length_pixels(frame: bytes) -> int:
+    """Pixels in the first segment of DICOM's run-length encoding, in which each segment has one byte of every pixel."""
+    segments, start, second = struct.unpack("<3I", frame[:12])
+    place, end, count = start, second if segments > 1 else len(frame), 0
+    while place < end:
+        is_literal, code = frame[place] < 128, frame[place]
+        count += code + 1 if is_literal else 257 - code if code > 128 else 0
+        place += code + 2 if is_literal else 2 if code > 128 else 1
+    return count
 
 
 def _transfer_syntax(header: Any) -> Any:
@@ -166,12 +208,9 @@ def _numbers(
     is_right = len(numbers) == count and bool(np.isfinite(numbers).all())
     if not is_right or (within and not all(within[0] <= number <= within[1] for number in numbers)):
         said = "\\".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        raise InputError(
-            file=file,
-            found=f"{name} {said!r}" if value not in (None, "") else f"no {name}",
-            expected=f"{count} number{'s' * (count > 1)}"
-            + (f" of {within[0]:g} to {within[1]:g}" if within else "")
-            + ": without them neither place nor values of the slice are known",
-            remedy="export the series again with its geometry, or give the volume as NIfTI",
-        )
+        limits = f" of {within[0]:g} to {within[1]:g}" if within else ""
+        expected = f"{count} number{'s' * (count > 1)}{limits}: without them neither place nor values are known"
+        found = f"{name} {said!r}" if value not in (None, "") else f"no {name}"
+        remedy = "export the series again with its geometry, or give the volume as NIfTI"
+        raise InputError(file=file, found=found, expected=expected, remedy=remedy)
     return numbers

@@ -82,13 +82,11 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
         return
     spacing = spacing_of(affine)
     extent = " x ".join(f"{count * edge:.4g}" for count, edge in zip(size, spacing, strict=True))
-    raise InputError(
-        file=source,
-        found=f"a volume of {extent} mm, which has {' x '.join(map(str, size))} voxels when resampled to "
-        f"{' x '.join(f'{edge:.3g}' for edge in spacing)} mm ({gibibytes:.0f} GiB)",
-        expected=f"at least 2 voxels along each axis, and at most {4 * LARGEST_RESAMPLED_VOXELS / 2**30:.0f} GiB",
-        remedy="correct the spacing or the unit of length in the header, or crop the volume",
-    )
+    found = f"a volume of {extent} mm, which has {' x '.join(map(str, size))} voxels when resampled to "
+    found += f"{' x '.join(f'{edge:.3g}' for edge in spacing)} mm ({gibibytes:.0f} GiB)"
+    expected = f"at least 2 voxels along each axis, and at most {4 * LARGEST_RESAMPLED_VOXELS / 2**30:.0f} GiB"
+    remedy = "correct the spacing or the unit of length in the header, or crop the volume"
+    raise InputError(file=source, found=found, expected=expected, remedy=remedy)
 
 
 def check_memory(

@@ -35,12 +35,7 @@ ODD, FOREIGN = 1.5, 3.0
 
 
 def describe_cases(labelled: SliceSet, target: SliceSet | None, label_names: Sequence[str]) -> dict[str, Any]:
-    """What inference compares with: volumes of the structures in the labelled cases, and the target's images.
-
-    Args:
-        labelled: with labels.
-        target: of the images that the network is trained for; None leaves them out.
-        label_names: of the classes 1..K.
+    """What inference compares with: volumes of the structures in the labelled cases, and the target's images, if any.
 
     Returns:
         ``volumes_ml`` (name -> least and greatest volume), and ``images``: whether all or none ``are_ct``, and the
@@ -66,10 +61,8 @@ def difference(image: Any, affine: Any, known: Mapping[str, Any]) -> tuple[float
 
     Another modality is infinitely far. A longer image is at most ``FOREIGN`` times as far: the task's section crops it.
 
-    Args:
-        image: as stored, (H, W, D).
-        affine: voxel indices to RAS+ coordinates in mm, (4, 4).
-        known: the ``images`` of :func:`describe_cases`.
+    ``image`` (H, W, D) is as stored, ``affine`` (4, 4) leads to RAS+ coordinates in mm, ``known`` are the ``images`` of
+    :func:`describe_cases`.
     """
     low, extent_mm = _measured(image, affine)
     if known["are_ct"] is not None and (low < CT_FAT_HU) != known["are_ct"]:

@@ -153,13 +153,10 @@ class RequireRanged(MapTransform):
         for key in self.key_iterator(dict(data)):
             low, high = np.percentile(np.asarray(data[key]), (0.5, 99.5))
             if low < self.lowest or high > self.highest:
-                raise InputError(
-                    file=_file_of(data[key], key),
-                    found=f"intensities that are not scaled: {low:.4g} to {high:.4g} (percentiles 0.5 and 99.5)",
-                    expected=f"values within {self.lowest:g} and {self.highest:g}, scaled to about -1 to 1",
-                    remedy="prepare the volumes with the protocol that the task file names, or take the task file for "
-                    "volumes in their own unit",
-                )
+                found = f"intensities that are not scaled: {low:.4g} to {high:.4g} (percentiles 0.5 and 99.5)"
+                expected = f"values within {self.lowest:g} and {self.highest:g}, scaled to about -1 to 1"
+                remedy = "prepare the volumes with the task's protocol, or take the task file for volumes in their unit"
+                raise InputError(file=_file_of(data[key], key), found=found, expected=expected, remedy=remedy)
         return dict(data)
 
 

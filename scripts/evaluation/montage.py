@@ -239,8 +239,7 @@ def _add_legend(figure: Figure, label_names: Sequence[str], y: float) -> None:
 def _add_colour_bar(figure: Figure, grid: _Grid, heat_max: float) -> None:
     _, bottom, _, height = grid.place(grid.rows - 1, grid.columns - 1)
     axes = figure.add_axes((1 - (grid.right - 0.1) / grid.width, bottom, 0.1 / grid.width, height))
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(0, heat_max), _HEAT_MAP), cax=axes, ticks=[0, heat_max / 2, heat_max]
-    )
+    colours = ScalarMappable(Normalize(0, heat_max), _HEAT_MAP)
+    bar = figure.colorbar(colours, cax=axes, ticks=[0, heat_max / 2, heat_max])
     bar.ax.tick_params(labelsize=7, colors=PALE_INK, length=2)
     bar.outline.set_visible(False)

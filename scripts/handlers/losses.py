@@ -101,12 +101,8 @@ class NotFiniteError(InputError, FloatingPointError):
 
 
 def _not_finite(name: str, iteration: int, value: float) -> NotFiniteError:
-    return NotFiniteError(
-        file=f"{name} at iteration {iteration}",
-        found=str(value),
-        expected="a finite number",
-        remedy="start a new run with a lower learning rate or in float32; the last good checkpoint is kept",
-    )
+    remedy = "start a new run with a lower learning rate or in float32; the last good checkpoint is kept"
+    return NotFiniteError(f"{name} at iteration {iteration}", str(value), "a finite number", remedy)
 
 
 def check_finite_losses(output: Sequence[Mapping[str, torch.Tensor]], iteration: int) -> None:

@@ -133,12 +133,8 @@ def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner,
     narrow = precision == "bf16" or (precision == "auto" and bf16_is_fast(torch.device("cpu")))
     core = openvino.Core()
     model = _read(lambda: core.read_model(file), file, "openvino")
-    hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if narrow else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(model, "CPU", hints)
+    hints = {"INFERENCE_PRECISION_HINT": "bf16" if narrow else "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(model, "CPU", {**hints, "INFERENCE_NUM_THREADS": torch.get_num_threads()})
 
     def run(image: Tensor) -> Tensor:
         output = compiled(image.cpu().contiguous().numpy())[0]

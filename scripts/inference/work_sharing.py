@@ -104,12 +104,8 @@ class Worklist:
             item = next((item for item in self.own if item["image"] == image), None)
             if item is None:  # a server replaced dataset#data
                 continue
-            record = {
-                "made_with": self.key,
-                "inputs": {path: _stamp(path) for path in item.values()},
-                "written": written,
-                "results": case.get("results"),
-            }
+            inputs = {path: _stamp(path) for path in item.values()}
+            record = {"made_with": self.key, "inputs": inputs, "written": written, "results": case.get("results")}
             self.done[case_name(image)] = record
             write_json(self.notes / f"{case_name(image)}.json", record)
 
