@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.encaps import get_frame
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import VOXEL_EDGE_MM
 
@@ -125,9 +125,6 @@ def _decoded(file: Path, header: Any, bits: int) -> np.ndarray:
     frame = get_frame(header.PixelData, 0, number_of_frames=1) if syntax.is_compressed else b""
     if (coded := _coded_size(frame)) not in (None, (header.Rows, header.Columns)):
         raise _broken(file, f"pixels of {coded}, {header.Rows} x {header.Columns} in the header")
-    surplus = _run_length_pixels(frame) - header.Rows * header.Columns if syntax == RLELossless else 0
-    if surplus not in (0, 1):  # the byte that makes lengths even counts as one
-        raise _broken(file, f"{surplus} more pixels than {header.Rows} x {header.Columns} in the header")
     return np.asarray(header.pixel_array)
 
 
@@ -144,17 +141,6 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
             return rows, columns
         place += 2 + length
     return None
-
-
-def _run_length_pixels(frame: bytes) -> int:
-    """Pixels in the first segment of DICOM's run-length encoding, in which each segment has one byte of every pixel."""
-    segments, start, second = struct.unpack("<3I", frame[:12])
-    place, end, count = start, second if segments > 1 else len(frame), 0
-    while place < end:
-        is_literal, code = frame[place] < 128, frame[place]
-        count += code + 1 if is_literal else 257 - code if code > 128 else 0
-        place += code + 2 if is_literal else 2 if code > 128 else 1
-    return count
 
 
 def _transfer_syntax(header: Any) -> Any:
