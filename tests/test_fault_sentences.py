@@ -30,7 +30,6 @@ from scripts.data.datalists import find_volumes, read_datalist
 from scripts.data.nifti import read_nifti
 from scripts.data.resampling import ResampleVolumed
 from scripts.handlers.checkpoints import ResumePoint
-from scripts.inference.dicom_segmentation import segment_series
 from scripts.inference.inferers import SliceWiseInferer
 from scripts.lab.check.command import run_check
 from scripts.lab.cli import main
@@ -96,11 +95,10 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_data(base: str, set
     assert error.found == "a folder that cannot be written (Not a directory)"
 
 
-def test_commands_find_such_a_folder_before_their_work(data: Path, tmp_path: Path) -> None:
+def test_check_finds_such_a_folder_before_its_work(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     out = tmp_path / "file" / "out"
     assert refused(run_check, [str(data)], out).file == str(out)
-    assert refused(segment_series, tmp_path / "no bundle", [], source="none", out=out).file == str(out)
 
 
 def checkpoint(folder: Path) -> tuple[ResumePoint, Path]:
