@@ -146,6 +146,18 @@ def test_a_task_file_given_by_hand_wins(processes: Processes, request_: AdaptReq
     assert yaml.safe_load(request_.task_file.read_text())["task"] == "phantom_mr2ct"
 
 
+def test_a_bad_task_file_given_by_hand_is_refused_before_any_work(
+    processes: Processes, request_: AdaptRequest, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    task = tmp_path / "mine.yaml"
+    good = (ROOT / "configs" / "tasks" / "phantom_mr2ct.yaml").read_text()
+    task.write_text(good.replace("slice_axis: 2", "slice_axis: 3"))
+    error = refused(run_adapt, replace(request_, task=task))
+    assert (error.file, error.found) == ("setting 'slice_axis'", "3")
+    assert "Measuring" not in capsys.readouterr().out
+    assert not request_.data.exists()
+
+
 def test_an_interrupted_training_is_continued(processes: Processes, request_: AdaptRequest) -> None:
     processes.code = 130
     with pytest.raises(SystemExit):

@@ -90,3 +90,13 @@ def test_two_patients_with_the_same_uids_are_two_cases(tmp_path: Path) -> None:
     write_part(tmp_path / "in" / "c", uid="1.2.3", PatientID="r")
     write_part(tmp_path / "in" / "d", uid="1.2.3", PatientID="r", shift=1)
     assert prepared(tmp_path)["sections"] == {"training": ["a", "b", "c", "d"]}
+
+
+def test_two_patients_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """The other case of the release is prepared."""
+    write_part(tmp_path / "in" / "a", PatientID="p")
+    write_part(tmp_path / "in" / "a", range(3, 5), PatientID="q")
+    write_part(tmp_path / "in" / "c", uid="1.2.6.{}", SeriesInstanceUID="1.2.6", PatientID="q")
+    with pytest.raises(InputError, match=r"in/a: .*different PatientIDs in 0\.dcm and 3\.dcm"):
+        prepared(tmp_path)
+    assert [path.name for path in (tmp_path / "out").rglob("*.nii.gz")] == ["c_image.nii.gz"]

@@ -218,6 +218,21 @@ def test_slices_of_two_studies_are_refused(bundle: Path, tmp_path: Path) -> None
     assert refused(segment, bundle, folder, tmp_path / "out").found == "2 values of StudyInstanceUID"
 
 
+def test_slices_of_two_patients_are_refused(bundle: Path, tmp_path: Path) -> None:
+    """Also a slice that repeats another one under another PatientID; the message names files, no ID."""
+    import pydicom
+
+    folder = write_series(tmp_path / "series", volume_of(), PatientID="p1")
+    other = pydicom.dcmread(folder / "4.dcm")
+    other.PatientID = "p2"
+    for name in ("4.dcm", "again.dcm"):
+        other.save_as(folder / name)
+        found = refused(segment, bundle, folder, tmp_path / "out").found
+        assert found == f"several series: different PatientIDs in 0.dcm and {name}"
+        write_series(folder, volume_of(), PatientID="p1")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_series_in_a_folder_no_series_and_no_folder_are_refused(bundle: Path, tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", volume_of())
     write_series(tmp_path / "other", volume_of(), series=2)

@@ -6,6 +6,8 @@ import gzip
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
+import pytest
 from releases import CT_AFFINE, assert_is_truth, write_btcv
 from scripts.lab.prepare.run import Preparation, prepare
 
@@ -56,3 +58,23 @@ def test_text_that_may_name_a_patient_is_left_out_and_said(tmp_path: Path) -> No
     written = gzip.decompress((tmp_path / "out" / "ct" / "ct_0002_image.nii.gz").read_bytes())
     assert b"Doe" not in written
     assert not any(b"Doe" in file.read_bytes() for file in (tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.parametrize("place", ["data type", "before the voxels", "after the voxels", "second member"])
+def test_text_beside_header_and_voxels_is_left_out(place: str, tmp_path: Path) -> None:
+    """An unused field, a gap of 16 bytes between header and voxels (352 to 368), and bytes after the voxels."""
+    source = write_btcv(tmp_path / "in", [2])
+    path = source / "RawData" / "Training" / "img" / "img0002.nii.gz"
+    image = placed(path, **({"data_type": b"Doe^Jane"} if place == "data type" else {}))
+    content = image.to_bytes()
+    if place == "before the voxels":
+        moved = content[:108] + np.float32(368).tobytes() + content[112:352]  # vox_offset
+        content = moved + b"Doe^Jane".ljust(16, b"\0") + content[352:]
+    elif place == "after the voxels":
+        content += b"Doe^Jane"
+    packed = gzip.compress(content)
+    path.write_bytes(packed + gzip.compress(b"Doe^Jane") if place == "second member" else packed)
+    assert b"Doe" in gzip.decompress(path.read_bytes())
+    run("btcv", source, tmp_path / "out")
+    assert b"Doe" not in gzip.decompress((tmp_path / "out" / "ct" / "ct_0002_image.nii.gz").read_bytes())
+    assert_is_truth(tmp_path / "out", "ct", "ct_0002", 2, [1, 2, 3, 4, 0, 0, 0, 0])

@@ -153,7 +153,7 @@ def _without_copies(slices: Sequence[DicomSlice], source: object) -> list[DicomS
     kept, copies = list[DicomSlice](), list[DicomSlice]()
     for piece in slices:
         instance = piece.header.get("SOPInstanceUID") or piece.file
-        original = originals.setdefault((instance, *piece.position), piece)
+        original = originals.setdefault((instance, str(piece.header.get("PatientID") or ""), *piece.position), piece)
         (copies if piece is not original and piece.equals(original) else kept).append(piece)
     if copies:
         names = some_of([piece.file.name for piece in copies])
@@ -163,6 +163,9 @@ def _without_copies(slices: Sequence[DicomSlice], source: object) -> list[DicomS
 
 def _check_one_series(source: object, slices: Sequence[DicomSlice]) -> None:
     first = slices[0]
+    patients = {str(piece.header.get("PatientID") or ""): piece.file.name for piece in reversed(slices)}
+    if len(patients) > 1:  # the message names no ID, as it may be kept in a log
+        raise _mixed(source, f"different PatientIDs in {' and '.join(sorted(patients.values())[:2])}")
     fitting = {
         "size": [piece.size == first.size for piece in slices],
         "kind": [piece.kind == first.kind for piece in slices],
@@ -229,9 +232,6 @@ def _check_stacked(source: object, positions: np.ndarray, normal: np.ndarray, sp
 
 def _affine(first: DicomSlice, step_mm: np.ndarray) -> np.ndarray:
     between_rows_mm, between_columns_mm = first.spacing
-    affine = np.eye(4)
-    affine[:3, 0] = first.axes[0] * between_columns_mm
-    affine[:3, 1] = first.axes[1] * between_rows_mm
-    affine[:3, 2] = step_mm
-    affine[:3, 3] = first.position
-    return LPS_TO_RAS @ affine
+    row_mm, column_mm = first.axes[0] * between_columns_mm, first.axes[1] * between_rows_mm
+    columns = np.column_stack([row_mm, column_mm, step_mm, first.position])
+    return LPS_TO_RAS @ np.vstack([columns, [0.0, 0.0, 0.0, 1.0]])

@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 from scripts.core.errors import InputError
 from scripts.core.schema import SCHEMA, read_yaml
+from scripts.core.task_files import read_task
 from scripts.core.weights import metadata_file, read_metadata
 from scripts.data.case_names import Item
 from scripts.data.datalists import read_datalist
@@ -38,6 +39,8 @@ CONFIGS = Path("configs")
 SIZES = CONFIGS / "comparison.yaml"
 BASE = CONFIGS / "segmentation" / "train.yaml"
 LOGGING = ("--logging_file", str(CONFIGS / "logging.conf"))
+# Keys that every task file has.
+REQUIRED = ("dataset_name", "source_domain", "target_domain", "label_names", "label_values")
 Size = Mapping[str, Any]
 
 
@@ -156,8 +159,16 @@ def named_file(kind: str, name: str) -> Path:
 
 
 def task_settings(task: Path) -> dict[str, Any]:
-    """The keys of a task file."""
-    return read_yaml(task, "a task file such as those in configs/tasks", "name another, or correct it")
+    """The keys of a task file, checked before data are read or trainings started.
+
+    Raises:
+        InputError: it cannot be read, has a wrong value, or lacks a key for which the base config has another data set.
+    """
+    values = read_task(task)
+    if missing := [key for key in REQUIRED if key not in values]:
+        remedy = "add what is missing; configs/tasks has examples"
+        raise InputError(file=task, found=f"no {missing[0]}", expected=", ".join(REQUIRED), remedy=remedy)
+    return values
 
 
 def size_files(size: str, task: Mapping[str, Any]) -> Size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from scripts.lab.prepare.source_case import Reading
 __all__ = ["add_label", "personal_text", "read_pair", "write_nifti"]
 
 # Free text of a header, which tools fill with anything, patients' names included.
-TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
+TEXT_FIELDS = ("data_type", "descrip", "aux_file", "intent_name", "db_name")
 
 # Length of a gzip header, and the flag of a file name after it.
 GZIP_HEADER, GZIP_HAS_NAME = 10, 8
@@ -133,14 +134,20 @@ def _notes(volume: NiftiVolume, path: Path) -> tuple[str, ...]:
 
 
 def _file_to_copy(volume: NiftiVolume, path: Path) -> Path | None:
-    """The file itself if it has the format of :func:`write_nifti`: 3D, compressed, in mm, sform and qform set."""
+    """The file itself if it has the format of :func:`write_nifti`: 3D, compressed, in mm, sform and qform set.
+
+    Bytes before the voxels or after them, which could hold text, are not of that format.
+    """
     header = volume.header
     is_plain = header.sizeof_hdr == nib.Nifti1Header.sizeof_hdr and header.endianness == "<" and header["dim"][0] == 3
     is_placed = int(header["qform_code"]) > 0 and int(header["sform_code"]) > 0 and header.get_xyzt_units()[0] == "mm"
     with path.open("rb") as file:
         start = file.read(4)
+        file.seek(-4, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")  # of what the last member of a gzip file unpacks to
     is_packed = start.startswith(GZIP_MAGIC) and start[3] in (0, GZIP_HAS_NAME)  # no comment or other field
-    return path if is_plain and is_placed and is_packed else None
+    expected = nib.Nifti1Header.single_vox_offset + int(np.prod(volume.voxels.shape)) * int(header["bitpix"]) // 8
+    return path if is_plain and is_placed and is_packed and length == expected % 2**32 else None
 
 
 def _without_name(packed: bytes) -> bytes:
