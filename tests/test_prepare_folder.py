@@ -115,6 +115,8 @@ def test_two_images_with_one_id(tmp_path: Path) -> None:
     [
         ({"domain": None}, "--domain: no name of the domain"),
         ({"label_map": "7=1"}, r"--map 7=1: no label map \(ValueError\)\. Expected pairs such as 63:1"),
+        ({"label_map": "7:1,7:2"}, r"--map 7:1,7:2: no label map .*each value once"),
+        ({"label_map": "7:3000000000"}, r"--map 7:3000000000: no label map .*within 16777215 of 0"),
         ({"label_map": "none.yaml"}, r"--map none.yaml: no label map \(FileNotFoundError\)"),
     ],
 )
@@ -212,6 +214,12 @@ def test_nor_is_the_label_maps_own_file(tmp_path: Path) -> None:
     (tmp_path / "mr.json").symlink_to(tmp_path / "map.yaml")
     with pytest.raises(InputError, match=r"mr.json would overwrite the source .*map.yaml"):
         run(source / "images", tmp_path, str(tmp_path / "map.yaml"), labels=source / "labels", validation=0.0)
+
+
+def test_a_map_to_a_fraction_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("{7: 1.5}\n")
+    with pytest.raises(InputError, match=r"map\.yaml: no label map .*whole"):
+        run(tmp_path, tmp_path / "out", str(tmp_path / "map.yaml"))
 
 
 def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import yaml
 from scripts.core.errors import InputError, SettingError
+from scripts.core.schema import LARGEST_LABEL
 from scripts.lab.prepare.protocol_file import STEPS, check_protocol
 from scripts.lab.prepare.source_case import SearchOptions, SourceCase
 from scripts.lab.prepare.values import ValueMap, ValueRange
@@ -155,19 +156,32 @@ def read_label_map(text: str) -> ValueMap:
     """A label map from the command line, ``63:1,126:2``, or a YAML file with ``{63: 1, 126: 2}``.
 
     Raises:
-        InputError: the text is neither.
+        InputError: the text is neither, maps a value twice, or has values that no label map can hold.
     """
     path = Path(text)
     try:
         if path.suffix in (".yaml", ".yml"):
-            pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
+            pairs = list(yaml.safe_load(path.read_text(encoding="utf-8")).items())
         else:
-            pairs = dict(pair.split(":") for pair in text.split(","))
-        return ValueMap(values={int(value): int(written) for value, written in pairs.items()})
+            pairs = [pair.split(":") for pair in text.split(",")]
+        values = {_label_value(value): _label_value(written) for value, written in pairs}
+        if len(values) < len(pairs):
+            raise ValueError("a value twice")
+        return ValueMap(values=values)
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         found = f"no label map ({type(error).__name__})"
-        expected = "pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs"
+        expected = (
+            "pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs, each value "
+            f"once, whole and within {LARGEST_LABEL} of 0"
+        )
         raise SettingError(setting=f"--map {text}", found=found, expected=expected, remedy="correct it") from error
+
+
+def _label_value(given: Any) -> int:
+    number = int(given)
+    if abs(number) > LARGEST_LABEL or (isinstance(given, float) and given != number):
+        raise ValueError(f"{given} is no label value")
+    return number
 
 
 def _domain_rules(name: str, facts: Mapping[str, Any], chosen: Mapping[str, Any]) -> DomainRules:
