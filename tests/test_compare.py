@@ -329,25 +329,6 @@ def test_bad_requests_are_refused(change: dict, words: list[str], wanted: Compar
     assert all(word in str(refused.value) for word in words), refused.value
 
 
-@pytest.mark.parametrize(
-    ("written", "becomes", "words"),
-    [
-        ("[205, 420, 500, 820]", "[205, 420, 500, 205]", "'label_values': 205 twice"),
-        ("slice_axis: 2", "slice_axis: 3", "'slice_axis': 3"),
-        ("target_domain: ct", "", "no target_domain"),
-    ],
-)
-def test_a_bad_task_file_is_refused_before_any_work(
-    written: str, becomes: str, words: str, tmp_path: Path, processes: Processes
-) -> None:
-    task = tmp_path / "mine.yaml"
-    task.write_text((CONFIGS / "tasks" / "phantom_mr2ct.yaml").read_text().replace(written, becomes))
-    with pytest.raises(InputError, match=words):
-        run_comparison(ComparisonRequest(str(task), ["none"], [0], tmp_path / "comparison"))
-    assert not (tmp_path / "comparison").exists()
-    assert not processes.commands
-
-
 def test_settings_go_to_every_segmentation_training(wanted: ComparisonRequest) -> None:
     overlay = CONFIGS / "selection" / "snapshots.yaml"
     for run in plan(replace(wanted, settings={"selection#interval": "1"}, overlays=[overlay])):

@@ -1,4 +1,4 @@
-"""Every task can be compared at every size: its configs parse and its slices fit the machine."""
+"""Tasks that are compared: their configs parse at every size, and a bad task file is refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from comparison_folders import request_for
 from conftest import CONFIGS, ROOT
 from monai.bundle import ConfigParser
+from scripts.core.errors import InputError
 from scripts.core.settings import Settings
-from scripts.lab.experiments.plan import plan
+from scripts.lab.experiments.compare import run_comparison
+from scripts.lab.experiments.plan import ComparisonRequest, plan
 
 TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))
 
@@ -47,3 +49,19 @@ def test_every_task_has_every_size_and_its_configs_parse(
         if files[0].endswith("inference.yaml"):
             with torch.device("meta"):  # layers without their numbers
                 assert list(parser.get_parsed_content("network_def").parameters())
+
+
+@pytest.mark.parametrize(
+    ("written", "becomes", "words"),
+    [
+        ("[205, 420, 500, 820]", "[205, 420, 500, 205]", "'label_values': 205 twice"),
+        ("slice_axis: 2", "slice_axis: 3", "'slice_axis': 3"),
+        ("target_domain: ct", "", "no target_domain"),
+    ],
+)
+def test_a_bad_task_file_is_refused_before_any_work(written: str, becomes: str, words: str, tmp_path: Path) -> None:
+    task = tmp_path / "mine.yaml"
+    task.write_text((CONFIGS / "tasks" / "phantom_mr2ct.yaml").read_text().replace(written, becomes))
+    with pytest.raises(InputError, match=words):
+        run_comparison(ComparisonRequest(str(task), ["none"], [0], tmp_path / "comparison"))
+    assert not (tmp_path / "comparison").exists()
