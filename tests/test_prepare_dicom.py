@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import JPEGLSLossless, RLELossless
 from releases import OBLIQUE
 from scripts.core.errors import InputError
 from scripts.data.dicom_slice import _coded_size
@@ -383,12 +383,13 @@ def test_the_size_in_a_code_stream_of_jpeg_2000() -> None:
 
 
 @pytest.mark.parametrize("size", [{}, {"Rows": 2}, {"Columns": 3}, {"Rows": 10}, {"Rows": 65535}])
-def test_compressed_pixels_of_another_size(size: dict[str, int], tmp_path: Path) -> None:
-    """GDCM would cut off the rest without a word, or end the whole process."""
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_compressed_pixels_of_another_size(syntax: str, size: dict[str, int], tmp_path: Path) -> None:
+    """Decoders would cut off the rest, or GDCM end the whole process."""
     folder = series(tmp_path / "case", volume_of())
     for file in folder.iterdir():
         slice_ = pydicom.dcmread(file)
-        slice_.compress(JPEGLSLossless)
+        slice_.compress(syntax)
         for name, value in size.items():
             setattr(slice_, name, value)
         slice_.save_as(file)
