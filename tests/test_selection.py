@@ -236,7 +236,7 @@ def test_the_oracle_reads_them_and_says_so(
     places = {"bundle_root": tmp_path / "run", "dataset_dir": without_labels("deleted")}
     error = refused(run_with_snapshots, DIRECT, **places, **{"selection#keep": "oracle"})
     assert "label" in str(error)
-    assert not (tmp_path / "run" / "models").exists(), "refused before any work"
+    assert not list((tmp_path / "run" / "models").rglob("*.pt")), "refused before any work"
     honest, other = chosen("oracle"), chosen("oracle", "scrambled")
     first, second = (json.loads((root / "models" / "model.json").read_text())["selection"] for root in (honest, other))
     assert first["value"] != second["value"]
@@ -281,7 +281,7 @@ def test_settings_that_choose_nothing(setting: dict[str, Any], data: Path, tmp_p
     (key,) = setting
     error = refused(run_with_snapshots, DIRECT, dataset_dir=data, bundle_root=tmp_path / "run", **setting)
     assert error.file == f"setting '{key}'"
-    assert not (tmp_path / "run" / "models").exists()
+    assert not list((tmp_path / "run" / "models").rglob("*.pt"))
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def require_file(*, key: str, file: str) -> None:
         show_input_errors_as_sentences()
     settings = current_settings()
     if settings is not None and key not in settings.merged:
-        remedy = f"--config_file \"['{file}','<this file>','configs/tasks/<task>.yaml']\""
+        remedy = f"--config_file \"[{file!r},'<this file>','configs/tasks/<task>.yaml']\""
         raise SettingError("--config_file", f"no file that defines {key!r}", f"{file} before the others", remedy)
 
 
