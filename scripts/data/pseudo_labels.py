@@ -95,7 +95,7 @@ class PseudoLabels:
             network.eval()
             self._label_cases(network)
             is_too_large = self._medians_ml() > self.volume_ranges_ml[:, 2]  # (K,)
-            if is_too_large.any():
+            if self.rounds > 0 and is_too_large.any():  # the first round's volumes are within any limit
                 self._label_cases(network, self.volume_ranges_ml[:, 1].where(is_too_large, torch.inf))
             network.train(is_training)
             self._leave_out_implausible()
@@ -221,9 +221,6 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
 
 def with_volume_limits(probabilities: Tensor, largest: Tensor, limits: Tensor) -> Tensor:
     """Lower the probabilities of structures that are too large until each keeps only its most certain voxels.
-
-    A student takes more voxels for a structure than its pseudo-labels have, and learns them in the next round. Without
-    limits, structures grow from round to round until they spread into other organs.
 
     Args:
         probabilities: (K + 1, H, W, D).
