@@ -6,11 +6,13 @@ Each works on the packed folder alone, in a process whose path does not contain 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 from bundle.pack import BUNDLES, ROOT, pack_bundle
 from conftest import SMALL, TASK, write_weights
@@ -44,6 +46,12 @@ def run_python(code: str, *arguments: str | Path, bundle: Path, cwd: Path | None
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
+
+
+def segmented_shape(printed: str) -> tuple[int, ...]:
+    """What the programs of these tests print once the label map equals the predictor's."""
+    (line,) = [line for line in printed.splitlines() if line.startswith("segmented:")]
+    return tuple(map(int, line.split()[1:]))
 
 
 @every_bundle
@@ -84,6 +92,7 @@ for workflow_type in ("train", "inference"):
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert isinstance(network, torch.nn.Module), type(network)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    print("loaded for:", workflow_type)
 """
 
 PROPERTIES = """
@@ -106,7 +115,11 @@ for role, kind in (("train", "train"), ("inference", "infer"), ("evaluate", "inf
 
 @every_bundle
 def test_monai_loads_the_network_with_its_weights(bundles: dict[str, Path], name: str) -> None:
-    run_python(LOAD, bundle=bundles[name])
+    printed = run_python(LOAD, bundle=bundles[name])
+    assert [line.split()[-1] for line in printed.splitlines() if line.startswith("loaded for:")] == [
+        "train",
+        "inference",
+    ]
 
 
 @every_bundle
@@ -124,9 +137,9 @@ def test_the_zoos_unit_test_passes(bundles: dict[str, Path], tmp_path: Path, nam
     test = tmp_path / "ci" / "unit_tests" / f"test_{bundle.name}.py"
     test.parent.mkdir(parents=True)
     shutil.copyfile(ROOT / "bundle" / "zoo_unit_test.py", test)
-    run_python(
-        "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", test, bundle=bundle, cwd=tmp_path
-    )
+    code = "import runpy, sys; sys.stderr = sys.stdout; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    printed = run_python(code, test, bundle=bundle, cwd=tmp_path)
+    assert re.search(r"^Ran [1-9]\d* tests? in .*\n\nOK$", printed.strip(), re.MULTILINE), printed
 
 
 FEDERATED = """
@@ -207,12 +220,14 @@ with torch.no_grad():
     output = parser.get_parsed_content("inferer")(inputs=inputs[key][None], network=network)
 found = parser.get_parsed_content("postprocessing")({"pred": output[0], **inputs})["pred"]
 assert np.array_equal(np.asarray(found)[0], Predictor(bundle, device="cpu")(voxels, affine))
+print("segmented:", *found[0].shape)
 """
 
 
 def test_monai_deploys_standard_operator_can_run_the_bundle(bundles: dict[str, Path], data: Path) -> None:
     """What ``MonaiBundleInferenceOperator`` does: it drops loading and saving by class name and passes arrays."""
-    run_python(DEPLOY, data / "ct_0_image.nii.gz", bundle=bundles["segmentation"])
+    image = data / "ct_0_image.nii.gz"
+    assert segmented_shape(run_python(DEPLOY, image, bundle=bundles["segmentation"])) == nib.load(image).shape
 
 
 SLICER = """
@@ -247,12 +262,14 @@ found = np.asarray(nib.load(next((work / "output").rglob("*.nii*"))).dataobj)
 assert np.array_equal(found, Predictor(bundle, device="cpu")(np.asarray(volume.dataobj), volume.affine))
 names = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
 assert set(map(str, np.unique(found))) <= names.keys(), names
+print("segmented:", *found.shape)
 """
 
 
 def test_slicers_bundle_module_can_run_the_bundle(bundles: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """The steps of ``MonaiBundleLogic`` of 3D Slicer's extension MonaiBundle, whose module needs Slicer itself."""
-    run_python(SLICER, data / "ct_0_image.nii.gz", tmp_path, bundle=bundles["segmentation"])
+    image = data / "ct_0_image.nii.gz"
+    assert segmented_shape(run_python(SLICER, image, tmp_path, bundle=bundles["segmentation"])) == nib.load(image).shape
 
 
 def test_tiny_networks_are_those_of_the_weights(bundles: dict[str, Path]) -> None:

@@ -77,10 +77,8 @@ def _load(backbone: nn.Module, path: Path, in_channels: int) -> None:
         if expected.get(name) != found.get(name) and not name.endswith("num_batches_tracked")
     )
     if wrong:
-        name, remedy = (
-            wrong[0],
-            "give the state dict of a ResNet of these layers and this width, in torchvision's names",
-        )
+        name = wrong[0]
+        remedy = "give the state dict of a ResNet of these layers and this width, in torchvision's names"
         reason = f"{len(wrong)} weights that do not fit, the first {name} of shape {_shape(found, name)}"
         raise InputError(file=path, found=reason, expected=f"shape {_shape(expected, name)}", remedy=remedy)
     backbone.load_state_dict({name: tensor for name, tensor in state.items() if name in expected})
