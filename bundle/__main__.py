@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bundle.export import export_network
-from bundle.pack import BUNDLES, PackedBundle, pack_bundle
 from scripts.core.errors import show_input_errors_as_sentences
-from scripts.data.dicom import dicom_files
-from scripts.inference.dicom_segmentation import segment_series
-from scripts.inference.exported_network import ENGINES
+
+if TYPE_CHECKING:
+    from bundle.pack import PackedBundle
 
 __all__ = ["main"]
 
@@ -30,12 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         InputError: an unknown task, a task key that a config lacks, weights that do not fit, a folder that is no packed
             bundle, a missing package, or DICOM files that are not one series.
     """
-    show_input_errors_as_sentences()
+    show_input_errors_as_sentences()  # before torch is imported, which takes seconds
     chosen = _command_line().parse_args(arguments)
     chosen.run(chosen)
 
 
 def _command_line() -> argparse.ArgumentParser:
+    from bundle.pack import BUNDLES
+    from scripts.inference.exported_network import ENGINES
+
     parser = argparse.ArgumentParser(
         prog="python -m bundle",
         description="Pack a MONAI bundle, export its network, or segment a DICOM series with it.",
@@ -69,6 +71,8 @@ def _command_line() -> argparse.ArgumentParser:
 
 
 def _pack(chosen: argparse.Namespace) -> None:
+    from bundle.pack import pack_bundle
+
     packed = pack_bundle(
         chosen.bundle,
         task=chosen.task,
@@ -82,11 +86,16 @@ def _pack(chosen: argparse.Namespace) -> None:
 
 
 def _export(chosen: argparse.Namespace) -> None:
+    from bundle.export import export_network
+
     file = export_network(chosen.bundle, task=chosen.task, weights=chosen.weights, engine=chosen.engine, out=chosen.out)
     print(f"Exported {file}; run inference with --engine {chosen.engine} --checkpoint {file}")
 
 
 def _dicom(chosen: argparse.Namespace) -> None:
+    from scripts.data.dicom import dicom_files
+    from scripts.inference.dicom_segmentation import segment_series
+
     settings = {} if chosen.device is None else {"device": chosen.device}
     files = dicom_files(chosen.source)
     print(f"Wrote {segment_series(chosen.bundle, files, source=chosen.source, out=chosen.out, **settings)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from scripts.core.errors import InputError
-from scripts.core.files import write_json
+from scripts.core.files import remove_parts, write_json
 
 __all__ = ["RECORD", "build_folder", "install", "packed_files"]
 
@@ -64,6 +64,7 @@ def install(building: Path, target: Path) -> None:
         InputError: a new file would replace one that packing did not write or that was changed since, or ``target`` is
             not a packed bundle.
     """
+    remove_parts(target, depth=0, stem=Path(RECORD).stem)
     new = {file: _digest(building / file) for file in _files(building)}
     before = _read_record(target)
     _refuse_conflicts(target, new, before)

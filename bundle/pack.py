@@ -127,7 +127,7 @@ def pack_bundle(
         if weights_url:
             write_large_files(building, weights_url)
         install(building, target)
-    written = _write_archive(target) if archive else None
+        written = _write_archive(target, building) if archive else None
     return PackedBundle(target, written, has_weights=weights is not None)
 
 
@@ -154,14 +154,14 @@ def _copy_files(root: Path, name: str, building: Path, modules: list[Path]) -> N
     (building / "models").mkdir()
 
 
-def _write_archive(folder: Path) -> Path:
+def _write_archive(folder: Path, building: Path) -> Path:
     """``<folder>.zip`` with the folder as its only top entry; names sorted, times and permissions fixed."""
-    target = folder.with_name(f"{folder.name}.zip")
-    with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    built = building / f"{folder.name}.zip"
+    with atomic_path(built) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for file in packed_files(folder):
             member = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix(), ARCHIVE_TIME)
             member.compress_type = zipfile.ZIP_DEFLATED
             member.external_attr = 0o100644 << 16
             with file.open("rb") as content, archive.open(member, "w") as entry:
                 shutil.copyfileobj(content, entry)
-    return target
+    return built.replace(folder.with_name(built.name))

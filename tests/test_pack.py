@@ -236,7 +236,7 @@ def test_the_command_line_packs_and_reports(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights: Path
 ) -> None:
     monkeypatch.setattr("sys.excepthook", sys.excepthook)
-    monkeypatch.setattr("bundle.__main__.pack_bundle", lambda name, **chosen: pack_bundle(name, **chosen, root=project))
+    monkeypatch.setattr("bundle.pack.pack_bundle", lambda name, **chosen: pack_bundle(name, **chosen, root=project))
     main(["pack", "segmentation", "--task", "toy", "--out", str(tmp_path)])
     said = capsys.readouterr().out
     assert f"Packed {tmp_path / 'glua_toy_segmentation'}" in said

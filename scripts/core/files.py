@@ -108,9 +108,9 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
         temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def remove_parts(folder: Path, depth: int = 2) -> None:
+def remove_parts(folder: Path, depth: int = 2, stem: str = "*") -> None:
     """Remove incomplete files that a killed run left in its folder and below, but not in folders of other runs."""
-    for file in folder.glob(f".*{PART}*"):
+    for file in folder.glob(f".{stem}{PART}*"):
         file.unlink(missing_ok=True)
     for inner in folder.iterdir() if depth else ():
         if inner.is_dir() and not inner.is_symlink() and not (inner / ".run.lock").exists():

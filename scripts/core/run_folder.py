@@ -71,7 +71,6 @@ class RunFolder:
         if rank() == 0:
             outside = [folder for folder in self.writes if not folder.resolve().is_relative_to(self.root.resolve())]
             self.locks = [lock_folder(folder) for folder in (self.root, *outside)]
-            remove_parts(self.root)
         set_determinism(self.seed)
         return self
 
@@ -112,7 +111,7 @@ class RunFolder:
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Keep other processes out of a folder until :func:`unlock_folder`, or until this one ends."""
+    """Keep other processes out of a folder until :func:`unlock_folder`; remove what a killed one left in it."""
     lock = FileLock(folder.absolute() / ".run.lock", timeout=0, is_singleton=True, thread_local=False)
     owner = folder / ".running"
     try:
@@ -123,6 +122,7 @@ def lock_folder(folder: Path) -> FileLock:
         raise InputError(file=folder, found=f"in use by {who}", expected="one run at a time", remedy=remedy) from error
     except (OSError, NotImplementedError) as error:
         logger.warning("%s: cannot be locked (%s); start no second run in it", folder, error)
+    remove_parts(folder)
     with atomic_path(owner) as temporary:
         temporary.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
     return lock

@@ -302,7 +302,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from scripts.lab.experiments.comparison_record import COMPARISON
+    from scripts.lab.experiments.comparison_record import COMPARISON, writing_alone
     from scripts.lab.experiments.comparison_report import write_comparison_report
 
     if options.evaluate_snapshots:
@@ -310,7 +310,8 @@ def _report(options: argparse.Namespace) -> None:
         from scripts.lab.experiments.selection_page import accuracy_table, write_selection_page
 
         runs, rules = measure_selection(options.folder)
-        write_selection_page(options.folder, runs, rules)
+        with writing_alone(options.folder):
+            write_selection_page(options.folder, runs, rules)
         print(f"{accuracy_table(rules).as_text()}\n\nDetails: {options.folder / 'selection.md'}")
         if not (options.folder / COMPARISON).is_file():  # runs of other commands have no table to redraw
             return

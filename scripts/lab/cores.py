@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.core.files import make_folder, remove_parts
+from scripts.core.files import make_folder
 from scripts.core.processes import end_with_parent
 from scripts.core.run_folder import lock_folder, unlock_folder
 
@@ -31,7 +31,6 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Write to an output folder alone, after removing what a killed command left; a second command is refused."""
     lock = lock_folder(make_folder(folder))
     try:
-        remove_parts(folder)
         yield
     finally:
         unlock_folder(lock)

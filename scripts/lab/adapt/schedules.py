@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from scripts.core.errors import SettingError, check_choice
+from scripts.core.schema import read_yaml
 
 __all__ = ["Rules", "Schedule", "duration_text", "parse_duration", "read_rules"]
 
@@ -62,7 +62,7 @@ class Rules:
 
 def read_rules() -> Rules:
     """The project's rules."""
-    return Rules(**yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    return Rules(**read_yaml(FILE, "the schedules of adapt", "restore it"))
 
 
 def parse_duration(text: str) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
+from scripts.core.errors import InputError
+from scripts.core.schema import read_yaml
 from scripts.core.settings import deciding_settings
 from scripts.lab.experiments.plan import PlannedRun
 
@@ -27,9 +28,9 @@ def changed_settings(run: PlannedRun) -> str:
         The sentence; empty without differences or without readable settings.
     """
     try:
-        written = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
+        written = read_yaml(run.folder / "config.yaml", "the settings of a run", "restore it")
         then, now = deciding_settings(written), deciding_settings(run.settings)
-    except (OSError, yaml.YAMLError, AttributeError):
+    except (InputError, AttributeError):
         return ""
     keys = [key for key in then.keys() & now.keys() if _same_separators(then[key]) != _same_separators(now[key])]
     if not keys:

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 from scripts.core.errors import SettingError
-from scripts.core.files import make_folder, write_json
+from scripts.core.files import make_folder, remove_parts, write_json
 from scripts.lab.experiments.changes import changed_settings
-from scripts.lab.experiments.comparison_record import write_comparison
+from scripts.lab.experiments.comparison_record import write_comparison, writing_alone
 from scripts.lab.experiments.plan import (
     ComparisonRequest,
     PlannedRun,
@@ -82,6 +83,7 @@ def execute_runs(runs: Sequence[PlannedRun], *, jobs: int = 1, shown: Shown = "a
 def _register(run: PlannedRun) -> None:
     """Register the run in its record, and warn if a finished run differs from the current files."""
     with suppress(Timeout), FileLock(make_folder(run.folder) / LOCK, blocking=False):
+        remove_parts(run.folder, depth=0, stem=Path(RunRecord.FILE).stem)
         record = RunRecord(run.folder)
         record.register(run)
         if record.status == "done" and (sentence := changed_settings(run)):
@@ -120,7 +122,8 @@ def _provide_data(request: ComparisonRequest) -> None:
                 raise SystemExit(code)
     unseen = shown_items(datalists[1])
     images = [{"image": os.path.abspath(item["image"])} for item in unseen]
-    write_json(request.out / "unseen.json", {"name": task["target_domain"], "validation": images})
+    with writing_alone(request.out):
+        write_json(request.out / "unseen.json", {"name": task["target_domain"], "validation": images})
 
 
 def _execute(runs: Sequence[PlannedRun], jobs: int, shown: Shown, run: PlannedRun) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from scripts.core.errors import InputError
-from scripts.core.files import write_json
+from scripts.core.files import remove_parts, write_json
 from scripts.core.run_folder import provenance
 from scripts.data.datalists import read_json
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, named_file, task_settings
 
-__all__ = ["COMPARISON", "read_comparison_record", "write_comparison"]
+__all__ = ["COMPARISON", "read_comparison_record", "write_comparison", "writing_alone"]
 
 COMPARISON = "comparison.json"
 # What all requests to one folder must have in common.
@@ -43,7 +44,7 @@ def write_comparison(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> 
         "seeds": list(request.seeds),
         "provenance": provenance(),
     }
-    with FileLock(request.out / ".comparison.lock"):
+    with writing_alone(request.out):
         if path.is_file():
             earlier = read_comparison_record(request.out)
             for key in FIXED:
@@ -54,6 +55,18 @@ def write_comparison(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> 
             content["methods"] = [*dict.fromkeys([*earlier["methods"], *content["methods"]])]
             content["seeds"] = sorted({*earlier["seeds"], *content["seeds"]})
         write_json(path, content)
+
+
+@contextmanager
+def writing_alone(folder: Path) -> Iterator[None]:
+    """Write the record, tables and figures of a comparison: other commands wait, and leftovers of a killed one go.
+
+    Several commands may work on the runs below at a time. Each run has its own lock and removes its own leftovers.
+    """
+    with FileLock(folder / ".comparison.lock"):
+        for place in (folder, folder / "plots"):
+            remove_parts(place, depth=0)
+        yield
 
 
 def read_comparison_record(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import make_folder, write_json
 from scripts.evaluation.montage import DOTS_PER_INCH
 from scripts.lab.experiments.charts import dice_chart, gap_chart, loss_chart, structure_chart
+from scripts.lab.experiments.comparison_record import writing_alone
 from scripts.lab.experiments.mask_statistics import mask_numbers, mask_table
 from scripts.lab.experiments.method_summaries import MethodSummary, summarise_methods
 from scripts.lab.experiments.pictures import mask_picture, segmentation_picture, translation_picture
@@ -57,6 +58,11 @@ def write_comparison_report(folder: Path) -> Path:
         InputError: the folder contains no comparison, or cannot be written.
     """
     comparison = read_comparison(folder)
+    with writing_alone(make_folder(folder)):
+        return _write_report(comparison, folder)
+
+
+def _write_report(comparison: Comparison, folder: Path) -> Path:
     summaries = summarise_methods(comparison)
     plots = make_folder(folder / "plots")
     not_drawn: list[str] = []

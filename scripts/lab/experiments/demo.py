@@ -8,6 +8,7 @@ from pathlib import Path
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
 from scripts.lab.experiments.compare import run_comparison
+from scripts.lab.experiments.comparison_record import writing_alone
 from scripts.lab.experiments.comparison_report import write_comparison_report
 from scripts.lab.experiments.plan import ComparisonRequest
 from scripts.lab.experiments.results import Comparison, RunResult, read_comparison
@@ -68,7 +69,8 @@ def _write_summary(comparison: Comparison, runs: Mapping[str, RunResult], seed: 
         "seconds": {f"{run.name}: {step}": s for run in comparison.runs for step, s in run.seconds.items()},
         "seed": seed,
     }
-    write_json(comparison.folder / "summary.json", content | provenance())
+    with writing_alone(comparison.folder):
+        write_json(comparison.folder / "summary.json", content | provenance())
 
 
 def _closing_table(comparison: Comparison, runs: Mapping[str, RunResult]) -> Table:

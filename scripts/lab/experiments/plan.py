@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
@@ -179,7 +178,7 @@ def size_files(size: str, task: Mapping[str, Any]) -> Size:
     Raises:
         InputError: the size does not exist, or not for this data set.
     """
-    sizes = yaml.safe_load(SIZES.read_text(encoding="utf-8"))
+    sizes = read_yaml(SIZES, "the sizes of comparisons", "correct it")
     known = {name: sets.get(task["dataset_name"], sets.get("other")) for name, sets in sizes.items()}
     if known.get(size) is None:
         raise InputError(
@@ -352,7 +351,14 @@ def _typed(text: str) -> Any:
 
 def _merged(files: Iterable[Path], typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Config files merged in order, and settings from the command line."""
-    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
+    listed = list(files)
+    try:
+        merged = ConfigParser.load_config_files([str(file) for file in listed])
+    except Exception:  # MONAI's errors do not always name the file
+        for file in listed:
+            read_yaml(file, "a config file, such as those in configs", "correct it, or name another")
+        raise
+    parser = ConfigParser(merged)
     parser.update(dict(typed or {}))
     return dict(parser.get())
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
+from scripts.core.schema import read_yaml
 from scripts.core.settings import run_bundle
+from scripts.lab.cores import exclusive
 from scripts.lab.experiments.comparison_record import COMPARISON
 from scripts.lab.experiments.results import read_comparison
 from scripts.lab.experiments.statistics import rank_correlation
@@ -119,18 +120,20 @@ def evaluate_snapshots(run: Path) -> dict[int, float]:
     Raises:
         InputError: a snapshot or the run's settings are missing.
     """
-    found = {}
-    for epoch in read_scores(_table(run)):
-        weights = snapshot_file(run / "models" / "snapshots", epoch)
-        result = run / "oracle" / f"{weights.stem}.json"
-        if not weights.is_file():
-            expected, remedy = f"one for each row of {_table(run)}", "restore it, or train the run again"
-            raise InputError(file=weights, found="no such snapshot", expected=expected, remedy=remedy)
-        if not result.is_file() or result.stat().st_mtime < weights.stat().st_mtime:
-            write_json(result, _evaluate(run, weights))
-        summary = json.loads(result.read_text(encoding="utf-8"))
-        found[epoch] = float(summary["mean_over_structures"]["dice_percent"])
-    return found
+    with exclusive(run / "oracle"):
+        return {epoch: _oracle_dice(run, epoch) for epoch in read_scores(_table(run))}
+
+
+def _oracle_dice(run: Path, epoch: int) -> float:
+    weights = snapshot_file(run / "models" / "snapshots", epoch)
+    result = run / "oracle" / f"{weights.stem}.json"
+    if not weights.is_file():
+        expected, remedy = f"one for each row of {_table(run)}", "restore it, or train the run again"
+        raise InputError(file=weights, found="no such snapshot", expected=expected, remedy=remedy)
+    if not result.is_file() or result.stat().st_mtime < weights.stat().st_mtime:
+        write_json(result, _evaluate(run, weights))
+    summary = json.loads(result.read_text(encoding="utf-8"))
+    return float(summary["mean_over_structures"]["dice_percent"])
 
 
 def rule_accuracies(runs: Sequence[ScoredRun]) -> list[RuleAccuracy]:
@@ -186,9 +189,5 @@ def _evaluate(run: Path, weights: Path) -> dict[str, Any]:
 
 
 def _trained_settings(run: Path) -> dict[str, Any]:
-    try:
-        return ConfigParser.load_config_file(str(run / "config.yaml"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        expected = "the config.yaml that every training writes into its folder"
-        found, remedy = f"no settings ({type(error).__name__})", "restore the file, or train the run again"
-        raise InputError(file=run / "config.yaml", found=found, expected=expected, remedy=remedy) from error
+    expected = "the config.yaml that every training writes into its folder"
+    return read_yaml(run / "config.yaml", expected, "restore the file, or train the run again")

@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
+from scripts.core.task_files import read_task
 from scripts.lab.prepare.rules import CONFIGS, DomainRules, Rules
 from scripts.lab.prepare.source_case import SourceCase
 
@@ -186,6 +186,6 @@ def _label_names(rules: Rules) -> dict[str, str]:
     """Value in the written label maps -> structure, from the first task file that fits."""
     if not rules.tasks:
         return {}
-    task = yaml.safe_load((CONFIGS / "tasks" / f"{rules.tasks[0]}.yaml").read_text(encoding="utf-8"))
+    task = read_task(CONFIGS / "tasks" / f"{rules.tasks[0]}.yaml")
     names = dict(zip(task["label_values"], task["label_names"], strict=True))
     return {"0": "background", **{str(value): name for value, name in names.items()}}

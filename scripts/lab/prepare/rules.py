@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from scripts.core.errors import InputError, SettingError
-from scripts.core.schema import LARGEST_LABEL
+from scripts.core.schema import LARGEST_LABEL, read_yaml
 from scripts.lab.prepare.protocol_file import STEPS, check_protocol
 from scripts.lab.prepare.source_case import SearchOptions, SourceCase
 from scripts.lab.prepare.values import ValueMap, ValueRange
@@ -159,21 +158,21 @@ def read_label_map(text: str) -> ValueMap:
         InputError: the text is neither, maps a value twice, or has values that no label map can hold.
     """
     path = Path(text)
+    expected = (
+        "pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs, each value "
+        f"once, whole and within {LARGEST_LABEL} of 0"
+    )
+    if path.suffix in (".yaml", ".yml"):
+        pairs = list(read_yaml(path, expected, "correct it, or name another").items())
+    else:
+        pairs = [pair.split(":") for pair in text.split(",")]
     try:
-        if path.suffix in (".yaml", ".yml"):
-            pairs = list(yaml.safe_load(path.read_text(encoding="utf-8")).items())
-        else:
-            pairs = [pair.split(":") for pair in text.split(",")]
         values = {_label_value(value): _label_value(written) for value, written in pairs}
         if len(values) < len(pairs):
             raise ValueError("a value twice")
         return ValueMap(values=values)
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         found = f"no label map ({type(error).__name__})"
-        expected = (
-            "pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs, each value "
-            f"once, whole and within {LARGEST_LABEL} of 0"
-        )
         raise SettingError(setting=f"--map {text}", found=found, expected=expected, remedy="correct it") from error
 
 
@@ -222,14 +221,7 @@ def _domains_of_all() -> dict[str, list[str]]:
 
 
 def _load(path: Path, expected: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else f"no YAML ({type(error).__name__})"
-        raise InputError(file=path, found=found, expected=expected, remedy="correct the name") from error
-    if not isinstance(content, dict):
-        raise InputError(file=path, found="no mapping in it", expected=expected, remedy="correct the file")
-    return content
+    return read_yaml(path, expected, "correct its name or content")
 
 
 def _build(component: Mapping[str, Any]) -> Any:
