@@ -16,15 +16,7 @@ from monai.bundle import ConfigParser
 from scripts.core import task_files
 from scripts.core.errors import InputError, SettingError
 
-__all__ = [
-    "is_base",
-    "read_configs",
-    "read_task",
-    "write_configs",
-    "write_metadata",
-    "write_training_of_network",
-    "write_values",
-]
+__all__ = ["is_base", "read_configs", "read_networks", "read_task", "write_configs", "write_metadata", "write_values"]
 
 # Roles whose file in the repository is an overlay of another role; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}
@@ -99,18 +91,18 @@ def write_values(configs: Mapping[str, Config], values: Mapping[str, Any], *, or
             config[key] = _replaced(config[key], deepcopy(values[key]))
 
 
-def write_training_of_network(configs: Mapping[str, Config], folder: Path, network_def: Any) -> None:
-    """Train a network with the optimiser and the rates of its own overlay in ``configs/networks``, if it has one.
+def read_networks(configs: Mapping[str, Config], folder: Path) -> dict[str, Config]:
+    """The networks of a stage by class: what their overlays in ``configs/networks`` set for training.
 
     Args:
-        configs: by role; ``train`` is changed in place.
+        configs: by role, as in the repository; their own network has no overlay.
         folder: the overlays of networks.
-        network_def: the network of the packed weights, from their metadata; None if they name none.
     """
-    for file in sorted(folder.glob("*.yaml")) if network_def else ():
+    networks: dict[str, Config] = {configs["train"]["network_def"]["_target_"]: {}}
+    for file in sorted(folder.glob("*.yaml")):
         overlay = ConfigParser.load_config_file(str(file))
-        if overlay.pop("network_def")["_target_"] == network_def["_target_"]:
-            configs["train"].update(overlay)
+        networks[overlay.pop("network_def")["_target_"]] = overlay
+    return networks
 
 
 def write_configs(configs: Mapping[str, Config], folder: Path) -> None:

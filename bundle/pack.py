@@ -9,18 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundle.configs import (
-    read_configs,
-    read_task,
-    write_configs,
-    write_metadata,
-    write_training_of_network,
-    write_values,
-)
+from bundle.configs import read_configs, read_networks, read_task, write_configs, write_metadata, write_values
 from bundle.install import build_folder, install, packed_files
 from bundle.reach import named_modules, reached_modules
 from bundle.weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
-from scripts.core.errors import SettingError
+from scripts.core.errors import SettingError, check_choice
 from scripts.core.files import atomic_path, make_folder
 from scripts.networks.translators import TRANSLATORS
 
@@ -109,14 +102,16 @@ def pack_bundle(
         )
     metrics = {} if evaluation is None else read_metrics(evaluation)
     values = read_task(root / "configs" / "tasks", task)
-    settings, for_inference = (
-        {} if weights is None else read_settings(weights, parts) for parts in (("grid", "network"), ("inference",))
-    )
     configs = read_configs(root / "configs" / name)
+    networks = read_networks(configs, root / "configs" / "networks")
+    settings, for_inference = (
+        {} if weights is None else read_settings(weights, parts, networks)
+        for parts in (("grid", "network"), ("inference",))
+    )
     write_values(configs, values, origin=root / "configs" / "tasks" / f"{task}.yaml")
     write_values(configs, settings, origin=weights or root)
     write_values({"inference": configs["inference"]}, for_inference, origin=weights or root)
-    write_training_of_network(configs, root / "configs" / "networks", settings.get("network_def"))
+    configs["train"].update(networks.get(settings.get("network_def", {}).get("_target_"), {}))
     target = make_folder(out) / packed_name(task, name)
     with build_folder(target) as building:
         _copy_files(root, name, building, _modules(root, name, configs))
@@ -137,6 +132,7 @@ def _modules(root: Path, name: str, configs: Mapping[str, Any]) -> list[Path]:
     names += named_modules([Path(__file__).with_name(file).read_text(encoding="utf-8") for file in PROGRAMS[name]])
     translator = configs["inference"].get("translator")
     if translator is not None:
+        check_choice("translator", translator, list(TRANSLATORS))
         names.append(f"scripts.networks.{TRANSLATORS[translator]}")
     return reached_modules(root, names)
 

@@ -6,14 +6,15 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from monai.bundle import ConfigParser
-from scripts.core.errors import InputError
-from scripts.core.weights import check_metadata, load_weights, read_metadata
+from scripts.core.errors import InputError, find_input_error, innermost_message
+from scripts.core.schema import check_values
+from scripts.core.weights import check_metadata, load_weights, metadata_file, read_metadata
 
 __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "write_large_files"]
 
@@ -21,18 +22,44 @@ __all__ = ["LARGEST_FILE", "copy_weights", "read_metrics", "read_settings", "wri
 LARGEST_FILE = 25_000_000
 
 
-def read_settings(weights: Path, parts: Sequence[str]) -> dict[str, Any]:
+def read_settings(weights: Path, parts: Sequence[str], networks: Collection[str]) -> dict[str, Any]:
     """Settings in the metadata of weights, by top-level key; empty without metadata.
+
+    They become part of a config, which executes expressions and components. Metadata come with weights of others, so
+    that only plain values are accepted, and networks of this project.
 
     Args:
         weights: a plain state dict; its metadata have the same name with the suffix ``.json``.
         parts: ``grid`` and ``network``, with which they were trained, or ``inference``, which they recommend.
+        networks: the classes that ``network_def`` may name.
 
     Raises:
-        InputError: the metadata are no JSON object.
+        InputError: the metadata are no JSON object, or have a value that is wrong or would be executed.
     """
-    metadata = read_metadata(weights)
-    return {key: value for part in parts for key, value in metadata.get(part, {}).items()}
+    metadata, file = read_metadata(weights), metadata_file(weights)
+    settings = {key: value for part in parts for key, value in metadata.get(part, {}).items()}
+    for path, text in _executed(settings):
+        if path != "network_def#_target_" or text not in networks:
+            remedy = "take the file that was written with the weights; if it is that file, do not use these weights"
+            expected = f"plain values, and a network of {', '.join(sorted(networks))}"
+            raise InputError(file=file, found=f"code in {path}, {text!r}", expected=expected, remedy=remedy)
+    if "network_def" in settings and not isinstance(settings["network_def"], Mapping):
+        found, remedy = f"network_def {settings['network_def']!r}", "take the file that was written with the weights"
+        raise InputError(file=file, found=found, expected="a network with its _target_", remedy=remedy)
+    check_values(settings, origin=str(file))
+    return settings
+
+
+def _executed(item: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """What a config executes: components, and texts that are expressions or references, each with its path."""
+    if isinstance(item, str) and item[:1] in ("$", "@", "%"):
+        yield path, item
+    for key, part in item.items() if isinstance(item, Mapping) else enumerate(item) if isinstance(item, list) else ():
+        inner = f"{path}#{key}".removeprefix("#")
+        if str(key).startswith("_"):
+            yield inner, str(part)
+        else:
+            yield from _executed(part, inner)
 
 
 def copy_weights(weights: Path, task: str, folder: Path) -> None:
@@ -53,12 +80,27 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     parser.read_config(str(folder / "configs" / "inference.json"))
     metadata = parser.get_parsed_content("weights_metadata") if "weights_metadata" in parser else {}
     check_metadata(read_metadata(weights), {"task": task}, weights)  # early weights name their task
-    load_weights(str(weights), parser.get_parsed_content("network_def"), metadata)
+    load_weights(str(weights), _network(parser, weights), metadata)
     shutil.copyfile(weights, folder / "models" / "model.pt")
     metadata = read_metadata(weights)
     if metadata:
         # The Model Zoo's format of JSON files.
         (folder / "models" / "model.json").write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
+
+
+def _network(parser: ConfigParser, weights: Path) -> Any:
+    """The network of a packed config, with the settings in the metadata of the weights."""
+    try:
+        return parser.get_parsed_content("network_def")
+    except Exception as error:  # whatever a network makes of values of the wrong kind
+        if find_input_error(error) is not None:
+            raise
+        found, remedy = (
+            f"no settings of a network ({innermost_message(error)})",
+            "take the file written with the weights",
+        )
+        expected = "those that the weights were trained with"
+        raise InputError(file=metadata_file(weights), found=found, expected=expected, remedy=remedy) from error
 
 
 def read_metrics(summary: Path) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import refused
 from scripts.core.errors import InputError
-from scripts.core.weights import selection_of_weights, selection_sentence
+from scripts.core.weights import selection_sentence
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet
 from scripts.losses.segmentation import supervised_loss
@@ -260,19 +260,3 @@ def test_a_table_is_read_by_epoch(tmp_path: Path) -> None:
 )
 def test_how_weights_were_chosen_is_a_sentence(selection: dict[str, Any] | None, words: str) -> None:
     assert words in selection_sentence(selection)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "selection"),
-    [
-        (None, None),
-        ("[", None),
-        ("[]", None),
-        ('{"a": 1}', None),
-        ('{"selection": {"rule": "last"}}', {"rule": "last"}),
-    ],
-)
-def test_metadata_name_the_selection_of_weights(metadata: str | None, selection: Any, tmp_path: Path) -> None:
-    if metadata is not None:
-        (tmp_path / "model.json").write_text(metadata)
-    assert selection_of_weights(tmp_path / "model.pt") == selection

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 import yaml
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "read_yaml"]
+__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "is_number", "read_yaml"]
 
 # What a value must be, in words, and the test for it.
 Rule = tuple[str, Callable[[Any], bool]]
@@ -35,8 +36,9 @@ def _is_whole(value: Any, least: float = -math.inf, most: float = 2**31 - 1) -> 
     return type(value) is int and least <= value <= most
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; a whole one may be too large for floating point."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _whole(least: int) -> Rule:
@@ -44,7 +46,7 @@ def _whole(least: int) -> Rule:
 
 
 def _within(low: float, high: float) -> Rule:
-    return f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high
+    return f"a number from {low:g} to {high:g}", lambda value: is_number(value) and low <= value <= high
 
 
 def _listed(words: str, accepts: Callable[[Any], bool], *, least: int = 0, most: int = 2**16) -> Rule:
@@ -81,9 +83,9 @@ def _is_device(value: Any) -> bool:
     return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
 
 
-_SHARE: Rule = ("a number from 0, below 1", lambda value: _is_number(value) and 0 <= value < 1)
-_NOT_NEGATIVE: Rule = ("a number from 0", lambda value: _is_number(value) and value >= 0)
-_POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
+_SHARE: Rule = ("a number from 0, below 1", lambda value: is_number(value) and 0 <= value < 1)
+_NOT_NEGATIVE: Rule = ("a number from 0", lambda value: is_number(value) and value >= 0)
+_POSITIVE: Rule = ("a number above 0", lambda value: is_number(value) and value > 0)
 _SWITCH: Rule = ("True or False; true or false in a file", lambda value: isinstance(value, bool))
 _COMPONENT: Rule = ("a component with its _target_", lambda value: isinstance(value, Mapping))
 _PLAIN_NAME: Rule = ("a name without separators, # or a leading dot, in quotes if it is a number", _is_plain_name)
@@ -104,7 +106,7 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ("orientation", ("three letters, one of L/R, of P/A and of I/S, such as RAS; or null", _is_orientation)),
     (
         "spacing_mm",
-        _listed("three numbers above 0, or -1", lambda v: _is_number(v) and (v > 0 or v == -1), least=3, most=3),
+        _listed("three numbers above 0, or -1", lambda v: is_number(v) and (v > 0 or v == -1), least=3, most=3),
     ),
     ("slice_axis", ("0, 1 or 2", lambda value: _is_whole(value, 0, 2))),
     ("slice_size", _listed("multiples of 4 to 4096", lambda v: _is_whole(v, 4, 4096) and v % 4 == 0, least=2, most=2)),
@@ -122,7 +124,7 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
         "reconstruction_weight cycle_weight content_weight adversarial_weight d1_weight d2_weight margin_mm",
         _NOT_NEGATIVE,
     ),
-    ("a_min a_max b_min b_max minv maxv threshold", ("a number", _is_number)),
+    ("a_min a_max b_min b_max minv maxv threshold", ("a number", is_number)),
     ("lower upper", _within(0, 100)),
     ("smoothing_mm", _NOT_NEGATIVE),
     ("scales pseudo_label_scales", _listed("a list of numbers above 0", _POSITIVE[1], least=1)),
@@ -166,7 +168,7 @@ def _wrong_values(section: Any, path: str = "") -> Iterator[tuple[str, str, str]
         yield from _wrong_values(value, f"{path}{key}#")
     if isinstance(section, Mapping):
         for low, high in RISING:
-            if _is_number(section.get(low)) and _is_number(section.get(high)) and section[low] >= section[high]:
+            if is_number(section.get(low)) and is_number(section.get(high)) and section[low] >= section[high]:
                 yield f"{path}{low}", f"{section[low]:g}", f"a number below {high}, {section[high]:g}"
 
 

@@ -7,12 +7,14 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, load_tensors, tensor_bytes
+from scripts.core.schema import is_number
 from torch import nn
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "check_metadata",
     "check_weights",
     "digest_of",
+    "fault_in_metadata",
     "load_weights",
     "metadata_file",
     "network_mismatch",
@@ -29,8 +32,6 @@ __all__ = [
     "read_metadata",
     "read_state",
     "save_weights",
-    "selection_in_metadata",
-    "selection_of_weights",
     "selection_sentence",
 ]
 
@@ -41,7 +42,7 @@ WEIGHTS_SHA256 = "weights_sha256"
 TRAINING_CASES = "training_cases"
 
 # Keys of the metadata whose values are mappings.
-PARTS = (TRAINING_CASES, "grid", "network", "intensity", "inference")
+PARTS = (TRAINING_CASES, "grid", "network", "intensity", "inference", "selection")
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +75,32 @@ def read_metadata(weights: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError):
         metadata = None
-    inner = metadata if isinstance(metadata, dict) else {}
-    parts = {"": metadata, **{f" under {key!r}": inner[key] for key in PARTS if key in inner}}
-    for where, part in parts.items():
-        if not isinstance(part, dict):
-            remedy = "copy the file that was written with the weights, or remove it to load them unchecked"
-            raise InputError(file=file, found=f"no JSON object{where}", expected="metadata of weights", remedy=remedy)
-    return inner
+    if found := fault_in_metadata(metadata):
+        remedy = "copy the file that was written with the weights, or remove it to load them unchecked"
+        raise InputError(file=file, found=found, expected="metadata of weights", remedy=remedy)
+    return dict(metadata)
+
+
+def fault_in_metadata(metadata: Any) -> str:
+    """What is wrong with metadata in the parts that are not compared with a config's; empty if nothing is."""
+    if not isinstance(metadata, dict):
+        return "no JSON object"
+    if wrong := [key for key in PARTS if not isinstance(metadata.get(key, {}), dict)]:
+        return f"no JSON object under {wrong[0]!r}"
+    cases, score = metadata.get(TRAINING_CASES, {}), metadata.get("selection", {}).get("value", 0)
+    ranges, images = cases.get("volumes_ml", {}), cases.get("images")
+    known = images if isinstance(images, dict) else {}
+    is_usable = {
+        "volumes_ml": isinstance(ranges, dict) and all(_are_sizes(ends, 2) for ends in ranges.values()),
+        "images": not images or all(_are_sizes(known.get(key), 3) for key in ("least_mm", "greatest_mm")),
+        "are_ct": known.get("are_ct") in (None, True, False),
+        "value": is_number(score),
+    }
+    return "".join([f"unusable values under {key!r}" for key in is_usable if not is_usable[key]][:1])
+
+
+def _are_sizes(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(is_number(v) and v >= 0 for v in values)
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:
@@ -119,7 +139,7 @@ def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], path: 
             check_metadata(known, value, path)
         elif key in found and not _agree(known, value):
             remedy = "choose weights of this task, or the task, size and network settings these were made with"
-            remedy, made = _files_that_set(key, known) + remedy, f"weights made with {key}: {known}"
+            remedy, made = _files_that_set(key, known) + remedy, f"weights made with {key}: {shorten(str(known), 200)}"
             raise InputError(file=path, found=made, expected=f"{key}: {value}", remedy=remedy)
 
 
@@ -215,20 +235,6 @@ def network_mismatch(path: Path, found: str, expected: str) -> InputError:
     """The error for weights or a checkpoint that do not fit this config's networks."""
     remedy = "use the task file and the network settings the run was trained with, or start a new run without --resume"
     return InputError(file=path, found=found, expected=expected, remedy=remedy)
-
-
-def selection_of_weights(weights: Path) -> dict[str, Any] | None:
-    """How some weights were selected, from their metadata; None if unknown."""
-    try:
-        return selection_in_metadata(read_metadata(weights))
-    except InputError:
-        return None
-
-
-def selection_in_metadata(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How weights were selected, from their metadata; None if unknown."""
-    selection = metadata.get("selection")
-    return selection if isinstance(selection, dict) else None
 
 
 def selection_sentence(selection: Mapping[str, Any] | None) -> str:

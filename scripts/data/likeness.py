@@ -65,7 +65,7 @@ def difference(image: Any, affine: Any, known: Mapping[str, Any]) -> tuple[float
     :func:`describe_cases`.
     """
     low, extent_mm = _measured(image, affine)
-    if known["are_ct"] is not None and (low < CT_FAT_HU) != known["are_ct"]:
+    if known.get("are_ct") is not None and (low < CT_FAT_HU) != known["are_ct"]:
         return math.inf, f"lowest values of {low:.4g}: {'no CT in HU' if known['are_ct'] else 'a CT in HU'}"
     least, greatest = np.array(known["least_mm"]), np.array(known["greatest_mm"])
     distance = float(max((least / extent_mm).max(), min((extent_mm / greatest).max(), FOREIGN)))

@@ -11,7 +11,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from scripts.core.processes import rank
 from scripts.core.run_folder import provenance
-from scripts.core.weights import selection_in_metadata, selection_of_weights, selection_sentence
+from scripts.core.weights import read_metadata, selection_sentence
 from scripts.data.case_names import case_name
 from scripts.data.geometry import spacing_of
 from scripts.data.nifti import read_nifti
@@ -51,14 +51,14 @@ class EvaluationReport:
         preprocessing: Callable[[dict[str, str]], dict[str, Any]],
         label_names: Sequence[str],
         metadata: Mapping[str, Any],
-        weights: str | None = None,
+        weights: str,
         exported: ExportedNetwork | None = None,
         orientation: str | None = "RAS",
         slice_axis: int = 2,
     ) -> None:
         self.folder, self.label_names, self.metadata = Path(folder), list(label_names), dict(metadata)
         self.worklist, self.preprocessing = worklist, preprocessing
-        self.weights, self.exported = weights, exported
+        self.weights, self.exported = Path(weights), exported
         self.orientation, self.slice_axis = orientation, slice_axis
 
     def attach(self, engine: Engine) -> None:
@@ -80,7 +80,7 @@ class EvaluationReport:
         if rank() > 0:
             return
         results = {name: [StructureResult(**one) for one in record["results"]] for name, record in records.items()}
-        selection = self._selection()
+        selection = (read_metadata(self.weights) if self.exported is None else self.exported.metadata).get("selection")
         origin = provenance() | {"weights_metadata": self.metadata}
         summary = write_evaluation(self.folder, results, self.label_names, origin, selection)
         engine.state.metrics.update(
@@ -91,11 +91,6 @@ class EvaluationReport:
             dice = float(np.nanmean([result.dice for result in results[name]]))
             title = f"{word} case: {name}, mean Dice {100 * dice:.1f} %"
             self._draw(name, records[name]["written"], self.folder / f"{word}_case.png", title)
-
-    def _selection(self) -> dict[str, Any] | None:
-        if self.exported is not None:
-            return selection_in_metadata(self.exported.metadata)
-        return selection_of_weights(Path(self.weights)) if self.weights else None
 
     def _draw(self, name: str, written: Iterable[str], path: Path, title: str) -> None:
         (item,) = [item for item in self.worklist.items if case_name(item["image"]) == name]

@@ -166,9 +166,8 @@ class ResumePoint:
             except InputError:
                 raise
             except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-                raise network_mismatch(
-                    self.path, f"a {name!r} that does not fit", "the state of this config's networks"
-                ) from error
+                found, expected = f"a {name!r} that does not fit", "the state of this config's networks"
+                raise network_mismatch(self.path, found, expected) from error
 
 
 class FinalWeights:

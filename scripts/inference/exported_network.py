@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from scripts.core.errors import InputError, SettingError, check_choice, import_optional
-from scripts.core.weights import check_metadata
+from scripts.core.weights import check_metadata, fault_in_metadata
 from scripts.engines.precision import autocast, bf16_is_fast
 from scripts.networks.layers import as_plain_tensor
 from torch import Tensor, nn
@@ -67,6 +67,9 @@ class ExportedNetwork(nn.Module):
         load = {"torchscript": _torchscript, "onnx": _onnx, "openvino": _openvino}[engine]
         self.engine = engine
         self.runner, self.metadata = load(file, torch.device(device), precision)
+        if found := fault_in_metadata(self.metadata):
+            expected = "metadata of weights in it"
+            raise InputError(file=file, found=found, expected=expected, remedy="export the weights again")
         if metadata and not self.metadata:
             logger.warning("%s: no metadata in it; its task is not checked", file)
         check_metadata(self.metadata, metadata or {}, file)
@@ -105,7 +108,7 @@ def _torchscript(file: Path, device: torch.device, precision: str) -> tuple[Runn
     module = _read(lambda: torch.jit.load(str(file), map_location=device, _extra_files=extra), file, "torchscript")
     # Freezing folds batch norm into the convolutions; the caller's autocast still applies.
     frozen = torch.jit.freeze(module.eval().to(memory_format=torch.channels_last))
-    return frozen, _metadata(json.loads(extra["metadata.json"] or "{}").get(METADATA_KEY))
+    return frozen, _read(lambda: json.loads(extra["metadata.json"] or "{}").get(METADATA_KEY, {}), file, "torchscript")
 
 
 def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
@@ -125,7 +128,8 @@ def _onnx(file: Path, device: torch.device, precision: str) -> tuple[Runner, dic
         (output,) = session.run(None, {name: image.cpu().contiguous().numpy()})
         return torch.from_numpy(output).to(image.device)
 
-    return run, _metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
+    metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
+    return run, _read(lambda: json.loads(metadata), file, "onnx")
 
 
 def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner, dict[str, Any]]:
@@ -140,7 +144,8 @@ def _openvino(file: Path, device: torch.device, precision: str) -> tuple[Runner,
         output = compiled(image.cpu().contiguous().numpy())[0]
         return torch.from_numpy(output.copy()).to(image.device)  # the engine reuses its output buffer
 
-    return run, _metadata(model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None)
+    metadata = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else "{}"
+    return run, _read(lambda: json.loads(metadata), file, "openvino")
 
 
 def _read(load: Callable[[], Any], file: Path, engine: str) -> Any:
@@ -150,7 +155,3 @@ def _read(load: Callable[[], Any], file: Path, engine: str) -> Any:
         found = f"no network that {engine} can read ({type(error).__name__})"
         expected = "a file written by python -m bundle export"
         raise InputError(file=file, found=found, expected=expected, remedy="export the weights again") from error
-
-
-def _metadata(text: Any) -> dict[str, Any]:
-    return dict(json.loads(text)) if isinstance(text, str) else dict(text or {})

@@ -325,7 +325,11 @@ def _trained_domains(weights: Path) -> list[str]:
     if not file.is_file():
         remedy = "run the other direction first, with a method that uses this translator and the same seeds"
         raise InputError(file=file, found="no such file", expected="metadata of a trained translator", remedy=remedy)
-    return list(read_metadata(weights)["domains"])
+    domains = read_metadata(weights).get("domains")
+    if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
+        found, remedy = f"domains {domains!r}", "take the file that was written with the weights"
+        raise InputError(file=file, found=found, expected="a list of their names", remedy=remedy)
+    return domains
 
 
 def network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
