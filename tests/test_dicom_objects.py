@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from conftest import refused
 from dicom_files import stack
 from scripts.data.dicom import scan_folder
 from scripts.lab.prepare.dicom_folders import read_series
@@ -50,3 +51,15 @@ def test_other_objects_beside_the_slices_are_left_out_by_their_class(
 def test_captures_alone_are_slices(tmp_path: Path) -> None:
     folder = series(tmp_path, SOPClassUID=OTHERS["SC"])
     assert np.array_equal(read_series(folder).image, VOLUME)
+
+
+@pytest.mark.parametrize("value", ["1e39", "1e300", "-1e10"])
+@pytest.mark.parametrize("name", ["RescaleIntercept", "RescaleSlope"])
+def test_a_rescale_that_leaves_single_precision(name: str, value: str, tmp_path: Path) -> None:
+    error = refused(read_series, series(tmp_path, **{name: value}))
+    assert (error.file, error.found) == (str(tmp_path / "0.dcm"), f"{name} {value!r}")
+    assert error.expected.startswith("1 number of -1e+09 to 1e+09")
+
+
+def test_a_slope_that_makes_all_values_equal(tmp_path: Path) -> None:
+    assert refused(read_series, series(tmp_path, RescaleSlope="1e-300")).found == "RescaleSlope '1e-300'"

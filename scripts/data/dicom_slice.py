@@ -156,11 +156,11 @@ def _transfer_syntax(header: Any) -> Any:
 
 def _rescaled(file: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
     """Values in the modality's unit: int16 if they are whole and fit, else float32."""
-    (slope,) = _numbers(file, header, "RescaleSlope", 1) if "RescaleSlope" in header else (1.0,)
-    (intercept,) = _numbers(file, header, "RescaleIntercept", 1) if "RescaleIntercept" in header else (0.0,)
-    if slope == 0:
-        remedy = "export the series again: a slope of 0 makes all values equal"
-        raise InputError(file=file, found="RescaleSlope '0'", expected="another number than 0", remedy=remedy)
+    [slope] = _numbers(file, header, "RescaleSlope", 1, (-1e9, 1e9)) if "RescaleSlope" in header else (1.0,)
+    [intercept] = _numbers(file, header, "RescaleIntercept", 1, (-1e9, 1e9)) if "RescaleIntercept" in header else (0.0,)
+    if abs(slope) < 1e-25:
+        found, remedy = f"RescaleSlope {f'{slope:g}'!r}", "export the series again: a slope of 0 makes all values equal"
+        raise InputError(file=file, found=found, expected="another number than 0", remedy=remedy)
     if pixels.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
         limits = np.iinfo(np.int16)
         first, last = sorted(slope * int(end) + intercept for end in (pixels.min(), pixels.max()))
