@@ -18,6 +18,7 @@ from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
 from scripts.lab.adapt import cost, steps
 from scripts.lab.adapt.command import run_adapt
+from scripts.lab.adapt.logged import logged_warnings
 from scripts.lab.adapt.request import AdaptRequest
 from scripts.lab.adapt.timing import Timing
 from scripts.lab.experiments import run_record
@@ -29,7 +30,7 @@ class Processes:
     """Replaces the processes: a segmentation is the case's own label map."""
 
     def __init__(self, labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.labels, self.commands, self.code = labels, list[list[str]](), 0
+        self.labels, self.commands, self.code, self.logged = labels, list[list[str]](), 0, ""
         for module in (steps, run_record):
             monkeypatch.setattr(module, "run_process", self.run)
         timing = Timing(iteration_s=0.5, preparation_s=1.0, start_s=1.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
@@ -37,6 +38,8 @@ class Processes:
 
     def run(self, command: list[str], log: Path, **_: object) -> tuple[int, str]:
         self.commands.append(list(command))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(self.logged)
         if "inference" in command and not self.code:
             out = Path(command[command.index("--output_dir") + 1])
             out.mkdir(parents=True, exist_ok=True)
@@ -214,6 +217,24 @@ def test_volumes_unlike_the_labelled_ones_are_flagged(
     assert warnings["ct_0_image", "ascending aorta"] == "missing"
     assert warnings["ct_1_image", "ascending aorta"] != "missing"
     assert "ascending aorta missing" in (request_.out / "report.html").read_text()
+
+
+def test_warnings_of_trainings_reach_the_screen_and_the_report(
+    processes: Processes, request_: AdaptRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processes.logged = "2026-11-30 10:00:00 - scripts.data.volumes - WARNING - mr: 63 % of liver is clipped.\n"
+    run_adapt(request_)
+    assert capsys.readouterr().out.count("warning: mr: 63 % of liver is clipped.") == 1
+    assert "63 % of liver is clipped" in (request_.out / "report.html").read_text()
+
+
+def test_warnings_in_logs(tmp_path: Path) -> None:
+    """One line behind a progress bar, twice; others are a library's, or in the report's own words."""
+    line = " - scripts.handlers.losses - WARNING - waits 30 % of its time for a core."
+    lines = [f"1/9 [00:00<00:10]\r2/9 [00:01<00:09]{line}", line, " - monai.bundle - WARNING - Not all config files"]
+    lines += [" - scripts.evaluation.segmentation_summary - WARNING - a: liver missing", " - scripts.a - INFO - b"]
+    (tmp_path / "a.log").write_text("\n".join(lines))
+    assert logged_warnings([tmp_path / "a.log", tmp_path / "no.log"]) == ["waits 30 % of its time for a core."]
 
 
 @pytest.mark.slow

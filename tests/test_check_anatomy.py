@@ -34,6 +34,16 @@ def test_an_abdomen_as_it_is() -> None:
     assert find_wrong_sides(cases(ABDOMEN), NAMES) == []
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, 2], ids=["as it is", "left-right", "front-back", "head-feet"])
+def test_a_heart_without_a_right_ventricle(axis: int | None) -> None:
+    """The aorta rises on the right of the left ventricle, and the left atrium lies behind it."""
+    names = {1.0: "left ventricle", 2.0: "left atrium", 3.0: "ascending aorta"}
+    heart = {1.0: (-25.0, 10.0, -20.0), 2.0: (0.0, -30.0, 10.0), 3.0: (15.0, 5.0, 50.0)}
+    turned = {v: tuple(-x if k == axis else x for k, x in enumerate(place)) for v, place in heart.items()}
+    findings = find_wrong_sides(cases(turned), names)
+    assert [(one.severity, one.kind) for one in findings] == ([] if axis is None else [("error", "mirrored volume")])
+
+
 @pytest.mark.parametrize(
     ("centres", "kind", "words"),
     [

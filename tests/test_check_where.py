@@ -122,7 +122,7 @@ def test_a_missing_folder_ends_the_command_with_a_sentence() -> None:
 def test_a_task_file_names_the_structures(tmp_path: Path) -> None:
     task = tmp_path / "task.yaml"
     task.write_text("label_names: [a, b]\nlabel_values: [205, 500]\nbackground_values: [600]\norientation: null\n")
-    assert read_task(str(task)) == TaskLabels(names={205: "a", 500: "b"}, background=(600,), keeps_stored_axes=True)
+    assert read_task(str(task)) == TaskLabels(names={205: "a", 500: "b"}, background=(600,), orientation=None)
 
 
 @pytest.mark.parametrize("content", [None, "label_names: [a]", "label_names: [a]\nlabel_values: [1, 2]", "- 1", "a: ["])

@@ -124,11 +124,11 @@ class SliceSet:
             stacks = [_as_slices(case["label"], slice_axis)[keep] for case, keep in zip(cases, shown, strict=True)]
             labels = torch.cat([_framed(stack.to(torch.uint8), frame, 0) for stack in stacks])
             digest.update(labels.numpy().data)
-            counts = [
+            self.counts = [
                 case["voxels"] | {"leaving out constant slices": class_voxels(stack)}
                 for case, stack in zip(cases, stacks, strict=True)
             ]
-            check_labelled(counts, structures, self.data)
+            check_labelled(self.counts, structures, self.data)
             self.labels = labels.to(device)
         self.content = digest.hexdigest()
 

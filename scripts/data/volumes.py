@@ -33,6 +33,7 @@ __all__ = [
     "check_preprocessed",
     "check_values",
     "class_voxels",
+    "odd_intensities",
     "report_structures",
     "run_counted",
     "whole_values",
@@ -233,25 +234,26 @@ def check_preprocessed(slices: torch.Tensor, file: object) -> None:
         raise InputError(file=file, found=found, expected="finite ones", remedy=remedy)
 
 
-def report_structures(slices: Any, label_names: Sequence[str]) -> None:
-    """Log what the network sees of each labelled structure, and warn of intensities in which structures cannot be told.
+def report_structures(slices: Any, label_names: Sequence[str] = ()) -> None:
+    """Log what the network sees of each labelled structure, and warn of :func:`odd_intensities`."""
+    where, remedy = os.path.dirname(slices.data[0]["image"]), "correct the window and the output range (-1 to 1)"
+    for finding in odd_intensities(slices, label_names):
+        logger.warning("%s: %s. Expected structures that differ in intensity. Fix: %s.", where, finding, remedy)
 
-    Args:
-        slices: a :class:`scripts.data.slices.SliceSet` with labels.
-        label_names: of the classes 1..K.
-    """
-    images, labels, where = slices.images, slices.labels, os.path.dirname(slices.data[0]["image"])
+
+def odd_intensities(slices: Any, label_names: Sequence[str]) -> list[str]:
+    """Intensities of a ``SliceSet`` outside the network's range, or in which structures (1..K) cannot be told."""
+    images, where = slices.images, os.path.dirname(slices.data[0]["image"])
     odd, spans = [], []
     for number, name in enumerate(label_names, start=1):
-        inside = labels == number
+        inside = slices.labels == number
         values = images[inside].cpu().numpy()
         if len(values) == 0:
             continue
         clipped, span = float((np.abs(values) >= ENDS).mean()), np.percentile(values, (5, 95))
-        shown = int(inside.flatten(1).any(1).sum())
         spans.append(span)
-        seen = f"{shown} slices, {100 * clipped:.0f} % of it clipped, intensities {span[0]:.2f} to {span[1]:.2f}"
-        logger.info("%s: %s: %s", where, name, seen)
+        seen = f"{int(inside.flatten(1).any(1).sum())} slices, {100 * clipped:.0f} % of it clipped"
+        logger.info("%s: %s: %s, intensities %.2f to %.2f", where, name, seen, *span)
         odd += [f"{100 * clipped:.0f} % of {name} is clipped"] if clipped > MOST_CLIPPED else []
     if spans and (width := float(np.max(spans) - np.min(spans))) < LEAST_SPAN:
         odd.append(f"all structures lie within {width:.2f} of the intensity range, which is 2 wide")
@@ -259,9 +261,7 @@ def report_structures(slices: Any, label_names: Sequence[str]) -> None:
         odd.append("no intensity between -1, the lowest, and 0")
     if float(images.abs().max()) > 1.001:
         odd.append(f"intensities from {float(images.min()):.2f} to {float(images.max()):.2f}")
-    for finding in odd:
-        remedy = "correct the window and the output range (-1 to 1) of the task file's intensity"
-        logger.warning("%s: %s. Expected structures that differ in intensity. Fix: %s.", where, finding, remedy)
+    return odd
 
 
 def whole_values(label: Any) -> Any:

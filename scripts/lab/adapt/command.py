@@ -15,6 +15,7 @@ from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
 from scripts.lab.adapt.grid import choose_grid, read_headers
 from scripts.lab.adapt.likeness import check_alike
+from scripts.lab.adapt.logged import logged_warnings
 from scripts.lab.adapt.page import write_report
 from scripts.lab.adapt.request import AdaptRequest, Progress
 from scripts.lab.adapt.results import SegmentedSet, measure_label_maps, write_summary
@@ -24,6 +25,7 @@ from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.command import TaskLabels, judge_cases, measure_cases, read_task
 from scripts.lab.check.page import CheckResult, sentence, write_check
+from scripts.lab.check.preprocessed import find_preprocessing_faults
 from scripts.lab.cores import exclusive
 from scripts.lab.experiments.compare import execute_runs
 from scripts.lab.experiments.plan import PlannedRun, has_labels, task_settings
@@ -55,7 +57,7 @@ def _adapt(request: AdaptRequest) -> Path | None:
     if "schedule" not in progress.content:
         _plan_and_check(request, progress)
     if request.plan_only:
-        print(f"Plan: {request.task_file}. Check: {request.out / 'check' / 'check.html'}. Nothing was trained.")
+        print(_plan_text(request))
         return None
     if "schedule" not in progress.content:
         _decide(request, progress)
@@ -64,8 +66,20 @@ def _adapt(request: AdaptRequest) -> Path | None:
     runs = plan_trainings(request, schedule, request.out)
     if not execute_runs(runs, shown="progress"):
         raise SystemExit(1)
+    for text in logged_warnings(_training_logs(runs)):
+        print(f"warning: {text}")
     print(f"Training: done. Weights: {runs[-1].folder / 'models' / 'model.pt'}. Next: segmentation.", flush=True)
     return _use(request, progress, runs)
+
+
+def _plan_text(request: AdaptRequest) -> str:
+    """Where the plan is, and what comes next."""
+    names = read_task(str(request.task_file)).names
+    text = f"Plan: {request.task_file}. Check: {request.out / 'check' / 'check.html'}. Nothing was trained."
+    if request.label_names is None:
+        shown = ",".join(f"{value:g}={name}" for value, name in names.items())
+        text += f' Structures: --label_names "{shown}" with your own names; values left out become background.'
+    return f"{text} Next: read the task file, look at the check, and repeat the command without --plan_only."
 
 
 def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
@@ -89,7 +103,7 @@ def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
     }
     grid = choose_grid(headers, rules.schedule(request.schedule).pixels)
     print(f"Measuring {len(files)} volumes of {source} and {target}.", flush=True)
-    frame = TaskLabels(names={}, keeps_stored_axes=grid.orientation is None)
+    frame = TaskLabels(names={}, orientation=grid.orientation)
     cases = measure_cases(files, frame, workers=None, progress=True)
     labels = choose_labels([case for case in cases if case.domain == source], request.label_names)
     warnings: Sequence[str] = ()
@@ -114,6 +128,7 @@ def _check(
     """
     labels = read_task(str(request.task_file)) if has_task else TaskLabels(names={})
     findings = judge_cases(cases, labels)
+    findings += find_preprocessing_faults(str(request.task_file), cases, findings) if has_task else []
     task = str(request.task_file) if has_task else None
     result = CheckResult(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=labels.keeps_stored_axes)
     page = write_check(request.out / "check", result, sources=lists, task=task)
@@ -160,14 +175,15 @@ def _use(request: AdaptRequest, progress: Progress, runs: Sequence[PlannedRun]) 
         check_alike(list(one.label_maps()), request.out / "check", target)
     for one in sets:
         if not all(path.is_file() for path in one.label_maps().values()):
-            segment(runs[-1], one.where, one.folder, request.out / "logs" / f"segmentation_{one.name}.log")
+            segment(runs[-1], one.where, one.folder, _segmentation_log(request, one))
         print(f"Label maps: {one.folder}.", flush=True)
     if request.target_labels and has_labels(request.data / f"{target}.json"):
         evaluate(runs[-1], request.data, request.out / "evaluation", request.out / "logs" / "evaluation.log")
     labels = read_task(str(request.task_file))
     result = measure_label_maps(sets, labels, request.out / "check", source)
     summary = write_summary(request.label_maps / "summary.csv", result, labels.names)
-    page = write_report(request, result, labels, runs, progress.content["schedule"])
+    logs = [*_training_logs(runs), *(_segmentation_log(request, one) for one in sets)]
+    page = write_report(request, result, labels, runs, progress.content["schedule"], logged_warnings(logs))
     flagged = {case for finding in result.findings for case in finding.cases}
     print(f"\n{len(result.cases)} volumes segmented, {len(flagged)} with warnings. Volumes: {summary}.")
     print(f"Look at {page}. Repeat the command with --segment FOLDER to segment further volumes.")
@@ -183,6 +199,14 @@ def _sets(request: AdaptRequest, progress: Progress) -> list[SegmentedSet]:
         where = write_domain(DomainFolder(name, place), request.data) if place.is_dir() else place
         sets.append(SegmentedSet(name, where, request.label_maps / name))
     return sets
+
+
+def _training_logs(runs: Sequence[PlannedRun]) -> list[Path]:
+    return [log for run in runs for log in sorted((run.folder / "logs").glob("*.log"))]
+
+
+def _segmentation_log(request: AdaptRequest, one: SegmentedSet) -> Path:
+    return request.out / "logs" / f"segmentation_{one.name}.log"
 
 
 def _check_schedule(request: AdaptRequest, progress: Progress, schedule: Schedule) -> None:

@@ -12,11 +12,9 @@ from statistics import median
 import nibabel as nib
 import numpy as np
 from scripts.lab.adapt.values import Choice
+from scripts.lab.check.limits import LIMITS
 
 __all__ = ["Grid", "Header", "choose_grid", "read_headers"]
-
-# Ratio to the second largest spacing from which an axis is the one that slices are stacked along.
-THICK = 1.2
 
 AXIS_NAMES = ("sagittal", "coronal", "axial")
 
@@ -46,7 +44,7 @@ class Header:
         """The stored axis that slices are stacked along; None if no spacing stands out."""
         largest = int(np.argmax(self.spacing_mm))
         others = [edge for axis, edge in enumerate(self.spacing_mm) if axis != largest]
-        return largest if self.spacing_mm[largest] > THICK * max(others) else None
+        return largest if self.spacing_mm[largest] > LIMITS.thickest * max(others) else None
 
     def along(self, axis: int, orientation: str | None) -> tuple[float, float]:
         """Spacing and extent in mm along an axis of the slices' frame."""
@@ -62,13 +60,11 @@ class Grid:
         orientation: ``RAS``, or None to keep the stored axes.
         slice_axis: axis of that frame.
         choices: keys of the task file.
-        warnings: sentences on volumes that do not fit.
     """
 
     orientation: str | None
     slice_axis: int
     choices: tuple[Choice, ...]
-    warnings: tuple[str, ...]
 
 
 def read_headers(files: Sequence[str]) -> list[Header]:
@@ -94,7 +90,7 @@ def choose_grid(domains: Mapping[str, Sequence[Header]], pixels: int) -> Grid:
         pixels: largest side of a window.
     """
     headers = [header for group in domains.values() for header in group]
-    orientation, slice_axis, reason, warnings = _frame(headers)
+    orientation, slice_axis, reason = _frame(headers)
     plane = [axis for axis in range(3) if axis != slice_axis]
     fields, pixel_sizes, distances = {}, {}, {}
     for name, group in domains.items():
@@ -119,28 +115,20 @@ def choose_grid(domains: Mapping[str, Sequence[Header]], pixels: int) -> Grid:
         Choice("slice_axis", slice_axis, _axis_reason(headers, orientation, slice_axis)),
         Choice("slice_size", [side, side], "pixels of a window; larger slices are covered by several"),
     )
-    return Grid(orientation, slice_axis, choices, tuple(warnings))
+    return Grid(orientation, slice_axis, choices)
 
 
-def _frame(headers: Sequence[Header]) -> tuple[str | None, int, str, list[str]]:
-    """Orientation, slice axis, the reason, and warnings."""
+def _frame(headers: Sequence[Header]) -> tuple[str | None, int, str]:
+    """Orientation, slice axis and the reason; the check names volumes that are stacked along another axis."""
     stacked = [header for header in headers if header.stack is not None]
     in_body = Counter(header.axes[header.stack] for header in stacked if header.stack is not None)
     stored = {header.stack for header in stacked}
     if not stacked:
-        return "RAS", 2, "by the headers", []
+        return "RAS", 2, "by the headers"
     if len(in_body) > 1 and len(stored) == 1:
         reason = "the stored axes: slices are stacked along the same stored axis, but along different axes of the body"
-        return None, int(stored.pop() or 0), reason, []
-    axis = in_body.most_common(1)[0][0]
-    others = [header.path.name for header in stacked if header.stack is not None and header.axes[header.stack] != axis]
-    warnings = []
-    if others:
-        warnings.append(
-            f"{len(others)} of {len(headers)} volumes are stacked along another axis than {AXIS_NAMES[axis]} slices "
-            f"(such as {others[0]}): their slices will be coarse. Leave them out if the result is poor."
-        )
-    return "RAS", axis, "by the headers", warnings
+        return None, int(stored.pop() or 0), reason
+    return "RAS", in_body.most_common(1)[0][0], "by the headers"
 
 
 def _axis_reason(headers: Sequence[Header], orientation: str | None, slice_axis: int) -> str:

@@ -30,6 +30,7 @@ def write_report(
     labels: TaskLabels,
     runs: Sequence[PlannedRun],
     schedule: Mapping[str, Any],
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Write ``report.html``.
 
@@ -39,6 +40,7 @@ def write_report(
         labels: of the task.
         runs: the trainings.
         schedule: as decided.
+        warnings: that trainings and inference wrote to their logs.
 
     Returns:
         The page.
@@ -52,7 +54,7 @@ def write_report(
     sections = [
         Section(text=[_training_text(schedule), CAUTION]),
         _evaluation(request.out / "evaluation"),
-        Section(heading="Warnings", items=[sentence(finding) for finding in result.findings]),
+        Section(heading="Warnings", items=[*map(sentence, result.findings), *warnings]),
         Section(heading="Volumes", tables=[_volumes(result, labels.names)]),
         Section(
             heading="Label maps",

@@ -87,7 +87,7 @@ def choose_task(
         *(Choice(f"{side}_section", sections[domain].value, sections[domain].reason) for side, domain in sides),
     ]
     volumes = " and ".join(f"{len(measured[domain])} volumes of {domain}" for domain in domains)
-    warnings = [*grid.warnings, *_length_warnings(lengths, sections)]
+    warnings = _length_warnings(lengths, sections)
     return TaskPlan(HEADER.format(volumes=volumes) + as_yaml(choices), tuple(warnings))
 
 

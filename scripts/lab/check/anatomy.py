@@ -23,6 +23,9 @@ ALWAYS = (
     ("right kidney", RIGHT, "spleen"),
     ("liver", FRONT, "right kidney"),
     ("liver", HEAD, "right kidney"),
+    ("left ventricle", FRONT, "left atrium"),
+    ("ascending aorta", RIGHT, "left ventricle"),
+    ("ascending aorta", HEAD, "left ventricle"),
 )
 
 # Centroids nearer to each other than this say nothing.

@@ -113,6 +113,7 @@ class MeasuredCase:
     shape: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     orientation: str = ""
+    oblique_degrees: float = 0.0
     percentiles: dict[str, float] = field(default_factory=dict)
     volumes_ml: dict[float, float] = field(default_factory=dict)
     class_of: dict[float, int] = field(default_factory=dict)

@@ -24,8 +24,10 @@ from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.measure import measure_case
 from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_structures
 from scripts.lab.check.page import CheckResult, summary_table, write_check
+from scripts.lab.check.preprocessed import find_preprocessing_faults
 from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
+from scripts.lab.check.slicing import find_turned_volumes, find_wrong_slice_axis
 from scripts.lab.cores import available_cores, exclusive, start_worker
 from tqdm import tqdm
 
@@ -46,16 +48,23 @@ class TaskLabels:
     Attributes:
         names: names of the structures by their value in the files; empty if unknown.
         background: values that count as background, besides 0.
-        keeps_stored_axes: whether cases are compared along the stored axes (``orientation: null``).
         scaled_within: lowest and highest intensity if the task expects scaled volumes; None if it scales them itself.
         source_domain: the domain whose labels are trained on; None if unknown.
+        orientation: axes of the slices' frame; None for the stored axes.
+        slice_axis: of that frame; None if unknown.
     """
 
     names: Mapping[float, str]
     background: tuple[float, ...] = ()
-    keeps_stored_axes: bool = False
     scaled_within: tuple[float, float] | None = None
     source_domain: str | None = None
+    orientation: str | None = "RAS"
+    slice_axis: int | None = None
+
+    @property
+    def keeps_stored_axes(self) -> bool:
+        """Whether cases are compared along the stored axes."""
+        return self.orientation is None
 
     @property
     def known(self) -> tuple[float, ...] | None:
@@ -82,7 +91,8 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
     labels = read_task(task) if task else _names_without_task(files)
     with exclusive(out):
         cases, findings = check_cases(files, labels, workers=workers, progress=True)
-        findings += find_files_left_out(where)
+        findings += find_preprocessing_faults(task, cases, findings) if task else []
+        findings = sorted([*findings, *find_files_left_out(where)], key=lambda one: one.severity != "error")
         stored = labels.keeps_stored_axes
         result = CheckResult(cases=cases, findings=findings, names=labels.names, keeps_stored_axes=stored)
         print(summary_table(result))
@@ -149,6 +159,8 @@ def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Findi
     sized = [case for case in cases if (case.domain, case.name) not in explained]
     findings += [*find_wrong_sizes(sized, labels.names), *find_copies(cases)]
     findings += find_unlabelled_structures(cases, labels.names, labels.source_domain)
+    findings += find_wrong_slice_axis(cases, labels.orientation, labels.slice_axis)
+    findings += find_turned_volumes(cases, labels.orientation)
     findings += [] if labels.keeps_stored_axes else find_wrong_sides(cases, labels.names)
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
@@ -176,9 +188,10 @@ def read_task(path: str) -> TaskLabels:
     return TaskLabels(
         names=paired,
         background=background,
-        keeps_stored_axes=content.get("orientation", "RAS") is None,
         scaled_within=_scaled_within(content),
         source_domain=content.get("source_domain"),
+        orientation=content.get("orientation", "RAS"),
+        slice_axis=content.get("slice_axis"),
     )
 
 

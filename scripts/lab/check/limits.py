@@ -43,6 +43,24 @@ class Limits:
     thick_slices: float = 1.5
     """Ratio to the smallest spacing from which an axis counts as through-plane."""
 
+    thickest: float = 1.2
+    """Ratio to the second largest spacing from which an axis is the one that slices are stacked along."""
+
+    oblique_degrees: float = 20.0
+    """Angle to the body's axes from which a volume is oblique: the letters of its axes tell little."""
+
+    preprocessed_cases: int = 3
+    """Cases of a domain that are preprocessed as in training: faults of a task file show in any."""
+
+    lost_share: float = 0.2
+    """Share of a structure outside the section from which it is reported; limits of a section may cut a tip off."""
+
+    padded_share: float = 0.75
+    """Share of padding in windows from which it is reported: slices of half a window's height and width."""
+
+    blank_share: float = 0.95
+    """Share of a slice's area at the lowest intensity from which it is reported: a CT of a heart has about 0.6."""
+
     rim_faces: int = 200
     """Least number of faces of a structure for a result on rims."""
 

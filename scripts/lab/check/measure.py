@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,7 @@ def _measure(case: MeasuredCase, class_of: Mapping[float, int], keeps_stored_axe
     voxels, header_affine = image
     case.shape, case.orientation = voxels.shape, "".join(nib.aff2axcodes(header_affine))
     spacing_mm = np.linalg.norm(header_affine[:3, :3], axis=0)
+    case.oblique_degrees = math.degrees(float(nib.affines.obliquity(header_affine).max()))
     affine = np.diag([*spacing_mm, 1.0]) if keeps_stored_axes else header_affine
     opened = _Opened(voxels=voxels, header_affine=header_affine, affine=affine)
     case.spacing_mm, case.stack_axis = opened.spacing_mm, _stack_axis(opened)
@@ -161,4 +163,4 @@ def _stack_axis(opened: _Opened) -> int:
     longest = int(spacing.argmax())
     others = np.delete(spacing, longest)
     along_body = int(np.flatnonzero(opened.turn[:, 0] == 2)[0])
-    return longest if spacing[longest] > 1.2 * others.max() else along_body
+    return longest if spacing[longest] > LIMITS.thickest * others.max() else along_body
