@@ -27,7 +27,7 @@ class Segmenter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.seen = nn.Conv2d(1, 2, 1), list[int]()
+        self.layer, self.seen, self.mask = nn.Conv2d(1, 2, 1), list[int](), 0.0
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         self.seen.append(len(image))
@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         return image
 
     def feature_mask(self, features: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(features)
+        return torch.full_like(features, self.mask)
 
 
 def panel(folder: Path, **settings: Any) -> tuple[SegmentationPanel, Segmenter]:
@@ -64,3 +64,20 @@ def test_labelled_and_target_slices(has_target: bool, slices: int, tmp_path: Pat
     drawn.draw(2)
     assert segmenter.seen == [slices]
     assert (tmp_path / "segmentation_000002.png").is_file()
+
+
+def test_columns_are_those_that_show_something(tmp_path: Path) -> None:
+    """Labels of labelled slices alone; a local mask only where it is on."""
+    drawn, segmenter = panel(tmp_path, batches=Batches())
+    drawn.batches.sample = lambda count: {  # type: ignore[method-assign]
+        "image": torch.zeros(count, 1, 8, 8),
+        "label": torch.ones(count, 1, 8, 8, dtype=torch.uint8),
+        "target_image": torch.zeros(count, 1, 8, 8),
+    }
+    rows, titles = drawn.rows()
+    assert drawn.columns == ("image", "label", "prediction")
+    shown = [int(row[1].labels.max()) for row in rows]  # type: ignore[union-attr]
+    assert list(zip(titles, shown, strict=True)) == [("labelled", 1), ("labelled", 1), ("target", 0), ("target", 0)]
+    segmenter.mask = 0.5
+    drawn.rows()
+    assert drawn.columns[-1] == "local mask"

@@ -29,7 +29,7 @@ from scripts.core.processes import check_ranks_agree, num_processes, rank
 from scripts.data import nifti, resampling, sections, volumes
 from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
-from scripts.data.volumes import check_labelled, check_preprocessed, class_voxels, run_counted
+from scripts.data.volumes import BACKGROUND, check_labelled, check_preprocessed, class_voxels, run_counted
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -39,9 +39,6 @@ logger = logging.getLogger(__name__)
 
 # Stream of random numbers for batch-norm statistics; batches use stream 0.
 STATISTICS_STREAM = 103
-
-# Value of preprocessed images outside their field of view.
-BACKGROUND = -1.0
 
 # Window positions are drawn from a range wider than the possible one by this factor, and clipped to the possible one.
 BORDER_STRETCH = 1.5

@@ -47,6 +47,9 @@ LABEL_TOLERANCE = 1e-3
 # Every CT contains air or fat, which lie below this. A volume without such values is not in HU.
 CT_FAT_HU = -50.0
 
+# Value of preprocessed images outside their field of view.
+BACKGROUND = -1.0
+
 # Absolute intensity from which a voxel is clipped, and the share of a structure that may be.
 ENDS, MOST_CLIPPED = 0.999, 0.5
 

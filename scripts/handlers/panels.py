@@ -84,14 +84,14 @@ class PeriodicPicture:
 
 
 class SegmentationPanel(PeriodicPicture):
-    """Stage 2: labelled and target slices with the prediction as overlay, and the local mask as a heat map.
+    """Stage 2: slices, the labelled ones' labels, predictions, and the local mask as a heat map where it is on.
 
     Args:
         segmenter: S with D1, usually its moving average.
         arguments: see :class:`PeriodicPicture`.
     """
 
-    kind, columns = "segmentation", ("image", "prediction", "local mask")
+    kind = "segmentation"
 
     def __init__(self, *, segmenter: Segmenter, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
@@ -102,18 +102,21 @@ class SegmentationPanel(PeriodicPicture):
         sample = self.sample_for(self.segmenter)
         image = torch.cat([sample[key] for key in ("image", "target_image") if key in sample])
         titles = ["labelled"] * self.count + ["target"] * (len(image) - self.count)
+        truth = torch.zeros_like(image, dtype=torch.uint8)
+        truth[: self.count] = sample.get("label", truth[: self.count])
         training = self.segmenter.training
         self.segmenter.eval()
         prediction = self.segmenter(image).argmax(1, keepdim=True)
         mask = self.segmenter.feature_mask(self.segmenter.forward_features(image))
         self.segmenter.train(training)
+        self.columns = ("image", "label", "prediction", "local mask")[: 4 if bool(mask.any()) else 3]
         rows = [
             [
                 Panel(image=plain, limits=NORMALISED),
-                Panel(image=plain, limits=NORMALISED, labels=labels, style="area"),
+                *(Panel(image=plain, limits=NORMALISED, labels=classes, style="area") for classes in shown),
                 Panel(image=heat, heat=True),
-            ]
-            for plain, labels, heat in zip(slices_of(image), slices_of(prediction), slices_of(mask), strict=True)
+            ][: len(self.columns)]
+            for plain, heat, *shown in zip(*map(slices_of, (image, mask, truth, prediction)), strict=True)
         ]
         return rows, titles
 

@@ -13,14 +13,11 @@ from monai.transforms import MapTransform
 from scripts.core.errors import InputError, SettingError, check_choice
 from scripts.data.geometry import check_memory
 from scripts.data.resampling import restore_grid
-from scripts.data.volumes import check_preprocessed
+from scripts.data.volumes import BACKGROUND, check_preprocessed
 from scripts.engines.precision import autocast
 from torch.nn import functional as F
 
 __all__ = ["SliceWiseInferer", "SplitMaskd"]
-
-# Value of preprocessed images outside their field of view.
-BACKGROUND = -1.0
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
