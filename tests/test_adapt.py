@@ -114,6 +114,16 @@ def test_further_volumes_cost_their_segmentation_alone(
     assert (processes.count("training"), processes.count("inference")) == (trainings, 3)
     assert (request_.label_maps / "new_monday" / "ct_2_image_seg.nii.gz").is_file()
     assert (request_.label_maps / "new_ct_1_image" / "ct_1_image_seg.nii.gz").is_file()
+    tuesday = data / "ct_0_image.nii.gz"
+    run_adapt(replace(request_, segment=[tuesday]))
+    assert (processes.count("training"), processes.count("inference")) == (trainings, 4)
+    with (request_.label_maps / "summary.csv").open(newline="") as stream:
+        assert {row["set"] for row in csv.DictReader(stream)} == {
+            "ct",
+            "new_monday",
+            "new_ct_1_image",
+            "new_ct_0_image",
+        }
 
 
 def test_a_volume_of_another_modality_is_refused(processes: Processes, request_: AdaptRequest, data: Path) -> None:

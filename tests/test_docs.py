@@ -44,6 +44,7 @@ HOW_TO = {
     "docs/how-to/inference.md": [
         "predictions/ct_train_1002_image_seg.nii.gz",
         "predictions/ct_train_1002_image_mask.nii.gz",
+        "predictions_of_the_run/ct_train_1002_image_seg.nii.gz",
         "runs/phantom/segmentation/eval/metrics.csv",
         "runs/phantom/segmentation/eval/summary.json",
         "runs/phantom/segmentation/eval/median_case.png",

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # makes a step several times as long where other programs use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
-    if options.run in (_adapt, _compare, _demo):
+    if options.run in (_adapt, _segment, _compare, _demo):
         _check_paths(options)
     options.run(options)
 
@@ -39,12 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True)
 
     _add_adapt(commands)
-    phantom = commands.add_parser("phantom", help="generate the built-in cardiac MR/CT data set, with its datalists")
-    phantom.add_argument("--out", type=Path, required=True, help="output folder")
-    phantom.add_argument("--cases", type=int, default=10, help="volumes per domain")
-    phantom.add_argument("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
-    phantom.add_argument("--seed", type=int, default=0)
-    phantom.set_defaults(run=_phantom)
+    _add_segment(commands)
+    _add_phantom(commands)
 
     datalist = commands.add_parser(
         "datalist", help="write datalists for a folder of volumes, or for a dataset.json with domains"
@@ -114,6 +110,31 @@ def _add_adapt(commands: Any) -> None:
     adapt.add_argument("--plan_only", action="store_true", help="write the task file and the check, and stop")
     adapt.add_argument("--despite_errors", action="store_true", help="train even if the check finds errors")
     adapt.set_defaults(run=_adapt)
+
+
+def _add_phantom(commands: Any) -> None:
+    phantom = commands.add_parser("phantom", help="generate the built-in cardiac MR/CT data set, with its datalists")
+    phantom.add_argument("--out", type=Path, required=True, help="output folder")
+    phantom.add_argument("--cases", type=int, default=10, help="volumes per domain")
+    phantom.add_argument("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.set_defaults(run=_phantom)
+
+
+def _add_segment(commands: Any) -> None:
+    segment = commands.add_parser("segment", help="segment volumes with a trained run; its settings are known")
+    segment.add_argument("run_folder", type=Path, help="folder of a segmentation training (its --bundle_root)")
+    segment.add_argument("volumes", type=Path, help="a NIfTI file, a folder of them, or a datalist")
+    segment.add_argument("--out", type=Path, required=True, help="folder for the label maps")
+    segment.add_argument(
+        "--set",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="another setting of inference, such as largest_component=true; may be repeated",
+    )
+    segment.set_defaults(run=_segment)
 
 
 def _add_compare(commands: Any) -> None:
@@ -203,6 +224,12 @@ def _adapt(options: argparse.Namespace) -> None:
 
     given = {key: value for key, value in vars(options).items() if key not in ("run", "time")}
     run_adapt(AdaptRequest(**given, time_s=None if options.time is None else parse_duration(options.time)))
+
+
+def _segment(options: argparse.Namespace) -> None:
+    from scripts.lab.segment import run_segment
+
+    run_segment(options.run_folder, options.volumes, options.out, dict(options.set))
 
 
 def _phantom(options: argparse.Namespace) -> None:

@@ -171,12 +171,15 @@ def _use(request: AdaptRequest, progress: Progress, runs: Sequence[PlannedRun]) 
     """Segment, evaluate and report."""
     sets = _sets(request, progress)
     source, target = progress.content["domains"]
-    for one in sets[1:]:  # the first one was planned from
-        check_alike(list(one.label_maps()), request.out / "check", target)
+    missing = [one for one in sets if not all(path.is_file() for path in one.label_maps().values())]
+    for one in missing:
+        if one is not sets[0]:  # which the run was planned from
+            check_alike(list(one.label_maps()), request.out / "check", target)
     for one in sets:
-        if not all(path.is_file() for path in one.label_maps().values()):
+        if one in missing:
             segment(runs[-1], one.where, one.folder, _segmentation_log(request, one))
         print(f"Label maps: {one.folder}.", flush=True)
+    progress.note(segment=[str(place) for place in _places(request, progress)])
     if request.target_labels and has_labels(request.data / f"{target}.json"):
         evaluate(runs[-1], request.data, request.out / "evaluation", request.out / "logs" / "evaluation.log")
     labels = read_task(str(request.task_file))
@@ -191,14 +194,20 @@ def _use(request: AdaptRequest, progress: Progress, runs: Sequence[PlannedRun]) 
 
 
 def _sets(request: AdaptRequest, progress: Progress) -> list[SegmentedSet]:
-    """The volumes to segment: the target's, and those of ``--segment``."""
+    """The volumes to segment: the target's, and those of ``--segment``, of earlier commands too."""
     target = progress.content["domains"][1]
     sets = [SegmentedSet(target, request.data / f"{target}.json", request.label_maps / target)]
-    for place in request.segment:
-        name = f"new_{case_name(str(place.absolute()))}"
+    for place in _places(request, progress):
+        name = f"new_{case_name(str(place))}"
         where = write_domain(DomainFolder(name, place), request.data) if place.is_dir() else place
         sets.append(SegmentedSet(name, where, request.label_maps / name))
     return sets
+
+
+def _places(request: AdaptRequest, progress: Progress) -> list[Path]:
+    """What to segment besides the target's volumes: now, and in earlier commands as far as it still exists."""
+    earlier = [place for place in map(Path, progress.content.get("segment", ())) if place.exists()]
+    return list(dict.fromkeys([*earlier, *(place.absolute() for place in request.segment)]))
 
 
 def _training_logs(runs: Sequence[PlannedRun]) -> list[Path]:

@@ -11,7 +11,7 @@ from scripts.lab.adapt.request import AdaptRequest
 from scripts.lab.adapt.results import Segmentations
 from scripts.lab.check.cases import MeasuredCase
 from scripts.lab.check.command import TaskLabels
-from scripts.lab.check.page import CheckResult, case_card, sentence
+from scripts.lab.check.page import CheckResult, as_ml, case_card, sentence
 from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.experiments.run_record import RunRecord
 from scripts.lab.page import Figure, Section, Table, write_page
@@ -76,7 +76,9 @@ def _training_text(schedule: Mapping[str, Any]) -> str:
 
 
 def _volumes(result: Segmentations, names: Mapping[float, str]) -> Table:
-    rows = [["labelled cases", *(f"{low:.3g} to {high:.3g}" for low, high in map(result.ranges.__getitem__, names))]]
+    rows = [
+        ["labelled cases", *(f"{as_ml(low)} to {as_ml(high)}" for low, high in map(result.ranges.__getitem__, names))]
+    ]
     return Table(
         heads=["ml", *names.values()],
         rows=[*rows, *(_volume_row(case, names) for case in result.cases)],
@@ -85,7 +87,7 @@ def _volumes(result: Segmentations, names: Mapping[float, str]) -> Table:
 
 
 def _volume_row(case: MeasuredCase, names: Mapping[float, str]) -> list[str]:
-    return [case.name, *(f"{case.volumes_ml[value]:.3g}" if value in case.volumes_ml else "-" for value in names)]
+    return [case.name, *(as_ml(case.volumes_ml[value]) if value in case.volumes_ml else "-" for value in names)]
 
 
 def _evaluation(folder: Path) -> Section:

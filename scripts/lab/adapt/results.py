@@ -15,6 +15,7 @@ from scripts.evaluation.segmentation_summary import SLACK, volume_warning
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
 from scripts.lab.check.command import TaskLabels, measure_cases
+from scripts.lab.check.page import as_ml
 
 __all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary"]
 
@@ -83,7 +84,7 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
     shown = {value: [ml.get(value, 0.0) for ml in volumes] for value in labels.names}
     ranges = {value: (min(seen), max(seen)) for value, seen in shown.items()}
     findings = [finding for case in cases for finding in case.findings]
-    findings += [] if labels.keeps_stored_axes else find_wrong_sides(cases, labels.names)
+    findings += [] if labels.keeps_stored_axes else map(_of_results, find_wrong_sides(cases, labels.names))
     result = Segmentations(cases, (), ranges)
     findings += [finding for case in cases for finding in _against_labelled(case, labels.names, result)]
     return replace(result, findings=findings)
@@ -101,15 +102,20 @@ def write_summary(path: Path, result: Segmentations, names: Mapping[float, str])
     return path
 
 
+def _of_results(finding: Finding) -> Finding:
+    """A finding on the positions of structures in label maps that a network made: they may simply be wrong."""
+    remedy = "look at the pictures: the label maps are wrong, or these volumes are mirrored"
+    return replace(finding, kind="implausible positions", remedy=remedy)
+
+
 def _against_labelled(case: MeasuredCase, names: Mapping[float, str], result: Segmentations) -> list[Finding]:
     """Structures that are missing, or far smaller or larger than in every labelled case."""
     odd = []
     for value, name in names.items():
         if warning := result.warning(case, value):
-            low, high = result.ranges[value]
-            odd.append(
-                f"{name} {warning}, {case.volumes_ml.get(value, 0.0):.3g} ml (labelled: {low:.3g} to {high:.3g})"
-            )
+            low, high = map(as_ml, result.ranges[value])
+            shown = as_ml(case.volumes_ml.get(value, 0.0))
+            odd.append(f"{name} {warning}, {shown} ml (labelled: {low} to {high})")
     if not odd:
         return []
     expected = f"volumes within {SLACK:g} times the range of the labelled cases"

@@ -16,7 +16,7 @@ from scripts.lab.check.cases import REPORT, Finding, MeasuredCase
 from scripts.lab.check.limits import LIMITS
 from scripts.lab.page import Card, Section, Table, write_page
 
-__all__ = ["CheckResult", "case_card", "sentence", "summary_table", "write_check"]
+__all__ = ["CheckResult", "as_ml", "case_card", "sentence", "summary_table", "write_check"]
 
 # Sides of the axial, coronal and sagittal view of a case.
 MARKS = (("R", "L"), ("R", "L"), ("A", "P"))
@@ -139,7 +139,7 @@ def _words(text: str) -> Markup:
 
 
 def _row(case: MeasuredCase, result: CheckResult) -> list[str]:
-    volumes = [f"{value:g}:{_ml(volume)}" for value, volume in case.volumes_ml.items()]
+    volumes = [f"{value:g}:{as_ml(volume)}" for value, volume in case.volumes_ml.items()]
     shown = " ".join(volumes[:MOST_VALUES]) + " ..." * (len(volumes) > MOST_VALUES)
     gap_mm = case.affine_gap_mm
     affines = "-" if gap_mm is None else "agree" if gap_mm <= AFFINE_TOLERANCE_MM else f"{gap_mm:.3g} mm apart"
@@ -170,7 +170,7 @@ def case_card(case: MeasuredCase, result: CheckResult) -> Card:
         (
             structure_colour(case.class_of[value]) if value in case.class_of else "#bbb",
             result.names.get(value, f"{value:g}"),
-            f"{_ml(volume)} ml",
+            f"{as_ml(volume)} ml",
         )
         for value, volume in volumes[:MOST_VALUES]
     ]
@@ -192,7 +192,8 @@ def case_card(case: MeasuredCase, result: CheckResult) -> Card:
     )
 
 
-def _ml(volume: float) -> str:
+def as_ml(volume: float) -> str:
+    """A volume in ml with at most three digits, or as a whole number."""
     return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
 
 
