@@ -347,6 +347,16 @@ def test_a_command_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "ct", kept]
 
 
+def test_memory_that_torch_does_not_get_is_a_sentence() -> None:
+    """256 TiB, more than the system's address space."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**48, dtype=torch.uint8)
+    error = find_input_error(caught.value)
+    assert error is not None
+    assert "281474976710656 bytes" in error.found
+    assert "batch_size" in error.remedy
+
+
 def test_other_errors_of_the_system_keep_their_traceback() -> None:
     assert find_input_error(PermissionError(errno.EACCES, "Permission denied")) is None
     assert find_input_error(UnicodeEncodeError("latin-1", "€", 0, 1, "ordinal not in range")) is None

@@ -29,7 +29,7 @@ from scripts.core.weights import (
     selection_sentence,
 )
 from scripts.engines.batch_norm import unsynchronised
-from scripts.handlers.losses import check_finite_losses, check_finite_weights
+from scripts.handlers.losses import check_finite_losses, check_finite_weights, scalar_outputs
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
@@ -141,7 +141,7 @@ class ResumePoint:
     def prove(self, engine: Engine) -> None:
         """Make the unproven checkpoint valid: the iteration that started from it had finite losses."""
         if self.is_pending:
-            check_finite_losses(engine.state.output, engine.state.iteration)
+            check_finite_losses(scalar_outputs(engine.state.output), engine.state.iteration)
             self.unproven.replace(self.path)
             self.is_pending = False
 

@@ -89,7 +89,7 @@ class LossLog:
         self.pending = []
         rows = [(iteration, row) for iteration, row in zip(iterations, torch.stack(losses).tolist(), strict=True)]
         for iteration, row in rows:
-            _check_finite(dict(zip(self.keys, row, strict=True)), iteration)
+            check_finite_losses(dict(zip(self.keys, row, strict=True)), iteration)
         if rank() == 0:
             header = "" if os.path.getsize(self.path) else ",".join(["iteration", *self.keys]) + "\n"
             lines = [",".join([str(iteration), *(f"{value:.6g}" for value in row)]) + "\n" for iteration, row in rows]
@@ -105,21 +105,17 @@ def _not_finite(name: str, iteration: int, value: float) -> NotFiniteError:
     return NotFiniteError(f"{name} at iteration {iteration}", str(value), "a finite number", remedy)
 
 
-def check_finite_losses(output: Sequence[Mapping[str, torch.Tensor]], iteration: int) -> None:
-    """Refuse an iteration's outputs with a scalar that is NaN or infinite."""
-    _check_finite(scalar_outputs(output), iteration)
+def check_finite_losses(losses: Mapping[str, float], iteration: int) -> None:
+    """Refuse a loss of an iteration that is NaN or infinite."""
+    for key, value in losses.items():
+        if not math.isfinite(value):
+            raise _not_finite(f"loss {key!r}", iteration, value)
 
 
 def check_finite_weights(state: Mapping[str, Any], iteration: int) -> None:
     """Refuse a state, nested ones included, with a value that is NaN or infinite."""
     for name, value in not_finite(state):
         raise _not_finite(f"weights {name!r}", iteration, value)
-
-
-def _check_finite(losses: Mapping[str, float], iteration: int) -> None:
-    for key, value in losses.items():
-        if not math.isfinite(value):
-            raise _not_finite(f"loss {key!r}", iteration, value)
 
 
 def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
