@@ -90,7 +90,7 @@ OTHER_OPTIONS = {
         "no_check",
     },
     "bundle": {"task", "weights", "weights_url", "zip", "bundle", "source", "out", "evaluation"},
-    "others": {"verify_dataset_integrity", "fast"}  # nnU-Net's, TotalSegmentator's
+    "others": {"verify_dataset_integrity", "c", "fast", "continue_train"}  # nnU-Net's, TotalSegmentator's, CycleGAN's
     | {"conf", "app", "studies", "host", "port", "logdir", "backend"},  # MONAI Label's, TensorBoard's, MLflow's
     "monai-deploy": {"input", "output", "model", "models", "config", "platform", "tag"},
     "sbatch": {"job", "nodes", "ntasks", "gpus", "cpus", "time", "requeue"},  # up to the first hyphen
