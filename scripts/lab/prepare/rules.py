@@ -162,10 +162,9 @@ def read_label_map(text: str) -> ValueMap:
         "pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs, each value "
         f"once, whole and within {LARGEST_LABEL} of 0"
     )
+    pairs: list[Any] = [pair.split(":") for pair in text.split(",")]
     if path.suffix in (".yaml", ".yml"):
         pairs = list(read_yaml(path, expected, "correct it, or name another").items())
-    else:
-        pairs = [pair.split(":") for pair in text.split(",")]
     try:
         values = {_label_value(value): _label_value(written) for value, written in pairs}
         if len(values) < len(pairs):
