@@ -9,6 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 from scripts.handlers.panels import SegmentationPanel
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 
@@ -81,3 +82,10 @@ def test_columns_are_those_that_show_something(tmp_path: Path) -> None:
     segmenter.mask = 0.5
     drawn.rows()
     assert drawn.columns[-1] == "local mask"
+
+
+def test_tensorboard_gets_the_picture(tmp_path: Path) -> None:
+    drawn, _ = panel(tmp_path / "pictures", log_dir=str(tmp_path / "logs"))
+    drawn.draw(2)
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [image.step for image in events.Images("segmentation")] == [2]

@@ -1,7 +1,4 @@
-"""Volume transforms that MONAI lacks: checked loading, label values to class ids, unit checks, removal of the CT table.
-
-The configs combine them with MONAI's own (orientation, intensity, cropping) and with :mod:`scripts.data.resampling`.
-"""
+"""Volume transforms that MONAI lacks: checked loading, labels to class ids, unit checks, removal of the CT table."""
 
 from __future__ import annotations
 

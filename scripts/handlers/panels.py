@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from matplotlib.image import imread
 from scripts.core.processes import rank
 from scripts.data.slices import UnpairedSliceBatches
 from scripts.evaluation.figures import loss_curves
 from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 if TYPE_CHECKING:  # a packed synthesis bundle has no segmenter
     from scripts.networks.segmenter import Segmenter
@@ -30,6 +32,7 @@ class PeriodicPicture:
         interval: epochs between two pictures.
         count: slices per domain.
         label_names: for the legend.
+        log_dir: where TensorBoard gets the pictures; None for nowhere.
         marks: letters at the left and right edges of each slice, see :func:`scripts.evaluation.montage.edge_marks`.
     """
 
@@ -45,9 +48,10 @@ class PeriodicPicture:
         count: int = 3,
         label_names: Sequence[str] = (),
         marks: Sequence[str] = (),
+        log_dir: str | None = None,
     ) -> None:
         self.folder, self.batches, self.interval, self.count = Path(folder), batches, interval, count
-        self.label_names, self.marks = list(label_names), marks
+        self.label_names, self.marks, self.log_dir = list(label_names), marks, log_dir
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -67,16 +71,19 @@ class PeriodicPicture:
 
     def draw(self, iteration: int) -> None:
         """Draw the current output of the networks."""
-        rows, row_titles = self.rows()
+        (rows, row_titles), path = self.rows(), self.folder / f"{self.kind}_{iteration:06d}.png"
         slice_montage(
             rows,
-            self.folder / f"{self.kind}_{iteration:06d}.png",
+            path,
             column_titles=self.columns,
             row_titles=row_titles,
             label_names=self.label_names,
             title=f"iteration {iteration}",
             marks=self.marks,
         )
+        if self.log_dir is not None:
+            with SummaryWriter(self.log_dir) as writer:
+                writer.add_image(self.kind, imread(path), iteration, dataformats="HWC")
 
     def rows(self) -> tuple[list[list[Panel]], list[str]]:
         """The rows of the picture and their titles."""
@@ -86,9 +93,7 @@ class PeriodicPicture:
 class SegmentationPanel(PeriodicPicture):
     """Stage 2: slices, the labelled ones' labels, predictions, and the local mask as a heat map where it is on.
 
-    Args:
-        segmenter: S with D1, usually its moving average.
-        arguments: see :class:`PeriodicPicture`.
+    ``segmenter`` is S with D1, usually its moving average.
     """
 
     kind = "segmentation"
@@ -101,7 +106,6 @@ class SegmentationPanel(PeriodicPicture):
         """Segment the sample with running batch-norm statistics, as inference does."""
         sample = self.sample_for(self.segmenter)
         image = torch.cat([sample[key] for key in ("image", "target_image") if key in sample])
-        titles = ["labelled"] * self.count + ["target"] * (len(image) - self.count)
         truth = torch.zeros_like(image, dtype=torch.uint8)
         truth[: self.count] = sample.get("label", truth[: self.count])
         training = self.segmenter.training
@@ -118,7 +122,7 @@ class SegmentationPanel(PeriodicPicture):
             ][: len(self.columns)]
             for plain, heat, *shown in zip(*map(slices_of, (image, mask, truth, prediction)), strict=True)
         ]
-        return rows, titles
+        return rows, ["labelled"] * self.count + ["target"] * (len(image) - self.count)
 
 
 class LossCurves:

@@ -16,10 +16,7 @@ __all__ = ["TranslationPanel"]
 class TranslationPanel(PeriodicPicture):
     """Stage 1: slices of both domains, their translations with the labels' outlines, and the cycle back.
 
-    Args:
-        generator: G, usually its moving average. Styles that it draws are the same in every picture of a run.
-        domain_names: names of source and target.
-        arguments: see :class:`PeriodicPicture`.
+    ``generator`` is G, usually its moving average. Styles that it draws are the same in every picture of a run.
     """
 
     kind, columns = "translation", ("original", "translated", "cycle")

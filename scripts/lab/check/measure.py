@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import obliquity
 from numpy.typing import NDArray
 from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import affine_gap_mm
@@ -95,7 +96,7 @@ def _measure(case: MeasuredCase, class_of: Mapping[float, int], keeps_stored_axe
     voxels, header_affine = image
     case.shape, case.orientation = voxels.shape, "".join(nib.aff2axcodes(header_affine))
     spacing_mm = np.linalg.norm(header_affine[:3, :3], axis=0)
-    case.oblique_degrees = math.degrees(float(nib.affines.obliquity(header_affine).max()))
+    case.oblique_degrees = math.degrees(float(obliquity(header_affine).max()))
     affine = np.diag([*spacing_mm, 1.0]) if keeps_stored_axes else header_affine
     opened = _Opened(voxels=voxels, header_affine=header_affine, affine=affine)
     case.spacing_mm, case.stack_axis = opened.spacing_mm, _stack_axis(opened)
