@@ -22,7 +22,7 @@ from scripts.data.pseudo_labels import (
     with_volume_limits,
 )
 from scripts.data.slices import SliceSet
-from scripts.handlers.pseudo_labels import PseudoLabelRounds, rounds_due
+from scripts.handlers.pseudo_labels import PseudoLabelRounds
 from scripts.inference.inferers import SliceWiseInferer
 from torch import Tensor, nn
 
@@ -161,15 +161,14 @@ def test_a_structure_that_is_too_large_keeps_its_most_certain_voxels() -> None:
     # 1.25 times. Limit 3: divided by 2, the fourth is level with the background and the fifth belongs to it.
     own, background = torch.tensor([0.9, 0.8, 0.8, 0.6, 0.5]), torch.tensor([0.05, 0.1, 0.2, 0.3, 0.4])
     probabilities = torch.stack([background, own, 1 - own - background]).view(3, 5, 1, 1)
-    largest = torch.ones(5, 1, 1, dtype=torch.int64)
-    limited = with_volume_limits(probabilities, largest, torch.tensor([3, 0]))
+    limited = with_volume_limits(probabilities, torch.tensor([3.0, torch.inf]))
     torch.testing.assert_close(limited.sum(0), torch.ones(5, 1, 1))
     lead = (limited[1] / limited[0]).flatten()
     torch.testing.assert_close(lead, torch.tensor([9.0, 4.0, 2.0, 1.0, 0.625]))
     labels = cleaned_labels(limited, 0.6)
     # 0.45 of 0.55 in all is 0.82, 0.4 of 0.6 is 0.67, 0.4 of 0.6 is 0.67, 0.3 of 0.7 is unsure.
     assert labels.flatten().tolist() == [1, 1, 1, IGNORED, IGNORED]
-    torch.testing.assert_close(with_volume_limits(probabilities, largest, torch.tensor([5, 0])), probabilities)
+    torch.testing.assert_close(with_volume_limits(probabilities, torch.tensor([5.0, 0.0])), probabilities)
 
 
 @pytest.mark.parametrize(
@@ -210,25 +209,26 @@ def test_a_structure_is_too_small_by_its_median_over_the_cases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("median_ml", "greatest_ml", "kept"),
+    ("least_ml", "usual_ml", "kept"),
     [
-        (1.0, 3.5, 4),  # 4 ml in the second round are too much: the first volume is the limit
-        (3.0, 3.5, 6),  # the labelled median is larger
-        (1.0, 4.0, 8),  # plausible: no limit
+        (0.0, 2.0, (4, 4, 4)),  # 2 ml are large enough: the first volume is the limit
+        (3.0, 3.0, (4, 8, 8)),  # 2 ml are too small, 4 ml are not: the second volume is the limit
+        (3.0, 2.0, (4, 6, 6)),  # the least plausible volume is larger than the first
+        (0.0, 9.0, (4, 8, 12)),  # too small in every round: no limit
     ],
 )
-def test_a_structure_that_is_too_large_in_most_cases_does_not_grow(
-    median_ml: float, greatest_ml: float, kept: int
+def test_a_structure_that_is_large_enough_does_not_grow_while_others_have_to(
+    least_ml: float, usual_ml: float, kept: tuple[int, ...]
 ) -> None:
-    # Voxels of 0.5 ml, of falling brightness. Structure 1 has 4 voxels (2 ml) in the first round and 8 in the second.
-    # A dark structure of 50 ml is expected, and none found: each round is a new one.
-    brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
-    made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=(0.0, median_ml, greatest_ml))
+    # Voxels of 0.5 ml, of falling brightness. Structure 1 would have 4, 8 and 12 in three rounds. A dark structure of
+    # 50 ml is expected, and none found: each round is a new one.
+    brightness = torch.linspace(1.6, 0.2, 12).view(1, 12, 1)
+    made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=(least_ml, usual_ml, 10.0))
     made.volume_ranges_ml[1] = torch.tensor([0.0, 50.0, 100.0])
-    made.renew(ByBrightness(start=0.9))
-    assert int((made.labels == 1).sum()) == 4
-    made.renew(ByBrightness())
-    assert int((made.labels == 1).sum()) == kept
+    starts = [(brightness[0, count - 1, 0] + brightness[0, count, 0]).item() / 2 for count in (4, 8)]
+    for start, count in zip([*starts, 0.0], kept, strict=True):
+        made.renew(ByBrightness(start=start))
+        assert int((made.labels == 1).sum()) == count
 
 
 def test_components_are_those_of_the_volume_not_of_a_slice() -> None:
@@ -304,14 +304,6 @@ def test_batches_move_a_pseudo_label_with_its_image_and_change_the_image_alone()
     assert all(torch.equal(batch[key], again[key]) for key in batch)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "rounds", "due"),
-    [(10, 4, [1, 1, 1, 2, 2, 3, 3, 3, 4, 4]), (3, 3, [1, 2, 3]), (4, 1, [1, 1, 1, 1]), (2, 4, [1, 3])],
-)
-def test_rounds_are_spread_evenly(epochs: int, rounds: int, due: list[int]) -> None:
-    assert [rounds_due(epoch, epochs, rounds) for epoch in range(1, epochs + 1)] == due
-
-
 def rounds_of(made: PseudoLabels, network: nn.Module, folder: Path) -> PseudoLabelRounds:
     return PseudoLabelRounds(
         pseudo_labels=made,
@@ -325,7 +317,7 @@ def rounds_of(made: PseudoLabels, network: nn.Module, folder: Path) -> PseudoLab
 
 def epoch(number: int) -> Engine:
     engine = Engine(lambda engine, batch: None)
-    engine.state = SimpleNamespace(epoch=number, max_epochs=4)  # type: ignore[assignment]
+    engine.state = SimpleNamespace(epoch=number)  # type: ignore[assignment]
     return engine
 
 
@@ -358,12 +350,12 @@ def test_a_resumed_run_keeps_its_round_and_drops_rows_of_later_ones(tmp_path: Pa
     handler = rounds_of(made, ByBrightness(), tmp_path)
     handler.renew_if_due(epoch(1))
     state = made.state_dict() | {"labels": made.labels.clone()}
-    handler.renew_if_due(epoch(3))  # then the run is killed, and its checkpoint is from before
+    handler.renew_if_due(epoch(2))  # then the run is killed, and its checkpoint is from before
     resumed.load_state_dict(state)
     continued = rounds_of(resumed, ByBrightness(gain=0.0), tmp_path)
-    continued.renew_if_due(epoch(2))
+    continued.renew_if_due(epoch(1))
     assert torch.equal(resumed.labels, state["labels"]), "the round goes on"
-    continued.renew_if_due(epoch(3))
+    continued.renew_if_due(epoch(2))
     rows = list(csv.DictReader((tmp_path / "pseudo_labels.csv").open()))
     assert [row["round"] for row in rows] == ["1", "1", "2", "2"]
     assert rows[2]["kept_share"] == "0.0000", "of the new second round, which trusts nothing"

@@ -29,7 +29,7 @@ LEAST_SHARE = 0.25
 # Of the labelled cases' median volume: a structure below it has to grow.
 TOO_SMALL = 0.9
 
-_STATE = ("labels", "rounds", "volumes_ml", "kept_ml", "first_voxels")
+_STATE = ("labels", "rounds", "volumes_ml", "kept_ml", "limits_ml")
 
 
 class PseudoLabels:
@@ -38,9 +38,9 @@ class PseudoLabels:
     Each round segments whole volumes with the moving average of the trained network. No label of the target is read.
     A student takes more voxels for a structure than its pseudo-labels have, and structures grow from round to round.
     Where one is too small, it should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases'
-    median. Once none is, the pseudo-labels stay. A structure whose median is above its plausible volumes is limited in
-    every case: its largest component may not exceed the larger of its volume in the first round and the labelled cases'
-    median.
+    median. Once none is, the pseudo-labels stay. Until then, a structure that is large enough may not grow: in each case
+    its largest component keeps at most its volume of the last round in which the structure was too small, or the least
+    plausible volume if that is larger.
 
     Args:
         slices: the target's training slices, in order within each case.
@@ -56,6 +56,7 @@ class PseudoLabels:
         rounds: number of rounds so far.
         volumes_ml: predicted volume of each structure of ``cases`` when they were labelled, (cases, K).
         kept_ml: how much of it is in the pseudo-labels; the rest is ignored. (cases, K).
+        limits_ml: largest volume of each structure while it may not grow, (cases, K).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class PseudoLabels:
         self.cases = slices.case_of.unique()
         self.volumes_ml = torch.zeros(len(self.cases), len(volume_ranges_ml))
         self.kept_ml = torch.zeros_like(self.volumes_ml)
-        self.first_voxels: dict[int, Tensor] = {}
+        self.limits_ml = torch.full_like(self.volumes_ml, torch.inf)
         self.rounds = 0
         self._labels_changed()
 
@@ -88,16 +89,17 @@ class PseudoLabels:
             Whether the labels are new.
         """
         usual_ml = self.volume_ranges_ml[:, 1].nan_to_num(posinf=0.0)  # (K,), 0 where no labelled case has it
-        is_too_small = self._medians_ml() < TOO_SMALL * usual_ml
-        is_due = self.rounds == 0 or bool(is_too_small.any())
+        may_grow = self.volumes_ml.quantile(0.5, dim=0) < TOO_SMALL * usual_ml  # (K,); in the first round all may
+        is_due = self.rounds == 0 or bool(may_grow.any())
         if is_due:
             is_training = network.training
             network.eval()
-            self._label_cases(network)
-            is_too_large = self._medians_ml() > self.volume_ranges_ml[:, 2]  # (K,)
-            if self.rounds > 0 and is_too_large.any():  # the first round's volumes are within any limit
-                self._label_cases(network, self.volume_ranges_ml[:, 1].where(is_too_large, torch.inf))
+            limits_ml = self.limits_ml.maximum(self.volume_ranges_ml[:, 0]).masked_fill(may_grow, torch.inf)
+            cases = zip(self.cases.tolist(), limits_ml, strict=True)
+            volumes_ml = [self._label_case(case, network, limits) for case, limits in cases]
             network.train(is_training)
+            self.volumes_ml, largest_ml, self.kept_ml = torch.stack(volumes_ml, 1)  # (cases, K) each
+            self.limits_ml = largest_ml.where(may_grow, self.limits_ml)
             self._leave_out_implausible()
         self.rounds += 1
         return is_due
@@ -110,34 +112,20 @@ class PseudoLabels:
     def _labels_changed(self) -> None:
         self.labelled_slices = (self.labels != IGNORED).flatten(1).any(1).nonzero()[:, 0].cpu()
 
-    def _medians_ml(self) -> Tensor:
-        """Median volume of each structure over the cases, (K,)."""
-        return self.volumes_ml.quantile(0.5, dim=0)
-
-    def _label_cases(self, network: nn.Module, limits_ml: Tensor | None = None) -> None:
-        """Label every case; no structure exceeds the larger of its limit, (K,), and its volume in the first round."""
-        volumes_ml = [self._label_case(case, network, limits_ml) for case in self.cases.tolist()]
-        self.volumes_ml, self.kept_ml = torch.stack(volumes_ml, 1)  # (cases, K) each
-
-    def _label_case(self, case: int, network: nn.Module, limits_ml: Tensor | None) -> Tensor:
-        """Label a case; returns the volumes in ml of its structures, predicted and kept, (2, K)."""
-        device = next(network.parameters()).device
+    def _label_case(self, case: int, network: nn.Module, limits_ml: Tensor) -> Tensor:
+        """Label a case within limits, (K,); returns its structures' volumes: all, largest component, kept. (3, K)."""
+        device, voxel_ml = next(network.parameters()).device, self.slices.voxel_ml[case]
         chosen, rows, columns = self.slices.region(case)
         stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
         volume = stack.movedim(0, self.slice_axis)[None, None]
         probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
-        if self.rounds == 0 or limits_ml is not None:
-            largest = _largest_components(probabilities.argmax(0), len(probabilities))
-            first = self.first_voxels.setdefault(case, _voxels(largest, len(probabilities)))
-            if limits_ml is not None:
-                limits = (limits_ml / self.slices.voxel_ml[case]).clamp_max(largest.numel()).long()
-                probabilities = with_volume_limits(probabilities, largest, torch.maximum(first, limits))
-        labels = cleaned_labels(probabilities, self.min_confidence)
+        classes = len(probabilities)
+        probabilities = with_volume_limits(probabilities, limits_ml / voxel_ml)
+        winner, labels = probabilities.argmax(0), cleaned_labels(probabilities, self.min_confidence)
         framed = torch.zeros_like(self.labels[chosen])  # the padding is background
         framed[:, 0, rows, columns] = labels.movedim(self.slice_axis, 0).to(framed.device)
         self.labels[chosen] = framed
-        predicted, kept = (_voxels(of, len(probabilities)) for of in (probabilities.argmax(0), labels))
-        return torch.stack([predicted, kept]) * self.slices.voxel_ml[case]
+        return torch.stack([_voxels(of, classes) for of in (winner, _largest_components(winner), labels)]) * voxel_ml
 
     def _leave_out_implausible(self) -> None:
         is_used = plausible_cases(self.volumes_ml, self.volume_ranges_ml)
@@ -215,28 +203,29 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
     classes = len(probabilities)
     confidence, winner = probabilities.max(0)  # (H, W, D)
     is_sure = confidence >= _thresholds(min_confidence, classes).to(confidence)[winner]
-    trusted = (_largest_components(winner, classes) == winner) & is_sure
+    trusted = (_largest_components(winner) == winner) & is_sure
     return torch.where(trusted, winner, IGNORED).to(torch.uint8)
 
 
-def with_volume_limits(probabilities: Tensor, largest: Tensor, limits: Tensor) -> Tensor:
+def with_volume_limits(probabilities: Tensor, limits: Tensor) -> Tensor:
     """Lower the probabilities of structures that are too large until each keeps only its most certain voxels.
 
     Args:
         probabilities: (K + 1, H, W, D).
-        largest: the largest component of each class, and ``IGNORED`` elsewhere. (H, W, D).
-        limits: greatest number of voxels of each structure, (K,).
+        limits: greatest number of voxels of the largest component of each structure, (K,); infinity for none.
 
     Returns:
         (K + 1, H, W, D), with a sum of 1.
     """
-    limited = probabilities.clone()
+    if limits.isinf().all():
+        return probabilities
+    limited, largest = probabilities.clone(), _largest_components(probabilities.argmax(0))
     for structure, limit in enumerate(limits.tolist(), start=1):
         own = probabilities[:, largest == structure]  # (K + 1, voxels)
         if own.shape[1] > limit:
             others = torch.cat([own[:structure], own[structure + 1 :]]).amax(0)
             lead = own[structure] / others.clamp_min(1e-12)  # at least 1, as the structure is the most probable
-            limited[structure] /= lead.sort(descending=True).values[limit]
+            limited[structure] /= lead.sort(descending=True).values[int(limit)]
     return limited / limited.sum(0)
 
 
@@ -278,9 +267,10 @@ def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) ->
     return torch.cat([(least / tolerance).nan_to_num(0)[:, None], upper], 1)
 
 
-def _largest_components(winner: Tensor, classes: int) -> Tensor:
+def _largest_components(winner: Tensor) -> Tensor:
     """The largest component of each structure, and the background; ``IGNORED`` elsewhere. (H, W, D)."""
-    keep_largest = KeepLargestConnectedComponent(applied_labels=range(1, classes), independent=True, is_onehot=False)
+    structures = range(1, int(winner.max()) + 1)
+    keep_largest = KeepLargestConnectedComponent(applied_labels=structures, independent=True, is_onehot=False)
     largest = torch.as_tensor(keep_largest(winner[None].clone()))[0]  # it works in place
     return torch.where(largest == winner, winner, IGNORED)
 

@@ -17,18 +17,18 @@ from scripts.data.pseudo_labels import PseudoLabels
 from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
 from torch import nn
 
-__all__ = ["PseudoLabelRounds", "rounds_due"]
+__all__ = ["PseudoLabelRounds"]
 
 
 class PseudoLabelRounds:
-    """Renew pseudo-labels at the start of training and at equal intervals while a structure is missed.
+    """Renew pseudo-labels at the start of the first epochs, while a structure is too small.
 
     Each round that changes them leaves rows in a table and a picture.
 
     Args:
         pseudo_labels: of the target's training slices.
         network: the moving average that predicts them.
-        rounds: largest number of rounds, including the one at the start.
+        rounds: largest number of rounds, one per epoch.
         log: CSV file: for each round and structure, the number of cases in use, the share of the predicted volume that
             was kept, and the minimum, median and maximum volume in ml, of all cases.
         folder: where ``pseudo_labels_<round>.png`` goes.
@@ -59,7 +59,7 @@ class PseudoLabelRounds:
 
     def renew_if_due(self, engine: Engine) -> None:
         """Start a round, unless a resumed run has restored its pseudo-labels."""
-        if self.pseudo_labels.rounds >= rounds_due(engine.state.epoch, engine.state.max_epochs, self.rounds):
+        if self.pseudo_labels.rounds >= min(engine.state.epoch, self.rounds):
             return
         if self.pseudo_labels.renew(self.network) and rank() == 0:
             self.write_table()
@@ -112,7 +112,3 @@ class PseudoLabelRounds:
             "greatest_ml": f"{volumes_ml.max():.2f}",
         }
 
-
-def rounds_due(epoch: int, epochs: int, rounds: int) -> int:
-    """Number of rounds that should have started by ``epoch`` (from 1), spread evenly over ``epochs``."""
-    return (epoch - 1) * rounds // epochs + 1
