@@ -38,9 +38,9 @@ class PseudoLabels:
     Each round segments whole volumes with the moving average of the trained network. No label of the target is read.
     A student takes more voxels for a structure than its pseudo-labels have, and structures grow from round to round.
     Where one is too small, it should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases'
-    median. Once none is, the pseudo-labels stay. Until then, a structure that is large enough may not grow: in each case
-    its largest component keeps at most its volume of the last round in which the structure was too small, or the least
-    plausible volume if that is larger.
+    median. Once none is, the pseudo-labels stay. Until then, a structure that is large enough may not grow: in each
+    case its largest component keeps at most its volume of the last round in which the structure was too small, or the
+    least plausible volume if that is larger.
 
     Args:
         slices: the target's training slices, in order within each case.

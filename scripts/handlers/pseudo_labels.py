@@ -111,4 +111,3 @@ class PseudoLabelRounds:
             "median_ml": f"{volumes_ml.quantile(0.5):.2f}",
             "greatest_ml": f"{volumes_ml.max():.2f}",
         }
-
