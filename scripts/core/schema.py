@@ -95,6 +95,11 @@ _PATH: Rule = (
 )
 _LIST: Rule = ("a path, or null for none", lambda value: value is None or _PATH[1](value))
 
+_CHANNELS: Rule = (
+    "a whole number from 1; as an argument of the U-Net, a list of them",
+    lambda value: _whole(1)[1](value) or _listed("", _whole(1)[1], least=1)[1](value),
+)
+
 _GROUPS: Sequence[tuple[str, Rule]] = [
     ("task dataset_name source_domain target_domain", _PLAIN_NAME),
     ("label_names", _listed("a list of 1 to 255 names of printable letters but #", _is_structure, least=1, most=255)),
@@ -114,7 +119,8 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ("source_section target_section labelled_section image_section", _COMPONENT),
     ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
     ("max_epochs iterations_per_epoch batch_size checkpoint_interval slice_batch_size pseudo_label_rounds", _whole(1)),
-    ("generator_channels generator_blocks discriminator_channels", _whole(1)),
+    ("generator_channels generator_blocks", _whole(1)),
+    ("discriminator_channels", _CHANNELS),
     ("learning_rate discriminator_learning_rate", _POSITIVE),
     ("ema_decay window_overlap scale", _SHARE),
     ("translation intensity_curve target_intensity_curve structure_curves", _within(0, 1)),
