@@ -23,11 +23,8 @@ __all__ = [
     "with_volume_limits",
 ]
 
-# Of the target's cases, in each round, if not more are plausible.
-LEAST_SHARE = 0.25
-
-# Of the labelled cases' median volume: a structure below it has to grow.
-TOO_SMALL = 0.9
+LEAST_SHARE = 0.25  # of the target's cases, in each round, if not more are plausible
+TOO_SMALL = 0.9  # of the labelled cases' median volume: a structure below it has to grow
 
 _STATE = ("labels", "rounds", "volumes_ml", "kept_ml", "limits_ml")
 
@@ -35,12 +32,11 @@ _STATE = ("labels", "rounds", "volumes_ml", "kept_ml", "limits_ml")
 class PseudoLabels:
     """Pseudo-labels of the target's training slices, renewed in rounds while a structure is too small.
 
-    Each round segments whole volumes with the moving average of the trained network. No label of the target is read.
-    A student takes more voxels for a structure than its pseudo-labels have, and structures grow from round to round.
-    Where one is too small, it should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases'
-    median. Once none is, the pseudo-labels stay. Until then, a structure that is large enough may not grow: in each
-    case its largest component keeps at most its volume of the last round in which the structure was too small, or the
-    least plausible volume if that is larger.
+    Each round segments whole volumes with the moving average of the network; no label of the target is read. A student
+    takes more voxels for a structure than its pseudo-labels have, so structures grow from round to round. One that is
+    too small should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases' median. Once none
+    is, the pseudo-labels stay. Until then, one that is large enough may not grow: in each case its largest component
+    keeps at most its volume of the last round in which it was too small, or the least plausible volume if larger.
 
     Args:
         slices: the target's training slices, in order within each case.
@@ -114,12 +110,11 @@ class PseudoLabels:
 
     def _label_case(self, case: int, network: nn.Module, limits_ml: Tensor) -> Tensor:
         """Label a case within limits, (K,); returns its structures' volumes: all, largest component, kept. (3, K)."""
-        device, voxel_ml = next(network.parameters()).device, self.slices.voxel_ml[case]
+        device, voxel_ml, classes = next(network.parameters()).device, self.slices.voxel_ml[case], len(limits_ml) + 1
         chosen, rows, columns = self.slices.region(case)
         stack = self.slices.images[chosen][:, 0, rows, columns].to(device)  # (D, H, W)
         volume = stack.movedim(0, self.slice_axis)[None, None]
         probabilities = torch.as_tensor(self.inferer(volume, network))[0].cpu()  # (K + 1, H, W, D)
-        classes = len(probabilities)
         probabilities = with_volume_limits(probabilities, limits_ml / voxel_ml)
         winner, labels = probabilities.argmax(0), cleaned_labels(probabilities, self.min_confidence)
         framed = torch.zeros_like(self.labels[chosen])  # the padding is background
@@ -211,11 +206,8 @@ def with_volume_limits(probabilities: Tensor, limits: Tensor) -> Tensor:
     """Lower the probabilities of structures that are too large until each keeps only its most certain voxels.
 
     Args:
-        probabilities: (K + 1, H, W, D).
+        probabilities: (K + 1, H, W, D), with a sum of 1, as those returned.
         limits: greatest number of voxels of the largest component of each structure, (K,); infinity for none.
-
-    Returns:
-        (K + 1, H, W, D), with a sum of 1.
     """
     if limits.isinf().all():
         return probabilities
