@@ -80,7 +80,7 @@ def translated(batch: Batch, generator: Translator) -> Batch:
 def trained_segmenter(training: list[Batch], mask_mode: str, **adversaries: Any) -> MaskedUNet:
     torch.manual_seed(0)
     segmenter = MaskedUNet(
-        num_classes=3, channels=8, levels=4, alignment_level=2, discriminator_channels=(8,), mask_mode=mask_mode
+        num_classes=3, channels=8, levels=4, alignment_level=2, feature_discriminator_channels=(8,), mask_mode=mask_mode
     )
     optimizer = Adam(segmenter.segmenter_parameters(), lr=3e-3)
     dual_trainer(len(training), training, segmenter, segmenter_optimizer=optimizer, **adversaries).run()

@@ -40,7 +40,7 @@ Plausible all the same: untrained discriminators give log 2 = 0.693, an untraine
 
 def tiny_unet() -> MaskedUNet:
     torch.manual_seed(0)
-    return MaskedUNet(num_classes=3, channels=8, levels=4, alignment_level=2, discriminator_channels=(8,))
+    return MaskedUNet(num_classes=3, channels=8, levels=4, alignment_level=2, feature_discriminator_channels=(8,))
 
 
 def one_batch() -> Batch:

@@ -15,7 +15,7 @@ def _seed() -> None:
 
 
 def small_unet(**settings: object) -> MaskedUNet:
-    return MaskedUNet(num_classes=3, **{"channels": 4, "levels": 4, "discriminator_channels": (4,), **settings})
+    return MaskedUNet(num_classes=3, **{"channels": 4, "levels": 4, "feature_discriminator_channels": (4,), **settings})
 
 
 @pytest.mark.parametrize(("level", "channels", "side"), [(0, 4, 32), (1, 8, 16), (2, 16, 8), (3, 32, 4)])

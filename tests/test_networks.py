@@ -43,7 +43,7 @@ def small_segmenter(**settings: object) -> MaskedDeepLab:
 
 
 def small_unet(**settings: object) -> MaskedUNet:
-    return MaskedUNet(num_classes=3, **{"channels": 4, "levels": 4, "discriminator_channels": (4,), **settings})
+    return MaskedUNet(num_classes=3, **{"channels": 4, "levels": 4, "feature_discriminator_channels": (4,), **settings})
 
 
 def assert_every_parameter_gets_a_gradient(module: nn.Module) -> None:

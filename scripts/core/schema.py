@@ -93,7 +93,6 @@ _PATH: Rule = (
     "a path without #, which MONAI makes ::; in two kinds of quotes if it looks like a number or list",
     lambda v: isinstance(v, str | os.PathLike) and "#" not in str(v),
 )
-_WIDTHS: Rule = ("whole numbers from 1", lambda v: all(_is_whole(n, 1) for n in (v if isinstance(v, list) else [v])))
 _LIST: Rule = ("a path, or null for none", lambda value: value is None or _PATH[1](value))
 
 _GROUPS: Sequence[tuple[str, Rule]] = [
@@ -115,8 +114,7 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ("source_section target_section labelled_section image_section", _COMPONENT),
     ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
     ("max_epochs iterations_per_epoch batch_size checkpoint_interval slice_batch_size pseudo_label_rounds", _whole(1)),
-    ("generator_channels generator_blocks", _whole(1)),
-    ("discriminator_channels", _WIDTHS),
+    ("generator_channels generator_blocks discriminator_channels", _whole(1)),
     ("learning_rate discriminator_learning_rate", _POSITIVE),
     ("ema_decay window_overlap scale", _SHARE),
     ("translation intensity_curve target_intensity_curve structure_curves", _within(0, 1)),

@@ -39,7 +39,7 @@ class MaskedUNet(Segmenter):
         alignment_level: 0 for the last features, at the image's resolution; 2 for the decoder's features at a quarter
             of it; ``levels - 1`` for the bottleneck.
         heads: number of levels with a head in training.
-        discriminator_channels: widths of the hidden layers of D1.
+        feature_discriminator_channels: widths of the hidden layers of D1.
         mask_mode: see :class:`Segmenter`.
         mask_detach: see :class:`Segmenter`.
         feature_discriminator_norm: the ``norm`` of :class:`FeatureDiscriminator`.
@@ -62,7 +62,7 @@ class MaskedUNet(Segmenter):
         levels: int = 5,
         alignment_level: int = 2,
         heads: int = 3,
-        discriminator_channels: Sequence[int] = (64, 32, 16),
+        feature_discriminator_channels: Sequence[int] = (64, 32, 16),
         mask_mode: str = "abs",
         mask_detach: bool = True,
         feature_discriminator_norm: str = "none",
@@ -80,7 +80,9 @@ class MaskedUNet(Segmenter):
         self.decoder = nn.ModuleList([_decoder_block(widths[i + 1], widths[i]) for i in reversed(range(levels - 1))])
         self.heads = nn.ModuleList([nn.Conv2d(widths[level], num_classes, 1) for level in range(heads)])
         self.feature_discriminator = FeatureDiscriminator(
-            in_channels=widths[alignment_level], channels=discriminator_channels, norm=feature_discriminator_norm
+            in_channels=widths[alignment_level],
+            channels=feature_discriminator_channels,
+            norm=feature_discriminator_norm,
         )
 
     @torch.jit.export
