@@ -11,8 +11,8 @@ from typing import Any
 
 from bundle.configs import read_configs, read_networks, read_task, write_configs, write_metadata, write_values
 from bundle.install import build_folder, install, packed_files
+from bundle.packed_weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
 from bundle.reach import named_modules, reached_modules
-from bundle.weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
 from scripts.core.errors import SettingError, check_choice
 from scripts.core.files import atomic_path, make_folder
 from scripts.networks.translators import TRANSLATORS

@@ -23,7 +23,7 @@ from dicom_files import IMPLICIT, stack
 from PIL import Image
 from releases import CHAOS_GREY, save, tfrecord, write_masks
 from scipy import ndimage
-from scripts.lab.check.command import run_check
+from scripts.lab.check.run_check import run_check
 from scripts.lab.phantom.generate import make_case, write_phantom
 from scripts.lab.prepare.rules import read_rules
 from scripts.lab.prepare.run import Preparation, prepare

@@ -17,10 +17,10 @@ from conftest import ROOT, refused, run_command, write_volume
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
 from scripts.lab.adapt import cost, steps
-from scripts.lab.adapt.command import run_adapt
 from scripts.lab.adapt.logged import logged_warnings
 from scripts.lab.adapt.request import AdaptRequest
-from scripts.lab.adapt.timing import Timing
+from scripts.lab.adapt.run_adapt import run_adapt
+from scripts.lab.adapt.timed_training import Timing
 from scripts.lab.experiments import run_record
 
 NAMES = "205=myocardium,420=left atrium,500=left ventricle,820=ascending aorta"

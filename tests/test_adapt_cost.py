@@ -10,9 +10,9 @@ from conftest import CONFIGS, ROOT, refused
 from scripts.lab.adapt import cost as cost_module
 from scripts.lab.adapt.cost import Cost, check_memory, decide, free_memory_bytes, measure_cost
 from scripts.lab.adapt.request import AdaptRequest
-from scripts.lab.adapt.schedules import Rules, duration_text, parse_duration, read_rules
 from scripts.lab.adapt.steps import plan_trainings
-from scripts.lab.adapt.timing import Timing, parse_command
+from scripts.lab.adapt.timed_training import Timing, parse_command
+from scripts.lab.adapt.training_lengths import Rules, duration_text, parse_duration, read_rules
 from scripts.lab.experiments.plan import PlannedRun
 
 HOUR = Cost(

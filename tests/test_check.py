@@ -20,9 +20,9 @@ from scipy import ndimage
 from scripts.lab.check.across import find_wrong_spacing
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import Finding, MeasuredCase
-from scripts.lab.check.command import TaskLabels, check_cases, judge_cases
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.measure import measure_case
+from scripts.lab.check.run_check import TaskLabels, check_cases, judge_cases
 from scripts.lab.check.sizes import find_wrong_sizes
 from scripts.lab.cli import main
 

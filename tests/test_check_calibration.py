@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from scripts.lab.check import copies, orientation
 from scripts.lab.check.case_search import find_cases
-from scripts.lab.check.command import TaskLabels, check_cases, judge_cases
+from scripts.lab.check.run_check import TaskLabels, check_cases, judge_cases
 
 DATA = ROOT.parent / "shared" / "data"
 SUBSETS = 100

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 from scipy import ndimage
-from scripts.lab.check.alignment import measure_alignment
 from scripts.lab.check.cases import Structure
 from scripts.lab.check.coarse import body_of, grain, resample
 from scripts.lab.check.fingerprints import agreement, detail_of, mirrored, similarity, spectrum_of
+from scripts.lab.check.label_fit import measure_alignment
 from scripts.lab.check.labels import find_structures, ranked, rim_shares
 from scripts.lab.check.layout import explain_layout, middle_layout, reference_of
 from scripts.lab.check.limits import LIMITS

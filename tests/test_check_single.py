@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from bodies import body_case
 from conftest import CONFIGS, write_volume
-from scripts.lab.check import command, measure
+from scripts.lab.check import measure, run_check
 from scripts.lab.check.across import find_wrong_spacing
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase, Structure
-from scripts.lab.check.command import TaskLabels, judge_cases, read_task
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.measure import measure_case
+from scripts.lab.check.run_check import TaskLabels, judge_cases, read_task
 from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
 
@@ -209,8 +209,8 @@ def test_without_shared_memory_cases_are_measured_one_at_a_time(
     def closed(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(command, "ProcessPoolExecutor", closed)
-    assert list(command._mapped(str.upper, ["a", "b"], 2)) == ["A", "B"]
+    monkeypatch.setattr(run_check, "ProcessPoolExecutor", closed)
+    assert list(run_check._mapped(str.upper, ["a", "b"], 2)) == ["A", "B"]
     assert "measured one at a time, because no process pool could be started ([Errno 13] Permission" in caplog.text
 
 

@@ -14,9 +14,9 @@ import yaml
 from conftest import CONFIGS, TASK, write_volume
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import ListedCase, MeasuredCase
-from scripts.lab.check.command import measure_cases, read_task
 from scripts.lab.check.measure import measure_case
 from scripts.lab.check.preprocessed import find_lost_structures, find_preprocessing_faults, find_unused_area
+from scripts.lab.check.run_check import measure_cases, read_task
 from scripts.lab.check.slicing import find_turned_volumes, find_wrong_slice_axis
 
 AXIAL, CORONAL = ("RAS", 2), ("RSA", 2)

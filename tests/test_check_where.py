@@ -13,7 +13,7 @@ from bodies import body_case
 from conftest import run_command
 from scripts.core.errors import InputError
 from scripts.lab.check.case_search import find_cases, find_files_left_out
-from scripts.lab.check.command import TaskLabels, check_cases, read_task
+from scripts.lab.check.run_check import TaskLabels, check_cases, read_task
 from scripts.lab.cli import main
 
 

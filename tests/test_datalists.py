@@ -12,8 +12,8 @@ from scripts.core.errors import InputError
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes, read_datalist
 from scripts.data.written_datalists import TranslatedDatalist, write_datalist
+from scripts.lab.case_lists import datalists_of_domains, folder_datalist
 from scripts.lab.cli import main
-from scripts.lab.datalists import datalists_of_domains, folder_datalist
 
 
 def touch(folder: Path, *names: str) -> Path:

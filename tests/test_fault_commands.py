@@ -15,7 +15,7 @@ from comparison_folders import write_comparison
 from conftest import CONFIGS, ROOT, refused
 from scripts.core.files import PART
 from scripts.core.run_folder import RunFolder
-from scripts.lab.adapt import command as adapt
+from scripts.lab.adapt import run_adapt as adapt
 from scripts.lab.adapt.request import AdaptRequest
 from scripts.lab.cli import main
 from scripts.lab.cores import exclusive

@@ -31,7 +31,7 @@ from scripts.data.nifti import read_nifti
 from scripts.data.resampling import ResampleVolumed
 from scripts.handlers.checkpoints import ResumePoint
 from scripts.inference.inferers import SliceWiseInferer
-from scripts.lab.check.command import run_check
+from scripts.lab.check.run_check import run_check
 from scripts.lab.cli import main
 from scripts.lab.cores import exclusive
 from scripts.networks.dilated_resnet import build_dilated_resnet

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripts.core.errors import InputError
 from scripts.data.datalists import find_volumes, read_datalist
-from scripts.lab.datalists import all_sections, folder_datalist
+from scripts.lab.case_lists import all_sections, folder_datalist
 from scripts.lab.pairing import match_labels, pair_volumes
 
 

@@ -13,9 +13,8 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.ndimage import label as components
 from scripts.core.errors import InputError
 from scripts.lab.phantom import generate as phantom
-from scripts.lab.phantom.anatomy import anatomy
 from scripts.lab.phantom.contrast import CT_VALUES, MR_VALUES, Contrast, mr_image, paint
-from scripts.lab.phantom.generate import MODALITIES, PhantomCase, make_case, write_phantom
+from scripts.lab.phantom.generate import MODALITIES, PhantomCase, anatomy, make_case, write_phantom
 from scripts.lab.phantom.types import LABEL_VALUES, Layer, Subject, Tissue
 from test_phantom_shapes import cube
 

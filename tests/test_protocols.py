@@ -27,7 +27,7 @@ from releases import (
 )
 from scripts.core.errors import InputError
 from scripts.lab.check.case_search import find_cases
-from scripts.lab.check.command import check_cases
+from scripts.lab.check.run_check import check_cases
 from scripts.lab.prepare.crops import CropAroundLabeld
 from scripts.lab.prepare.protocol_file import build_steps
 from scripts.lab.prepare.rules import Rules, dataset_names, read_rules

@@ -18,7 +18,7 @@ from conftest import CT_AFFINE, ROOT, listed_files, refused, run_command
 from monai.data import MetaTensor
 from scripts.core.errors import InputError
 from scripts.core.files import AtomicSaveImaged, atomic_path, check_file_name, make_folder, save_tensors, write_json
-from scripts.lab.datalists import datalists_of_domains
+from scripts.lab.case_lists import datalists_of_domains
 
 
 def saver(folder: Path) -> AtomicSaveImaged:

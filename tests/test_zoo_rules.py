@@ -49,7 +49,7 @@ import pytest
 import torch
 from bundle.__main__ import main
 from bundle.pack import BUNDLES, ROOT, pack_bundle
-from bundle.weights import LARGEST_FILE
+from bundle.packed_weights import LARGEST_FILE
 from conftest import SMALL, SMALL_TRAINING, TASK, config_files, refused
 from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, ConfigWorkflow, download_large_files

@@ -218,9 +218,9 @@ def _add_prepare(commands: Any) -> None:
 
 
 def _adapt(options: argparse.Namespace) -> None:
-    from scripts.lab.adapt.command import run_adapt
     from scripts.lab.adapt.request import AdaptRequest
-    from scripts.lab.adapt.schedules import parse_duration
+    from scripts.lab.adapt.run_adapt import run_adapt
+    from scripts.lab.adapt.training_lengths import parse_duration
 
     given = {key: value for key, value in vars(options).items() if key not in ("run", "time")}
     run_adapt(AdaptRequest(**given, time_s=None if options.time is None else parse_duration(options.time)))
@@ -234,8 +234,8 @@ def _segment(options: argparse.Namespace) -> None:
 
 def _phantom(options: argparse.Namespace) -> None:
     from scripts.data.written_datalists import write_datalist
+    from scripts.lab.case_lists import folder_datalist, training_share
     from scripts.lab.cores import exclusive
-    from scripts.lab.datalists import folder_datalist, training_share
     from scripts.lab.phantom.generate import write_phantom
 
     training_share(options.cases, options.validation)  # before anything is written
@@ -253,8 +253,8 @@ def _phantom(options: argparse.Namespace) -> None:
 def _datalist(options: argparse.Namespace) -> None:
     from scripts.core.files import check_file_name
     from scripts.data.written_datalists import write_datalist
+    from scripts.lab.case_lists import datalists_of_domains, folder_datalist
     from scripts.lab.cores import exclusive
-    from scripts.lab.datalists import datalists_of_domains, folder_datalist
 
     if options.dataset:
         datalists = datalists_of_domains(options.dataset)
@@ -293,7 +293,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run_check(where: list[str], out: Path, task: str | None, workers: int | None) -> None:
-    from scripts.lab.check.command import run_check
+    from scripts.lab.check.run_check import run_check
 
     findings = run_check(where, out, task=task, workers=workers)
     if any(finding.severity == "error" for finding in findings):

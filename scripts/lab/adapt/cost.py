@@ -11,8 +11,8 @@ from typing import Any
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import write_json
 from scripts.data.datalists import read_datalist
-from scripts.lab.adapt.schedules import Rules, Schedule, duration_text
-from scripts.lab.adapt.timing import time_training
+from scripts.lab.adapt.timed_training import time_training
+from scripts.lab.adapt.training_lengths import Rules, Schedule, duration_text
 from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.page import Table
 

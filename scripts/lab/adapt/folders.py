@@ -14,7 +14,7 @@ from scripts.data.case_names import case_name, is_nifti, nifti_files, visible_fi
 from scripts.data.nifti import read_nifti
 from scripts.data.volumes import CT_FAT_HU
 from scripts.data.written_datalists import write_datalist
-from scripts.lab.datalists import folder_datalist, images_of
+from scripts.lab.case_lists import folder_datalist, images_of
 from scripts.lab.pairing import match_labels
 from scripts.lab.prepare.run import Preparation, prepare
 from scripts.lab.prepare.source_case import SearchOptions

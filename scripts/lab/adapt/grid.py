@@ -11,7 +11,7 @@ from statistics import median
 
 import nibabel as nib
 import numpy as np
-from scripts.lab.adapt.values import Choice
+from scripts.lab.adapt.choices import Choice
 from scripts.lab.check.limits import LIMITS
 
 __all__ = ["Grid", "Header", "choose_grid", "read_headers"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.core.errors import InputError
 from scripts.lab.adapt.request import AdaptRequest
-from scripts.lab.adapt.schedules import Schedule
+from scripts.lab.adapt.training_lengths import Schedule
 from scripts.lab.experiments.plan import (
     LOGGING,
     ComparisonRequest,

@@ -12,9 +12,9 @@ from typing import Any
 
 from scripts.core.errors import InputError, SettingError
 from scripts.data.volumes import CT_FAT_HU
+from scripts.lab.adapt.choices import Choice, as_yaml
 from scripts.lab.adapt.folders import modality_of, with_article
 from scripts.lab.adapt.grid import Grid, Header
-from scripts.lab.adapt.values import Choice, as_yaml
 from scripts.lab.check.cases import MeasuredCase
 from scripts.lab.check.limits import LIMITS
 

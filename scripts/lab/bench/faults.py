@@ -26,7 +26,7 @@ from scripts.core.weights import digest_of, load_weights, read_state, save_weigh
 from scripts.data.nifti import read_nifti
 from scripts.data.written_datalists import write_datalist
 from scripts.lab.bench.fault_jobs import jobs, run_doubled, run_killed, run_on_full_disk, run_undisturbed
-from scripts.lab.datalists import folder_datalist
+from scripts.lab.case_lists import folder_datalist
 from scripts.lab.phantom.generate import write_phantom
 from torch import nn
 

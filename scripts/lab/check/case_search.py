@@ -10,8 +10,8 @@ from typing import Any
 
 from scripts.core.errors import InputError
 from scripts.data.case_names import case_name, is_nifti, visible_files
+from scripts.lab.case_lists import all_sections
 from scripts.lab.check.cases import REPORT, Finding, ListedCase
-from scripts.lab.datalists import all_sections
 from scripts.lab.pairing import lone_labels, pair_volumes
 
 __all__ = ["find_cases", "find_files_left_out"]

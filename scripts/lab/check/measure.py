@@ -17,13 +17,13 @@ from scripts.core.errors import InputError, innermost_message
 from scripts.data.geometry import affine_gap_mm
 from scripts.data.nifti import read_nifti
 from scripts.data.volumes import check_values, whole_values
-from scripts.lab.check.alignment import measure_alignment
 from scripts.lab.check.cases import ListedCase, MeasuredCase
 from scripts.lab.check.coarse import COARSE_MM, body_of, grain, resample
 from scripts.lab.check.fingerprints import detail_of, spectrum_of
+from scripts.lab.check.label_fit import measure_alignment
 from scripts.lab.check.labels import RankedLabels, find_structures, ranked, rim_shares
 from scripts.lab.check.limits import LIMITS
-from scripts.lab.check.pictures import draw_views
+from scripts.lab.check.views import draw_views
 
 __all__ = ["measure_case"]
 

@@ -5,6 +5,7 @@ Every case is a different person in a different position on its own grid. It con
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from scripts.core.errors import SettingError
 from scripts.core.files import atomic_path, make_folder
-from scripts.lab.phantom.anatomy import anatomy
 from scripts.lab.phantom.contrast import ct_image, mr_image
-from scripts.lab.phantom.shapes import Grid
-from scripts.lab.phantom.types import Array, Deformation, Subject
+from scripts.lab.phantom.heart import Heart
+from scripts.lab.phantom.shapes import Grid, smooth_union
+from scripts.lab.phantom.thorax import Thorax
+from scripts.lab.phantom.types import Array, Deformation, Layer, Subject
 from tqdm import tqdm
 
-__all__ = ["FIRST_ID", "MODALITIES", "PhantomCase", "make_case", "write_phantom"]
+__all__ = ["FIRST_ID", "MODALITIES", "PhantomCase", "anatomy", "make_case", "write_phantom"]
 
 MODALITIES = ("ct", "mr")
 FIRST_ID = 1001
@@ -91,6 +93,19 @@ def make_case(modality: str, index: int, *, seed: int = 0) -> PhantomCase:
     else:
         image, label = mr_image(layers, grid, affine, noise)
     return PhantomCase(image, label, affine)
+
+
+def anatomy(grid: Grid, subject: Subject) -> Iterator[Layer]:
+    """All structures of one person on one grid, from the skin inwards; later ones cover earlier ones."""
+    thorax = Thorax(grid=grid, subject=subject)
+    heart = Heart(grid=grid, subject=subject)
+    yield from thorax.outline()
+    yield from thorax.abdomen()
+    sac = grid.spread(heart.patch, heart.sac() - 0.5)
+    yield from thorax.lungs(smooth_union(sac, thorax.descending_course(), 12), heart.hila())
+    yield from thorax.bones()
+    yield from thorax.vessels(heart.arch_end())
+    yield from heart.layers()
 
 
 def _check(cases: int, seed: int) -> None:

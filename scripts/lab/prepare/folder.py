@@ -10,7 +10,7 @@ from scripts.core.files import check_file_name
 from scripts.data.case_names import is_nifti, nifti_files, visible_files
 from scripts.data.dicom import read_slices
 from scripts.data.volumes import check_values
-from scripts.lab.datalists import folder_datalist, training_share
+from scripts.lab.case_lists import folder_datalist, training_share
 from scripts.lab.pairing import match_labels, pairing_name
 from scripts.lab.prepare.dicom_folders import StoredSeries, series_below
 from scripts.lab.prepare.nifti_pairs import add_label, read_pair

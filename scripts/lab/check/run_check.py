@@ -18,12 +18,12 @@ from scripts.lab.check.across import find_shifted_labels, find_wrong_spacing
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.case_search import find_cases, find_files_left_out
 from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase
+from scripts.lab.check.check_report import CheckResult, summary_table, write_check
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.layout import AXES
 from scripts.lab.check.limits import LIMITS
 from scripts.lab.check.measure import measure_case
 from scripts.lab.check.orientation import find_mirrored_images, find_misplaced_structures
-from scripts.lab.check.page import CheckResult, summary_table, write_check
 from scripts.lab.check.preprocessed import find_preprocessing_faults
 from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.lab.adapt.label_maps import Segmentations
 from scripts.lab.adapt.request import AdaptRequest
-from scripts.lab.adapt.results import Segmentations
 from scripts.lab.check.cases import MeasuredCase
-from scripts.lab.check.command import TaskLabels
-from scripts.lab.check.page import CheckResult, as_ml, case_card, sentence
+from scripts.lab.check.check_report import CheckResult, as_ml, case_card, sentence
+from scripts.lab.check.run_check import TaskLabels
 from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.experiments.run_record import RunRecord
 from scripts.lab.page import Figure, Section, Table, write_page

@@ -11,21 +11,21 @@ from typing import Any
 
 from scripts.core.errors import InputError
 from scripts.data.case_names import case_name
+from scripts.lab.adapt.adapt_report import write_report
 from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_cost
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
 from scripts.lab.adapt.grid import choose_grid, read_headers
-from scripts.lab.adapt.likeness import check_alike
+from scripts.lab.adapt.label_maps import SegmentedSet, measure_label_maps, write_summary
 from scripts.lab.adapt.logged import logged_warnings
-from scripts.lab.adapt.page import write_report
 from scripts.lab.adapt.request import AdaptRequest, Progress
-from scripts.lab.adapt.results import SegmentedSet, measure_label_maps, write_summary
-from scripts.lab.adapt.schedules import Schedule, duration_text, read_rules
 from scripts.lab.adapt.steps import evaluate, plan_trainings, segment
 from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose_task
+from scripts.lab.adapt.training_lengths import Schedule, duration_text, read_rules
+from scripts.lab.adapt.unlike_volumes import check_alike
 from scripts.lab.check.case_search import find_cases
-from scripts.lab.check.command import TaskLabels, judge_cases, measure_cases, read_task
-from scripts.lab.check.page import CheckResult, sentence, write_check
+from scripts.lab.check.check_report import CheckResult, sentence, write_check
 from scripts.lab.check.preprocessed import find_preprocessing_faults
+from scripts.lab.check.run_check import TaskLabels, judge_cases, measure_cases, read_task
 from scripts.lab.cores import exclusive
 from scripts.lab.experiments.compare import execute_runs
 from scripts.lab.experiments.plan import PlannedRun, has_labels, task_settings

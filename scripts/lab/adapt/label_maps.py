@@ -14,8 +14,8 @@ from scripts.data.datalists import find_volumes
 from scripts.evaluation.segmentation_summary import SLACK, volume_warning
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
-from scripts.lab.check.command import TaskLabels, measure_cases
-from scripts.lab.check.page import as_ml
+from scripts.lab.check.check_report import as_ml
+from scripts.lab.check.run_check import TaskLabels, measure_cases
 
 __all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary"]
 
