@@ -20,15 +20,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Pack a bundle, export its network or segment a DICOM series with it, and print where the result is.
-
-    Args:
-        arguments: the command line without the program's name; ``sys.argv`` when None.
-
-    Raises:
-        InputError: an unknown task, a task key that a config lacks, weights that do not fit, a folder that is no packed
-            bundle, a missing package, or DICOM files that are not one series.
-    """
+    """Pack a bundle, export its network or segment a DICOM series with it, and print where the result is."""
     show_input_errors_as_sentences()  # before torch is imported, which takes seconds
     chosen = _command_line().parse_args(arguments)
     chosen.run(chosen)

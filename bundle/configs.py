@@ -28,18 +28,7 @@ Config = dict[str, Any]
 
 
 def read_task(folder: Path, task: str) -> Config:
-    """Read a task file.
-
-    Args:
-        folder: folder of the task files, ``configs/tasks``.
-        task: name of one of them, without ``.yaml``.
-
-    Returns:
-        Its top-level keys with their values.
-
-    Raises:
-        InputError: there is no such task, or its file has a wrong value.
-    """
+    """Top-level keys and values of a task of ``configs/tasks``, by its name without ``.yaml``."""
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if task not in names:
         found, remedy = "no such task", f"name one of them, or add a file of that name to {folder}"
@@ -92,12 +81,7 @@ def write_values(configs: Mapping[str, Config], values: Mapping[str, Any], *, or
 
 
 def read_networks(configs: Mapping[str, Config], folder: Path) -> dict[str, Config]:
-    """The networks of a stage by class: what their overlays in ``configs/networks`` set for training.
-
-    Args:
-        configs: by role, as in the repository; their own network has no overlay.
-        folder: the overlays of networks.
-    """
+    """The networks of a stage by class: what their overlays in ``configs/networks`` set for training."""
     networks: dict[str, Config] = {configs["train"]["network_def"]["_target_"]: {}}
     for file in sorted(folder.glob("*.yaml")):
         overlay = ConfigParser.load_config_file(str(file))

@@ -100,11 +100,7 @@ def _bundle_in(models: Path) -> Path:
 
 
 def main() -> None:
-    """Run the application; an input error ends it with one sentence and exit code 1.
-
-    Raises:
-        SystemExit: with the sentence.
-    """
+    """Run the application; an input error ends it with one sentence and exit code 1."""
     try:
         SegmentationApp().run()
     except Exception as error:

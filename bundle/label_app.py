@@ -99,11 +99,7 @@ class BundleApp(MONAILabelApp):
         return self.tasks.Batch()
 
     def init_remote_datastore(self) -> Any:
-        """A DICOMweb server as the store of volumes.
-
-        Raises:
-            SystemExit: the converter to DICOM Segmentations is missing.
-        """
+        """A DICOMweb server as the store of volumes; the command ends without the converter to DICOM Segmentations."""
         self.check_converter()
         return super().init_remote_datastore()
 

@@ -79,9 +79,6 @@ def use_modalities(bundles: Sequence[Path]) -> None:
     """Let MONAI Label list a DICOMweb server's series of the bundles' target modalities; by itself it lists CT alone.
 
     Sequences that are no modality of DICOM are MR or CT. A filter in ``MONAI_LABEL_DICOMWEB_SEARCH_FILTER`` holds.
-
-    Args:
-        bundles: folders of packed bundles.
     """
     if monailabel.config.settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER != {"Modality": "CT"}:
         return
@@ -92,11 +89,7 @@ def use_modalities(bundles: Sequence[Path]) -> None:
 
 
 def use_codes(codes: ModuleType) -> None:
-    """Let MONAI Label write each structure's code and colour into DICOM Segmentations; it codes all as spleen itself.
-
-    Args:
-        codes: a bundle's ``structure_codes``.
-    """
+    """Let MONAI Label write each structure's code and colour into DICOM Segmentations; it codes all as spleen."""
 
     def convert(series: str, label: str, label_info: Any, *args: Any, **kwargs: Any) -> str:
         numbers = [int(number) for number in np.unique(np.asarray(LoadImage(image_only=True)(label))) if number]
@@ -151,11 +144,7 @@ def coded_entries(
 
 
 def check_converter() -> None:
-    """Require dcmqi's converter, which MONAI Label would download otherwise.
-
-    Raises:
-        SystemExit: it is not on the path.
-    """
+    """End the command without dcmqi's converter, which MONAI Label would download."""
     if shutil.which("itkimage2segimage") is None:
         sys.exit(
             "error: itkimage2segimage: not on the path. Expected dcmqi's converter to DICOM Segmentations, which a "

@@ -68,11 +68,6 @@ def copy_weights(weights: Path, task: str, folder: Path) -> None:
     They are loaded strictly into the network of the packed configs, because MONAI Label ignores missing and unexpected
     parameters.
 
-    Args:
-        weights: a plain state dict.
-        task: the task that is packed.
-        folder: the bundle, which already contains its configs.
-
     Raises:
         InputError: a missing file, no plain state dict, or weights of another task or network.
     """
@@ -104,14 +99,7 @@ def _network(parser: ConfigParser, weights: Path) -> Any:
 
 
 def read_metrics(summary: Path) -> dict[str, float]:
-    """Mean Dice and surface distance from the ``summary.json`` of an evaluation, for the bundle's metadata.
-
-    Args:
-        summary: written by ``run evaluating`` for the packed weights.
-
-    Raises:
-        InputError: the file is missing or not a summary.
-    """
+    """Mean Dice and surface distance from the ``summary.json`` of an evaluation, for the bundle's metadata."""
     try:
         means = json.loads(summary.read_text(encoding="utf-8"))["mean_over_structures"]
         return {"mean_dice": round(means["dice_percent"] / 100, 4), "mean_asd_mm": round(means["asd_mm"], 3)}
@@ -126,10 +114,6 @@ def write_large_files(folder: Path, url: str) -> None:
 
     The Model Zoo's repository contains no files above ``LARGEST_FILE``; ``python -m monai.bundle download_large_files``
     downloads them and verifies the digest.
-
-    Args:
-        folder: the bundle with its weights.
-        url: download address of ``models/model.pt``.
     """
     weights = Path("models", "model.pt")
     digest = hashlib.sha256((folder / weights).read_bytes()).hexdigest()

@@ -1,1 +1,1 @@
-"""Development tools that no bundle carries: command line, preparation, checks, phantom, experiments, benchmarks."""
+"""Development tools, which no bundle contains. Unusable files and settings raise ``InputError``, for the user."""

@@ -22,9 +22,6 @@ def all_sections(path: str) -> dict[str, dict[str, Any]]:
     """All sections and labels of a datalist, or of each domain of a ``dataset.json``, for data checks only.
 
     Paths become absolute. Volumes may be missing, labels are optional, and a plain string is an image.
-
-    Raises:
-        InputError: the file is missing or lists no volume.
     """
     file, expected = Path(path), "a datalist, or a dataset.json with 'domains'"
     remedy = "write one with 'python -m scripts datalist', or name the folder of the volumes"
@@ -49,9 +46,6 @@ def folder_datalist(
 
     Images and labels are paired by case name (:func:`scripts.lab.pairing.match_labels`). The last cases in natural
     order are held out for validation. Files that are not used are logged.
-
-    Raises:
-        InputError: an empty folder, two files of one case, or an image without its label.
     """
     files = images_of(Path(images))
     label_files = nifti_files(Path(labels), labels_only=images == labels) if labels else None
@@ -64,11 +58,7 @@ def folder_datalist(
 
 
 def training_share(cases: int, validation_fraction: float) -> int:
-    """Number of training cases after the validation cases are held out.
-
-    Raises:
-        InputError: no training case remains.
-    """
+    """Number of training cases, at least one, after the validation cases are held out."""
     kept = cases - round(cases * validation_fraction)
     if kept < 1:
         found = f"{validation_fraction:g}, which leaves none of {cases} case(s) for training"
@@ -78,11 +68,7 @@ def training_share(cases: int, validation_fraction: float) -> int:
 
 
 def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
-    """The datalists under ``domains.<name>`` of a ``dataset.json``, by domain name, with absolute paths.
-
-    Raises:
-        InputError: the file is missing or has another format.
-    """
+    """The datalists under ``domains.<name>`` of a ``dataset.json``, by domain name, with absolute paths."""
     path, expected = Path(dataset), "a dataset.json with 'domains: {name: {modality, training, validation}}'"
     remedy = "name such a file, or give --images and --labels of a plain folder"
     content = read_json(path, expected=expected, remedy=remedy)
@@ -104,11 +90,7 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
 
 
 def images_of(folder: Path) -> list[Path]:
-    """The images of a folder; all of its volumes if every one has the name of a label map.
-
-    Raises:
-        InputError: no NIfTI file.
-    """
+    """The images of a folder; all of its volumes if every one has the name of a label map."""
     try:
         return nifti_files(folder, images_only=True)
     except InputError:

@@ -149,21 +149,7 @@ class Section:
 def write_page(
     path: str | os.PathLike[str], sections: Sequence[Section], *, heading: str, title: str = "", footer: str = ""
 ) -> Path:
-    """Write a self-contained HTML page atomically. Empty sections are omitted.
-
-    Args:
-        path: HTML file to write.
-        sections: the page's parts.
-        heading: of the page.
-        title: of the window; the heading if empty.
-        footer: small print at the end, such as the provenance.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a self-contained HTML page atomically. Empty sections are omitted."""
     template = _TEMPLATES.get_template("page.html.j2")
     shown = [section for section in sections if not section.is_empty]
     page = template.render(sections=shown, heading=heading, title=title or heading, footer=footer)
@@ -171,11 +157,7 @@ def write_page(
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file atomically and return its path.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a text file atomically and return its path."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)

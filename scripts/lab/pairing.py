@@ -32,10 +32,6 @@ def pairing_name(path: Path) -> str:
 def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[Path, Path]:
     """Pair images with labels by case name; the label's name may lack the modality or nnU-Net's channel.
 
-    Args:
-        images: one per case.
-        labels: one per image; None for images without labels, whose names are still checked.
-
     Raises:
         InputError: two images or two labels for one case, or an image without a label.
     """
@@ -72,12 +68,7 @@ def pair_volumes(files: Iterable[Path]) -> list[Item]:
 
 
 def lone_labels(files: Iterable[Path], items: Iterable[Item]) -> list[Path]:
-    """Label maps that were not paired with an image.
-
-    Args:
-        files: the argument of :func:`pair_volumes`.
-        items: its result.
-    """
+    """Label maps that were not paired with an image."""
     used = {path for item in items for path in item.values()}
     return sorted(file for file in files if is_nifti(file) and str(file.absolute()) not in used)
 

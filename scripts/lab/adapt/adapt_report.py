@@ -32,19 +32,7 @@ def write_report(
     schedule: Mapping[str, Any],
     warnings: Sequence[str] = (),
 ) -> Path:
-    """Write ``report.html``.
-
-    Args:
-        request: of the person.
-        result: the measured label maps.
-        labels: of the task.
-        runs: the trainings.
-        schedule: as decided.
-        warnings: that trainings and inference wrote to their logs.
-
-    Returns:
-        The page.
-    """
+    """Write the page ``report.html``, with the warnings that trainings and inference wrote to their logs."""
     shown = CheckResult(
         cases=result.cases, findings=result.findings, names=labels.names, keeps_stored_axes=labels.keeps_stored_axes
     )

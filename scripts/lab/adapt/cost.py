@@ -104,14 +104,7 @@ def measure_cost(
 
 
 def decide(schedule: Schedule, cost: Cost, rules: Rules, budget_s: float | None, is_chosen: bool) -> Schedule:
-    """The schedule with the length that fits a budget.
-
-    Args:
-        schedule: as asked for, or the default.
-        cost: of trainings of length 1.
-        rules: limits.
-        budget_s: from ``--time``, or None.
-        is_chosen: whether the person chose the schedule.
+    """The schedule with the length that fits a budget in seconds, if there is one.
 
     Raises:
         InputError: the budget is too small, or nobody chose a run that takes longer than a night.
@@ -139,11 +132,7 @@ def decide(schedule: Schedule, cost: Cost, rules: Rules, budget_s: float | None,
 
 
 def check_memory(needed_bytes: float) -> str:
-    """A sentence on the memory needed and free.
-
-    Raises:
-        InputError: there is not enough.
-    """
+    """A sentence on the memory needed and free; too little is refused."""
     free = free_memory_bytes()
     if free is None:
         return f"about {needed_bytes / GIGA:.1f} GB of memory"

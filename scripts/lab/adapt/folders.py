@@ -40,11 +40,7 @@ class DomainFolder:
 
 
 def modality_of(lowest: float) -> str:
-    """``CT`` or ``MR``: only a CT in Hounsfield units has values as low as those of air and fat.
-
-    Args:
-        lowest: the 0.5th percentile of a volume.
-    """
+    """``CT`` or ``MR``, by the 0.5th percentile of a volume: only a CT has values as low as those of air and fat."""
     return "CT" if lowest < CT_FAT_HU else "MR"
 
 
@@ -60,18 +56,7 @@ def domain_names(source: Path, target: Path) -> tuple[str, str]:
 
 
 def write_domain(folder: DomainFolder, out: Path) -> Path:
-    """Write the datalist ``<out>/<name>.json``. NIfTI files stay where they are, DICOM series are converted.
-
-    Args:
-        folder: the images and labels.
-        out: folder of the datalists, and of what has to be converted or linked.
-
-    Returns:
-        The datalist.
-
-    Raises:
-        InputError: no volume, an image without a label, two labels of one image, or a series that cannot be read.
-    """
+    """Write the datalist ``<out>/<name>.json``. NIfTI files stay where they are, DICOM series are converted."""
     path = out / f"{folder.name}.json"
     if not _has_nifti(folder.images):
         find = SearchOptions(folder.name, folder.labels, folder.held_out)
@@ -95,11 +80,7 @@ def write_domain(folder: DomainFolder, out: Path) -> Path:
 
 
 def check_not_exchanged(source: Path, labels: Path, target: Path) -> None:
-    """Refuse labels that belong to the target's images: the two image folders are exchanged.
-
-    Raises:
-        InputError: the labels have the names or the shapes of the target's images, and not those of the source's.
-    """
+    """Refuse labels that belong to the target's images: the two image folders are exchanged."""
     if not all(map(_has_nifti, (source, labels, target))) or _fitting(source, labels):
         return
     if count := _fitting(target, labels):

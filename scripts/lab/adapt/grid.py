@@ -83,12 +83,7 @@ def read_headers(files: Sequence[str]) -> list[Header]:
 
 
 def choose_grid(domains: Mapping[str, Sequence[Header]], pixels: int) -> Grid:
-    """Choose the grid of a task.
-
-    Args:
-        domains: headers of each domain, by name.
-        pixels: largest side of a window.
-    """
+    """Choose the grid of a task, with windows of at most ``pixels`` a side, from the headers of each domain."""
     headers = [header for group in domains.values() for header in group]
     orientation, slice_axis, reason = _frame(headers)
     plane = [axis for axis in range(3) if axis != slice_axis]

@@ -61,14 +61,7 @@ class Segmentations:
 
 
 def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: Path, source: str) -> Segmentations:
-    """Measure label maps and compare them with plausible anatomy and with the labelled cases.
-
-    Args:
-        sets: with label maps for all of their volumes.
-        labels: of the task.
-        check: folder of the check, which measured the labelled cases.
-        source: name of the labelled domain.
-    """
+    """Measure label maps and compare them with plausible anatomy and with the labelled cases."""
     listed = [
         ListedCase(
             domain=one.name, section="segmented", name=case_name(image), image=image, label=str(path), modality=""

@@ -85,11 +85,7 @@ class Progress:
 
     @classmethod
     def read(cls, request: AdaptRequest) -> Progress:
-        """The progress of an earlier command with this output folder, or none.
-
-        Raises:
-            InputError: the folder belongs to other inputs.
-        """
+        """The progress of an earlier command with this output folder, or none; other inputs are refused."""
         progress = cls(request.out / "adapt.json")
         if progress.file.is_file():
             progress.content = json.loads(progress.file.read_text(encoding="utf-8"))

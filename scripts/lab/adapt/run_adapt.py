@@ -121,11 +121,7 @@ def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
 def _check(
     request: AdaptRequest, cases: Sequence[Any], has_task: bool, warnings: Sequence[str], lists: Sequence[str]
 ) -> None:
-    """Judge the measured cases and write the check's page.
-
-    Raises:
-        InputError: errors, unless the person goes on despite them.
-    """
+    """Judge the measured cases and write the check's page; errors end the command, unless told otherwise."""
     labels = read_task(str(request.task_file)) if has_task else TaskLabels(names={})
     findings = judge_cases(cases, labels)
     findings += find_preprocessing_faults(str(request.task_file), cases, findings) if has_task else []
@@ -219,11 +215,7 @@ def _segmentation_log(request: AdaptRequest, one: SegmentedSet) -> Path:
 
 
 def _check_schedule(request: AdaptRequest, progress: Progress, schedule: Schedule) -> None:
-    """Refuse another length than the one that was decided: a training cannot continue with it.
-
-    Raises:
-        InputError: another schedule or time.
-    """
+    """Refuse another length than the one that was decided: a training cannot continue with it."""
     if request.schedule not in (None, schedule.name) or request.time_s not in (None, progress.content.get("time_s")):
         raise InputError(
             file=request.out,

@@ -27,13 +27,7 @@ USE = Path("configs") / "segmentation"
 
 
 def plan_trainings(request: AdaptRequest, schedule: Schedule, out: Path) -> list[PlannedRun]:
-    """The trainings of a schedule, without evaluations; the last one gives the segmenter.
-
-    Args:
-        request: of the person.
-        schedule: with the length that was decided.
-        out: folder of the runs; its ``data`` are used.
-    """
+    """The trainings of a schedule, without evaluations; the last one gives the segmenter."""
     comparison = ComparisonRequest(
         str(request.task_file),
         [schedule.method],
@@ -61,17 +55,7 @@ def _shortened(run: PlannedRun, schedule: Schedule) -> PlannedRun:
 
 
 def segment(run: PlannedRun, where: Path, out: Path, log: Path) -> None:
-    """Segment volumes that have no label map yet.
-
-    Args:
-        run: the last training.
-        where: a volume, a folder or a datalist.
-        out: folder of the label maps.
-        log: file for the output.
-
-    Raises:
-        InputError: the command failed.
-    """
+    """Segment the volumes of a file, a folder or a datalist that have no label map yet, with the last training."""
     files = [USE / "inference.yaml", *run.files]
     options = ["--dataset_dir", str(where), "--output_dir", str(out), "--largest_component", "True"]
     options += ["--write_file_values", "True", "--resume", "True"]
@@ -79,17 +63,7 @@ def segment(run: PlannedRun, where: Path, out: Path, log: Path) -> None:
 
 
 def evaluate(run: PlannedRun, data: Path, out: Path, log: Path) -> None:
-    """Compare with the labels of the target's held-out cases.
-
-    Args:
-        run: the last training.
-        data: folder of the datalists.
-        out: folder of the numbers.
-        log: file for the output.
-
-    Raises:
-        InputError: the command failed.
-    """
+    """Compare with the labels of the target's held-out cases."""
     files = [USE / "inference.yaml", USE / "evaluate.yaml", *run.files]
     options = ["--dataset_dir", str(data), "--output_dir", str(out), "--largest_component", "True", "--resume", "True"]
     _run("evaluating", files, run, options, log)

@@ -55,19 +55,7 @@ def choose_task(
     grid: Grid,
     labels: Sequence[Choice],
 ) -> TaskPlan:
-    """Choose every value of a task file.
-
-    Args:
-        name: of the data.
-        domains: source and target.
-        cases: measured cases of both.
-        headers: of their volumes, by domain.
-        grid: as chosen.
-        labels: as chosen by :func:`choose_labels`.
-
-    Raises:
-        InputError: volumes of two modalities in one domain.
-    """
+    """Choose every value of a task file."""
     measured = {domain: [case for case in cases if case.domain == domain and case.shape] for domain in domains}
     modalities = {domain: _one_modality(domain, group) for domain, group in measured.items()}
     lengths = {
@@ -118,16 +106,7 @@ def choose_labels(cases: Sequence[MeasuredCase], given: str | None) -> list[Choi
 
 
 def check_intensities(file: Path, task: Mapping[str, Any], cases: Sequence[MeasuredCase]) -> None:
-    """Refuse a window in Hounsfield units for volumes that have none: source and target are exchanged.
-
-    Args:
-        file: the task file.
-        task: its content.
-        cases: measured cases of both domains.
-
-    Raises:
-        InputError: such a window.
-    """
+    """Refuse a window in Hounsfield units for volumes that have none: source and target are exchanged."""
     for side in ("source", "target"):
         domain, window = task[f"{side}_domain"], re.search(r"'a_min': (-\d+)", str(task[f"{side}_intensity"]))
         group = [case for case in cases if case.domain == domain and case.shape]
@@ -174,11 +153,7 @@ def _names(volumes: Mapping[float, Sequence[float]], given: str | None) -> dict[
 
 
 def _one_modality(domain: str, cases: Sequence[MeasuredCase]) -> str:
-    """The modality of a domain by the intensities of its volumes.
-
-    Raises:
-        InputError: no volume can be read, or they are of two modalities.
-    """
+    """The modality of a domain by the intensities of its volumes; no volume, or two modalities, are refused."""
     found = {case.name: modality_of(case.percentiles["0.5"]) for case in cases}
     kinds = sorted(set(found.values()), key=list(found.values()).count)
     if not kinds:

@@ -60,11 +60,6 @@ def parse_command(command: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 def time_training(command: Sequence[str], log: Path, **settings: Any) -> Timing:
     """Run a short training in a new process and measure it.
 
-    Args:
-        command: the training's.
-        log: file for its output.
-        settings: further settings, such as the number of iterations.
-
     Raises:
         InputError: the training ends with an error, which the real one would do, too.
     """

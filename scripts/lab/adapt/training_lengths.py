@@ -50,11 +50,7 @@ class Rules:
     timed_cases: int
 
     def schedule(self, name: str | None) -> Schedule:
-        """A schedule by its name; the default one without.
-
-        Raises:
-            InputError: an unknown name.
-        """
+        """A schedule by its name; the default one without."""
         name = name or self.default
         check_choice("--schedule", name, list(self.schedules))
         return Schedule(name=name, **self.schedules[name])
@@ -66,11 +62,7 @@ def read_rules() -> Rules:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as ``30m``, ``1h``, ``2h30m`` or ``1d``.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Seconds of a duration such as ``30m``, ``1h``, ``2h30m`` or ``1d``."""
     if not re.fullmatch(r"(\d+(\.\d+)?[mhd])+", text):
         raise SettingError("--time", repr(text), "a duration such as 30m, 1h, 2h30m or 1d", "give one")
     return sum(float(number) * SECONDS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([mhd])", text))

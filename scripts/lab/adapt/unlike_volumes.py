@@ -23,16 +23,7 @@ SLACK = 1.5
 
 
 def check_alike(images: Sequence[str], check: Path, target: str) -> None:
-    """Refuse volumes of another modality than the target's, and warn of volumes of another size.
-
-    Args:
-        images: NIfTI files.
-        check: folder of the check of the volumes that were trained on.
-        target: name of their domain.
-
-    Raises:
-        InputError: a CT for a segmenter of MR, or the other way round.
-    """
+    """Refuse volumes of another modality than those that were checked, and warn of volumes of another size."""
     content = json.loads((check / REPORT).read_text(encoding="utf-8"))
     known = [case for case in content["cases"] if case["domain"] == target and case["shape"]]
     modality = modality_of(float(np.median([case["percentiles"]["0.5"] for case in known])))

@@ -19,13 +19,9 @@ __all__ = ["run_bench"]
 
 
 def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]:
-    """Measure the speed relative to plain implementations, and print a table of ratios with their targets.
+    """Measure the speed relative to plain implementations, and print the ratios with their targets; write them as JSON.
 
     Times are medians of wall-clock seconds of one process; the variants of a section are timed in turn.
-
-    Args:
-        out: JSON file to write, or None.
-        quick: tiny networks and volumes, to test the benchmark itself.
 
     Returns:
         The content of the JSON file: ``provenance``, ``threads``, ``quick``, ``convolution_gflops`` and ``sections`` by

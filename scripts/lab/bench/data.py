@@ -16,15 +16,7 @@ __all__ = ["random_batches"]
 def random_batches(
     *, size: int, batch_size: int, num_classes: int, augmentation: BatchAugmentation, device: torch.device
 ) -> UnpairedSliceBatches:
-    """Unpaired, augmented batches of noise: ``image``, ``label`` and ``target_image``, (batch_size, 1, size, size).
-
-    Args:
-        size: height and width of a slice.
-        batch_size: slices per domain.
-        num_classes: classes of the labels, background included.
-        augmentation: of both domains.
-        device: of the slices.
-    """
+    """Unpaired, augmented batches of noise: ``image``, ``label`` and ``target_image``, (batch_size, 1, size, size)."""
     transform = _RandomVolume(size, num_classes)
     source, target = (SliceSet([{"image": name}], transform, device=device) for name in ("source", "target"))
     return UnpairedSliceBatches(source=source, target=target, batch_size=batch_size, augmentation=augmentation)

@@ -72,13 +72,7 @@ class PlainDualAlignmentStep:
 
 
 def measure_dual_alignment(device: torch.device, *, quick: bool, rounds: int) -> Measurement:
-    """Time stage 2's step, its plain form, and the drawing of a batch.
-
-    Args:
-        device: of networks and slices.
-        quick: tiny networks.
-        rounds: timed rounds.
-    """
+    """Time stage 2's step, its plain form, and the drawing of a batch."""
     size, batch_size = (64, 2) if quick else (256, 2)
     network: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 4, "feature_channels": 16} if quick else {}
     augmentation = BatchAugmentation(
@@ -121,14 +115,7 @@ def dual_alignment_steps(
     device: torch.device,
     precision: str = "auto",
 ) -> tuple[DualAlignmentTrainer, PlainDualAlignmentStep]:
-    """The trainer and the plain form, on copies of the same networks with the optimisers of the training config.
-
-    Args:
-        segmenter: S with D1 inside.
-        prediction_discriminator: D2.
-        device: of both.
-        precision: the trainer's.
-    """
+    """The trainer and the plain form, on copies of the same networks with the optimisers of the training config."""
     fast = channels_last(copy.deepcopy(segmenter).to(device))
     fast_d2 = channels_last(copy.deepcopy(prediction_discriminator).to(device))
     optimizers = _optimizers(fast, fast_d2)

@@ -15,13 +15,7 @@ __all__ = ["measure_inference"]
 
 
 def measure_inference(device: torch.device, *, quick: bool, rounds: int) -> Measurement:
-    """Time our inferer as configured, and MONAI's in eager float32 and torch's default memory layout.
-
-    Args:
-        device: of network and volume.
-        quick: a tiny network and volume.
-        rounds: timed rounds.
-    """
+    """Time our inferer as configured, and MONAI's in eager float32 and torch's default memory layout."""
     size, slices = (64, 4) if quick else (256, 16)
     settings: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 4, "feature_channels": 16} if quick else {}
     network = MaskedDeepLab(num_classes=5, **settings).eval().to(device)

@@ -32,13 +32,6 @@ def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
     """Time reading DICOM series, long, short and in JPEG 2000, and preparing CT volumes as `btcv` under `clean`.
 
     The volumes are generated; both readers are asserted to give the same voxels.
-
-    Args:
-        quick: small volumes.
-        rounds: timed rounds.
-
-    Raises:
-        ValueError: the two readers differ.
     """
     shape = (48, 48, 10) if quick else (512, 512, 120)
     with tempfile.TemporaryDirectory() as name:

@@ -22,13 +22,7 @@ __all__ = ["measure_style_transfer", "style_transfer_steps"]
 
 
 def measure_style_transfer(device: torch.device, *, quick: bool, rounds: int) -> Measurement:
-    """Time stage 1's step, the same terms one by one, CycleGAN's step, and the drawing of a batch.
-
-    Args:
-        device: of networks and slices.
-        quick: tiny networks.
-        rounds: timed rounds.
-    """
+    """Time stage 1's step, the same terms one by one, CycleGAN's step, and the drawing of a batch."""
     channels, blocks, d_channels, size, batch_size = (4, 1, 4, 32, 1) if quick else (64, 4, 64, 128, 2)
     cyclegan_blocks = 1 if quick else 9
     augmentation = BatchAugmentation(rotation_degrees=30.0, scale=0.1, translation=0.1)
@@ -89,14 +83,7 @@ def style_transfer_steps(
     device: torch.device,
     precision: str = "auto",
 ) -> tuple[StyleTransferTrainer, TermByTermStep]:
-    """The trainer and the plain form, on copies of the same networks with the optimisers of the training config.
-
-    Args:
-        generator: G.
-        discriminator: D.
-        device: of both.
-        precision: the trainer's.
-    """
+    """The trainer and the plain form, on copies of the same networks with the optimisers of the training config."""
     plain_networks = (copy.deepcopy(generator).to(device), copy.deepcopy(discriminator).to(device))
     fast_generator = channels_last(copy.deepcopy(generator).to(device))
     fast_discriminator = channels_last(copy.deepcopy(discriminator).to(device))

@@ -23,15 +23,7 @@ Masks = list[tuple[NDArray[Any], NDArray[Any]]]
 
 
 def measure_surface_distance(*, quick: bool, rounds: int) -> Measurement:
-    """Time the average symmetric surface distance of four structures, after asserting that all values agree.
-
-    Args:
-        quick: a small volume.
-        rounds: timed rounds.
-
-    Raises:
-        ValueError: two implementations differ.
-    """
+    """Time the average symmetric surface distance of four structures, after asserting that all values agree."""
     shape = (48, 48, 24) if quick else (256, 256, 128)
     masks = _masks(shape)
     predictions, truths = (torch.from_numpy(np.stack(side))[None] for side in zip(*masks, strict=True))

@@ -91,11 +91,6 @@ def round_robin(variants: Variants, *, rounds: int, device: torch.device) -> Tim
     """Time each variant once per round, so that other load on the machine affects all variants alike.
 
     Peak memory, of the device or of the process on a CPU, is measured in the warm-up round.
-
-    Args:
-        variants: the calls by name.
-        rounds: timed rounds, whose median counts.
-        device: synchronised before the clock is read.
     """
     memory: dict[str, float] = {}
     for name, call in variants.items():

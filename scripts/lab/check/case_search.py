@@ -26,9 +26,6 @@ def find_cases(where: Sequence[str]) -> list[ListedCase]:
 
     In a folder the datalists are used or, without any, the NIfTI files below it. Then each subfolder is a domain,
     unless its name starts with ``images`` or ``labels``, and folders named ``...Ts``, test or validation are sections.
-
-    Raises:
-        InputError: a path does not exist, or contains no volume.
     """
     datalists: dict[str, dict[str, Any]] = {}
     for path in where:

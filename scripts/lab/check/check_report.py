@@ -70,14 +70,7 @@ def sentence(finding: Finding) -> str:
 
 
 def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task: str | None) -> Path:
-    """Write ``check.html`` and ``check.json`` into a folder, both or neither.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
+    """Write the page ``check.html``, and ``check.json``, into a folder, both or neither."""
     limits = dataclasses.asdict(LIMITS)
     content = {
         "sources": list(sources),

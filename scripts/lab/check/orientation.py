@@ -28,13 +28,7 @@ def _layout(case: MeasuredCase) -> Layout:
 def find_misplaced_structures(
     cases: Sequence[MeasuredCase], names: Mapping[float, str], axes: Sequence[str] = AXES
 ) -> list[Finding]:
-    """Cases and domains whose structures are mirrored, rotated, exchanged or displaced compared with the others.
-
-    Args:
-        cases: all of them.
-        names: of structures, by value.
-        axes: names of the three axes.
-    """
+    """Cases and domains whose structures are mirrored, rotated, exchanged or displaced compared with the others."""
     layouts = {id(case): _layout(case) for case in cases}
     groups = by_domain(cases, lambda case: case.structures)
     findings, in_conflict = [], set()

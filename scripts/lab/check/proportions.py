@@ -62,13 +62,7 @@ class Stretch:
 
 
 def proportions_of(structures: Mapping[float, Structure], stack_axis: int, grain: float) -> Proportions:
-    """The proportions of one case.
-
-    Args:
-        structures: of the case.
-        stack_axis: the stored axis that slices are stacked along.
-        grain: of its image.
-    """
+    """The proportions of one case."""
     heights = {}
     for value, structure in structures.items():
         widths = [edge for axis, edge in enumerate(structure.spread_mm) if axis != stack_axis]

@@ -83,9 +83,6 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
 
     Returns:
         The findings, errors first.
-
-    Raises:
-        InputError: a missing path, an invalid task file, or a folder that cannot be written.
     """
     files = find_cases(where)
     labels = read_task(task) if task else _names_without_task(files)
@@ -105,17 +102,7 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
 def check_cases(
     files: Sequence[ListedCase], labels: TaskLabels | None = None, *, workers: int | None = 1, progress: bool = False
 ) -> tuple[list[MeasuredCase], list[Finding]]:
-    """Measure cases, and check each alone and in comparison with the others.
-
-    Args:
-        files: the cases.
-        labels: of the task; None for the names in the datalists.
-        workers: processes to measure with.
-        progress: show a progress bar.
-
-    Returns:
-        The cases in the same order, and the findings, errors first.
-    """
+    """Measure cases, and check each alone and against the others; ``labels`` are those of the datalists if None."""
     labels = labels or _names_without_task(files)
     cases = measure_cases(files, labels, workers=workers, progress=progress)
     return cases, judge_cases(cases, labels)
@@ -124,26 +111,14 @@ def check_cases(
 def measure_cases(
     files: Sequence[ListedCase], labels: TaskLabels, *, workers: int | None = 1, progress: bool = False
 ) -> list[MeasuredCase]:
-    """Measure and draw each case.
-
-    Args:
-        files: the cases.
-        labels: colours follow the order of its names.
-        workers: processes to measure with; None for one per core, but no more than are worth starting.
-        progress: show a progress bar.
-    """
+    """Measure and draw each case, in as many processes as are worth starting if ``workers`` is None."""
     class_of = {value: number for number, value in enumerate(labels.names, start=1)}
     measure = partial(measure_case, class_of=class_of, keeps_stored_axes=labels.keeps_stored_axes)
     return list(tqdm(_mapped(measure, files, workers), total=len(files), unit="case", disable=not progress))
 
 
 def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Finding]:
-    """Check measured cases alone and in comparison with the others; errors come first.
-
-    Args:
-        cases: of all domains.
-        labels: of the task or the datalists.
-    """
+    """Check measured cases alone and in comparison with the others; errors come first."""
     alone = {id(case): judge_case(case, labels.names, labels.known, labels.scaled_within) for case in cases}
     findings = [finding for case in cases for finding in alone[id(case)]]
     upright = [case for case in cases if all(f.kind != "label mirrored against its image" for f in alone[id(case)])]
@@ -174,11 +149,7 @@ def _by_evidence(finding: Finding, counts: Mapping[str, int]) -> Finding:
 
 
 def read_task(path: str) -> TaskLabels:
-    """Names and values of the structures in a task file.
-
-    Raises:
-        InputError: it cannot be read, has a wrong value, or names no structures.
-    """
+    """Names and values of the structures in a task file; one without them is refused."""
     content = task_files.read_task(Path(path))
     if "label_names" not in content or "label_values" not in content:
         remedy = "name one such as those in configs/tasks"

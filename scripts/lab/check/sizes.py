@@ -26,10 +26,6 @@ def find_wrong_sizes(cases: Sequence[MeasuredCase], names: Mapping[float, str]) 
     """Domains and cases with structures of implausible volume, and outliers within their domain.
 
     All are warnings: organs may be atrophic or enlarged. Cases without a spacing are skipped.
-
-    Args:
-        cases: as measured.
-        names: of structures, by value.
     """
     findings = []
     for domain, group in by_domain(cases, lambda case: case.structures and case.files.has_spacing).items():
@@ -58,10 +54,6 @@ def common_factor(case: Volumes, others: Sequence[Volumes]) -> float:
 
     It is the smaller of two estimates, from the sum of the volumes and from the median factor of the structures: one
     enlarged organ changes only the first, small atrophic organs at most the second.
-
-    Args:
-        case: its volumes.
-        others: of the same domain.
     """
     shared = [other for other in others if case.keys() <= other.keys()]
     if not case or not shared:

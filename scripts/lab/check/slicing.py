@@ -16,13 +16,7 @@ PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal", "I":
 def find_wrong_slice_axis(
     cases: Sequence[MeasuredCase], orientation: str | None, slice_axis: int | None
 ) -> list[Finding]:
-    """Domains whose volumes are stacked along another axis than the one that the task cuts slices along.
-
-    Args:
-        cases: as measured; those without a thickest axis count for nothing.
-        orientation: axes of the slices' frame; None for the stored axes.
-        slice_axis: of that frame; None if unknown.
-    """
+    """Domains whose volumes are stacked along another axis than the one that the task cuts slices along."""
     if slice_axis is None:
         return []
     stacked = by_domain(
@@ -51,10 +45,6 @@ def find_turned_volumes(cases: Sequence[MeasuredCase], orientation: str | None) 
     """Volumes along the axes of the body that are stored in several directions, where the stored axes are kept.
 
     Oblique volumes, such as short-axis hearts, count for nothing: their letters depend on a few degrees.
-
-    Args:
-        cases: as measured.
-        orientation: axes of the slices' frame; None for the stored axes.
     """
     straight = [case for case in cases if case.shape and case.oblique_degrees < LIMITS.oblique_degrees]
     kinds = Counter(f"{case.orientation} in {case.domain}" for case in straight)

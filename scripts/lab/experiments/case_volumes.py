@@ -81,16 +81,7 @@ class Cut:
         return cls(slice_axis=slice_axis, centre_mm=(centre[0], centre[1]), side_mm=side)
 
     def of(self, volume: Volume, index: int, *, is_label: bool = False) -> NDArray[Any]:
-        """One slice within the window, resampled to square pixels; outside the volume it is the slice's minimum.
-
-        Args:
-            volume: on any grid.
-            index: of the slice.
-            is_label: nearest neighbour instead of linear interpolation.
-
-        Returns:
-            (256, 256).
-        """
+        """A slice within the window as (256, 256) square pixels; outside the volume it is the slice's minimum."""
         plane = np.take(volume.voxels, index, self.slice_axis)
         edges = [edge for _, edge in _in_plane(volume, self.slice_axis)]
         offsets = ((np.arange(CUT_PIXELS) + 0.5) / CUT_PIXELS - 0.5) * self.side_mm
@@ -121,34 +112,18 @@ class ComparisonVolumes:
         self.marks = edge_marks(self.settings.get("orientation"), self.slice_axis)
 
     def held_out(self) -> dict[str, Item]:
-        """The target's held-out cases by name, with labels if all have one; its training cases if none is held out.
-
-        Raises:
-            InputError: the datalist or a volume is missing.
-        """
+        """The target's held-out cases by name, with labels if all have one; its training cases if none is held out."""
         return {case_name(item["image"]): item for item in shown_items(self.comparison.datalist("target"))}
 
     def labelled(self) -> dict[str, Item]:
-        """The source's labelled cases, training and validation, by name.
-
-        Raises:
-            InputError: the datalist or a volume is missing.
-        """
+        """The source's labelled cases, training and validation, by name."""
         path = str(self.comparison.datalist("source"))
         sections = ("training", "validation")
         items = [item for name in sections for item in read_datalist(path, name, needs_label=True, may_be_empty=True)]
         return {case_name(item["image"]): item for item in items}
 
     def image(self, path: str | Path, intensity: Intensity) -> Volume:
-        """An image as the networks see it, in [-1, 1].
-
-        Args:
-            path: NIfTI file.
-            intensity: name of the intensity transform of its domain.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
+        """An image as the networks see it, in [-1, 1], by the intensity transform of its domain."""
         volume = self._oriented(path)
         base = ConfigParser.load_config_file(str(TRAINING)) if intensity == "labelled_intensity" else self.settings
         parser = ConfigParser({"transform": base[intensity], "slice_axis": self.slice_axis})
@@ -157,31 +132,19 @@ class ComparisonVolumes:
         return Volume(voxels=np.asarray(scaled), spacing_mm=volume.spacing_mm)
 
     def truth(self, path: str | Path) -> Volume:
-        """A label map as class ids 0..K.
-
-        Raises:
-            InputError: the file cannot be read, or holds values that the task does not name.
-        """
+        """A label map as class ids 0..K."""
         volume = self._oriented(path)
         to_classes = LabelsToClassesd("label", self.settings["label_values"], self.settings["background_values"])
         classes = to_classes({"label": torch.from_numpy(volume.voxels.astype(np.int32))[None]})["label"][0]
         return Volume(voxels=np.asarray(classes), spacing_mm=volume.spacing_mm)
 
     def prediction(self, run: RunResult, case: str) -> Volume:
-        """A run's label map of a held-out case, as class ids 0..K.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
+        """A run's label map of a held-out case, as class ids 0..K."""
         volume = self._oriented(run.result_file(case, "seg"))
         return replace(volume, voxels=volume.voxels.astype(np.uint8))
 
     def mask(self, run: RunResult, case: str) -> Volume:
-        """A run's local mask of a held-out case, in [0, 1].
-
-        Raises:
-            InputError: the file cannot be read.
-        """
+        """A run's local mask of a held-out case, in [0, 1]."""
         volume = self._oriented(run.result_file(case, "mask"))
         return replace(volume, voxels=volume.voxels.astype(np.float32))
 

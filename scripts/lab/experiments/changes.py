@@ -17,15 +17,9 @@ _LONGEST = 60
 
 
 def changed_settings(run: PlannedRun) -> str:
-    """A sentence on the differences between the run's ``config.yaml`` and the current files.
+    """A sentence on the differences between a finished run's ``config.yaml`` and the current files; empty without any.
 
     Keys missing on either side are ignored, because they come and go with the code.
-
-    Args:
-        run: a finished run.
-
-    Returns:
-        The sentence; empty without differences or without readable settings.
     """
     try:
         written = read_yaml(run.folder / "config.yaml", "the settings of a run", "restore it")

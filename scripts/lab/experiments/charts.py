@@ -1,4 +1,8 @@
-"""A comparison's charts, each as PNG and SVG: Dice by method, Dice and ASD by structure, the gap, loss curves."""
+"""A comparison's charts: Dice by method, Dice and ASD by structure, the gap, loss curves.
+
+Each is written as ``<stem>.png`` and ``<stem>.svg``; the functions return the latter. A method without results is
+marked as such; nothing to draw at all raises ``InputError``.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +37,7 @@ _LINEAR_BELOW_MM = 1.0
 
 
 def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:
-    """Mean Dice of each method: every seed, mean and standard deviation; the bounds as lines.
-
-    Args:
-        summaries: one row each; a method without results is marked as such.
-        stem: path of the files, without suffix.
-
-    Returns:
-        The SVG file.
-
-    Raises:
-        InputError: no method has results, or a file cannot be written.
-    """
+    """Mean Dice of each method: every seed, mean and standard deviation; the bounds as lines."""
     _need(any(summary.dice.values for summary in summaries), stem, "no run with results")
     figure = Figure(figsize=(7.4, 0.36 * len(summaries) + 1.25), layout="constrained")
     axes = figure.add_subplot()
@@ -60,19 +53,7 @@ def dice_chart(summaries: Sequence[MethodSummary], stem: Path) -> Path:
 
 
 def structure_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], stem: Path) -> Path:
-    """Dice and average surface distance of each structure: every seed, mean and standard deviation, one panel each.
-
-    Args:
-        summaries: one row each; a method without results is marked as such.
-        label_names: structures, one column each.
-        stem: path of the files, without suffix.
-
-    Returns:
-        The SVG file.
-
-    Raises:
-        InputError: no method has results, or a file cannot be written.
-    """
+    """Dice and average surface distance of each structure: every seed, mean and standard deviation, one panel each."""
     _need(any(summary.dice.values for summary in summaries), stem, "no run with results")
     figure = Figure(figsize=(2.3 * len(label_names) + 1.2, 0.46 * len(summaries) + 1.9), layout="constrained")
     panels = figure.subplots(2, len(label_names), squeeze=False, sharex="row")
@@ -97,17 +78,6 @@ def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], st
 
     A bar starts at the mean of the lower bound; its length is the mean gain over the seeds that the method and both
     bounds have, as is the share beside it.
-
-    Args:
-        summaries: of all methods.
-        label_names: structures, one panel each.
-        stem: path of the files, without suffix.
-
-    Returns:
-        The SVG file.
-
-    Raises:
-        InputError: a bound has no results, or a file cannot be written.
     """
     known = {summary.name: summary for summary in summaries if summary.dice.values}
     _need(LOWER in known and UPPER in known, stem, f"no results of both bounds, {LOWER} and {UPPER}")
@@ -136,18 +106,7 @@ def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], st
 
 
 def loss_chart(runs: Mapping[str, Sequence[RunResult]], stem: Path) -> Path:
-    """Losses of several trainings, one panel per loss, running means; one colour per name, one line per seed.
-
-    Args:
-        runs: by name; runs without a readable log are left out.
-        stem: path of the files, without suffix.
-
-    Returns:
-        The SVG file.
-
-    Raises:
-        InputError: there is no log, or a file cannot be written.
-    """
+    """Losses of several trainings, one panel per loss, running means; one colour per name, one line per seed."""
     logs = {name: [log for run in listed if (log := _log_or_none(run))] for name, listed in runs.items()}
     logs = {name: found for name, found in logs.items() if found}
     _need(bool(logs), stem, "no training log")

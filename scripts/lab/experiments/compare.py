@@ -33,18 +33,7 @@ LOCK = ".steps.lock"
 
 
 def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
-    """Execute all runs of a comparison that are not done; several processes may work on one folder.
-
-    Args:
-        request: what to run.
-        jobs: number of parallel runs; each gets its share of the cores.
-
-    Returns:
-        Whether every run is done.
-
-    Raises:
-        InputError: a request that cannot be run, or a folder that contains another comparison.
-    """
+    """Execute all runs of a comparison that are not done, ``jobs`` at a time; return whether all are done."""
     runs = plan(request)
     make_folder(request.out)
     write_comparison(request, runs)

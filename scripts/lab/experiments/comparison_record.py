@@ -23,11 +23,7 @@ FIXED = ("task", "size", "dataset_dir", "settings")
 
 
 def write_comparison(request: ComparisonRequest, runs: Sequence[PlannedRun]) -> None:
-    """Write ``comparison.json``, with the methods and seeds of earlier requests to the same folder.
-
-    Raises:
-        InputError: the folder contains a comparison of another task, size, data set or other settings.
-    """
+    """Write ``comparison.json``, with the methods and seeds of earlier requests to the same folder."""
     path = request.out / COMPARISON
     task_file = named_file("tasks", request.task)
     task = task_settings(task_file)
@@ -70,11 +66,7 @@ def writing_alone(folder: Path) -> Iterator[None]:
 
 
 def read_comparison_record(folder: Path) -> dict[str, Any]:
-    """The content of a folder's ``comparison.json``.
-
-    Raises:
-        InputError: the file is missing or is something else.
-    """
+    """The content of a folder's ``comparison.json``."""
     path = folder / COMPARISON
     expected, remedy = f"the output folder of 'python -m scripts compare', with its {COMPARISON}", "name that folder"
     content = read_json(path, expected=expected, remedy=remedy)

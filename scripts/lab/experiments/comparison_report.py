@@ -43,19 +43,10 @@ _T = TypeVar("_T")
 
 
 def write_comparison_report(folder: Path) -> Path:
-    """Write ``report.html``, ``table.md``, ``table.csv``, ``mask.json`` and ``plots/`` into the folder.
+    """Write the page ``report.html``, ``table.md``, ``table.csv``, ``mask.json`` and ``plots/`` of a comparison.
 
     What is not available yet is left out, with the reason on the page. The results of ``--evaluate_snapshots`` are
     shown if they exist.
-
-    Args:
-        folder: output folder of ``python -m scripts compare``.
-
-    Returns:
-        The page.
-
-    Raises:
-        InputError: the folder contains no comparison, or cannot be written.
     """
     comparison = read_comparison(folder)
     with writing_alone(make_folder(folder)):

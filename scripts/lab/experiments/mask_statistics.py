@@ -24,11 +24,7 @@ _Array = NDArray[Any]
 
 
 def mask_numbers(comparison: Comparison) -> dict[str, Any]:
-    """The content of ``mask.json``: by method the mean ``correlation``, and that of all ``cases`` and seeds.
-
-    Raises:
-        InputError: there are no masks, no labels or no unadapted model, or a volume cannot be read.
-    """
+    """The content of ``mask.json``: by method the mean ``correlation``, and that of all ``cases`` and seeds."""
     volumes = ComparisonVolumes(comparison)
     items = {case: item for case, item in volumes.held_out().items() if "label" in item}
     lower = comparison.method(LOWER)

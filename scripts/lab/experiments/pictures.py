@@ -1,4 +1,7 @@
-"""A comparison's pictures: translations, segmentations, and local masks beside errors."""
+"""A comparison's pictures: translations, segmentations, and local masks beside errors.
+
+Each function writes a PNG file and returns its caption; nothing to draw raises ``InputError``.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,7 @@ MOST_SOURCE_CASES = 4
 
 
 def translation_picture(comparison: Comparison, path: Path) -> str:
-    """The same source slices translated by each translator (Fig. 7 of the paper), beside a slice of the target.
-
-    Args:
-        comparison: its results.
-        path: PNG file to write.
-
-    Returns:
-        The caption.
-
-    Raises:
-        InputError: nothing is translated, or a volume cannot be read.
-    """
+    """The same source slices translated by each translator (Fig. 7 of the paper), beside a slice of the target."""
     volumes = ComparisonVolumes(comparison)
     folders = {translator.name: _translated_files(translator) for translator in _one_seed(comparison)}
     folders = {name: files for name, files in folders.items() if files}
@@ -75,18 +67,7 @@ def translation_picture(comparison: Comparison, path: Path) -> str:
 
 
 def segmentation_picture(comparison: Comparison, path: Path) -> str:
-    """Slices of two held-out cases: image, truth if there is one, and each method (Fig. 4 and 5 of the paper).
-
-    Args:
-        comparison: its results.
-        path: PNG file to write.
-
-    Returns:
-        The caption.
-
-    Raises:
-        InputError: there is no result, or a volume cannot be read.
-    """
+    """Slices of two held-out cases: image, truth if there is one, and each method (Fig. 4 and 5 of the paper)."""
     volumes = ComparisonVolumes(comparison)
     items = volumes.held_out()
     cases, caption = shown_cases(comparison, items)
@@ -117,18 +98,7 @@ def segmentation_picture(comparison: Comparison, path: Path) -> str:
 
 
 def mask_picture(comparison: Comparison, path: Path) -> str:
-    """Slices with the truth, prediction and errors of the unadapted model, and local masks (Fig. 6 of the paper).
-
-    Args:
-        comparison: its results.
-        path: PNG file to write.
-
-    Returns:
-        The caption.
-
-    Raises:
-        InputError: a part is missing, or a volume cannot be read.
-    """
+    """Slices with the truth, prediction and errors of the unadapted model, and local masks (Fig. 6 of the paper)."""
     volumes = ComparisonVolumes(comparison)
     items = volumes.held_out()
     cases, caption = shown_cases(comparison, items)
@@ -165,9 +135,6 @@ def shown_cases(comparison: Comparison, items: Mapping[str, Item]) -> tuple[dict
 
     They are the median (the better of two) and the worst case of the reference, or of the first method that is not a
     bound. Without an evaluation they are the first and the last case.
-
-    Raises:
-        InputError: no run is done.
     """
     ranked_methods = sorted(comparison.methods, key=lambda m: (m.name != REFERENCE, m.name in (LOWER, UPPER)))
     method = next((method for method in ranked_methods if method.evaluated), None)

@@ -119,11 +119,7 @@ class PlannedRun:
 
 
 def plan(request: ComparisonRequest) -> list[PlannedRun]:
-    """All runs of a comparison, by seed; a run comes after the runs that it needs.
-
-    Raises:
-        InputError: an unknown task, method, translator or size.
-    """
+    """All runs of a comparison, by seed; a run comes after the runs that it needs."""
     task = named_file("tasks", request.task)
     sized = task_settings(task) if request.data_set is None else {"dataset_name": request.data_set}
     planner = _Planner(request, task, size_files(request.size, sized))
@@ -143,11 +139,7 @@ def plan(request: ComparisonRequest) -> list[PlannedRun]:
 
 
 def named_file(kind: str, name: str) -> Path:
-    """The file of ``configs/<kind>`` with that name, or the path itself.
-
-    Raises:
-        InputError: the file does not exist.
-    """
+    """The file of ``configs/<kind>`` with that name, or the path itself."""
     path = Path(name) if name.endswith(".yaml") else CONFIGS / kind / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (CONFIGS / kind).glob("*.yaml")))
@@ -158,11 +150,7 @@ def named_file(kind: str, name: str) -> Path:
 
 
 def task_settings(task: Path) -> dict[str, Any]:
-    """The keys of a task file, checked before data are read or trainings started.
-
-    Raises:
-        InputError: it cannot be read, has a wrong value, or lacks a key for which the base config has another data set.
-    """
+    """The keys of a task file, checked before data are read or trainings started."""
     values = read_task(task)
     if missing := [key for key in REQUIRED if key not in values]:
         remedy = "add what is missing; configs/tasks has examples"
@@ -174,9 +162,6 @@ def size_files(size: str, task: Mapping[str, Any]) -> Size:
     """The part of a size for a task's data set: config files by role, and the size of a generated phantom.
 
     A data set without an entry of its own gets the files of ``other``.
-
-    Raises:
-        InputError: the size does not exist, or not for this data set.
     """
     sizes = read_yaml(SIZES, "the sizes of comparisons", "correct it")
     known = {name: sets.get(task["dataset_name"], sets.get("other")) for name, sets in sizes.items()}
@@ -200,11 +185,7 @@ def has_labels(datalist: Path) -> bool:
 
 
 def shown_items(datalist: Path) -> list[Item]:
-    """The target's cases that results are for: the held-out ones, with labels if all have one, else the training cases.
-
-    Raises:
-        InputError: the datalist or a volume is missing.
-    """
+    """The target's cases that results are for: held-out ones, with labels if all have one, else training cases."""
     needs_label = has_labels(datalist)
     held_out = read_datalist(str(datalist), "validation", needs_label=needs_label, may_be_empty=True)
     return held_out or read_datalist(str(datalist), "training")
@@ -333,12 +314,7 @@ def _trained_domains(weights: Path) -> list[str]:
 
 
 def network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str]:
-    """Options for the settings of a trained network, and those it recommends, that differ from the config that uses it.
-
-    Args:
-        trained: merged config of the training.
-        use: files of the config that uses the network.
-    """
+    """Options for what a training's config sets or recommends otherwise than the files that use its network."""
     used = _merged(use)
     metadata = trained["weights_metadata"]
     keys = [*metadata["network"], *metadata.get("inference", {})]
@@ -368,14 +344,7 @@ def _merged(files: Iterable[Path], typed: Mapping[str, Any] | None = None) -> di
 
 
 def bundle_command(run_id: str, files: Sequence[Path], root: Path, *options: str) -> list[str]:
-    """Arguments for Python that run a bundle's config.
-
-    Args:
-        run_id: such as ``training``.
-        files: config files, merged in order.
-        root: folder of the run.
-        options: further words of the command line.
-    """
+    """Arguments for Python that run a bundle's config."""
     listed = "[" + ",".join(repr(str(file)) for file in files) + "]"
     words = ["--bundle_root", str(root), *options]
     quoted = [_path_word(option, word) for option, word in zip(["", *words], words, strict=False)]

@@ -173,11 +173,7 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """Read ``comparison.json`` and the record and evaluation of each run.
-
-    Raises:
-        InputError: the folder contains no comparison.
-    """
+    """Read ``comparison.json`` and the record and evaluation of each run."""
     content = read_comparison_record(folder)
     methods, translators = _runs(folder / "methods", content["label_names"]), _runs(folder / "translators", [])
     names = dict.fromkeys([*content["methods"], *(run.name for run in methods)])
@@ -231,12 +227,7 @@ def _read_run(record: RunRecord, label_names: Iterable[str]) -> RunResult:
 
 
 def _summary(folder: Path, label_names: Iterable[str]) -> dict[str, Any]:
-    """The summary of an evaluation.
-
-    Raises:
-        OSError: there is none.
-        ValueError: it cannot be read, or lacks a structure.
-    """
+    """The summary of an evaluation."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     if missing := [name for name in label_names if name not in summary["structures"]]:
         raise ValueError(f"{folder.name}/summary.json has no structure '{missing[0]}'")

@@ -71,14 +71,7 @@ class RunRecord:
         self._write(head | {"steps": {name: started.get(name, step) for name, step in planned.items()}})
 
     def execute(self, run: PlannedRun, *, environment: Mapping[str, str], shown: Shown, progress: str) -> None:
-        """Execute the steps that are not done, until one fails.
-
-        Args:
-            run: the run, which is registered.
-            environment: additional environment variables.
-            shown: what of the steps' output goes to the screen.
-            progress: printed before each step.
-        """
+        """Execute the steps that are not done, until one fails."""
         self._write({"failure": None})
         for step in run.steps:
             entry = self.content["steps"][step.name]

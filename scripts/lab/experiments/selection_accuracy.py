@@ -76,14 +76,7 @@ class RuleAccuracy:
 
 
 def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]]:
-    """Evaluate the remaining snapshots, and compare every score with the result.
-
-    Args:
-        folder: a comparison's, or any folder that contains runs of the segmentation bundle with snapshots.
-
-    Raises:
-        InputError: there is no run with snapshots, or one of its files is missing.
-    """
+    """Evaluate the remaining snapshots, and compare every score with the result."""
     runs = [
         ScoredRun(name=name, folder=run, scores=read_scores(_table(run)), oracle_dice=evaluate_snapshots(run))
         for run, name in find_runs(folder).items()
@@ -95,9 +88,6 @@ def find_runs(folder: Path) -> dict[Path, str]:
     """The runs with snapshots in a folder, and their names: method and seed for a comparison's runs.
 
     Runs trained with the target's labels are omitted: the labelled Dice of ``supervised`` is the true Dice.
-
-    Raises:
-        InputError: there is none.
     """
     names: dict[Path, str] = {}
     for record in folder.rglob(COMPARISON):
@@ -116,9 +106,6 @@ def evaluate_snapshots(run: Path) -> dict[int, float]:
     """True mean Dice (percent) of the snapshots of a run, as ``run evaluating`` measures it.
 
     The results are cached in ``oracle/epoch_NNN.json`` of the run's folder and renewed for newer snapshots.
-
-    Raises:
-        InputError: a snapshot or the run's settings are missing.
     """
     with exclusive(run / "oracle"):
         return {epoch: _oracle_dice(run, epoch) for epoch in read_scores(_table(run))}

@@ -66,11 +66,7 @@ def accuracy_table(rules: Sequence[RuleAccuracy]) -> Table:
 
 
 def score_figure(runs: Sequence[ScoredRun], path: Path) -> None:
-    """Draw true Dice against each score, one panel per score that was measured, one mark per run; rings: the choices.
-
-    Raises:
-        InputError: the picture cannot be written.
-    """
+    """Draw true Dice against each measured score, one panel per score, one mark per run; rings: the choices."""
     columns = 3
     measured = [name for name in SCORES if any(run.has(name) for run in runs)]
     rows = math.ceil(len(measured) / columns)

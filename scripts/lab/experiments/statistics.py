@@ -76,17 +76,9 @@ class PairedTest:
 
 
 def gap_closed_percent(value: float | None, lower: float | None, upper: float | None) -> float | None:
-    """The share of the gap between the bounds that a method closes, in %.
+    """The share of the gap between the bounds that a method closes, in %; None without a number or a gap.
 
     Below 0 the method is worse than the lower bound, above 100 better than the upper bound.
-
-    Args:
-        value: the method's Dice.
-        lower: Dice without adaptation.
-        upper: Dice of supervised training.
-
-    Returns:
-        ``100 (value - lower) / (upper - lower)``, or None if a number is missing or there is no gap.
     """
     if value is None or lower is None or upper is None or upper <= lower:
         return None
@@ -94,13 +86,7 @@ def gap_closed_percent(value: float | None, lower: float | None, upper: float | 
 
 
 def gap_closed(method: Mapping[int, float], lower: Mapping[int, float], upper: Mapping[int, float]) -> GapClosed:
-    """The gap that a method closes, computed per seed, so that effects of the seed on all three cancel.
-
-    Args:
-        method: Dice in % by seed.
-        lower: the same without adaptation.
-        upper: the same of supervised training.
-    """
+    """The gap that a method closes, from Dice in % by seed: per seed, so that its effects on all three cancel."""
     seeds = sorted(method.keys() & lower.keys() & upper.keys())
     return GapClosed(
         seeds=tuple(seeds),

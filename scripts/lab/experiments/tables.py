@@ -76,13 +76,7 @@ def time_table(comparison: Comparison) -> Table:
 
 
 def table_markdown(comparison: Comparison, tables: Iterable[Table], selection: Sequence[Path] = ()) -> str:
-    """The content of ``table.md``: tables, unfinished runs and commands.
-
-    Args:
-        comparison: all results.
-        tables: in the order to show.
-        selection: the files written by ``report --evaluate_snapshots``, if any.
-    """
+    """The content of ``table.md``: tables, unfinished runs and commands."""
     content = comparison.content
     parts = [f"# {content['task']}: {comparison.direction}, size {content['size']}"]
     parts += [_provenance(content.get("provenance", {})), *(table.as_markdown_section() for table in tables)]

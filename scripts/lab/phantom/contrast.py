@@ -97,15 +97,7 @@ class Painting:
 def paint(
     layers: Iterable[Layer], grid: Grid, values: dict[Tissue, Contrast], rng: np.random.Generator, backdrop: Array
 ) -> Painting:
-    """Paint the layers over the backdrop; a voxel a surface passes through takes a share of either side.
-
-    Args:
-        layers: structures in painting order.
-        grid: their grid.
-        values: the modality's tissues.
-        rng: draws this case's tissue means.
-        backdrop: surroundings of the body on the whole grid; overwritten in place.
-    """
+    """Paint the layers over the backdrop; a voxel a surface passes through takes a share of either side."""
     means = {tissue: rng.normal(value.mean, value.between) for tissue, value in values.items()}
     image, texture = backdrop, np.zeros(grid.shape, np.float32)
     labels, body = np.zeros(grid.shape, np.int16), np.zeros(grid.shape, bool)
@@ -125,18 +117,7 @@ def paint(
 def ct_image(
     layers: Iterable[Layer], grid: Grid, affine: Array, back_mm: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """A contrast-enhanced CT and its labels: texture, the reconstruction's blur, beam noise, table.
-
-    Args:
-        layers: structures in painting order.
-        grid: their grid.
-        affine: voxel to world matrix (4, 4), mm.
-        back_mm: world y of the back's lowest point.
-        rng: random generator of the case.
-
-    Returns:
-        Image in Hounsfield units and label values, both int16 (h, w, d).
-    """
+    """A contrast-enhanced CT in HU and its labels, int16: texture, the reconstruction's blur, beam noise, table."""
     picture = paint(layers, grid, CT_VALUES, rng, _table(affine, grid.shape, back_mm))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image = picture.image + picture.texture * _texture(grid.shape, spacing, rng)
@@ -152,17 +133,7 @@ def ct_image(
 def mr_image(
     layers: Iterable[Layer], grid: Grid, affine: Array, rng: np.random.Generator
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """A bSSFP MR and its labels: texture, thick slices' blur, coil bias field, breathing ghost, Rician noise.
-
-    Args:
-        layers: structures in painting order.
-        grid: their grid.
-        affine: voxel to world matrix (4, 4), mm.
-        rng: random generator of the case.
-
-    Returns:
-        Image in arbitrary units and label values, both int16 (h, w, d).
-    """
+    """A bSSFP MR and its labels, int16: texture, thick slices' blur, coil bias, breathing ghost, Rician noise."""
     picture = paint(layers, grid, MR_VALUES, rng, np.zeros(grid.shape, np.float32))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image = picture.image + picture.texture * _texture(grid.shape, spacing, rng)

@@ -71,13 +71,7 @@ def write_phantom(out: Path, *, cases: int = 10, seed: int = 0, progress: bool =
 
 
 def make_case(modality: str, index: int, *, seed: int = 0) -> PhantomCase:
-    """Compute one volume.
-
-    Args:
-        modality: ``"ct"`` or ``"mr"``.
-        index: number of the case, from 0.
-        seed: of the data set.
-    """
+    """Compute the volume of case ``index``, from 0, of modality ``ct`` or ``mr``."""
     sequence = np.random.SeedSequence((seed, MODALITIES.index(modality), index))
     person, scan, noise = (np.random.default_rng(child) for child in sequence.spawn(3))
     subject, deformation = Subject.draw(person), Deformation.draw(person)
@@ -142,15 +136,7 @@ def _mr_grid(
 def _grid(
     code: str, spacing: tuple[float, ...], counts: tuple[int, ...], center: Array, tilt: Array
 ) -> tuple[Array, tuple[int, int, int]]:
-    """Affine and shape of a grid with the given axis code about a world point.
-
-    Args:
-        code: file axes, for instance ``LPS``.
-        spacing: mm along left-right, back-front, foot-head.
-        counts: voxels along them.
-        center: world point in the middle of the grid, mm.
-        tilt: rotation of the stack (3, 3).
-    """
+    """Affine and shape of a grid with the given axis code about a world point."""
     axes = [next(axis for axis, pair in enumerate(("LR", "PA", "IS")) if letter in pair) for letter in code]
     signs = [1 if letter in "RAS" else -1 for letter in code]
     shape = (counts[axes[0]], counts[axes[1]], counts[axes[2]])

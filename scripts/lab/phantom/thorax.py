@@ -214,16 +214,7 @@ def branches(
     length: float,
     depth: int,
 ) -> list[Segment]:
-    """A vessel that forks ``depth`` times, thinner and shorter each time.
-
-    Args:
-        rng: where its chances come from.
-        start: first point, body coordinates in mm.
-        course: direction it sets out in, any length.
-        radius: of the first piece, mm.
-        length: of the first piece, mm.
-        depth: number of generations.
-    """
+    """A vessel that forks ``depth`` times, thinner and shorter each time; all in body coordinates in mm."""
     course = np.asarray(course, dtype=float)
     course = course / np.linalg.norm(course)
     end = np.asarray(start, dtype=float) + course * length * rng.uniform(0.8, 1.2)

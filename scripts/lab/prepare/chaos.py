@@ -32,11 +32,7 @@ class ChaosTree:
         self.series = {domain: re.compile(rf"(?:^|.*/){pattern}") for domain, pattern in series.items()}
 
     def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
-        """The cases below ``source``, sorted by domain and id.
-
-        Raises:
-            InputError: no such folders, or two of one domain and id.
-        """
+        """The cases below ``source``, sorted by domain and id."""
         source = source.absolute()
         found: dict[tuple[str, int], Path] = {}
         for folder in sorted({file.parent for file in visible_files(source)}):

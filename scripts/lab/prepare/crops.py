@@ -27,11 +27,7 @@ class CropAroundLabeld(MapTransform):
         self.label_key, self.size = label_key, tuple(size)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Crop each key.
-
-        Raises:
-            InputError: nothing is labelled.
-        """
+        """Crop each key; a case without a labelled voxel is refused."""
         cropped = dict(data)
         labelled = torch.as_tensor(data[self.label_key])[0].nonzero()
         if not len(labelled):

@@ -33,11 +33,7 @@ class StoredSeries:
     left_out: tuple[str, ...]
 
     def check_copies(self) -> None:
-        """Refuse two slices with the same SOPInstanceUID that differ in pixels or geometry.
-
-        Raises:
-            InputError: such a pair, or a copy that cannot be read.
-        """
+        """Refuse two slices with the same SOPInstanceUID that differ in pixels or geometry."""
         for copy, original in self.copies.items():
             if copy.read_bytes() != original.read_bytes() and not read_slice(copy).equals(read_slice(original)):
                 raise InputError(

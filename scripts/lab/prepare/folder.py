@@ -23,11 +23,7 @@ class PlainFolders:
     """A folder of images of one domain and an optional folder of label maps, paired by case name."""
 
     def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
-        """The cases of the images' folder; the last ones in natural order become the validation list.
-
-        Raises:
-            InputError: no image, images of both kinds, or an image without its label where labels are given.
-        """
+        """The cases of the images' folder; the last ones in natural order become the validation list."""
         domain = options.domain
         if domain is None:
             found, expected = "no name of the domain", "a name such as mr or ct"

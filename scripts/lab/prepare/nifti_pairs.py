@@ -28,16 +28,7 @@ _Grid = tuple[tuple[int, ...], np.ndarray]
 
 
 def read_pair(image: Path, label: Path | None, *, trust_image: bool = False) -> Reading:
-    """An image and its label map, on one grid.
-
-    Args:
-        image: file of the image.
-        label: file of the label map, or None.
-        trust_image: as for :func:`add_label`.
-
-    Raises:
-        InputError: a file cannot be read, holds NaN, infinite or constant values, or the two lie on different grids.
-    """
+    """An image and its label map, if there is one, on one grid."""
     volume = read_nifti(image)
     check_values(volume.voxels, str(image), is_label=False)
     notes = _notes(volume, image)
@@ -54,9 +45,6 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
         image: its file or folder, for the error.
         label: file of the label map.
         trust_image: use the image's affine if only the label's affine differs.
-
-    Raises:
-        InputError: the label map cannot be read or lies on another grid.
     """
     volume = read_nifti(label)
     voxels, affine, notes = volume.voxels, volume.affine, [*_notes(volume, label)]
@@ -87,9 +75,6 @@ def write_nifti(
 
     Returns:
         The file's size in bytes.
-
-    Raises:
-        InputError: it cannot be written.
     """
     if same_as is not None:
         with atomic_path(path) as temporary:

@@ -47,12 +47,7 @@ class NiftiTree:
         self.ids = ids
 
     def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
-        """The cases below ``source``, sorted by domain and id.
-
-        Raises:
-            InputError: no file has a name of the release, two files have one id, an id is not in the release, or a
-                label has no image.
-        """
+        """The cases below ``source``, sorted by domain and id."""
         files: dict[tuple[str, int, bool], Path] = {}
         for path in filter(is_nifti, visible_files(source)):
             key = self._key(path)

@@ -59,11 +59,7 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
 
 
 def read_reports(out: Path) -> dict[str, Any]:
-    """The reports of earlier calls, by data set.
-
-    Raises:
-        InputError: the file is no such report.
-    """
+    """The reports of earlier calls, by data set."""
     path = out / REPORT
     try:
         reports = json.loads(path.read_text(encoding="utf-8"))

@@ -16,16 +16,7 @@ __all__ = ["check_files", "check_owner", "check_places"]
 
 
 def check_places(out: Path, domains: Sequence[str], read: Sequence[Path | None]) -> None:
-    """Refuse an output folder inside a source folder, or one that contains it.
-
-    Args:
-        out: folder of the datalists.
-        domains: folders below it for volumes.
-        read: source folders, such as the download and the labels; None is skipped.
-
-    Raises:
-        InputError: a source folder would be written into.
-    """
+    """Refuse an output folder inside a source folder, or one that contains it."""
     for folder in (path for path in read if path is not None):
         source = folder.resolve()
         for place in [out, *(out / domain for domain in domains)]:
@@ -35,16 +26,7 @@ def check_places(out: Path, domains: Sequence[str], read: Sequence[Path | None])
 
 
 def check_files(out: Path, cases: Sequence[SourceCase], read: Sequence[str | None]) -> None:
-    """Refuse to overwrite a source file, links resolved.
-
-    Args:
-        out: folder of the datalists.
-        cases: all cases to prepare.
-        read: further source files, such as a YAML file of label values; None and other values are skipped.
-
-    Raises:
-        InputError: an output is a source file.
-    """
+    """Refuse to overwrite a source file, links resolved."""
     sources = {os.path.realpath(path): path for case in cases for path in case.sources}
     sources |= {os.path.realpath(path): Path(path) for path in read if path}
     outputs = [out / REPORT, *(out / f"{domain}.json" for domain in {case.domain for case in cases})]
@@ -56,11 +38,7 @@ def check_files(out: Path, cases: Sequence[SourceCase], read: Sequence[str | Non
 
 
 def check_owner(out: Path, domains: Sequence[str], dataset: str) -> None:
-    """Refuse to overwrite a datalist of another data set.
-
-    Raises:
-        InputError: there is one.
-    """
+    """Refuse to overwrite a datalist of another data set."""
     for domain in domains:
         path = out / f"{domain}.json"
         if not path.exists():

@@ -30,17 +30,7 @@ def build_steps(steps: Sequence[Mapping[str, Any]]) -> Any:
 def check_protocol(
     file: Path, content: Mapping[str, Any], domains_of: Mapping[str, Collection[str]], tasks: Collection[str]
 ) -> None:
-    """Validate the content of a protocol file.
-
-    Args:
-        file: for errors.
-        content: as read.
-        domains_of: data set -> names of its domains.
-        tasks: names of the existing task files.
-
-    Raises:
-        InputError: an unknown or missing key, or a value of the wrong type.
-    """
+    """Validate every key, list and transform of a protocol file."""
     check = _Check(file)
     check.keys("the file", content, required=("protocol", "about", "metric", "datasets"))
     for key in ("protocol", "about"):

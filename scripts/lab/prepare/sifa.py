@@ -42,11 +42,7 @@ class SifaFiles:
         self.affine[:3, 3] = 0.0
 
     def find(self, source: Path, options: SearchOptions) -> list[SourceCase]:
-        """Stacks of training and validation slices, and test volumes.
-
-        Raises:
-            InputError: no such files, or a path without a modality.
-        """
+        """Stacks of training and validation slices, and test volumes."""
         groups: dict[tuple[str, str], list[Path]] = {}
         volumes: list[tuple[str, Path]] = []
         for path in visible_files(source):
@@ -114,17 +110,7 @@ class SifaFiles:
 
 
 def read_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label of a tfrecord's slice: the middle one of its three.
-
-    Args:
-        path: a file with one record.
-
-    Returns:
-        Image and label, (H, W) float32 each.
-
-    Raises:
-        InputError: a truncated file, another kind of record, or less data than its sizes require.
-    """
+    """Image and label, (H, W) float32, of a tfrecord's slice: the middle one of its three."""
     records = list(read_records(path))
     try:
         (record,) = records

@@ -53,11 +53,7 @@ def read_records(path: Path) -> Iterator[memoryview]:
 
 
 def parse_example(payload: memoryview) -> dict[str, Feature]:
-    """The features of a ``tf.train.Example`` by name: bytes, int64s (with their sign) or floats.
-
-    Raises:
-        ValueError: not such a message.
-    """
+    """The features of a ``tf.train.Example`` by name: bytes, int64s (with their sign) or floats."""
     features: dict[str, Feature] = {}
     for _, message in _fields(payload, number=1):  # Example.features
         for _, entry in _fields(message, number=1):  # Features.feature, a map

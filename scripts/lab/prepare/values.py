@@ -43,9 +43,6 @@ class ValueMap:
 
         Returns:
             The label map in the smallest type that holds its values, voxels per value, and notes.
-
-        Raises:
-            InputError: an unknown value, or one that is no whole number.
         """
         whole = _whole_numbers(label, file)
         found = count_values(whole)
@@ -104,11 +101,7 @@ class ValueRange:
     within: tuple[float, float] | None = None
 
     def check(self, image: np.ndarray, file: Path) -> None:
-        """Check an image.
-
-        Raises:
-            InputError: the values have another unit.
-        """
+        """Refuse an image whose values have another unit."""
         lowest, highest = float(image.min()), float(image.max())
         narrow = self.reaches is not None and (lowest > self.reaches[0] or highest < self.reaches[1])
         wide = self.within is not None and (lowest < self.within[0] or highest > self.within[1])
