@@ -13,6 +13,8 @@ SEGMENTATION_WEIGHTS ?=
 # For `make gpu`: of configs/comparison.yaml, and a folder of datalists instead of the generated phantom.
 SIZE ?= full
 DATASET_DIR ?=
+# For `make results` and `make results-check`: a folder with the evaluations that docs/results names.
+RUNS ?=
 
 # cpu: the build of torch without gigabytes of CUDA. The default where Linux has no driver of a GPU; TORCH=default takes PyPI's.
 TORCH ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi rocm-smi >/dev/null || echo cpu)
@@ -24,7 +26,7 @@ RUN := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench gpu faults pack clean
+.PHONY: help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench results results-check gpu faults pack clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -62,6 +64,12 @@ format: .venv/installed-dev ## Format the code and apply ruff's fixes
 
 bench: .venv/installed-dev ## Measure the speed of each optimised part against its plain form
 	$(RUN) -m scripts bench
+
+results: .venv/installed ## Write the numbers of README and docs/results.md from docs/results; RUNS=FOLDER fills empty cells
+	$(RUN) -m scripts results $(if $(RUNS),--runs "$(RUNS)")
+
+results-check: .venv/installed ## Fail where README, docs/results.md, docs/results and, if given, the runs in RUNS disagree
+	$(RUN) -m scripts results --check $(if $(RUNS),--runs "$(RUNS)")
 
 gpu: $(if $(filter .venv/bin/python,$(RUN)),.venv/installed-dev) ## On a GPU: its tests, the benchmark and the recommended recipe for TASK at full SIZE; in runs/gpu
 	$(RUN) -m pytest --no-cov -m gpu

@@ -76,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_compare(commands)
 
+    results = commands.add_parser(
+        "results", help="write the numbers of README.md and docs/results.md from docs/results"
+    )
+    results.add_argument("--check", action="store_true", help="write nothing; fail if a number differs")
+    results.add_argument(
+        "--runs", type=Path, help="folder of the runs: compare docs/results with them, fill empty cells"
+    )
+    results.set_defaults(run=_results)
+
     faults = commands.add_parser("faults", help="inject faults into files, settings and trainings, and count results")
     faults.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
     faults.add_argument("--seed", type=int, default=0)
@@ -326,6 +335,13 @@ def _compare(options: argparse.Namespace) -> None:
     print(f"Report: {write_comparison_report(options.out)}")
     if not complete:
         raise SystemExit(1)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from scripts.lab.experiments.published_pages import update_pages
+
+    if found := update_pages(check=options.check, runs=options.runs):
+        raise SystemExit("\n".join(found))
 
 
 def _report(options: argparse.Namespace) -> None:
