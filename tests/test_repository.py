@@ -28,6 +28,7 @@ LAB_LIBRARIES = {"medpy", "SimpleITK", "jinja2", "markupsafe"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 TARGETS = "help install install-dev demo test test-fast test-deploy test-monai-deploy lint format bench pack clean"
+TARGETS += " results results-check"
 
 
 def name_of(path: Path) -> str:

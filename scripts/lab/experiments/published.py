@@ -150,7 +150,7 @@ def _shown(text: str) -> str:
 
 
 def _measured(evaluation: Path, column: str) -> str:
-    """A structure's number in an evaluation's summary, or the mean over the structures; empty if there is none."""
+    """A structure's number in an evaluation's summary, or the mean over them; empty for all other columns."""
     base, measure = column.removesuffix(" ASD"), "asd_mm" if column.endswith(" ASD") else "dice_percent"
     for end, other in OTHER_EVALUATIONS.items():
         if base.endswith(end):
@@ -161,4 +161,5 @@ def _measured(evaluation: Path, column: str) -> str:
     summary = json.loads(file.read_text(encoding="utf-8"))
     if base == MEAN:
         return f"{summary['mean_over_structures'][measure]:.4f}"
-    return f"{summary['structures'][base][measure]['mean']:.4f}"
+    structure = summary["structures"].get(base)
+    return f"{structure[measure]['mean']:.4f}" if structure else ""
