@@ -75,15 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     _add_compare(commands)
-
-    results = commands.add_parser(
-        "results", help="write the numbers of README.md and docs/results.md from docs/results"
-    )
-    results.add_argument("--check", action="store_true", help="write nothing; fail if a number differs")
-    results.add_argument(
-        "--runs", type=Path, help="folder of the runs: compare docs/results with them, fill empty cells"
-    )
-    results.set_defaults(run=_results)
+    _add_results(commands)
 
     faults = commands.add_parser("faults", help="inject faults into files, settings and trainings, and count results")
     faults.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
@@ -186,6 +178,17 @@ def _add_compare(commands: Any) -> None:
         "may be any that contains runs trained with configs/selection/snapshots.yaml",
     )
     report.set_defaults(run=_report)
+
+
+def _add_results(commands: Any) -> None:
+    results = commands.add_parser(
+        "results", help="write the numbers of README.md and docs/results.md from docs/results"
+    )
+    results.add_argument("--check", action="store_true", help="write nothing; fail if a number differs")
+    results.add_argument(
+        "--runs", type=Path, help="folder of the runs: compare docs/results with them, fill empty cells"
+    )
+    results.set_defaults(run=_results)
 
 
 def _numbers(text: str) -> list[int]:
