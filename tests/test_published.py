@@ -158,12 +158,16 @@ def test_a_run_that_differs_is_named_and_kept(project: Path, tmp_path: Path) -> 
 
 
 def test_empty_cells_are_filled_from_the_run(project: Path, tmp_path: Path) -> None:
+    """Also a row that ends with its title: the mean of 80, 90 and 94 is 88."""
+    with (project / "docs" / "results" / "hearts.csv").open("a") as file:
+        file.write("b,2,three/eval,abc,seed 2\n")
     write_summary(tmp_path / "runs" / "two" / "eval", liver=70.0, mean=90.0)
+    write_summary(tmp_path / "runs" / "three" / "eval", liver=75.0, mean=94.0)
     assert update_pages(project, runs=tmp_path / "runs") == []
     table = read_tables(project / "docs" / "results")["hearts"]
     assert table.rows[2]["liver"] == "70.0000"
     assert table.value("b", "liver") == "75.0"
-    assert "| **b** | 75.0 ± 7.1 (1.5) | 85.0 ± 7.1 |" in (project / "docs" / "results.md").read_text()
+    assert "| **b** | 75.0 ± 5.0 (1.7) | 88.0 ± 7.2 | " in (project / "docs" / "results.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,7 @@ def test_names_that_do_not_exist_are_refused(project: Path, text: str, found: st
     ("content", "found"),
     [
         ("method,Dice\na,1\n", "not a table of results"),
-        (LUNGS + "b,1,,,title\n", "line 3: too few or too many cells"),
+        (HEARTS + "b,2,,,title,70.0\n", "line 5: too few or too many cells"),
         (LUNGS + "b,1,,,title,50.0,1\n", "line 3: too few or too many cells"),
     ],
 )

@@ -126,7 +126,7 @@ class ResultTable:
 
 
 def read_tables(folder: Path) -> dict[str, ResultTable]:
-    """All tables of a folder by name.
+    """All tables of a folder by name. A row may end with its title: its numbers are then empty.
 
     Raises:
         InputError: a file lacks the first columns, or a row has too few or too many cells.
@@ -136,6 +136,9 @@ def read_tables(folder: Path) -> dict[str, ResultTable]:
         with file.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
             heads, rows = list(reader.fieldnames or []), list(reader)
+        for row in rows:
+            if all(row[head] is None for head in heads[len(HIDDEN) + 1 :]):
+                row.update(dict.fromkeys(heads[len(HIDDEN) + 1 :], ""))
         ragged = [str(line) for line, row in enumerate(rows, 2) if None in row or None in row.values()]
         if heads[: len(HIDDEN)] != HIDDEN or len(heads) == len(HIDDEN) or ragged:
             found = f"line {', '.join(ragged)}: too few or too many cells" if ragged else "not a table of results"
