@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 import yaml
 from bundle.__main__ import main
 from bundle.pack import pack_bundle
-from conftest import CONFIGS, refused, write_weights
+from conftest import CONFIGS, ROOT, refused, write_weights
 from dicom_series import FORMATS, NAMES, OBLIQUE, TASK, labels_by_slice, retag, tiny_bundle, write_series
+from scripts.core.files import PART
 from scripts.data.dicom import dicom_files
 from scripts.inference.dicom_segmentation import Maker, segment_series, source_slices, write_segmentation
 from scripts.inference.predictor import Predictor
@@ -176,6 +179,26 @@ def test_a_real_series_from_the_command_line(
 
 def segment(bundle: Path, folder: Path, out: Path) -> Path:
     return segment_series(bundle, dicom_files(folder), source=folder, out=out, device="cpu")
+
+
+def test_the_next_series_removes_what_a_killed_command_left(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "__call__", lambda _, volume, affine: np.ones(volume.shape, np.uint8))
+    folder, out = write_series(tmp_path / "series", volume_of()), tmp_path / "out"
+    code = f"""import os, sys
+from scripts.core.files import atomic_path
+from scripts.core.run_folder import lock_folder, make_folder
+from pathlib import Path
+lock_folder(make_folder(Path(sys.argv[1])))
+with atomic_path(Path(sys.argv[1], "1.2.3.1_seg.dcm")):
+    os.kill(os.getpid(), {signal.SIGKILL:d})"""
+    subprocess.run([sys.executable, "-c", code, str(out)], cwd=ROOT, check=False)
+    left = sorted(file.name.partition(PART)[0] for file in out.iterdir())
+    assert left == [".1.2.3", ".run.lock", ".running"]
+    (out / "1.2.4_seg.dcm").touch()  # another series, segmented before
+    assert segment(bundle, folder, out) == out / "1.2.3.1_seg.dcm"
+    assert sorted(file.name for file in out.iterdir()) == ["1.2.3.1_seg.dcm", "1.2.4_seg.dcm"]
 
 
 @pytest.mark.parametrize(

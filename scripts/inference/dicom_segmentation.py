@@ -18,6 +18,7 @@ import numpy as np
 from pydicom.valuerep import DS
 from scripts.core.errors import InputError, import_optional
 from scripts.core.files import atomic_path, check_file_name, make_folder
+from scripts.core.run_folder import lock_folder, unlock_folder
 from scripts.data.dicom import Series, read_slices
 from scripts.inference.predictor import Predictor
 from scripts.inference.structure_codes import Concept, structure_code, structure_colour
@@ -73,11 +74,13 @@ def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: 
     series = read_slices(files, source)
     slices = source_slices(series, source)
     _check_modality(source, str(slices[0].get("Modality", "")), predict.metadata["domains"][1])
-    make_folder(out)  # before the network runs
-    labels = predict(series.image, series.affine)
     path = out / f"{check_file_name(str(slices[0].SeriesInstanceUID), source)}_seg.dcm"
-    names = predict.label_names[1:]
-    return write_segmentation(path, labels, slices, label_names=names, maker=Maker.of_bundle(bundle))
+    lock = lock_folder(make_folder(out))  # before the network runs; removes what a killed process left
+    try:
+        labels, names = predict(series.image, series.affine), predict.label_names[1:]
+        return write_segmentation(path, labels, slices, label_names=names, maker=Maker.of_bundle(bundle))
+    finally:
+        unlock_folder(lock)
 
 
 def source_slices(series: Series, source: object) -> list[Any]:
