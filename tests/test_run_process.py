@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from filelock import FileLock
 from scripts.core.run_folder import RunFolder
 from scripts.lab.experiments.compare import LOCK
@@ -44,3 +48,23 @@ def test_the_steps_of_a_run_may_lock_its_folder(tmp_path: Path) -> None:
         assert run.locks[0].is_locked
         run.close()
     assert not run.locks[0].is_locked
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can end a process with its parent")
+def test_a_step_ends_with_the_command_that_is_killed(tmp_path: Path) -> None:
+    """Else it would hold the lock of its folder when the command is repeated."""
+    code = """import sys
+from pathlib import Path
+from scripts.lab.experiments.run_record import run_process
+run_process(["-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"], Path(sys.argv[1]))"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "log")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        *_, number = (command.stdout.readline() for _ in range(2))  # the command that starts, and what it prints
+        command.kill()
+    is_running, end = True, time.monotonic() + 10
+    while is_running and time.monotonic() < end:
+        status = Path(f"/proc/{int(number)}/status")
+        is_running = status.exists() and "(zombie)" not in status.read_text()
+    assert not is_running

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,15 +34,14 @@ def run_segment(run: Path, volumes: Path, out: Path, settings: Mapping[str, str]
 
     Raises:
         InputError: no such training.
-        SystemExit: inference failed.
     """
     overlay = make_folder(out) / "settings.yaml"
     trained = settings_for_inference(run) | {key: yaml.safe_load(value) for key, value in settings.items()}
     write_text(overlay, yaml.safe_dump(trained, sort_keys=False, allow_unicode=True, width=120))
     places = ["--dataset_dir", str(volumes), "--output_dir", str(out)]
     command = bundle_command("inference", [INFERENCE, overlay], run, *places, *LOGGING)
-    if code := subprocess.call([sys.executable, *command]):
-        raise SystemExit(code)
+    _, module, *sys.argv[1:] = command
+    runpy.run_module(module, run_name="__main__", alter_sys=True)  # in this process, which answers signals already
 
 
 def settings_for_inference(run: Path) -> dict[str, Any]:

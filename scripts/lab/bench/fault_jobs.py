@@ -81,9 +81,10 @@ def jobs(data: Path, weights: Path) -> list[Job]:
     _write_weights(weights)
     trained = {**TRAINING, "dataset_dir": data, "bundle_root": "{out}"}
     segmented = {**SEGMENTATION, "bundle_root": "{out}", "checkpoint": weights, "output_dir": "{out}/maps"}
-    listed, evaluated = {"dataset_dir": data / "mr.json"}, {"dataset_dir": data, "section": "training"}
-    images = str(data / "ct_train")
+    listed, evaluated = {"dataset_dir": data / "mr.json"}, {"dataset_dir": data}
+    images, others = str(data / "ct_train"), str(data / "mr_train")
     maps = ("maps/**/*.nii.gz", "maps/*.csv")
+    compared = {**SEGMENTATION, **TRAINING, "device": "cpu", "precision": "float32"}
     none = {"d2_def#channels": 4, "val_interval": 0, "learning_rate_warmup": 1}
     return [
         _bundle("training", ["synthesis/train"], SYNTHESIS | trained, ["models/model.pt"]),
@@ -98,6 +99,30 @@ def jobs(data: Path, weights: Path) -> list[Job]:
         ),
         _script("datalist", ["--images", images, "--labels", images, "--domain", "ct", "--out", "{out}"], ["*.json"]),
         _script("check", [str(data / "ct.json"), "--out", "{out}", "--workers", "2"], ["check.json"]),
+        _script(
+            "adapt",
+            [
+                *("--source_images", images, "--source_labels", images, "--target_images", others),
+                *("--out", "{out}/adapt", "--plan_only"),  # the task has the name of the folder
+            ],
+            ["adapt/task.yaml", "adapt/data/*.json"],
+            is_locked=True,
+        ),
+        _script(
+            "compare",
+            [
+                *("--task", "phantom_ct2mr", "--methods", "none", "--dataset_dir", str(data), "--out", "{out}"),
+                *(f"--set={key}={value}".replace(" ", "") for key, value in compared.items()),
+            ],
+            ["methods/*/models/model.pt", "methods/*/eval/metrics.csv"],
+        ),
+        _script(
+            "segment",
+            [str(weights.parents[1]), str(data / "mr.json"), "--out", "{out}", "--set", "device=cpu"],
+            ["*.nii.gz", "*.csv"],
+            resume=["--set", "resume=True"],
+            is_locked=True,
+        ),
         Job(
             "pack",
             ["bundle", "pack", "segmentation", "--task", "phantom_ct2mr", "--out", "{out}"],
@@ -115,17 +140,19 @@ def _bundle(run_id: str, configs: Sequence[str], settings: Mapping[str, Any], re
     return Job(name, ["monai.bundle", "run", run_id, *words], results, ["--resume", "True"], is_locked=True)
 
 
-def _script(name: str, words: Sequence[str], results: Sequence[str]) -> Job:
-    return Job(name, ["scripts", name, *words], results)
+def _script(name: str, words: Sequence[str], results: Sequence[str], **options: Any) -> Job:
+    return Job(name, ["scripts", name, *words], results, **options)
 
 
 def _write_weights(path: Path) -> None:
+    """Random weights, in a run folder with the settings of its training."""
     parser = ConfigParser()
     parser.read_config(["configs/segmentation/train.yaml", TASK])
     parser.update(SEGMENTATION)
     torch.manual_seed(0)
     state = parser.get_parsed_content("network_def").state_dict()
     save_weights(path, state, parser.get_parsed_content("weights_metadata"))
+    ConfigParser.export_config_file(parser.get(), str(path.parents[1] / "config.yaml"), fmt="yaml", sort_keys=False)
 
 
 def contents(out: Path, patterns: Sequence[str]) -> dict[str, str]:

@@ -105,7 +105,7 @@ def _disturb_jobs(campaign: Campaign, out: Path, seed: int, end: float) -> None:
 
     Each turn takes the next job and the next fault. The undisturbed run of a job precedes its first fault.
     """
-    every = jobs(out / "data", out / "weights" / "small" / "model.pt")
+    every = jobs(out / "data", out / "run" / "models" / "model.pt")
     turns, locks = count(), [Lock() for _ in every]
 
     @cache
@@ -139,7 +139,7 @@ def _write_data(data: Path, seed: int) -> None:
     write_phantom(data, cases=2, seed=seed, progress=False)
     for domain in ("ct", "mr"):
         folder = str(data / f"{domain}_train")
-        listed = folder_datalist(folder, folder, name=domain, modality=domain.upper(), validation_fraction=0)
+        listed = folder_datalist(folder, folder, name=domain, modality=domain.upper(), validation_fraction=0.5)
         write_datalist(data / f"{domain}.json", listed)
 
 

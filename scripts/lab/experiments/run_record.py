@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scripts.core.files import make_folder, write_json
+from scripts.core.processes import end_with_parent
 from scripts.core.run_folder import provenance
 from scripts.lab.experiments.plan import PlannedRun, Step
 
@@ -129,6 +130,7 @@ def run_process(
             env={**os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,  # or the next start would find its folder in use
         )
         assert child.stdout is not None
         while chunk := os.read(child.stdout.fileno(), 4096):
