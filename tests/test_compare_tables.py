@@ -273,7 +273,7 @@ def test_a_folder_that_is_no_comparison(tmp_path: Path) -> None:
     assert error.found == "no such file"
     assert "python -m scripts compare" in error.expected
     (tmp_path / "comparison.json").write_text("[")
-    assert "no JSON" in refused(main, ["report", str(tmp_path)]).found
+    assert "cannot be read" in refused(main, ["report", str(tmp_path)]).found
     (tmp_path / "comparison.json").write_text(json.dumps({"task": "x"}))
     assert refused(main, ["report", str(tmp_path)]).found == "no 'size' in it"
     assert [path.name for path in tmp_path.iterdir()] == ["comparison.json"]  # nothing was written

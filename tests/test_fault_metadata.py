@@ -12,7 +12,11 @@ import torch
 from bundle.pack import pack_bundle
 from conftest import refused
 from monai.data import MetaTensor
-from scripts.core.weights import fault_in_metadata, load_weights, metadata_file, read_metadata, save_weights
+from scripts.core.errors import find_input_error
+from scripts.core.schema import check_depth, check_values
+from scripts.core.settings import Settings
+from scripts.core.weights import fault_in_metadata, load_weights, metadata_file, read_metadata, read_state, save_weights
+from scripts.data.datalists import read_datalist
 from scripts.data.likeness import difference
 from scripts.inference.exported_network import ExportedNetwork
 from scripts.lab.experiments.plan import _trained_domains
@@ -151,3 +155,45 @@ def test_a_network_that_cannot_be_built_from_its_metadata(project: Path, weights
     error = refused(pack_bundle, "synthesis", task="toy", out=tmp_path, weights=weights, root=project)
     assert error.file == str(metadata_file(weights))
     assert error.found.startswith("no settings of a network (")
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """``{"a": {"a": ... {}}}``; one level is ``{}``."""
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def test_fifty_levels_are_read_and_no_more() -> None:
+    itself: list[Any] = []
+    itself.append({"again": itself})
+    wide = [[[0] * 100] * 100] * 100  # few lists, a million entries to a reader that follows each
+    assert check_depth(nested(50)) == nested(50)
+    assert check_depth(wide) is wide
+    assert check_depth("text") == "text"
+    for value in (nested(51), itself):
+        with pytest.raises(RecursionError, match="more than 50 levels of lists and mappings"):
+            check_depth(value)
+
+
+@pytest.mark.parametrize("levels", [51, 950])  # Python parses 950, and stops later at about 1,000 calls
+def test_values_that_are_nested_too_deeply(levels: int, tmp_path: Path) -> None:
+    found = "more than 50 levels of lists and mappings"
+    error = refused(load_weights, str(written(tmp_path, "grid", nested(levels - 1))), nn.Linear(2, 1), EXPECTED)
+    assert (error.file, error.found) == (str(tmp_path / "model.json"), found)
+    text = json.dumps({"training": nested(levels - 1)})
+    (tmp_path / "list.json").write_text(text)
+    assert refused(read_datalist, str(tmp_path / "list.json"), "training").found == f"cannot be read ({found})"
+    assert refused(Settings.read, [str(tmp_path / "list.json")], {}).found == f"cannot be read ({found})"
+    torch.save(nested(min(levels, 200)), tmp_path / "deep.pt")
+    assert refused(read_state, tmp_path / "deep.pt").found == "no weights (RecursionError)"
+
+
+def test_other_values_that_are_nested_too_deeply() -> None:
+    """Such as those of a command line: whatever walks through them, a command ends with a sentence."""
+    with pytest.raises(RecursionError) as caught:
+        check_values({"a": nested(5000)})
+    error = find_input_error(caught.value)
+    assert error is not None
+    assert error.found.startswith("nested too deeply (maximum recursion depth exceeded")

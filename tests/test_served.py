@@ -146,7 +146,7 @@ def test_anyone_else_is_told_that_the_target_list_is_missing(data: Path, tmp_pat
 
 def test_a_list_that_is_there_and_wrong_is_never_taken_for_missing(tmp_path: Path) -> None:
     (tmp_path / "ct.json").write_text("{")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_datalist(str(tmp_path / "ct.json"), "training", may_be_missing=True)
     assert read_datalist(str(tmp_path / "mr.json"), "training", may_be_missing=True) == []
 

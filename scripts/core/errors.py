@@ -31,7 +31,7 @@ NOT_UTF8 = "rename it, for instance with convmv -f latin1 -t utf8 --notest"
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
-NO_MEMORY = re.compile("OutOfMemoryError|can't allocate memory|not enough memory")  # torch, on GPUs and CPUs
+NO_MEMORY = re.compile("MemoryError|bad_alloc|can't allocate memory|not enough memory")  # NumPy, torch on GPUs and CPUs
 
 
 class InputError(ValueError):
@@ -98,6 +98,9 @@ def _of_the_system(error: BaseException) -> InputError | None:
     if isinstance(error, UnicodeEncodeError) and "\ud800" <= error.object[error.start] <= "\udfff":
         place = ascii(error.object[max(error.start - 60, 0) : error.end + 60])
         return InputError(place, "a name that is not UTF-8", "names that can be written to text files", NOT_UTF8)
+    if isinstance(error, RecursionError):
+        expected, remedy = "a few levels of lists and mappings", "correct the file or the setting that has more"
+        return InputError("input", f"nested too deeply ({error})", expected, remedy)
     if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
         remedy = "give a smaller batch_size or slice_size, a file of configs/sizes, or end other programs"
         return InputError("memory", f"not enough ({innermost_message(error)})", "as much as this size needs", remedy)

@@ -22,6 +22,7 @@ from monai.data import MetaTensor
 from monai.data.folder_layout import FolderLayout
 from monai.transforms import SaveImaged
 from scripts.core.errors import InputError
+from scripts.core.schema import check_depth
 
 __all__ = [
     "PART",
@@ -136,7 +137,7 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
         with ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise BadZipFile(f"wrong checksum of {damaged}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return check_depth(torch.load(path, map_location="cpu", weights_only=True))
 
 
 class AtomicSaveImaged(SaveImaged):

@@ -14,19 +14,24 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["LARGEST_LABEL", "SCHEMA", "check_values", "is_number", "read_yaml"]
+__all__ = ["LARGEST_LABEL", "SCHEMA", "check_depth", "check_values", "is_number", "read_yaml"]
+
+T = TypeVar("T")
 
 # What a value must be, in words, and the test for it.
 Rule = tuple[str, Callable[[Any], bool]]
 
 # Largest label value: volumes are loaded in single precision, which is exact up to here.
 LARGEST_LABEL = 2**24 - 1
+
+# Levels of lists and mappings that a file may have: later steps walk through them recursively.
+DEEPEST = 50
 
 # Arguments of intensity transforms of which the first must be below the second.
 RISING = (("a_min", "a_max"), ("b_min", "b_max"), ("lower", "upper"), ("minv", "maxv"))
@@ -191,23 +196,29 @@ def _conflicts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "target_domain", f"{source!r}, as source_domain", "another domain than the labelled one"
 
 
-def read_yaml(path: Path, expected: str, remedy: str) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file of settings; errors name the file and the line.
+def check_depth(value: T) -> T:
+    """Return what was read; RecursionError if it has more than ``DEEPEST`` levels of lists and mappings, or itself."""
+    level: dict[int, Any] = {0: [value]}
+    for _ in range(DEEPEST + 1):
+        parts = (part for item in level.values() for part in (item.values() if isinstance(item, dict) else item))
+        level = {id(part): part for part in parts if isinstance(part, dict | list | tuple)}
+    if level:
+        raise RecursionError(f"more than {DEEPEST} levels of lists and mappings")
+    return value
 
-    Args:
-        path: the file.
-        expected: what it should be, for the message.
-        remedy: what to do if it is not.
-    """
+
+def read_yaml(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file; errors name file and line, what is ``expected``, and the remedy."""
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        values = check_depth(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = str(getattr(error, "strerror", None) or getattr(error, "problem", None) or error)
         if mark := getattr(error, "problem_mark", None):
             reason = f"line {mark.line + 1}: {reason}"
-        found = f"cannot be read ({' '.join(reason.split())})"
+        is_missing = isinstance(error, FileNotFoundError)
+        found = "no such file" if is_missing else f"cannot be read ({' '.join(reason.split())})"
         raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
     if not isinstance(values, dict):
-        raise InputError(file=path, found="no mapping of settings", expected=expected, remedy=remedy)
+        raise InputError(file=path, found="no mapping", expected=expected, remedy=remedy)
     return values

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import atomic_path, load_tensors, tensor_bytes
-from scripts.core.schema import is_number
+from scripts.core.schema import check_depth, is_number
 from torch import nn
 
 __all__ = [
@@ -85,6 +85,10 @@ def fault_in_metadata(metadata: Any) -> str:
     """What is wrong with metadata in the parts that are not compared with a config's; empty if nothing is."""
     if not isinstance(metadata, dict):
         return "no JSON object"
+    try:
+        check_depth(metadata)
+    except RecursionError as error:
+        return str(error)
     if wrong := [key for key in PARTS if not isinstance(metadata.get(key, {}), dict)]:
         return f"no JSON object under {wrong[0]!r}"
     cases, score = metadata.get(TRAINING_CASES, {}), metadata.get("selection", {}).get("value", 0)

@@ -15,9 +15,10 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 from scripts.core.errors import InputError
+from scripts.core.schema import read_yaml
 from scripts.data.case_names import Item, case_name, in_utf8, log_left_out, nifti_files
 
-__all__ = ["TRANSLATED_TO", "Datalist", "existing_item", "find_volumes", "is_from_server", "read_datalist", "read_json"]
+__all__ = ["TRANSLATED_TO", "Datalist", "existing_item", "find_volumes", "is_from_server", "read_datalist"]
 
 # Key of a datalist for the domain that its images were translated to.
 TRANSLATED_TO = "translated_to"
@@ -57,9 +58,6 @@ def read_datalist(
         may_be_empty: return no cases if the section is missing or empty.
         may_be_missing: return no cases, with a warning, if the file does not exist.
         translated_to: require a list of images that were translated to this domain; None for any list.
-
-    Raises:
-        InputError: what is missing, hidden, empty, invalid or not distinct.
     """
     if path is None:
         return Datalist()
@@ -68,7 +66,7 @@ def read_datalist(
         logger.warning("%s: no such datalist; training continues without its volumes", listed)
         return Datalist()
     remedy = "write it with 'python -m scripts datalist', or name another one"
-    content = read_json(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
+    content = read_yaml(listed, expected="a decathlon datalist (JSON)", remedy=remedy)
     sections = sorted(key for key, value in content.items() if isinstance(value, list))
     if not content.get(section) and may_be_empty:
         return Datalist()
@@ -99,7 +97,7 @@ def find_volumes(where: str) -> list[Item]:
     path = Path(where)
     if path.suffix == ".json":
         remedy = "name a volume, a folder of volumes or a datalist"
-        content = read_json(path, expected="a datalist (JSON)", remedy=remedy)
+        content = read_yaml(path, expected="a datalist (JSON)", remedy=remedy)
         sections = [key for key, value in content.items() if isinstance(value, list) and value]
         items = [item for section in sections or ["training"] for item in read_datalist(where, section)]
         return _distinctly_named(items, path)
@@ -108,21 +106,6 @@ def find_volumes(where: str) -> list[Item]:
     files = nifti_files(path, images_only=True)
     log_left_out(path, files)
     return _distinctly_named([{"image": str(file)} for file in files], path)
-
-
-def read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file; ``expected`` and ``remedy`` are for the message if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else f"an unreadable file ({error.strerror})"
-        raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(file=path, found=f"no JSON ({error})", expected=expected, remedy=remedy) from error
-    if not isinstance(content, dict):
-        found = f"no JSON object but a {type(content).__name__}"
-        raise InputError(file=path, found=found, expected=expected, remedy=remedy)
-    return content
 
 
 def _check_entries(entries: list[Any], listed: Path, section: str) -> None:

@@ -28,9 +28,6 @@ class Adversary:
         optimizer: of its parameters.
         weight: lambda of its term in the loss of S, 0.01 in the paper; 0 disables it.
         kind: ``bce``, ``lsgan`` or ``hinge``.
-
-    Raises:
-        SettingError: unknown ``kind``.
     """
 
     name: ClassVar[str]

@@ -54,9 +54,6 @@ def case_figure(
         title: heading, such as the case's name and its Dice.
         orientation: axes the volumes are turned to; None leaves them as stored.
         slice_axis: axis of the slices, after that.
-
-    Raises:
-        ValueError: the shapes differ or are not three-dimensional.
     """
     shapes = {volume.shape for volume in (image, *label_maps.values())}
     if len(shapes) > 1 or image.ndim != 3:

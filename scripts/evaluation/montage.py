@@ -108,9 +108,6 @@ def slice_montage(
         pixel_aspect: length of a pixel along axis 1 over its length along axis 0.
         heat_max: the brightest value of every heat map.
         marks: as :func:`edge_marks` returns them, for every panel.
-
-    Raises:
-        ValueError: there is no panel, or the rows differ in length.
     """
     if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
         raise ValueError(f"a montage needs rows of one length: these have {[len(row) for row in rows]}")

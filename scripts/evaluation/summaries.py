@@ -54,10 +54,6 @@ def summarise(results_by_case: ResultsByCase, label_names: Sequence[str]) -> dic
     Args:
         results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
         label_names: names of the structures 1..K.
-
-    Raises:
-        InputError: there is no case.
-        ValueError: the results of a case do not match ``label_names``.
     """
     _check(results_by_case, label_names)
     structures = {

@@ -44,9 +44,6 @@ class LossLog:
         path: the CSV file: ``iteration`` and one column per loss.
         interval: iterations between two transfers from the device.
         keys: outputs to log; by default all that are single numbers.
-
-    Raises:
-        NotFiniteError: while running, naming the loss and the iteration.
     """
 
     def __init__(self, *, path: str, interval: int = 20, keys: Sequence[str] = ()) -> None:

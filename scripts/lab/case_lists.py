@@ -8,8 +8,8 @@ from typing import Any
 
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import check_file_name
+from scripts.core.schema import read_yaml
 from scripts.data.case_names import Item, log_left_out, nifti_files
-from scripts.data.datalists import read_json
 from scripts.lab.pairing import match_labels
 
 __all__ = ["all_sections", "datalists_of_domains", "folder_datalist", "images_of", "training_share"]
@@ -25,7 +25,7 @@ def all_sections(path: str) -> dict[str, dict[str, Any]]:
     """
     file, expected = Path(path), "a datalist, or a dataset.json with 'domains'"
     remedy = "write one with 'python -m scripts datalist', or name the folder of the volumes"
-    content = read_json(file, expected=expected, remedy=remedy)
+    content = read_yaml(file, expected=expected, remedy=remedy)
     several = content.get("domains")
     domains = several if isinstance(several, dict) else {str(content.get("name", file.stem)): content}
     datalists = {}
@@ -71,7 +71,7 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
     """The datalists under ``domains.<name>`` of a ``dataset.json``, by domain name, with absolute paths."""
     path, expected = Path(dataset), "a dataset.json with 'domains: {name: {modality, training, validation}}'"
     remedy = "name such a file, or give --images and --labels of a plain folder"
-    content = read_json(path, expected=expected, remedy=remedy)
+    content = read_yaml(path, expected=expected, remedy=remedy)
     if not isinstance(content.get("domains"), dict):
         raise InputError(file=path, found="no 'domains' in it", expected=expected, remedy=remedy)
     datalists = {}

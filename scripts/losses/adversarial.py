@@ -64,9 +64,6 @@ def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None
 
     Returns:
         A float32 scalar.
-
-    Raises:
-        ValueError: for another ``kind``.
     """
     if kind == "hinge":
         return -_mean(_at_pixels(fake_logits, weights), weights)

@@ -33,9 +33,6 @@ def build_dilated_resnet(
         output_stride: 4, 8 or 16, input pixels per output pixel.
         weights: path of a state dict to start from. A first convolution of 3 input channels is summed over them and
             divided by ``in_channels``, so that a grey image gives the response of its RGB copy.
-
-    Raises:
-        InputError: another ``output_stride``; weights that cannot be read, or whose names or shapes do not fit.
     """
     check_choice("output_stride", output_stride, sorted(DILATIONS))
     widths = [width, 2 * width, 4 * width, 8 * width]

@@ -24,9 +24,6 @@ class FeatureDiscriminator(nn.Module):
         norm: "none"; "instance" (affine, as in the related code: it removes the per-image shift that D1 should see);
             "spectral" (weights of spectral norm 1, which keep the logits and thus the mask from saturating).
 
-    Raises:
-        SettingError: unknown ``norm``.
-
     Source: github.com/Kaiseem/DAR-UNet, models/discriminator.py.
     """
 

@@ -45,9 +45,6 @@ class MaskedDeepLab(Segmenter):
             :mod:`scripts.losses.disagreement`.
         dropout: probability of dropping a feature before the last convolution.
         backbone_weights: path of a ResNet state dict in torchvision's names to start from.
-
-    Raises:
-        InputError: an unknown choice; ``backbone_weights`` cannot be read or do not fit.
     """
 
     def __init__(

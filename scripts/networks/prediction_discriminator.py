@@ -50,9 +50,6 @@ def prediction_map(logits: Tensor, kind: str) -> Tensor:
     Returns:
         The map in the shape of ``logits``.
 
-    Raises:
-        ValueError: for another ``kind``.
-
     Source of ``entropy``: Vu et al., ADVENT: adversarial entropy minimization for domain adaptation in semantic
     segmentation, 2019.
     """

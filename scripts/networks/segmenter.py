@@ -28,9 +28,6 @@ class Segmenter(nn.Module):
         feature_discriminator: D1, for features of the shape of the first tensor of ``forward_features``.
         head_weights: the weight of each head in the supervised loss.
         memory_format: the layout of weights and features that is fastest.
-
-    Raises:
-        InputError: unknown ``mask_mode``.
     """
 
     head_weights: List[float]

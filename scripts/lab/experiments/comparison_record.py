@@ -12,7 +12,7 @@ from filelock import FileLock
 from scripts.core.errors import InputError
 from scripts.core.files import remove_parts, write_json
 from scripts.core.run_folder import provenance
-from scripts.data.datalists import read_json
+from scripts.core.schema import read_yaml
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, named_file, task_settings
 
 __all__ = ["COMPARISON", "read_comparison_record", "write_comparison", "writing_alone"]
@@ -69,7 +69,7 @@ def read_comparison_record(folder: Path) -> dict[str, Any]:
     """The content of a folder's ``comparison.json``."""
     path = folder / COMPARISON
     expected, remedy = f"the output folder of 'python -m scripts compare', with its {COMPARISON}", "name that folder"
-    content = read_json(path, expected=expected, remedy=remedy)
+    content = read_yaml(path, expected=expected, remedy=remedy)
     needed = [*FIXED, "source_domain", "target_domain", "label_names", "methods", "seeds"]
     if missing := [key for key in needed if key not in content]:
         raise InputError(file=path, found=f"no '{missing[0]}' in it", expected=expected, remedy=remedy)
