@@ -23,7 +23,6 @@ from scripts.core.errors import InputError, find_input_error
 from scripts.core.files import PART, load_tensors, remove_parts, save_tensors
 from scripts.core.run_folder import RunFolder
 from scripts.core.weights import load_weights, read_metadata, save_weights
-from scripts.data.geometry import check_memory
 from scripts.data.slices import SliceSet
 from scripts.data.volumes import CheckedLoadImaged, LabelsToClassesd, check_preprocessed
 from scripts.inference.work_sharing import Worklist
@@ -196,11 +195,6 @@ def test_a_single_volume_has_its_own_error_alone(tmp_path: Path, capsys: pytest.
     work = Worklist(items=[{"image": "bad"}], folder=str(tmp_path / "out"), checkpoint="none")
     assert refused(work.run, RefusingEvaluator(work)).found == "no NIfTI"
     assert capsys.readouterr().err == ""
-
-
-def test_memory_that_is_not_there_is_stated() -> None:
-    check_memory(1.0, "a.nii.gz")
-    assert "needs 1024.0 GiB of memory" in refused(check_memory, 2.0**40, "a.nii.gz").found
 
 
 CHILD = """

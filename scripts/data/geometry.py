@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ __all__ = [
     "check_resampled_size",
     "check_same_grid",
     "check_shape",
+    "free_memory_bytes",
     "spacing_of",
 ]
 
@@ -32,6 +36,9 @@ LARGEST_OFFSET_MM = 1e6
 # Determinant of the three unit directions below which they count as linearly dependent.
 SMALLEST_DETERMINANT = 1e-3
 
+# Where Linux shows the limits of a container.
+CONTAINER = "/sys/fs/cgroup"
+
 # Voxels of a resampled volume: 2 GiB in float32. A scan of 512 x 512 x 1500 voxels has 0.7 of it.
 LARGEST_RESAMPLED_VOXELS = 2**29
 
@@ -43,12 +50,7 @@ def spacing_of(affine: Any) -> tuple[float, float, float]:
 
 
 def check_affine(affine: Any, source: object) -> None:
-    """Refuse an affine (4, 4) to RAS+ coordinates in mm that is not finite, not invertible or of implausible lengths.
-
-    Args:
-        affine: to check.
-        source: the file or array, for the error.
-    """
+    """Refuse an affine (4, 4) to RAS+ coordinates in mm that is not finite, not invertible or of odd lengths."""
     matrix = np.asarray(affine, np.float64)
     if matrix.shape != (4, 4):
         raise _no_geometry(source, f"an affine of shape {matrix.shape}", "a 4 x 4 matrix")
@@ -92,16 +94,28 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
 def check_memory(
     needed_bytes: float, source: object, remedy: str = "crop the volume, or segment it on a larger machine"
 ) -> None:
-    """Refuse a volume that needs more memory than is free, rather than being killed half-way (on Linux)."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            free = 1024 * float(next(line for line in file if line.startswith("MemAvailable")).split()[1])
-    except (OSError, StopIteration):
-        return
+    """Refuse a volume that needs more memory than is free, rather than being killed half-way."""
+    free = free_memory_bytes()
     if needed_bytes > free:
         found = f"a volume that needs {needed_bytes / 2**30:.1f} GiB of memory"
         expected, remedy = f"at most the {free / 2**30:.1f} GiB that are free", f"free memory, or {remedy}"
         raise InputError(file=source, found=found, expected=expected, remedy=remedy)
+
+
+def free_memory_bytes() -> float:
+    """Memory that this process may still take, on this machine and in its container; infinite where unknown."""
+    free = [math.inf]
+    with suppress(OSError, ValueError, KeyError):
+        free.append(1024 * float(_fields("/proc/meminfo")["MemAvailable:"]))
+    with suppress(OSError, ValueError, KeyError):  # "max" is no number
+        limit = float(Path(CONTAINER, "memory.max").read_text(encoding="ascii"))
+        free.append(limit - float(_fields(f"{CONTAINER}/memory.stat")["anon"]))
+    return min(free)
+
+
+def _fields(file: str) -> dict[str, str]:
+    lines = Path(file).read_text(encoding="ascii").splitlines()
+    return {words[0]: words[1] for line in lines if len(words := line.split()) > 1}
 
 
 def check_same_grid(

@@ -32,6 +32,9 @@ SIZE_TOLERANCE = 0.05
 # Number of interpolated values held at a time, in either direction.
 SLAB_VALUES = 2**24
 
+# Peak of the steps that scale intensities, for each resampled voxel: measured for KeepBodyd and a window in HU.
+INTENSITY_BYTES = 17
+
 # Changes of spacing up to this share are rounding in headers: the volume stays as it is.
 SAME_SPACING = 1e-3
 
@@ -57,7 +60,7 @@ class ResampleVolumed(MapTransform, TraceableTransform):
 
     MetaTensors of any real type and equal size become float32, converted slab by slab. The mode is ``bilinear`` or
     ``nearest``, one for all keys or one per key. A result that would be too large is an InputError; so is one for which
-    later steps, which hold ``later_bytes`` for each resampled and each original voxel, lack memory.
+    later steps lack memory, which need ``later_bytes`` for each resampled and each original voxel.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class ResampleVolumed(MapTransform, TraceableTransform):
             check_resampled_size(affine, size, file)
             resampled_bytes, original_bytes = self.later_bytes
             needed = (4 + resampled_bytes) * math.prod(size) + original_bytes * volume[0].numel()
+            needed = max(needed, INTENSITY_BYTES * math.prod(size))
             check_memory(needed, file, "segment it without probabilities, mask and largest_component, or crop it")
             resampled[key] = self._resample(volume, affine, size, mode)
         return resampled

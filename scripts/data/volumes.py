@@ -18,7 +18,7 @@ from scripts.core.errors import InputError
 from scripts.core.schema import LARGEST_LABEL
 from scripts.data.geometry import check_same_grid
 from scripts.data.nifti import NiftiReader
-from scripts.data.sections import body_mask
+from scripts.data.sections import COUNTED_VOXELS, body_mask
 
 __all__ = [
     "CheckedLoadImaged",
@@ -75,7 +75,8 @@ class CheckedLoadImaged(LoadImaged):
         paths = {key: data[key] for key in self.key_iterator(data)}
         loaded = super().__call__(data, reader or NiftiReader())
         if self.label_key in paths:
-            loaded[self.label_key] = whole_values(loaded[self.label_key].float())
+            label = loaded[self.label_key]
+            loaded[self.label_key] = whole_values(label) if label.is_floating_point() else label.float()
         for key, path in paths.items():
             check_values(loaded[key], path, is_label=key == self.label_key)
         images = [key for key in paths if key != self.label_key]
@@ -107,13 +108,15 @@ class LabelsToClassesd(MapTransform):
         mapped = dict(data)
         for key in self.key_iterator(mapped):
             label = mapped[key]
-            unknown = sorted(set(np.unique(np.asarray(label)).tolist()) - {float(value) for value in self.known})
+            slabs = label.split(max(COUNTED_VOXELS // label[0, 0].numel(), 1), 1)  # or every step copies the volume
+            values = {value for slab in slabs for value in np.unique(np.asarray(slab)).tolist()}
+            unknown = sorted(values - {float(value) for value in self.known})
             if unknown:
                 found = f"label value(s) {', '.join(f'{value:.9g}' for value in unknown[:8])}"
                 expected = f"only {', '.join(map(str, sorted(self.known)))}"
                 remedy = "add them to label_values or background_values of the task file, or correct the label map"
                 raise InputError(file=_file_of(label, key), found=found, expected=expected, remedy=remedy)
-            mapped[key] = self.mapper(label)
+            mapped[key] = torch.cat([self.mapper(slab) for slab in slabs], 1)
         return mapped
 
 

@@ -95,9 +95,6 @@ def evaluate_case(
         truth: the same, on the same grid.
         spacing_mm: edge lengths of a voxel, one for each axis.
         label_names: names of the classes 1..K.
-
-    Raises:
-        ValueError: shapes differ, ids are not integers in 0..K, or the spacing does not fit.
     """
     spacing = check_spacing(spacing_mm, truth.ndim)
     confusion = _confusion(prediction, truth, len(label_names))
@@ -126,11 +123,7 @@ def evaluate_case(
 
 
 def dice_per_class(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> NDArray[np.float64]:
-    """Dice overlap ``2 |P and T| / (|P| + |T|)`` of the classes 1..K, (K,); NaN where a class is absent in both maps.
-
-    Raises:
-        ValueError: shapes differ, or ids are not integers in 0..K.
-    """
+    """Dice overlap ``2 |P and T| / (|P| + |T|)`` of the classes 1..K, (K,); NaN where one is absent in both maps."""
     return _dice(_confusion(prediction, truth, num_classes))
 
 
@@ -160,8 +153,11 @@ def _confusion(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) 
             raise ValueError(f"the {name} holds ids {ids.min()}..{ids.max()}: they must lie in 0..{num_classes}")
     size = num_classes + 1
     narrow = np.min_scalar_type(size * size)
-    pairs = truth.astype(narrow) * narrow.type(size) + prediction.astype(narrow)
-    return np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
+    counts = np.zeros(size * size, np.int64)
+    for true, predicted in zip(truth, prediction, strict=True):  # counting converts to 8 bytes a voxel
+        pairs = true.astype(narrow) * narrow.type(size) + predicted.astype(narrow)
+        counts += np.bincount(pairs.ravel(), minlength=size * size)
+    return counts.reshape(size, size)
 
 
 def _dice(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -42,6 +42,16 @@ class EdgeAwareSmoothing:
     def __init__(self, length_mm: float, contrast: float) -> None:
         self.length_mm, self.contrast = length_mm, contrast
 
+    def held_bytes(self, values: int, slices: int, step_mm: float) -> int:
+        """Memory for a volume with ``values`` probabilities in a slice: a slab in float32, and the same smoothed."""
+        core, overlap = self._slab(values, step_mm)
+        return 2 * 4 * values * min(core + 2 * overlap, slices)
+
+    def _slab(self, values: int, step_mm: float) -> tuple[int, int]:
+        """Slices of a slab's middle, and by how many it overlaps each neighbour."""
+        overlap = math.ceil(OVERLAP_LENGTHS * self.length_mm / step_mm)
+        return max(overlap, SLAB_VALUES // values), overlap
+
     def __call__(
         self,
         blocks: Iterator[Tensor],
@@ -62,13 +72,13 @@ class EdgeAwareSmoothing:
         Yields:
             Consecutive parts of the smoothed probabilities, float32.
         """
-        overlap, size = math.ceil(OVERLAP_LENGTHS * self.length_mm / float(spacing_mm[axis])), image.shape[axis]
         held: list[Tensor] = []
         end = done = 0
+        size = image.shape[axis]
         for block in blocks:
             held.append(block)
             end += block.shape[axis + 1]
-            core = max(overlap, SLAB_VALUES * block.shape[axis + 1] // block.numel())
+            core, overlap = self._slab(block.numel() // block.shape[axis + 1], float(spacing_mm[axis]))
             while done < size and (end == size or end - done >= core + overlap):
                 length = sum(part.shape[axis + 1] for part in held)
                 slab = torch.cat(held, axis + 1).float()
@@ -77,6 +87,7 @@ class EdgeAwareSmoothing:
                 yield from slab.narrow(axis + 1, start - end + length, done - start).split(
                     block.shape[axis + 1], axis + 1
                 )
+                del slab  # before the next one is made
                 while length - held[0].shape[axis + 1] >= end - done + overlap:
                     length -= held.pop(0).shape[axis + 1]
 

@@ -15,6 +15,7 @@ from scripts.data.geometry import check_memory
 from scripts.data.resampling import restore_grid
 from scripts.data.volumes import BACKGROUND, check_preprocessed
 from scripts.engines.precision import autocast
+from scripts.inference.edge_aware import EdgeAwareSmoothing
 from torch.nn import functional as F
 
 __all__ = ["SliceWiseInferer", "SplitMaskd"]
@@ -60,7 +61,7 @@ class SliceWiseInferer(Inferer):
         with_mask: bool = False,
         precision: str = "auto",
         style_seed: int | None = None,
-        smoothing: Callable[..., Iterator[torch.Tensor]] | None = None,
+        smoothing: EdgeAwareSmoothing | None = None,
         decide: bool = False,
     ) -> None:
         super().__init__()
@@ -105,12 +106,15 @@ class SliceWiseInferer(Inferer):
         outputs = self._blocks(slices, forward, file)
         first = next(outputs)
         is_decided = self.decide and isinstance(volume, MetaTensor) and bool(volume.applied_operations)
-        if first.device.type == "cpu" and not is_decided:
-            check_memory(first[:, 0].nbytes * len(slices), file)
+        values = first[:, 0].numel()
+        needed = 0 if is_decided else 4 * values * len(slices)
         blocks: Iterator[torch.Tensor] = (block.movedim(1, self.slice_axis + 1) for block in chain([first], outputs))
         if self.smoothing is not None:
-            channels = -1 if self.with_mask else None
-            blocks = self.smoothing(blocks, plain[0], MetaTensor(volume).pixdim.tolist(), self.slice_axis, channels)
+            channels, spacing_mm = -1 if self.with_mask else None, MetaTensor(volume).pixdim.tolist()
+            needed += self.smoothing.held_bytes(values, len(slices), spacing_mm[self.slice_axis])
+            blocks = self.smoothing(blocks, plain[0], spacing_mm, self.slice_axis, channels)
+        if first.device.type == "cpu":
+            check_memory(needed, file, "segment it with smoothing_mm 0, or crop it")
         if is_decided:
             return restore_grid(blocks, volume, axis=self.slice_axis, argmax=True).as_tensor()
         result, start = first.new_empty(len(first), *plain.shape[1:]), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from typing import Any
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import write_json
 from scripts.data.datalists import read_datalist
+from scripts.data.geometry import free_memory_bytes
 from scripts.lab.adapt.timed_training import time_training
 from scripts.lab.adapt.training_lengths import Rules, Schedule, duration_text
 from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.page import Table
 
-__all__ = ["Cost", "check_memory", "decide", "free_memory_bytes", "load_sentence", "measure_cost"]
+__all__ = ["Cost", "check_memory", "decide", "load_sentence", "measure_cost"]
 
 # A forward pass takes about a third of a training's iteration.
 FORWARD_SHARE = 1 / 3
@@ -134,8 +136,6 @@ def decide(schedule: Schedule, cost: Cost, rules: Rules, budget_s: float | None,
 def check_memory(needed_bytes: float) -> str:
     """A sentence on the memory needed and free; too little is refused."""
     free = free_memory_bytes()
-    if free is None:
-        return f"about {needed_bytes / GIGA:.1f} GB of memory"
     if needed_bytes > free:
         raise InputError(
             file="memory",
@@ -143,23 +143,8 @@ def check_memory(needed_bytes: float) -> str:
             expected="enough for all slices of both domains and the network",
             remedy="close other programs, use a larger machine, or give the task file a larger spacing_mm",
         )
-    return f"about {needed_bytes / GIGA:.1f} GB of memory, {free / GIGA:.1f} GB are free"
-
-
-def free_memory_bytes() -> float | None:
-    """Memory that this process may still use, by the machine and by the limit of its container; None if unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    free = float(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = float((group / "memory.max").read_text(encoding="utf-8"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
-        return min(free, limit - float(stat["anon"]))
-    except (OSError, ValueError, KeyError):  # no limit, or another version of control groups
-        return free
+    known = f", {free / GIGA:.1f} GB are free" if free < math.inf else ""
+    return f"about {needed_bytes / GIGA:.1f} GB of memory{known}"
 
 
 def load_sentence() -> str:

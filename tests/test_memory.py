@@ -1,0 +1,126 @@
+"""Memory: what a volume needs is compared with what is free before the work starts, and a step holds slabs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, refused
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from scripts.core.errors import find_input_error
+from scripts.data import geometry, volumes
+from scripts.data.geometry import check_memory, free_memory_bytes
+from scripts.data.resampling import ResampleVolumed
+from scripts.data.volumes import LabelsToClassesd
+from scripts.inference.edge_aware import EdgeAwareSmoothing
+from scripts.inference.inferers import SliceWiseInferer
+
+
+def leave_free(monkeypatch: pytest.MonkeyPatch, count: float) -> None:
+    monkeypatch.setattr(geometry, "free_memory_bytes", lambda: count)
+
+
+def test_memory_that_is_not_there_is_stated() -> None:
+    check_memory(1.0, "a.nii.gz")
+    assert "needs 1024.0 GiB of memory" in refused(check_memory, 2.0**40, "a.nii.gz").found
+
+
+def test_a_container_limits_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 MB less the 1 MB that its processes hold; the page cache, which counts as current, can be dropped."""
+    monkeypatch.setattr(geometry, "CONTAINER", str(tmp_path))
+    unlimited = free_memory_bytes()
+    (tmp_path / "memory.stat").write_text("anon 1000000\nfile 500000\n")
+    (tmp_path / "memory.max").write_text("3000000\n")
+    assert free_memory_bytes() == 2_000_000 < unlimited
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory_bytes() > 2_000_000
+
+
+def test_an_output_that_memory_cannot_hold_is_refused_before_the_network_runs() -> None:
+    """A volume of 2 x 2 x 2 voxels, for each of which 2^50 bytes would be needed later: 8 PiB."""
+    volume = MetaTensor(torch.zeros(1, 2, 2, 2), affine=torch.eye(4), meta={"filename_or_obj": "a.nii.gz"})
+    error = refused(ResampleVolumed("image", (-1.0,) * 3, later_bytes=(2**50, 0)), {"image": volume})
+    assert (error.file, error.found) == ("a.nii.gz", f"a volume that needs {2**23}.0 GiB of memory")
+    assert "without probabilities" in error.remedy
+    ResampleVolumed("image", (-1.0,) * 3)({"image": volume})
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0, 1]),
+        ({"write_probabilities": True}, [24, 1]),  # background, four structures and the mask, 4 bytes each
+        ({"write_mask": True, "largest_component": True}, [24, 6]),
+        ({"loaded_keys": ["image", "label"]}, [0, 7]),  # two maps, and four arrays of a byte where surfaces are found
+    ],
+)
+def test_what_inference_will_hold(settings: dict[str, bool], expected: list[int]) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "segmentation" / "inference.yaml"))
+    parser.update(settings)
+    assert parser.get_parsed_content("preprocessing#transforms#5#later_bytes") == expected
+
+
+def test_scaling_intensities_needs_seventeen_bytes_a_voxel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """17 x 8 voxels are 136 bytes."""
+    volume = MetaTensor(torch.zeros(1, 2, 2, 2), affine=torch.eye(4), meta={"filename_or_obj": "a.nii.gz"})
+    leave_free(monkeypatch, 135)
+    assert "needs 0.0 GiB" in refused(ResampleVolumed("image", (-1.0,) * 3), {"image": volume}).found
+    leave_free(monkeypatch, 136)
+    ResampleVolumed("image", (-1.0,) * 3)({"image": volume})
+
+
+@pytest.mark.parametrize(
+    ("slices", "step_mm", "held"),
+    [
+        (1500, 2.5, 64 + 2 * 32),  # overlap 4 x 20 / 2.5 = 32, middle 2^26 / 2^20 = 64
+        (100, 2.5, 100),
+        (1500, 0.5, 3 * 160),  # overlap 4 x 20 / 0.5 = 160, and a middle as long
+    ],
+)
+def test_smoothing_holds_a_slab_twice(slices: int, step_mm: float, held: int) -> None:
+    """Four classes of 512 x 512 pixels are 2^20 probabilities in a slice, 4 MiB: 1, 0.8 and 3.75 GiB."""
+    needed = EdgeAwareSmoothing(length_mm=20, contrast=0.07).held_bytes(2**20, slices, step_mm)
+    assert needed == 2 * held * 4 * 2**20
+
+
+@pytest.mark.parametrize(("decide", "needed"), [(True, 512), (False, 768)])
+def test_smoothing_that_does_not_fit_is_refused_after_the_first_slices(
+    decide: bool, needed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two classes in two slices of 4 x 4 pixels: 64 values, in float32 and twice; all once more, if they are kept."""
+    smoothing = EdgeAwareSmoothing(length_mm=20, contrast=0.07)
+    infer = SliceWiseInferer(window_size=None, precision="float32", softmax=True, decide=decide, smoothing=smoothing)
+    image = MetaTensor(torch.ones(1, 4, 4, 2), affine=torch.eye(4), meta={"filename_or_obj": "a.nii.gz"})
+    image.meta["original_affine"] = torch.eye(4)
+    volume = ResampleVolumed("image", (-1.0,) * 3)({"image": image})["image"][None]
+    leave_free(monkeypatch, needed - 1)
+    error = refused(infer, volume, lambda slices: torch.cat([slices, -slices], 1))
+    assert error.file == "a.nii.gz"
+    assert "smoothing_mm 0" in error.remedy
+    leave_free(monkeypatch, needed)
+    assert infer(volume, lambda slices: torch.cat([slices, -slices], 1)).shape[2:] == (4, 4, 2)
+
+
+def test_labels_become_class_ids_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = np.random.default_rng(0).choice([0.0, 205.0, 820.0], (1, 5, 4, 3)).astype(np.float32)
+    label = MetaTensor(torch.from_numpy(voxels), affine=torch.diag(torch.tensor([1.0, 2, 3, 1])))
+    to_classes = LabelsToClassesd("label", [205, 820])
+    monkeypatch.setattr(volumes, "COUNTED_VOXELS", 24)  # two rows at a time
+    found = to_classes({"label": label})["label"]
+    assert torch.equal(found.as_tensor(), torch.from_numpy(np.searchsorted([0, 205, 820], voxels)).to(torch.uint8))
+    assert torch.equal(found.affine, label.affine)
+    label[0, 4, 3, 2] = 3
+    assert refused(to_classes, {"label": label}).found == "label value(s) 3"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), MemoryError("Unable to allocate 9 GiB"), RuntimeError("std::bad_alloc")]
+)
+def test_memory_that_is_not_given_is_a_sentence(error: Exception) -> None:
+    found = find_input_error(error)
+    assert found is not None
+    assert found.file == "memory"
