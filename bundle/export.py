@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,8 +55,10 @@ def export_network(
             ``TOLERANCE``.
     """
     check_choice("engine", engine, list(ENGINES))
-    target = path_for_engine(weights, engine) if out is None else Path(out)
-    _check_suffix(target, engine)
+    target = path_for_engine(weights, engine) if out is None else out
+    if target.suffix != ENGINES[engine]:
+        found, expected = f"the suffix {target.suffix or 'none'!r}", f"{ENGINES[engine]!r} for {engine}"
+        raise InputError(file=target, found=found, expected=expected, remedy="give --out another name, or leave it out")
     with TemporaryDirectory() as work:
         folder = pack_bundle(name, task=task, out=Path(work), weights=weights, root=root).folder
         parser = ConfigParser()
@@ -73,12 +75,6 @@ def export_network(
         _check_agreement(made, network, engine, size)
         _put_in_place(made, target)
     return target
-
-
-def _check_suffix(target: Path, engine: str) -> None:
-    if target.suffix != ENGINES[engine]:
-        found, expected = f"the suffix {target.suffix or 'none'!r}", f"{ENGINES[engine]!r} for {engine}"
-        raise InputError(file=target, found=found, expected=expected, remedy="give --out another name, or leave it out")
 
 
 def _check_slices_suffice(network: nn.Module, weights: Path) -> None:
@@ -159,13 +155,6 @@ def _put_in_place(made: Path, target: Path) -> None:
     if values.is_file():
         with atomic_path(target.with_suffix(VALUES)) as temporary:
             target.unlink(missing_ok=True)
-            _copy(values, temporary)
+            shutil.copyfile(values, temporary)
     with atomic_path(target) as temporary:
-        _copy(made, temporary)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as content, target.open("wb") as copy:
-        while block := content.read(2**24):
-            copy.write(block)
-        os.fsync(copy.fileno())
+        shutil.copyfile(made, temporary)

@@ -62,7 +62,7 @@ class SegmentTask(BundleInferTask):
         self.options = {name: config[name] for name in OPTIONS if name in config}
         self.applied = dict(self.options)
         # Viewers take a list for a choice; it is shown as text instead.
-        self._config.update({name: _as_text(value) for name, value in self.options.items()})
+        self._config.update({k: json.dumps(v) if isinstance(v, list) else v for k, v in self.options.items()})
         self.label_info = coded_entries({number: name for name, number in self.labels.items()}, codes)
 
     def info(self) -> dict[str, Any]:
@@ -183,10 +183,6 @@ def _score(info: Mapping[str, Any], model: str | None) -> float | None:
     """The uncertainty that a model left with a volume, or the largest of all models."""
     scores = [score for name, score in info.get("uncertainty", {}).items() if model in (None, name)]
     return max(scores, default=None)
-
-
-def _as_text(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _parsed(value: Any) -> Any:

@@ -77,7 +77,11 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
     shown = {value: [ml.get(value, 0.0) for ml in volumes] for value in labels.names}
     ranges = {value: (min(seen), max(seen)) for value, seen in shown.items()}
     findings = [finding for case in cases for finding in case.findings]
-    findings += [] if labels.keeps_stored_axes else map(_of_results, find_wrong_sides(cases, labels.names))
+    if not labels.keeps_stored_axes:
+        # Label maps that a network made may simply be wrong.
+        remedy = "look at the pictures: the label maps are wrong, or these volumes are mirrored"
+        misplaced = find_wrong_sides(cases, labels.names)
+        findings += [replace(finding, kind="implausible positions", remedy=remedy) for finding in misplaced]
     result = Segmentations(cases, (), ranges)
     findings += [finding for case in cases for finding in _against_labelled(case, labels.names, result)]
     return replace(result, findings=findings)
@@ -93,12 +97,6 @@ def write_summary(path: Path, result: Segmentations, names: Mapping[float, str])
                 numbers = (f"{number:.1f}" for number in (case.volumes_ml.get(value, 0.0), *result.ranges[value]))
                 writer.writerow([case.domain, case.name, name, f"{value:g}", *numbers, result.warning(case, value)])
     return path
-
-
-def _of_results(finding: Finding) -> Finding:
-    """A finding on the positions of structures in label maps that a network made: they may simply be wrong."""
-    remedy = "look at the pictures: the label maps are wrong, or these volumes are mirrored"
-    return replace(finding, kind="implausible positions", remedy=remedy)
 
 
 def _against_labelled(case: MeasuredCase, names: Mapping[float, str], result: Segmentations) -> list[Finding]:

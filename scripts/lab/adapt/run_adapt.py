@@ -52,7 +52,6 @@ def run_adapt(request: AdaptRequest) -> Path | None:
 
 
 def _adapt(request: AdaptRequest) -> Path | None:
-    """The steps of :func:`run_adapt`."""
     progress = Progress.read(request)
     if "schedule" not in progress.content:
         _plan_and_check(request, progress)
@@ -84,7 +83,9 @@ def _plan_text(request: AdaptRequest) -> str:
 
 def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
     rules = read_rules()
-    own_task = request.task or (request.task_file if _is_edited(request.task_file, progress) else None)
+    file = request.task_file
+    is_edited = file.is_file() and _digest(file) != progress.content.get("task_written")
+    own_task = request.task or (file if is_edited else None)
     given = task_settings(own_task) if own_task else {}
     check_not_exchanged(request.source_images, request.source_labels, request.target_images)
     names = domain_names(request.source_images, request.target_images)
@@ -223,11 +224,6 @@ def _check_schedule(request: AdaptRequest, progress: Progress, schedule: Schedul
             expected="the --schedule and --time that it was started with, or neither",
             remedy="leave them out to continue, or choose another --out",
         )
-
-
-def _is_edited(file: Path, progress: Progress) -> bool:
-    """Whether the task file was edited since it was written."""
-    return file.is_file() and _digest(file) != progress.content.get("task_written")
 
 
 def _digest(file: Path) -> str:

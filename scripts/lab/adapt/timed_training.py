@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fire.parser import DefaultParseValue
 from scripts.core.errors import InputError, find_input_error, innermost_message
 from scripts.core.files import make_folder
 from scripts.lab.cores import start_worker
@@ -54,7 +55,7 @@ def parse_command(command: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     options = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
     files = ast.literal_eval(options.pop("config_file"))
     options.pop("logging_file", None)
-    return files, {key: _typed(value) for key, value in options.items()}
+    return files, {key: DefaultParseValue(value) for key, value in options.items()}
 
 
 def time_training(command: Sequence[str], log: Path, **settings: Any) -> Timing:
@@ -133,10 +134,3 @@ class _Clock:
     @property
     def start_s(self) -> float:
         return max(self.first_batch - self.started, 0.0)
-
-
-def _typed(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scripts.core.errors import InputError
@@ -27,7 +26,7 @@ def check_alike(images: Sequence[str], check: Path, target: str) -> None:
     content = json.loads((check / REPORT).read_text(encoding="utf-8"))
     known = [case for case in content["cases"] if case["domain"] == target and case["shape"]]
     modality = modality_of(float(np.median([case["percentiles"]["0.5"] for case in known])))
-    extents = np.array([_extents(case) for case in known])  # (cases, 3), ascending
+    extents = np.sort([np.multiply(case["shape"], case["spacing_mm"]) for case in known])  # (cases, 3), ascending
     for image in images:
         volume = read_nifti(image)
         lowest = float(np.percentile(volume.voxels, 0.5))
@@ -45,13 +44,5 @@ def check_alike(images: Sequence[str], check: Path, target: str) -> None:
                 "%s: a volume of %s mm. The volumes that the segmenter was trained for have %s to %s mm. "
                 "Does it show another part of the body? Look at its label map.",
                 image,
-                *map(_text, (size, extents.min(0), extents.max(0))),
+                *(" x ".join(f"{edge:.0f}" for edge in edges) for edges in (size, extents.min(0), extents.max(0))),
             )
-
-
-def _extents(case: Mapping[str, Any]) -> list[float]:
-    return sorted(np.multiply(case["shape"], case["spacing_mm"]).tolist())
-
-
-def _text(size: np.ndarray) -> str:
-    return " x ".join(f"{edge:.0f}" for edge in size)

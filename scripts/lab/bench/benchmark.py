@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from scripts.lab.bench.timing import Measurement, Ratio, convolution_peak
 
 __all__ = ["run_bench"]
 
+ROUNDS = 3
+
 
 def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]:
-    """Measure the speed relative to plain implementations, and print the ratios with their targets; write them as JSON.
+    """Measure the speed relative to plain implementations, print the ratios with their targets, and write them as JSON.
 
     Times are medians of wall-clock seconds of one process; the variants of a section are timed in turn.
 
@@ -28,19 +31,18 @@ def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]
         name, each with ``size``, ``seconds``, ``peak_memory_mib``, ``ratios`` and ``notes``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rounds = 3
     peak = convolution_peak(device)
     print(f"3 x 3 convolution on this device: {peak['float32']:.0f} GFLOP/s float32, {peak['bf16']:.0f} bf16")
     print(f"{'':50} {'ratio':>8} {'target':>8}")
     sections: dict[str, dict[str, Any]] = {}
     for name, measure in (
-        ("style_transfer", lambda: measure_style_transfer(device, quick=quick, rounds=rounds)),
-        ("dual_alignment", lambda: measure_dual_alignment(device, quick=quick, rounds=rounds)),
-        ("inference", lambda: measure_inference(device, quick=quick, rounds=rounds)),
-        ("surface_distance", lambda: measure_surface_distance(quick=quick, rounds=rounds)),
-        ("preparation", lambda: measure_preparation(quick=quick, rounds=rounds)),
+        ("style_transfer", partial(measure_style_transfer, device)),
+        ("dual_alignment", partial(measure_dual_alignment, device)),
+        ("inference", partial(measure_inference, device)),
+        ("surface_distance", measure_surface_distance),
+        ("preparation", measure_preparation),
     ):
-        measurement = measure()
+        measurement = measure(quick=quick, rounds=ROUNDS)
         _print(measurement)
         sections[name] = measurement.as_dict()
     result = {
@@ -57,22 +59,16 @@ def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]
 
 def _print(measurement: Measurement) -> None:
     for ratio in measurement.ratios:
-        print(f"{ratio.name:50} {_format(ratio.value, ratio):>8} {_target(ratio):>8} {_verdict(ratio)}")
+        value = f"{ratio.value:.1%}" if ratio.is_share else f"{ratio.value:.2f} x"
+        verdict = {True: "reached", False: "not reached", None: ""}[ratio.reached]
+        print(f"{ratio.name:50} {value:>8} {_target(ratio):>8} {verdict}")
     timings = measurement.timings
     for name, seconds in timings.seconds.items():
         print(f"    {name:30} {seconds:9.4f} s {timings.peak_memory_mib[name]:9.0f} MiB at most")
     print("\n".join(f"    {line}" for line in (measurement.size, *measurement.notes)), flush=True)
 
 
-def _format(value: float, ratio: Ratio) -> str:
-    return f"{value:.1%}" if ratio.is_share else f"{value:.2f} x"
-
-
 def _target(ratio: Ratio) -> str:
     if ratio.target is None:
         return ""
     return f"< {ratio.target:.0%}" if ratio.is_share else f"{ratio.target:g} x"
-
-
-def _verdict(ratio: Ratio) -> str:
-    return {True: "reached", False: "not reached", None: ""}[ratio.reached]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
-import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +41,7 @@ def measure_preparation(*, quick: bool, rounds: int) -> Measurement:
         write_series(folder / "jpeg2000_series", quarter, compress=True)
         files = _write_cases(folder / "btcv", image, label)
         variants: dict[str, Callable[[], object]] = {
-            "cases": _preparing(folder),
+            "cases": partial(_prepare_anew, folder),
             "unpacking": lambda: [gzip.decompress(file.read_bytes()) for file in files],
         }
         variants |= {name: partial(read_series, folder / name) for name in SERIES}
@@ -104,16 +102,10 @@ def compress_dicom(file: Path, syntax: str) -> None:
     writer.Write()
 
 
-def _preparing(folder: Path) -> Callable[[], object]:
-    """A call that prepares all cases into a new folder each time, because finished cases are skipped."""
-    number = itertools.count()
-
-    def call() -> None:
-        out = folder / f"out{next(number)}"
-        prepare(Preparation("btcv", folder / "btcv", out))
-        shutil.rmtree(out)
-
-    return call
+def _prepare_anew(folder: Path) -> None:
+    """Prepare all cases into a new folder, because finished cases are skipped."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        prepare(Preparation("btcv", folder / "btcv", Path(out)))
 
 
 def _write_cases(folder: Path, image: np.ndarray, label: np.ndarray) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance
 from numpy.typing import NDArray
-from scripts.lab.bench.mask_distances import average_symmetric_surface_distance
+from scripts.evaluation.metrics import mean_distance, nearest_distances, surfaces
 from scripts.lab.bench.timing import Measurement, Ratio, round_robin
 
 __all__ = ["measure_surface_distance"]
@@ -28,7 +28,7 @@ def measure_surface_distance(*, quick: bool, rounds: int) -> Measurement:
     masks = _masks(shape)
     predictions, truths = (torch.from_numpy(np.stack(side))[None] for side in zip(*masks, strict=True))
     variants: dict[str, Callable[[], list[float]]] = {
-        "ours": lambda: [average_symmetric_surface_distance(p, t, SPACING_MM) for p, t in masks],
+        "ours": lambda: [mean_distance(nearest_distances(*surfaces(p, t, 1)[0], SPACING_MM)) for p, t in masks],
         "monai": lambda: compute_average_surface_distance(
             predictions, truths, include_background=True, symmetric=True, spacing=list(SPACING_MM)
         )[0].tolist(),

@@ -20,7 +20,8 @@ def find_shifted_labels(cases: Sequence[MeasuredCase]) -> list[Finding]:
     """
     findings = []
     for domain, group in by_domain(cases, lambda case: case.alignment).items():
-        if len(group) < LIMITS.cases_for_errors and _typical_fit(group) < LIMITS.explains_well:
+        fit = np.median([case.alignment.best_explained for case in group if case.alignment])
+        if len(group) < LIMITS.cases_for_errors and fit < LIMITS.explains_well:
             continue
         gains = {id(case): _gain(case) for case in group}
         typical = np.median([_shift(case) for case in group], axis=0)
@@ -31,17 +32,13 @@ def find_shifted_labels(cases: Sequence[MeasuredCase]) -> list[Finding]:
         for case in group:
             others = [gains[id(other)] for other in others_of(group, case)]
             usual = float(np.percentile(others, 95, method="higher")) if others else 0.0
-            shift, fit = _shift(case), case.alignment
-            is_inside = np.abs(shift).max() < 2 and fit is not None and fit.best_explained >= LIMITS.least_explained
+            shift, own = _shift(case), case.alignment
+            is_inside = np.abs(shift).max() < 2 and own is not None and own.best_explained >= LIMITS.least_explained
             is_clear = gains[id(case)] >= max(LIMITS.shift_gain, LIMITS.shift_gain_others * usual)
             if is_inside and is_clear and np.abs(shift).max() >= LIMITS.shift_voxel:
                 severity: Severity = "error" if gains[id(case)] >= LIMITS.shift_gain_errors else "warning"
                 findings.append(_shift_finding(domain, (case.name,), shift, gains[id(case)], severity))
     return findings
-
-
-def _typical_fit(group: Sequence[MeasuredCase]) -> float:
-    return float(np.median([case.alignment.best_explained for case in group if case.alignment]))
 
 
 def _shift(case: MeasuredCase) -> np.ndarray:

@@ -45,10 +45,6 @@ class _Relation:
     wrong: int
     counted: int
 
-    @property
-    def is_violated(self) -> bool:
-        return self.counted > 0 and self.wrong >= SHARE * self.counted
-
 
 def find_wrong_sides(cases: Sequence[MeasuredCase], names: Mapping[float, str]) -> list[Finding]:
     """Domains in which nearly all cases contradict the names of their structures."""
@@ -57,23 +53,19 @@ def find_wrong_sides(cases: Sequence[MeasuredCase], names: Mapping[float, str]) 
         relations = [_counted(relation, group) for relation in _relations(names)]
         for axis in range(3):
             of_axis = [relation for relation in relations if relation.axis == axis and relation.counted]
-            if violated := [relation for relation in of_axis if relation.is_violated]:
+            if violated := [relation for relation in of_axis if relation.wrong >= SHARE * relation.counted]:
                 findings.append(_finding(domain, of_axis, violated, names))
     return findings
 
 
 def _relations(names: Mapping[float, str]) -> list[tuple[float, float, int, str]]:
-    value_of = {_plain(name): value for value, name in names.items()}
+    value_of = {re.sub(r"[\W_]+", " ", name).strip().lower(): value for value, name in names.items()}
     pairs = [(name, RIGHT, re.sub(r"\bright\b", "left", name)) for name in value_of if re.search(r"\bright\b", name)]
     return [
         (value_of[first], value_of[second], axis, word)
         for first, (axis, word), second in [*pairs, *ALWAYS]
         if first in value_of and second in value_of
     ]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", name).strip().lower()
 
 
 def _counted(relation: tuple[float, float, int, str], cases: Sequence[MeasuredCase]) -> _Relation:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["REPORT", "Alignment", "Finding", "ListedCase", "MeasuredCase", "Structure", "by_domain", "others_of"]
+__all__ = [
+    "REPORT",
+    "Alignment",
+    "Finding",
+    "ListedCase",
+    "MeasuredCase",
+    "Structure",
+    "by_domain",
+    "medians",
+    "others_of",
+]
 
 # The result of a check, which is not a datalist in a checked folder.
 REPORT = "check.json"
@@ -153,6 +163,12 @@ def by_domain(cases: Sequence[MeasuredCase], keep: Callable[[MeasuredCase], Any]
         if keep(case):
             groups.setdefault(case.domain, []).append(case)
     return groups
+
+
+def medians(mappings: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """The median of each key over the mappings that have it."""
+    keys = sorted({key for mapping in mappings for key in mapping})
+    return {key: float(np.median([mapping[key] for mapping in mappings if key in mapping])) for key in keys}
 
 
 def others_of(group: Sequence[MeasuredCase], case: MeasuredCase) -> list[MeasuredCase]:

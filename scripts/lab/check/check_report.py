@@ -80,7 +80,8 @@ def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task:
         "limits": limits,
     }
     axes = "third, second and first stored axis" if result.keeps_stored_axes else "axial, coronal, sagittal"
-    note = f"Slices through most of the labels, in square millimetres: {axes}. Outlines are the labels."
+    note = f"Slices through most of the labels, in square millimetres: {axes}. Outlines are the labels. "
+    table = Table(heads=HEADS, rows=[_row(case, result) for case in result.cases], is_wide=True)
     ranked = sorted(
         result.cases, key=lambda case: min([f.severity != "error" for f in result.findings_on(case)], default=2)
     )
@@ -89,17 +90,11 @@ def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task:
         _findings_section(result.findings),
         Section(
             heading="Cases",
-            text=[f"{note} Cases with findings come first."],
-            cards=[case_card(c, result) for c in ranked],
+            text=[note + "Cases with findings come first."],
+            cards=[case_card(case, result) for case in ranked],
         ),
-        Section(
-            heading="All numbers",
-            tables=[Table(heads=HEADS, rows=[_row(case, result) for case in result.cases], is_wide=True)],
-            is_folded=True,
-        ),
-        Section(
-            heading="Limits that were applied", tables=[Table(heads=["limit", "value"], rows=rows)], is_folded=True
-        ),
+        Section(heading="All numbers", tables=[table], is_folded=True),
+        Section(heading="Applied limits", tables=[Table(heads=["limit", "value"], rows=rows)], is_folded=True),
     ]
     with atomic_path(Path(out) / REPORT) as temporary:
         write_json(temporary, content)
@@ -121,14 +116,13 @@ def _findings_section(findings: Sequence[Finding]) -> Section:
         link = Markup('<a href="#{}">{}</a>')
         where = Markup(" ").join([finding.domain, *(link.format(_anchor(finding.domain, c), c) for c in finding.cases)])
         tag = Markup('<span class="tag {0}">{0}</span>').format(finding.severity)
-        words = [_words(text[:1].upper() + text[1:]) for text in (finding.found, finding.expected, finding.remedy)]
+        words = [
+            Markup('<div class="words">{}</div>').format(text[:1].upper() + text[1:])
+            for text in (finding.found, finding.expected, finding.remedy)
+        ]
         rows.append([tag, finding.kind, where if finding.cases else f"{finding.domain} (all)", *words])
     heads = ["", "what", "where", "found", "expected", "what to do"]
     return Section(heading="Findings", tables=[Table(heads=heads, rows=rows)])
-
-
-def _words(text: str) -> Markup:
-    return Markup('<div class="words">{}</div>').format(text)
 
 
 def _row(case: MeasuredCase, result: CheckResult) -> list[str]:

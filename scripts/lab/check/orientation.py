@@ -21,15 +21,13 @@ MOST_COMPARED = 20
 _FLIPS: list[tuple[int, ...]] = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
 
-def _layout(case: MeasuredCase) -> Layout:
-    return {int(value): structure.centre_mm for value, structure in case.structures.items()}
-
-
 def find_misplaced_structures(
     cases: Sequence[MeasuredCase], names: Mapping[float, str], axes: Sequence[str] = AXES
 ) -> list[Finding]:
     """Cases and domains whose structures are mirrored, rotated, exchanged or displaced compared with the others."""
-    layouts = {id(case): _layout(case) for case in cases}
+    layouts: dict[int, Layout] = {
+        id(case): {int(value): structure.centre_mm for value, structure in case.structures.items()} for case in cases
+    }
     groups = by_domain(cases, lambda case: case.structures)
     findings, in_conflict = [], set()
     for first, second in combinations(groups, 2):

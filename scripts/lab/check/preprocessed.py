@@ -44,7 +44,9 @@ def find_preprocessing_faults(
         domain, is_source = str(settings[f"{side}_domain"]), side == "source"
         of_domain = [case for case in sound if case.domain == domain and (case.label_shape or not is_source)]
         chosen = _spread([case for case in of_domain if case.files.section == "training"] or of_domain)
-        items = [_item(case, with_label=is_source) for case in chosen]
+        items = [
+            {"image": case.files.image} | ({"label": str(case.files.label)} if is_source else {}) for case in chosen
+        ]
         if items:
             found += _judge(items, transform, settings, side)
     return found
@@ -131,8 +133,3 @@ def _spread(cases: Sequence[MeasuredCase]) -> list[MeasuredCase]:
     """At most as many cases as are preprocessed of a domain, from all of its list."""
     count = min(len(cases), LIMITS.preprocessed_cases)
     return [cases[index * len(cases) // count] for index in range(count)]
-
-
-def _item(case: MeasuredCase, with_label: bool) -> dict[str, str]:
-    files = case.files
-    return {"image": files.image, "label": str(files.label)} if with_label else {"image": files.image}

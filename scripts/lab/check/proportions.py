@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scripts.lab.check.cases import Structure
+from scripts.lab.check.cases import Structure, medians
 
 __all__ = ["Proportions", "Stretch", "middle_proportions", "proportions_of", "stretch_of"]
 
@@ -73,9 +73,7 @@ def proportions_of(structures: Mapping[float, Structure], stack_axis: int, grain
 
 def middle_proportions(cases: Sequence[Proportions]) -> Proportions:
     """Medians over the cases of a domain, without the grain, which depends on the modality."""
-    values = sorted({value for case in cases for value in case.heights})
-    heights = {v: float(np.median([case.heights[v] for case in cases if v in case.heights])) for v in values}
-    volumes = {v: float(np.median([case.volumes[v] for case in cases if v in case.volumes])) for v in values}
+    heights, volumes = medians([case.heights for case in cases]), medians([case.volumes for case in cases])
     return Proportions(heights, volumes, math.nan)
 
 
@@ -103,11 +101,8 @@ def stretch_of(case: Proportions, others: Sequence[Proportions]) -> Stretch | No
 
 def _against(case: Mapping[float, float], others: Sequence[Mapping[float, float]]) -> float | None:
     """Median over structures of the difference from the others' median."""
-    differences = [
-        case[value] - float(np.median(seen))
-        for value in case
-        if (seen := [other[value] for other in others if value in other])
-    ]
+    middle = medians(others)
+    differences = [case[value] - middle[value] for value in case if value in middle]
     return float(np.median(differences)) if differences else None
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, others_of
+from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, medians, others_of
 from scripts.lab.check.limits import LIMITS, VOLUMES_ML
 
 __all__ = ["common_factor", "find_wrong_sizes"]
@@ -30,7 +30,7 @@ def find_wrong_sizes(cases: Sequence[MeasuredCase], names: Mapping[float, str]) 
     findings = []
     for domain, group in by_domain(cases, lambda case: case.structures and case.files.has_spacing).items():
         volumes = {id(case): _volumes(case, names) for case in group}
-        middle = _medians(list(volumes.values()))
+        middle = medians(list(volumes.values()))
         odd = _implausible(middle, names) if len(group) >= LIMITS.least_cases else []
         if odd:
             found = f"medians of {', '.join(odd)}"
@@ -66,11 +66,6 @@ def common_factor(case: Volumes, others: Sequence[Volumes]) -> float:
 def _volumes(case: MeasuredCase, names: Mapping[float, str]) -> dict[float, float]:
     """Volumes of the named structures; of all if there are no names."""
     return {value: one.volume_ml for value, one in case.structures.items() if value in names or not names}
-
-
-def _medians(cases: Sequence[Volumes]) -> dict[float, float]:
-    values = sorted({value for case in cases for value in case})
-    return {value: float(np.median([case[value] for case in cases if value in case])) for value in values}
 
 
 def _implausible(volumes: Volumes, names: Mapping[float, str]) -> list[str]:

@@ -44,17 +44,14 @@ def draw_views(image: _Array, classes: _Array | None, turn: _Array, spacing_mm: 
     edges = [spacing_mm[axis] for axis in np.argsort(turn[:, 0])]
     views = []
     for axis in (2, 1, 0):
-        index = _fullest(labels, axis, shown.shape[axis])
-        plane = [edge for other, edge in enumerate(edges) if other != axis]
+        across = tuple(other for other in range(3) if other != axis)
+        index = shown.shape[axis] // 2
+        if labels is not None and labels.any():
+            index = int(np.count_nonzero(labels, axis=across).argmax())
+        plane = [edges[other] for other in across]
         cut = None if labels is None else np.take(labels, index, axis)
         views.append(_data_uri(_picture(np.take(shown, index, axis), cut, plane, limits)))
     return views
-
-
-def _fullest(labels: _Array | None, axis: int, size: int) -> int:
-    if labels is None or not labels.any():
-        return size // 2
-    return int(np.count_nonzero(labels, axis=tuple(other for other in range(3) if other != axis)).argmax())
 
 
 def _picture(

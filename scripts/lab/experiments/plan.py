@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -260,7 +259,7 @@ class _Planner:
         if one.previous is not None:
             needs.append(self._folder("methods", one.previous, seed))
             options += ["--initial_weights", str(needs[-1] / "models" / "model.pt")]
-        typed = {key: _typed(value) for key, value in self.request.settings.items()}
+        typed = {key: DefaultParseValue(value) for key, value in self.request.settings.items()}  # as MONAI reads them
         trained = _merged(training, {"seed": seed, **typed})
         steps = [Step("training", bundle_command("training", training, folder, *options))]
         steps += self._uses(folder, files, trained)
@@ -319,14 +318,6 @@ def network_options(trained: Mapping[str, Any], use: Iterable[Path]) -> list[str
     metadata = trained["weights_metadata"]
     keys = [*metadata["network"], *metadata.get("inference", {})]
     return [word for key in keys if trained[key] != used[key] for word in (f"--{key}", str(trained[key]))]
-
-
-def _typed(text: str) -> Any:
-    """The value of a word on a command line: a Python literal, else the word (YAML would read ``off`` as false)."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _merged(files: Iterable[Path], typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
