@@ -41,12 +41,7 @@ MODALITIES = ("CT", "MR")
 
 
 class ModalityStore(DICOMWebDatastore):
-    """MONAI Label's DICOMweb store, listing series of the models' target modalities instead of CT alone.
-
-    Args:
-        modalities: ``CT``, ``MR`` or both.
-        settings: of MONAI Label's store.
-    """
+    """MONAI Label's DICOMweb store, listing series of the models' target modalities instead of CT alone."""
 
     def __init__(self, *, modalities: Sequence[str], **settings: Any) -> None:
         self.modalities = tuple(modalities)
@@ -113,13 +108,7 @@ def use_codes(codes: ModuleType) -> None:
 def coded_entries(
     names: Mapping[int, str], codes: ModuleType, given: Sequence[Mapping[str, Any]] = ()
 ) -> list[dict[str, Any]]:
-    """MONAI Label's ``label_info``: for each class its name, number, colour and the segment for dcmqi.
-
-    Args:
-        names: of the classes, by number.
-        codes: a bundle's ``structure_codes``.
-        given: entries of a viewer, which hold if they have a segment of their own.
-    """
+    """MONAI Label's ``label_info``: name, number, colour and segment for dcmqi; a viewer's own segments hold."""
     entries = []
     for number, name in sorted(names.items()):
         code, colour = codes.structure_code(name), list(bytes.fromhex(codes.structure_colour(number)[1:]))

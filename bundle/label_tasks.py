@@ -46,13 +46,7 @@ PLAUSIBLE = 0.05
 
 
 class SegmentTask(BundleInferTask):
-    """A packed bundle as MONAI Label's model, with the bundle's options, structure codes and an uncertainty.
-
-    Args:
-        folder: the bundle, with weights.
-        conf: the ``--conf`` pairs of the command line.
-        codes: the bundle's ``structure_codes``.
-    """
+    """A packed bundle as MONAI Label's model, with the bundle's options, structure codes and an uncertainty."""
 
     def __init__(self, folder: Path, conf: dict[str, str], codes: ModuleType) -> None:
         super().__init__(str(folder), conf, load_strict=True)
@@ -140,10 +134,6 @@ class LeastCertain(Strategy):
 
 def chosen_options(request: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A bundle's options with the values of a request.
-
-    Args:
-        request: of a viewer; lists may come as text.
-        options: the bundle's, with its own values.
 
     Raises:
         HTTPException: 422 for a name that is no option, and for text that the config would evaluate.

@@ -40,13 +40,7 @@ ARCHIVE_TIME = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class PackedBundle:
-    """A packed bundle.
-
-    Args:
-        folder: the bundle.
-        archive: the bundle as one file, if requested.
-        has_weights: whether it contains ``models/model.pt``.
-    """
+    """A packed bundle, its archive if one was asked for, and whether it has weights."""
 
     folder: Path
     archive: Path | None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.core.errors import SettingError, show_input_errors_as_sentences
 
 __all__ = ["main"]
+
+REPEATED: dict[str, Any] = {"action": "append", "default": []}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,142 +44,129 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands)
     _add_phantom(commands)
 
-    datalist = commands.add_parser(
-        "datalist", help="write datalists for a folder of volumes, or for a dataset.json with domains"
+    add = _command(
+        commands, "datalist", _datalist, "write datalists for a folder of volumes, or for a dataset.json with domains"
     )
-    datalist.add_argument("--dataset", help="a dataset.json with its lists under domains.<name>")
-    datalist.add_argument("--images", help="folder of NIfTI images of one domain")
-    datalist.add_argument(
-        "--labels", help="folder of their label maps (may be the same folder); omit it for an unlabelled domain"
-    )
-    datalist.add_argument("--domain", help="name of the domain, such as mr or ct")
-    datalist.add_argument("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
-    datalist.add_argument("--out", type=Path, required=True, help="output folder for <domain>.json")
-    datalist.set_defaults(run=_datalist)
+    add("--dataset", help="a dataset.json with its lists under domains.<name>")
+    add("--images", help="folder of NIfTI images of one domain")
+    add("--labels", help="folder of their label maps (may be the same folder); omit it for an unlabelled domain")
+    add("--domain", help="name of the domain, such as mr or ct")
+    add("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
+    add("--out", type=Path, required=True, help="output folder for <domain>.json")
 
     _add_prepare(commands)
-    check = commands.add_parser("check", help="find errors in data before training")
-    check.add_argument("where", nargs="+", help="datalists, a dataset.json with domains, or folders of volumes")
-    check.add_argument("--task", help="a task file: names and values of the structures")
-    check.add_argument(
-        "--out", type=Path, default=Path("runs/check"), help="output folder for check.html and check.json"
-    )
-    check.add_argument("--workers", type=int, help="number of processes")
-    check.set_defaults(run=_check)
+    add = _command(commands, "check", _check, "find errors in data before training")
+    add("where", nargs="+", help="datalists, a dataset.json with domains, or folders of volumes")
+    add("--task", help="a task file: names and values of the structures")
+    add("--out", type=Path, default=Path("runs/check"), help="output folder for check.html and check.json")
+    add("--workers", type=int, help="number of processes")
 
-    demo = commands.add_parser("demo", help="train, adapt and evaluate on a generated phantom, and write report.html")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
-    demo.add_argument(
-        "--methods", default="none_unet,recommended", help="of configs/methods; the last is compared with the first"
-    )
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
-    demo.set_defaults(run=_demo)
+    add = _command(commands, "demo", _demo, "train, adapt and evaluate on a generated phantom, and write report.html")
+    add("--out", type=Path, default=Path("runs/demo"))
+    add("--methods", default="none_unet,recommended", help="of configs/methods; the last is compared with the first")
+    add("--seed", type=int, default=0)
+    add("--resume", action="store_true", help="continue an interrupted demo")
 
     _add_compare(commands)
     _add_results(commands)
 
-    faults = commands.add_parser("faults", help="inject faults into files, settings and trainings, and count results")
-    faults.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
-    faults.add_argument("--seed", type=int, default=0)
-    faults.add_argument("--seconds", type=float, default=900, help="time for all faults")
-    faults.set_defaults(run=_faults)
+    add = _command(commands, "faults", _faults, "inject faults into files, settings and trainings, and count results")
+    add("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
+    add("--seed", type=int, default=0)
+    add("--seconds", type=float, default=900, help="time for all faults")
 
-    bench = commands.add_parser("bench", help="compare the speed of each part with a plain implementation")
-    bench.add_argument("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
-    bench.add_argument("--quick", action="store_true", help="tiny sizes, only to test the command")
-    bench.set_defaults(run=_bench)
+    add = _command(commands, "bench", _bench, "compare the speed of each part with a plain implementation")
+    add("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
+    add("--quick", action="store_true", help="tiny sizes, only to test the command")
     return parser
 
 
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> Callable[..., Any]:
+    """Add a command; return what adds its arguments."""
+    parser = commands.add_parser(name, help=text)
+    parser.set_defaults(run=run)
+    return parser.add_argument
+
+
 def _add_adapt(commands: Any) -> None:
-    adapt = commands.add_parser(
-        "adapt", help="from folders of labelled source and unlabelled target volumes to label maps of the target"
+    add = _command(
+        commands,
+        "adapt",
+        _adapt,
+        "from folders of labelled source and unlabelled target volumes to label maps of the target",
     )
     folders = "NIfTI files or DICOM series, nested folders are searched"
-    adapt.add_argument("--source_images", type=Path, required=True, help=f"folder of the labelled images: {folders}")
-    adapt.add_argument("--source_labels", type=Path, required=True, help="folder of their label maps")
-    adapt.add_argument("--target_images", type=Path, required=True, help=f"folder of the other images: {folders}")
-    adapt.add_argument("--target_labels", type=Path, help="folder of label maps of the target, only to evaluate with")
-    adapt.add_argument("--out", type=Path, required=True, help="output folder; repeat the command to continue")
-    adapt.add_argument("--label_names", help="names in the order of the label values, or as 1=liver,4=spleen")
-    adapt.add_argument(
-        "--segment", type=Path, nargs="+", default=[], help="further volumes or folders of the target to segment"
-    )
-    adapt.add_argument("--time", help="time that it may take, such as 1h or 2h30m")
-    adapt.add_argument("--schedule", help="trial (only to test the sequence), short, day or paper: configs/adapt.yaml")
-    adapt.add_argument("--task", type=Path, help="a task file of your own in place of the planned one")
-    adapt.add_argument("--seed", type=int, default=0)
-    adapt.add_argument("--plan_only", action="store_true", help="write the task file and the check, and stop")
-    adapt.add_argument("--despite_errors", action="store_true", help="train even if the check finds errors")
-    adapt.set_defaults(run=_adapt)
+    add("--source_images", type=Path, required=True, help=f"folder of the labelled images: {folders}")
+    add("--source_labels", type=Path, required=True, help="folder of their label maps")
+    add("--target_images", type=Path, required=True, help=f"folder of the other images: {folders}")
+    add("--target_labels", type=Path, help="folder of label maps of the target, only to evaluate with")
+    add("--out", type=Path, required=True, help="output folder; repeat the command to continue")
+    add("--label_names", help="names in the order of the label values, or as 1=liver,4=spleen")
+    add("--segment", type=Path, nargs="+", default=[], help="further volumes or folders of the target to segment")
+    add("--time", help="time that it may take, such as 1h or 2h30m")
+    add("--schedule", help="trial (only to test the sequence), short, day or paper: configs/adapt.yaml")
+    add("--task", type=Path, help="a task file of your own in place of the planned one")
+    add("--seed", type=int, default=0)
+    add("--plan_only", action="store_true", help="write the task file and the check, and stop")
+    add("--despite_errors", action="store_true", help="train even if the check finds errors")
 
 
 def _add_phantom(commands: Any) -> None:
-    phantom = commands.add_parser("phantom", help="generate the built-in cardiac MR/CT data set, with its datalists")
-    phantom.add_argument("--out", type=Path, required=True, help="output folder")
-    phantom.add_argument("--cases", type=int, default=10, help="volumes per domain")
-    phantom.add_argument("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
-    phantom.add_argument("--seed", type=int, default=0)
-    phantom.set_defaults(run=_phantom)
+    add = _command(commands, "phantom", _phantom, "generate the built-in cardiac MR/CT data set, with its datalists")
+    add("--out", type=Path, required=True, help="output folder")
+    add("--cases", type=int, default=10, help="volumes per domain")
+    add("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
+    add("--seed", type=int, default=0)
 
 
 def _add_segment(commands: Any) -> None:
-    segment = commands.add_parser("segment", help="segment volumes with a trained run; its settings are known")
-    segment.add_argument("run_folder", type=Path, help="folder of a segmentation training (its --bundle_root)")
-    segment.add_argument("volumes", type=Path, help="a NIfTI file, a folder of them, or a datalist")
-    segment.add_argument("--out", type=Path, required=True, help="folder for the label maps")
-    segment.add_argument(
+    add = _command(commands, "segment", _segment, "segment volumes with a trained run; its settings are known")
+    add("run_folder", type=Path, help="folder of a segmentation training (its --bundle_root)")
+    add("volumes", type=Path, help="a NIfTI file, a folder of them, or a datalist")
+    add("--out", type=Path, required=True, help="folder for the label maps")
+    add(
         "--set",
-        action="append",
+        **REPEATED,
         type=_setting,
-        default=[],
         metavar="KEY=VALUE",
         help="another setting of inference, such as largest_component=true; may be repeated",
     )
-    segment.set_defaults(run=_segment)
 
 
 def _add_compare(commands: Any) -> None:
-    compare = commands.add_parser("compare", help="train and evaluate several methods and seeds on the same data")
-    compare.add_argument("--task", required=True, help="a file of configs/tasks, by name or path")
-    compare.add_argument("--methods", required=True, help="files of configs/methods, such as none,glua,supervised")
-    compare.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
-    compare.add_argument("--out", type=Path, required=True, help="output folder; repeat the command to continue")
-    compare.add_argument(
-        "--size", default="small", help="small (two CPU cores) or full (a GPU): configs/comparison.yaml"
-    )
-    compare.add_argument("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
-    compare.add_argument("--translators", type=Path, help="a comparison of the other direction: use its translators")
-    compare.add_argument(
+    add = _command(commands, "compare", _compare, "train and evaluate several methods and seeds on the same data")
+    add("--task", required=True, help="a file of configs/tasks, by name or path")
+    add("--methods", required=True, help="files of configs/methods, such as none,glua,supervised")
+    add("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
+    add("--out", type=Path, required=True, help="output folder; repeat the command to continue")
+    add("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/comparison.yaml")
+    add("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
+    add("--translators", type=Path, help="a comparison of the other direction: use its translators")
+    add(
         "--set",
-        action="append",
+        **REPEATED,
         type=_setting,
-        default=[],
         metavar="KEY=VALUE",
         help="another setting for every segmentation training, such as ema_decay=0.99; may be repeated",
     )
-    compare.add_argument(
+    add(
         "--overlay",
-        action="append",
+        **REPEATED,
         type=Path,
-        default=[],
         metavar="FILE",
         help="another config file for every segmentation training, such as configs/selection/snapshots.yaml; may be "
         "repeated",
     )
-    compare.add_argument("--jobs", type=int, default=1, help="number of parallel runs, for instance one per core")
-    compare.set_defaults(run=_compare)
+    add("--jobs", type=int, default=1, help="number of parallel runs, for instance one per core")
 
-    report = commands.add_parser("report", help="write tables, figures and report.html of a comparison from its files")
-    report.add_argument("folder", type=Path, help="output folder of compare")
-    report.add_argument(
+    add = _command(commands, "report", _report, "write tables, figures and report.html of a comparison from its files")
+    add("folder", type=Path, help="output folder of compare")
+    add(
         "--evaluate_snapshots",
         action="store_true",
         help="evaluate every snapshot WITH TARGET LABELS and show which label-free score finds the best; FOLDER "
         "may be any that contains runs trained with configs/selection/snapshots.yaml",
     )
-    report.set_defaults(run=_report)
 
 
 def _add_results(commands: Any) -> None:
@@ -203,30 +192,25 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _add_prepare(commands: Any) -> None:
-    prepare = commands.add_parser(
-        "prepare", help="convert a public data set, or your own folders, to NIfTI and datalists"
+    add = _command(
+        commands, "prepare", _prepare, "convert a public data set, or your own folders, to NIfTI and datalists"
     )
-    prepare.add_argument("dataset", help="mmwhs, btcv, chaos, mscmr, sifa, or folder for your own volumes")
-    prepare.add_argument(
-        "--source", type=Path, required=True, help="folder of the unpacked download; it is not changed"
-    )
-    prepare.add_argument(
+    add("dataset", help="mmwhs, btcv, chaos, mscmr, sifa, or folder for your own volumes")
+    add("--source", type=Path, required=True, help="folder of the unpacked download; it is not changed")
+    add(
         "--out",
         type=Path,
         required=True,
         help="output folder for volumes, datalists, prepare.json and check/check.html",
     )
-    prepare.add_argument("--protocol", help="clean (the default), disjoint, sifa, dar, or your own YAML file")
-    prepare.add_argument("--domain", help="prepare only this domain; for folder: its name, such as mr")
-    prepare.add_argument("--labels", type=Path, help="for folder: folder of the label maps")
-    prepare.add_argument("--map", help="for folder: old:new label values, such as 63:1,126:2, or a YAML file")
-    prepare.add_argument("--validation", type=float, default=0.2, help="for folder: fraction of the cases to hold out")
-    prepare.add_argument(
-        "--trust", choices=["image"], help="use the image's header for a label with another one, if the shapes agree"
-    )
-    prepare.add_argument("--workers", type=int, help="number of parallel cases; one per core by default")
-    prepare.add_argument("--no_check", action="store_true", help="do not check the volumes")
-    prepare.set_defaults(run=_prepare)
+    add("--protocol", help="clean (the default), disjoint, sifa, dar, or your own YAML file")
+    add("--domain", help="prepare only this domain; for folder: its name, such as mr")
+    add("--labels", type=Path, help="for folder: folder of the label maps")
+    add("--map", help="for folder: old:new label values, such as 63:1,126:2, or a YAML file")
+    add("--validation", type=float, default=0.2, help="for folder: fraction of the cases to hold out")
+    add("--trust", choices=["image"], help="use the image's header for a label with another one, if the shapes agree")
+    add("--workers", type=int, help="number of parallel cases; one per core by default")
+    add("--no_check", action="store_true", help="do not check the volumes")
 
 
 def _adapt(options: argparse.Namespace) -> None:

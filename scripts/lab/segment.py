@@ -24,17 +24,7 @@ IMAGES = ("source_intensity", "target_intensity", "source_section", "target_sect
 
 
 def run_segment(run: Path, volumes: Path, out: Path, settings: Mapping[str, str]) -> None:
-    """Run the inference config with the settings that a training recorded.
-
-    Args:
-        run: folder of a segmentation training, its ``--bundle_root``.
-        volumes: a volume, a folder of volumes, or a datalist.
-        out: folder of the label maps; ``settings.yaml`` there holds the settings.
-        settings: further settings of inference, which take precedence.
-
-    Raises:
-        InputError: no such training.
-    """
+    """Run the inference config with the settings that a training recorded, and others, which take precedence."""
     overlay = make_folder(out) / "settings.yaml"
     trained = settings_for_inference(run) | {key: yaml.safe_load(value) for key, value in settings.items()}
     write_text(overlay, yaml.safe_dump(trained, sort_keys=False, allow_unicode=True, width=120))
@@ -45,11 +35,7 @@ def run_segment(run: Path, volumes: Path, out: Path, settings: Mapping[str, str]
 
 
 def settings_for_inference(run: Path) -> dict[str, Any]:
-    """What inference must share with a training: the task, the network, and what the weights recommend.
-
-    Raises:
-        InputError: the folder has no record of a segmentation training.
-    """
+    """What inference must share with a training: the task, the network, and what the weights recommend."""
     remedy = "name the --bundle_root of a segmentation training, with its config.yaml and models/model.pt"
     trained = read_yaml(run / "config.yaml", "the settings of a training", remedy)
     if not {"network_def", "weights_metadata", *TASK} <= trained.keys():

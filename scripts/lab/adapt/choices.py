@@ -13,13 +13,7 @@ __all__ = ["Choice", "as_yaml"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A key of the task file.
-
-    Attributes:
-        key: its name.
-        value: plain values, lists and mappings.
-        reason: why, as the comment in the file.
-    """
+    """A key of the task file, its value, and the reason for it, which becomes a comment in the file."""
 
     key: str
     value: Any

@@ -24,14 +24,7 @@ __all__ = ["DomainFolder", "check_not_exchanged", "domain_names", "modality_of",
 
 @dataclass(frozen=True)
 class DomainFolder:
-    """The folders of one domain.
-
-    Attributes:
-        name: of the domain and its datalist.
-        images: folder of images.
-        labels: folder of label maps, or None.
-        held_out: share of the cases that is kept for evaluation.
-    """
+    """The name and the folders of one domain, and the share of its cases that is held out for evaluation."""
 
     name: str
     images: Path

@@ -22,13 +22,7 @@ __all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary
 
 @dataclass(frozen=True)
 class SegmentedSet:
-    """Volumes that were segmented together.
-
-    Attributes:
-        name: of the set, and of its folder of label maps.
-        where: a volume, a folder or a datalist.
-        folder: of the label maps.
-    """
+    """Volumes that were segmented together: a volume, a folder or a datalist, and the folder of their label maps."""
 
     name: str
     where: Path

@@ -17,23 +17,7 @@ __all__ = ["AdaptRequest", "Progress"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptRequest:
-    """The command line of ``python -m scripts adapt``.
-
-    Attributes:
-        source_images: folder of the labelled domain's images.
-        source_labels: folder of their label maps.
-        target_images: folder of the other domain's images.
-        out: folder to write into.
-        target_labels: folder of label maps of the target, for evaluation only; None without.
-        label_names: names of the structures.
-        segment: further volumes or folders to segment.
-        time_s: budget of seconds, or None.
-        schedule: name of a schedule, or None.
-        task: a task file of one's own, or None.
-        plan_only: stop after the check.
-        despite_errors: train even if the check finds errors.
-        seed: of the trainings.
-    """
+    """The command line of ``python -m scripts adapt``; ``time_s`` is the budget in seconds."""
 
     source_images: Path
     source_labels: Path

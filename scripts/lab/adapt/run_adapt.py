@@ -38,15 +38,7 @@ HELD_OUT = 0.2
 
 
 def run_adapt(request: AdaptRequest) -> Path | None:
-    """Plan, check, estimate the cost, train, segment, evaluate and report; finished steps are skipped.
-
-    Returns:
-        The report; None after ``plan_only``.
-
-    Raises:
-        InputError: volumes or settings that cannot be used, or errors that the check found.
-        SystemExit: a training failed or was interrupted.
-    """
+    """Plan, check, estimate the cost, train, segment, evaluate and report; finished steps are skipped."""
     with exclusive(request.out):
         return _adapt(request)
 

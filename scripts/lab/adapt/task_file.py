@@ -36,12 +36,7 @@ HEADER = """# Written by `python -m scripts adapt` from {volumes}; each value ha
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """A task file and the warnings about it.
-
-    Attributes:
-        text: of the file.
-        warnings: sentences.
-    """
+    """The text of a task file, and warnings about it as sentences."""
 
     text: str
     warnings: tuple[str, ...]

@@ -26,15 +26,7 @@ NUM_CLASSES = 5
 
 
 class PlainDualAlignmentStep:
-    """The updates of :class:`DualAlignmentTrainer` in eager float32 and torch's default memory layout.
-
-    Args:
-        segmenter: S with D1 inside.
-        prediction_discriminator: D2.
-        segmenter_optimizer: optimiser of S.
-        d1_optimizer: optimiser of D1.
-        d2_optimizer: optimiser of D2.
-    """
+    """The updates of :class:`DualAlignmentTrainer` in eager float32 and torch's default memory layout."""
 
     def __init__(
         self,

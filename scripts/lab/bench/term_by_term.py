@@ -26,12 +26,6 @@ class TermByTermStep:
     It uses the same parameters with plain operations: AdaIN by ``F.instance_norm``, up-sampling by nearest neighbour
     and a 5 x 5 convolution at the high resolution. It needs eleven encoder and decoder passes instead of the trainer's
     five, and has no moving average, image pool or events.
-
-    Args:
-        generator: G.
-        discriminator: D, with instance normalisation.
-        generator_optimizer: optimiser of G.
-        discriminator_optimizer: optimiser of D.
     """
 
     def __init__(

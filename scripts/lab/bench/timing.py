@@ -67,14 +67,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One section of the benchmark.
-
-    Attributes:
-        size: the size at which it was measured.
-        timings: seconds and memory of each variant.
-        ratios: derived from them.
-        notes: other findings, such as why a variant is missing.
-    """
+    """One section of the benchmark; notes are other findings, such as why a variant is missing."""
 
     size: str
     timings: Timings

@@ -29,14 +29,7 @@ HEADS = ("domain", "list", "case", "shape", "spacing [mm]", "axes", "0.5 / 50 / 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """Everything to report.
-
-    Attributes:
-        cases: as measured.
-        findings: errors first.
-        names: of structures, by value.
-        keeps_stored_axes: whether pictures are along the stored axes.
-    """
+    """Cases as measured, findings (errors first), and names of structures by value."""
 
     cases: Sequence[MeasuredCase]
     findings: Sequence[Finding]

@@ -80,9 +80,6 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
         out: folder to write into.
         task: a task file, for names and values of the structures.
         workers: processes; None for at most one per core, depending on the number of cases.
-
-    Returns:
-        The findings, errors first.
     """
     files = find_cases(where)
     labels = read_task(task) if task else _names_without_task(files)

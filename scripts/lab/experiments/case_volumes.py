@@ -93,14 +93,7 @@ class Cut:
 
 
 class ComparisonVolumes:
-    """The volumes of a comparison, by case.
-
-    Args:
-        comparison: its results.
-
-    Raises:
-        InputError: no run has a ``config.yaml``, which defines orientation and intensity of the volumes.
-    """
+    """The volumes of a comparison, by case; their orientation and intensity are those of a run's ``config.yaml``."""
 
     def __init__(self, comparison: Comparison) -> None:
         if not comparison.settings:

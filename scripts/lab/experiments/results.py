@@ -95,12 +95,7 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """The results of one method.
-
-    Attributes:
-        name: name of the method.
-        runs: by seed.
-    """
+    """The results of one method, by seed."""
 
     name: str
     runs: tuple[RunResult, ...]

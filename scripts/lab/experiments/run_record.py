@@ -36,9 +36,6 @@ class RunRecord:
 
     ``steps`` maps the name of each step to its ``command``, the ``commits`` of the code that executed it,
     ``uncommitted_changes``, and its ``seconds``: null while it is not done, else those of the last attempt.
-
-    Args:
-        folder: the run's folder.
     """
 
     FILE = "run.json"

@@ -60,14 +60,7 @@ class GapClosed:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """A method against the reference, case by case (Wilcoxon's signed-rank test, exact, two-sided).
-
-    Attributes:
-        n: cases whose difference is not 0.
-        p: its p-value; 1 if no case differs.
-        mean_difference: method minus reference, in points of Dice.
-        seeds: the seeds that both have.
-    """
+    """A method against the reference over n cases that differ (Wilcoxon's signed-rank test, exact, two-sided)."""
 
     n: int
     p: float

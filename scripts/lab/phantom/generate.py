@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from scripts.core.errors import SettingError
-from scripts.core.files import atomic_path, make_folder
+from scripts.core.files import make_folder
 from scripts.lab.phantom.contrast import ct_image, mr_image
 from scripts.lab.phantom.heart import Heart
 from scripts.lab.phantom.shapes import Grid, smooth_union
 from scripts.lab.phantom.thorax import Thorax
 from scripts.lab.phantom.types import Array, Deformation, Layer, Subject
+from scripts.lab.prepare.nifti_pairs import write_nifti
 from tqdm import tqdm
 
 __all__ = ["FIRST_ID", "MODALITIES", "PhantomCase", "anatomy", "make_case", "write_phantom"]
@@ -66,8 +66,8 @@ def write_phantom(out: Path, *, cases: int = 10, seed: int = 0, progress: bool =
     for modality, index in tqdm(jobs, desc="phantom", unit="volume", disable=not progress):
         case = make_case(modality, index, seed=seed)
         stem = Path(out) / f"{modality}_train" / f"{modality}_train_{FIRST_ID + index}"
-        _save(case.image, case.affine, stem.with_name(f"{stem.name}_image.nii.gz"))
-        _save(case.label, case.affine, stem.with_name(f"{stem.name}_label.nii.gz"))
+        write_nifti(stem.with_name(f"{stem.name}_image.nii.gz"), case.image, case.affine)
+        write_nifti(stem.with_name(f"{stem.name}_label.nii.gz"), case.label, case.affine, is_label=True)
 
 
 def make_case(modality: str, index: int, *, seed: int = 0) -> PhantomCase:
@@ -145,12 +145,3 @@ def _grid(
         affine[:3, column] = tilt[:, axis] * sign * spacing[axis]
     affine[:3, 3] = center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine.astype(np.float32).astype(np.float64), shape
-
-
-def _save(voxels: NDArray[np.int16], affine: Array, path: Path) -> None:
-    image = nib.Nifti1Image(voxels, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)

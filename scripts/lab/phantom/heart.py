@@ -65,12 +65,7 @@ class _Chambers:
 
 
 class Heart:
-    """Distances of every part of the heart on one grid.
-
-    Args:
-        grid: the voxel grid.
-        subject: the person.
-    """
+    """Distances of every part of the heart on one grid."""
 
     def __init__(self, *, grid: Grid, subject: Subject) -> None:
         self._subject = subject

@@ -30,12 +30,7 @@ CARINA = (0.0, -20.0, 72.0)
 
 
 class Thorax:
-    """Distances of the body's large structures on one grid.
-
-    Args:
-        grid: the voxel grid.
-        subject: the person.
-    """
+    """Distances of the body's large structures on one grid."""
 
     def __init__(self, *, grid: Grid, subject: Subject) -> None:
         self._grid, self._subject = grid, subject

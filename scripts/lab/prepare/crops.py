@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, SpatialCrop, SpatialPad
-from scripts.core.errors import InputError
 
 __all__ = ["CropAroundLabeld"]
 
@@ -27,13 +26,9 @@ class CropAroundLabeld(MapTransform):
         self.label_key, self.size = label_key, tuple(size)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Crop each key; a case without a labelled voxel is refused."""
+        """Crop each key; something is labelled."""
         cropped = dict(data)
         labelled = torch.as_tensor(data[self.label_key])[0].nonzero()
-        if not len(labelled):
-            found, expected = "no labelled voxel", "a label to crop around, which this protocol needs"
-            remedy = "use --protocol clean, which crops nothing"
-            raise InputError(file="the label map of this case", found=found, expected=expected, remedy=remedy)
         shape = data[self.label_key].shape[1:]
         size = [length if length > 0 else whole for length, whole in zip(self.size, shape, strict=True)]
         mean = labelled.double().mean(0).round().long().tolist()

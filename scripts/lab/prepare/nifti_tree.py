@@ -61,7 +61,9 @@ class NiftiTree:
             files[key] = path
         for domain, number, is_label in files:
             if is_label and (domain, number, False) not in files:
-                self._raise_no_image(files[domain, number, True])
+                found, remedy = "no image of its id", "unpack the images too, below the same folder"
+                file, expected = files[domain, number, True], f"names such as {self.example}"
+                raise InputError(file=file, found=found, expected=expected, remedy=remedy)
         if not files:
             raise not_this_data_set(source, self.example, options.domain or "files of it")
         log_left_out(source, files.values())
@@ -104,7 +106,3 @@ class NiftiTree:
         found = f"a second {'label map' if key[2] else 'image'} of {key[0]} case {key[1]}, beside {first}"
         remedy = "remove one of them, or name a folder with one copy"
         raise InputError(file=second, found=found, expected="one file per id", remedy=remedy)
-
-    def _raise_no_image(self, label: Path) -> None:
-        found, remedy = "no image of its id", "unpack the images too, below the same folder"
-        raise InputError(file=label, found=found, expected=f"names such as {self.example}", remedy=remedy)

@@ -37,7 +37,7 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
         lists: dict[str, list[dict[str, str]]] = {}
         cases = [case for case in records if case.domain == domain]
         for section in SECTIONS:
-            members = [case for case in cases if section in rules.of(domain).sections_of(case)]
+            members = [case for case in cases if section in rules.domains[domain].sections_of(case)]
             entries = [_entry(case, records[case]) for case in members]
             labelled = [entry for entry in entries if "label" in entry]
             lists[section] = labelled or entries
@@ -45,12 +45,12 @@ def write_datalists(out: Path, rules: Rules, records: Records) -> dict[str, dict
                 lists[f"{section}_unlabelled"] = [entry for entry in entries if "label" not in entry]
         datalists[domain] = {
             "name": domain,
-            "modality": rules.of(domain).modality,
+            "modality": rules.domains[domain].modality,
             "dataset": rules.dataset,
             "protocol": rules.protocol,
             **({} if rules.has_spacing else {"has_spacing": False}),
-            **({} if rules.of(domain).has_unit else {"has_unit": False}),
-            **_sharing(rules.of(domain), cases),
+            **({} if rules.domains[domain].has_unit else {"has_unit": False}),
+            **_sharing(rules.domains[domain], cases),
             "labels": _label_names(rules),
             **{section: entries for section, entries in lists.items() if entries},
         }
@@ -147,7 +147,7 @@ def _entry(case: SourceCase, record: Mapping[str, Any]) -> dict[str, str]:
 
 def _domain_report(rules: Rules, records: Records, domain: str, lists: Mapping[str, Any]) -> dict[str, Any]:
     cases = [case for case in records if case.domain == domain]
-    published = {number for ids in rules.of(domain).splits.values() for number in ids}
+    published = {number for ids in rules.domains[domain].splits.values() for number in ids}
     return {
         "sections": {
             section: [Path(entry["image"]).name.removesuffix("_image.nii.gz") for entry in entries]

@@ -61,15 +61,8 @@ def finished_record(out: Path, case: SourceCase, key: str) -> dict[str, Any] | N
 
 
 def prepare_case(out: Path, case: SourceCase, rules: Rules, key: str) -> dict[str, Any]:
-    """Write a case's image, label map and record.
-
-    Returns:
-        The record: sources, shape, spacing in mm, orientation, voxels per label value, notes, sizes of the files.
-
-    Raises:
-        InputError: an unusable file; no partial output remains.
-    """
-    domain = rules.of(case.domain)
+    """Write a case's image, label map and record, all or none; return the record."""
+    domain = rules.domains[case.domain]
     reading = case.read()
     if domain.value_range:
         domain.value_range.check(reading.image, case.sources[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.core.errors import InputError, innermost_message
 
-__all__ = ["STEPS", "build_steps", "check_protocol"]
+__all__ = ["STEPS", "build", "build_steps", "check_protocol"]
 
 # Kinds of steps; they are applied in the order of the file.
 STEPS = ("grid", "crop", "intensity")
@@ -20,11 +20,15 @@ METRIC = ("grid", "distance", "missing_structure")
 
 
 def build_steps(steps: Sequence[Mapping[str, Any]]) -> Any:
-    """Compose the steps; raises what MONAI raises for unknown transforms or arguments."""
+    """Compose the steps."""
+    return build({"_target_": "Compose", "transforms": [dict(step) for step in steps]})
+
+
+def build(component: Mapping[str, Any]) -> Any:
+    """Instantiate a component; raises what MONAI raises for unknown targets or arguments."""
     from monai.bundle import ConfigParser
 
-    compose = {"_target_": "Compose", "transforms": [dict(step) for step in steps]}
-    return ConfigParser({"steps": compose}).get_parsed_content("steps")
+    return ConfigParser({"component": dict(component)}).get_parsed_content("component")
 
 
 def check_protocol(

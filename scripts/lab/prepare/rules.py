@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from scripts.core.errors import InputError, SettingError
 from scripts.core.schema import LARGEST_LABEL, read_yaml
-from scripts.lab.prepare.protocol_file import STEPS, check_protocol
+from scripts.lab.prepare.protocol_file import STEPS, build, check_protocol
 from scripts.lab.prepare.source_case import SearchOptions, SourceCase
 from scripts.lab.prepare.values import ValueMap, ValueRange
 
@@ -97,10 +97,6 @@ class Rules:
     same_people: Sequence[Sequence[str]] = ()
     has_spacing: bool = True
 
-    def of(self, domain: str) -> DomainRules:
-        """The rules of a domain."""
-        return self.domains[domain]
-
 
 def dataset_names() -> list[str]:
     """Names of the known data sets."""
@@ -121,7 +117,8 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
     facts = _load(CONFIGS / "datasets" / f"{dataset}.yaml", f"one of {', '.join(dataset_names())}")
     file = _protocol_file(dataset, protocol)
     choices = _load(file, f"a protocol: {', '.join(_protocol_names())}, or a YAML file")
-    check_protocol(file, choices, _domains_of_all(), {path.stem for path in (CONFIGS / "tasks").glob("*.yaml")})
+    sets = {path.stem: list(_load(path, "a data set")["domains"]) for path in (CONFIGS / "datasets").glob("*.yaml")}
+    check_protocol(file, choices, sets, {path.stem for path in (CONFIGS / "tasks").glob("*.yaml")})
     if dataset not in choices["datasets"]:
         knowing = ", ".join(name for name in _protocol_names() if dataset in _known_to(name))
         found = f"no rules for '{dataset}'"
@@ -132,7 +129,7 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
         dataset=dataset,
         title=facts["title"],
         home=facts["home"],
-        layout=_build(facts["layout"]),
+        layout=build(facts["layout"]),
         protocol=choices["protocol"],
         about=choices["about"],
         metric=choices["metric"],
@@ -152,11 +149,7 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
 
 
 def read_label_map(text: str) -> ValueMap:
-    """A label map from the command line, ``63:1,126:2``, or a YAML file with ``{63: 1, 126: 2}``.
-
-    Raises:
-        InputError: the text is neither, maps a value twice, or has values that no label map can hold.
-    """
+    """A label map from the command line, ``63:1,126:2``, or a YAML file with ``{63: 1, 126: 2}``."""
     path = Path(text)
     expected = (
         "pairs such as 63:1,126:2 (value in the files : value written), or a YAML file of such pairs, each value "
@@ -214,16 +207,5 @@ def _known_to(protocol: str) -> list[str]:
     return list(_load(CONFIGS / "protocols" / f"{protocol}.yaml", "a protocol")["datasets"])
 
 
-def _domains_of_all() -> dict[str, list[str]]:
-    files = {name: CONFIGS / "datasets" / f"{name}.yaml" for name in dataset_names()}
-    return {name: list(_load(file, "a data set")["domains"]) for name, file in files.items()}
-
-
 def _load(path: Path, expected: str) -> dict[str, Any]:
     return read_yaml(path, expected, "correct its name or content")
-
-
-def _build(component: Mapping[str, Any]) -> Any:
-    from monai.bundle import ConfigParser
-
-    return ConfigParser({"component": dict(component)}).get_parsed_content("component")

@@ -24,17 +24,7 @@ __all__ = ["Preparation", "prepare"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings of a preparation.
-
-    Attributes:
-        dataset: name of a data set.
-        source: folder of the download, which is only read.
-        out: folder to write into.
-        protocol: name or YAML file; None for the data set's default.
-        label_map: text of ``--map``, for plain folders.
-        find: options for finding cases.
-        workers: threads; None for one per core.
-    """
+    """What to prepare, and how; ``source`` is only read, ``label_map`` is the text of ``--map``."""
 
     dataset: str
     source: Path
@@ -50,12 +40,6 @@ def prepare(order: Preparation) -> dict[str, Any]:
 
     Every usable case is prepared; the others are reported. Datalists and report are written only if no case failed, so
     that no training uses part of a data set unnoticed. A second call prepares the missing cases.
-
-    Returns:
-        The report, as written to ``<out>/prepare.json`` under the data set's name.
-
-    Raises:
-        InputError: another data set, an unusable folder, or cases that cannot be prepared.
     """
     rules = _rules(order)
     cases = rules.layout.find(order.source, replace(order.find, among=tuple(rules.domains)))
@@ -72,7 +56,7 @@ def prepare(order: Preparation) -> dict[str, Any]:
 def _prepare_missing(order: Preparation, rules: Rules, cases: Sequence[SourceCase]) -> dict[str, Any]:
     """Prepare the cases that are not finished, and write datalists and report."""
     trusted = order.find.trust_image
-    keys = {case: settings_key(rules, rules.of(case.domain), case, trust_image=trusted) for case in cases}
+    keys = {case: settings_key(rules, rules.domains[case.domain], case, trust_image=trusted) for case in cases}
     finished = {case: record for case in cases if (record := finished_record(order.out, case, keys[case]))}
     left = [case for case in cases if case not in finished]
     for domain in {case.domain for case in left}:

@@ -30,9 +30,6 @@ def read_records(path: Path) -> Iterator[memoryview]:
 
     The checksum of each length is verified, which detects other kinds of files. That of the payload is not: a CRC in
     Python takes longer than everything else.
-
-    Raises:
-        InputError: the file is truncated or no TFRecord file.
     """
     data = memoryview(path.read_bytes())
     start = 0
