@@ -55,7 +55,7 @@ class Segmentations:
 
 
 def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: Path, source: str) -> Segmentations:
-    """Measure label maps and compare them with plausible anatomy and with the labelled cases."""
+    """Measure label maps and compare them with plausible anatomy and with the labelled cases of the check."""
     listed = [
         ListedCase(
             domain=one.name, section="segmented", name=case_name(image), image=image, label=str(path), modality=""

@@ -47,7 +47,7 @@ class _Relation:
 
 
 def find_wrong_sides(cases: Sequence[MeasuredCase], names: Mapping[float, str]) -> list[Finding]:
-    """Domains in which nearly all cases contradict the names of their structures."""
+    """Domains whose cases, measured along the axes of the body, nearly all contradict the names of their structures."""
     findings = []
     for domain, group in by_domain(cases, lambda case: case.structures and case.files.has_spacing).items():
         relations = [_counted(relation, group) for relation in _relations(names)]

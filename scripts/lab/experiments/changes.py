@@ -13,7 +13,8 @@ from scripts.lab.experiments.plan import PlannedRun
 __all__ = ["changed_settings"]
 
 _MOST_NAMED = 4
-_LONGEST = 60
+# Longer values are not shown.
+_LONGEST = 80
 
 
 def changed_settings(run: PlannedRun) -> str:
@@ -30,7 +31,8 @@ def changed_settings(run: PlannedRun) -> str:
     if not keys:
         return ""
     keys.sort(key=lambda key: ("#" in key, key))  # top-level keys first: task, size and method files set them
-    named = [_change(key, then[key], now[key]) for key in keys[:_MOST_NAMED]]
+    changes = {key: f"{key}: {then[key]}, now {now[key]}" for key in keys[:_MOST_NAMED]}
+    named = [text if len(text) <= _LONGEST else key for key, text in changes.items()]
     named += [f"{len(keys) - len(named)} more"] if len(keys) > len(named) else []
     return (
         f"{run.title}: trained with settings that differ from today's files ({'; '.join(named)}). "
@@ -45,9 +47,3 @@ def _same_separators(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _same_separators(item) for key, item in value.items()}
     return [_same_separators(item) for item in value] if isinstance(value, Sequence) else value
-
-
-def _change(key: str, then: Any, now: Any) -> str:
-    """A setting with both values if they are short, such as ``d1_weight: 0.01, now 0.05``."""
-    values = f"{then}, now {now}"
-    return f"{key}: {values}" if len(values) <= _LONGEST else key

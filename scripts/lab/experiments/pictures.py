@@ -18,7 +18,7 @@ from scripts.data.datalists import read_datalist
 from scripts.evaluation.figures import informative_slices
 from scripts.evaluation.montage import NORMALISED, Panel, slice_montage
 from scripts.lab.experiments.case_volumes import ComparisonVolumes, Cut, Volume
-from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, MethodResult, RunResult
+from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, RunResult
 
 __all__ = ["mask_picture", "segmentation_picture", "shown_cases", "translation_picture"]
 
@@ -143,7 +143,7 @@ def shown_cases(comparison: Comparison, items: Mapping[str, Item]) -> tuple[dict
             raise _nothing(Path("pictures"), "no run with results")
         names = list(items)
         return {names[-1]: "last", names[0]: "first"}, "The first and the last held-out case of the target."
-    run = _run_with_dice(method, comparison.shown_seed)
+    run = next((run for run in method.evaluated if run.seed == comparison.shown_seed), method.evaluated[0])
     ranked = sorted((dice, case) for case, dice in run.dice_of_case.items())
     median, worst = ranked[len(ranked) // 2][1], ranked[0][1]
     cases = {median: "median", worst: "worst"} if median != worst else {median: "only"}
@@ -188,10 +188,6 @@ def _load_case(volumes: ComparisonVolumes, item: Item, runs: Iterable[RunResult]
     cut = Cut.around(maps[0], volumes.slice_axis, MARGIN_MM)
     slices = informative_slices(maps[0].voxels, volumes.slice_axis)
     return _ShownCase(image, maps, cut, slices[::-1])
-
-
-def _run_with_dice(method: MethodResult, seed: int | None) -> RunResult:
-    return next((run for run in method.evaluated if run.seed == seed), method.evaluated[0])
 
 
 def _shown_runs(comparison: Comparison) -> dict[str, RunResult]:

@@ -83,7 +83,8 @@ class RunRecord:
             code, last_line = run_process(command, log, environment=environment, shown=shown)
             if code:
                 signal = -code if code < 0 else code - 128 if code > 128 else None  # as Popen and as shells say it
-                error = f"interrupted by signal {signal}" if signal else _reason(code, last_line)
+                exit_code = f"{last_line} (exit code {code})" if last_line else f"exit code {code}"
+                error = f"interrupted by signal {signal}" if signal else exit_code
                 return self.fail(run, step.name, error, signal=signal)
             entry = self.content["steps"][step.name] | {"seconds": round(time.perf_counter() - start, 1)}
             self._write({"steps": self.content["steps"] | {step.name: entry}})
@@ -160,10 +161,6 @@ class _Screen:
     def close(self) -> None:
         if self.width:
             print(flush=True)
-
-
-def _reason(code: int, last_line: str) -> str:
-    return f"{last_line} (exit code {code})" if last_line else f"exit code {code}"
 
 
 def _line(command: Sequence[str]) -> str:

@@ -138,7 +138,7 @@ class Heart:
         cavity, ventricle, base = self._left_ventricle(patch)
         solid = np.maximum(ventricle, -base - 4)
         aorta = self._ascending_aorta(patch)
-        left_atrium = np.maximum(self._left_atrium(patch), -np.maximum(ventricle, -base))
+        left_atrium = np.maximum(self._left_atrium(), -np.maximum(ventricle, -base))
         size = self._subject.right
         right_ventricle = self._ellipsoid(BASE + 27 * AXIS + 33 * SEPTAL, np.multiply(size, (44, 24, 36)), FRAME)
         outflow = self._tube(np.array([(-6, 26, -8), (0, 30, 12)]), (15, 13))
@@ -162,7 +162,7 @@ class Heart:
         base = _plane(patch, start, axis)
         return np.maximum(cavity, -base), ventricle, base
 
-    def _left_atrium(self, patch: Patch) -> Array:
+    def _left_atrium(self) -> Array:
         body = self._ellipsoid((14, -28, 19), np.multiply(self._subject.atrium, (31, 20.5, 24)))
         appendage = self._tube(np.array([(-13, -17, 28), (-24, -6, 34), (-31, 3, 33)]), (9, 8, 5.5))
         atrium = smooth_union(body, appendage, 8)
