@@ -9,12 +9,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scripts.core.errors import show_input_errors_as_sentences
-
-if TYPE_CHECKING:
-    from bundle.pack import PackedBundle
 
 __all__ = ["main"]
 
@@ -74,7 +70,16 @@ def _pack(chosen: argparse.Namespace) -> None:
         evaluation=chosen.evaluation,
         archive=chosen.zip,
     )
-    _report(packed)
+    print(f"Packed {packed.folder}")
+    if packed.archive is not None:
+        print(f"Packed {packed.archive}")
+    if packed.is_too_large_for_the_zoo:
+        print("Its weights are too large for the Model Zoo's repository; pack with --weights_url URL for it.")
+    if not packed.has_weights:
+        print(
+            "It contains no weights: it can be trained, but MONAI Label ignores it, and inference stops, until "
+            "models/model.pt exists (pack again with --weights FILE)."
+        )
 
 
 def _export(chosen: argparse.Namespace) -> None:
@@ -91,19 +96,6 @@ def _dicom(chosen: argparse.Namespace) -> None:
     settings = {} if chosen.device is None else {"device": chosen.device}
     files = dicom_files(chosen.source)
     print(f"Wrote {segment_series(chosen.bundle, files, source=chosen.source, out=chosen.out, **settings)}")
-
-
-def _report(packed: PackedBundle) -> None:
-    print(f"Packed {packed.folder}")
-    if packed.archive is not None:
-        print(f"Packed {packed.archive}")
-    if packed.is_too_large_for_the_zoo:
-        print("Its weights are too large for the Model Zoo's repository; pack with --weights_url URL for it.")
-    if not packed.has_weights:
-        print(
-            "It contains no weights: it can be trained, but MONAI Label ignores it, and inference stops, until "
-            "models/model.pt exists (pack again with --weights FILE)."
-        )
 
 
 if __name__ == "__main__":

@@ -92,9 +92,7 @@ def read_networks(configs: Mapping[str, Config], folder: Path) -> dict[str, Conf
 def write_configs(configs: Mapping[str, Config], folder: Path) -> None:
     """Write ``<role>.json`` for each config."""
     for role, config in configs.items():
-        file = folder / f"{role}.json"
-        ConfigParser.export_config_file(config, str(file), fmt="json", indent=4)
-        file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+        (folder / f"{role}.json").write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
 
 
 def write_metadata(file: Path, name: str, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
