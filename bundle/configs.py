@@ -16,7 +16,15 @@ from monai.bundle import ConfigParser
 from scripts.core import task_files
 from scripts.core.errors import InputError, SettingError
 
-__all__ = ["is_base", "read_configs", "read_networks", "read_task", "write_configs", "write_metadata", "write_values"]
+__all__ = [
+    "is_base",
+    "read_configs",
+    "read_named_task",
+    "read_networks",
+    "write_configs",
+    "write_metadata",
+    "write_values",
+]
 
 # Roles whose file in the repository is an overlay of another role; packing writes the merged config.
 LAID_OVER = {"evaluate": "inference"}
@@ -27,7 +35,7 @@ PACKED_ROLES = ("train", "inference", "evaluate", "multi_gpu_train", "inference_
 Config = dict[str, Any]
 
 
-def read_task(folder: Path, task: str) -> Config:
+def read_named_task(folder: Path, task: str) -> Config:
     """Top-level keys and values of a task of ``configs/tasks``, by its name without ``.yaml``."""
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if task not in names:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundle.configs import read_configs, read_networks, read_task, write_configs, write_metadata, write_values
+from bundle.configs import read_configs, read_named_task, read_networks, write_configs, write_metadata, write_values
 from bundle.install import build_folder, install, packed_files
 from bundle.packed_weights import LARGEST_FILE, copy_weights, read_metrics, read_settings, write_large_files
 from bundle.reach import named_modules, reached_modules
@@ -95,7 +95,7 @@ def pack_bundle(
             setting="--weights_url", found="no --weights", expected="the weights at this address", remedy=remedy
         )
     metrics = {} if evaluation is None else read_metrics(evaluation)
-    values = read_task(root / "configs" / "tasks", task)
+    values = read_named_task(root / "configs" / "tasks", task)
     configs = read_configs(root / "configs" / name)
     networks = read_networks(configs, root / "configs" / "networks")
     settings, for_inference = (

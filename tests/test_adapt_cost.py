@@ -13,7 +13,7 @@ from scripts.lab.adapt.cost import Cost, check_memory, decide, measure_cost
 from scripts.lab.adapt.request import AdaptRequest
 from scripts.lab.adapt.steps import plan_trainings
 from scripts.lab.adapt.timed_training import Timing, parse_command
-from scripts.lab.adapt.training_lengths import Rules, duration_text, parse_duration, read_rules
+from scripts.lab.adapt.training_lengths import AdaptRules, duration_text, parse_duration, read_adapt_rules
 from scripts.lab.experiments.plan import PlannedRun
 
 HOUR = Cost(
@@ -23,9 +23,9 @@ HOUR = Cost(
 
 
 @pytest.fixture
-def rules(monkeypatch: pytest.MonkeyPatch) -> Rules:
+def rules(monkeypatch: pytest.MonkeyPatch) -> AdaptRules:
     monkeypatch.chdir(ROOT)
-    return read_rules()
+    return read_adapt_rules()
 
 
 @pytest.mark.parametrize(
@@ -44,27 +44,27 @@ def test_durations_as_text() -> None:
     assert [duration_text(seconds) for seconds in (40, 1500, 12600)] == ["40 s", "25 min", "3.5 h"]
 
 
-def test_the_schedule_as_it_is_when_nobody_asks(rules: Rules) -> None:
+def test_the_schedule_as_it_is_when_nobody_asks(rules: AdaptRules) -> None:
     assert decide(rules.schedule(None), HOUR, rules, None, is_chosen=False).length == 1.0
 
 
-def test_a_budget_gives_the_length(rules: Rules) -> None:
+def test_a_budget_gives_the_length(rules: AdaptRules) -> None:
     """0.9 x 2 h = 6,480 s; without 600 s they are 5,880 s: 1.96 times 3,000 s."""
     assert decide(rules.schedule(None), HOUR, rules, 7200.0, is_chosen=False).length == 1.96
 
 
-def test_no_training_longer_than_what_helps(rules: Rules) -> None:
+def test_no_training_longer_than_what_helps(rules: AdaptRules) -> None:
     assert decide(rules.schedule(None), HOUR, rules, 1e6, is_chosen=False).length == rules.time_lengths[1]
 
 
-def test_a_budget_that_is_too_small(rules: Rules) -> None:
+def test_a_budget_that_is_too_small(rules: AdaptRules) -> None:
     """The shortest: (600 s + 0.25 x 3,000 s) / 0.9 = 1,500 s."""
     error = refused(decide, rules.schedule(None), HOUR, rules, 600.0, is_chosen=False)
     assert "at least 25 min" in error.expected
     assert decide(rules.schedule(None), HOUR, rules, 1501.0, is_chosen=False).length == 0.25
 
 
-def test_more_than_a_night_needs_a_word(rules: Rules) -> None:
+def test_more_than_a_night_needs_a_word(rules: AdaptRules) -> None:
     long = replace(HOUR, trainings=(("first", 40000, 133200.0),))  # 37 h
     error = refused(decide, rules.schedule(None), long, rules, None, is_chosen=False)
     assert "37.2 h" in error.found
@@ -80,7 +80,7 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_memory(12e9) == "about 12.0 GB of memory"
 
 
-def test_every_schedule_plans_trainings(rules: Rules, tmp_path: Path) -> None:
+def test_every_schedule_plans_trainings(rules: AdaptRules, tmp_path: Path) -> None:
     """Without evaluations, and with the length of the schedule: 100 iterations an epoch become 800 in ``day``."""
     for name in rules.schedules:
         runs = plan_trainings(request(tmp_path), rules.schedule(name), tmp_path)
@@ -97,7 +97,7 @@ def request(out: Path) -> AdaptRequest:
     return AdaptRequest(source_images=out, source_labels=out, target_images=out, out=out)
 
 
-def test_costs_from_timings(rules: Rules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_from_timings(rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trainings: all iterations at 0.5 s, and a round of pseudo-labels of 3 s a volume for 2 volumes."""
     timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
     commands = []
@@ -124,7 +124,7 @@ def test_costs_from_timings(rules: Rules, data: Path, tmp_path: Path, monkeypatc
         assert (short["max_epochs"], short["iterations_per_epoch"]) == (1, rules.timed_iterations)
 
 
-def test_planned_runs_are_of_the_task(rules: Rules, tmp_path: Path) -> None:
+def test_planned_runs_are_of_the_task(rules: AdaptRules, tmp_path: Path) -> None:
     runs: list[PlannedRun] = plan_trainings(request(tmp_path), rules.schedule("paper"), tmp_path)
     assert [run.kind for run in runs] == ["translator", "method"]
     assert all(str(tmp_path / "task.yaml") in parse_command(run.steps[0].command)[0] for run in runs)

@@ -22,7 +22,7 @@ from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import Finding, MeasuredCase
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.measure import measure_case
-from scripts.lab.check.run_check import TaskLabels, check_cases, judge_cases
+from scripts.lab.check.run_check import TaskLabels, judge_cases, measure_and_judge
 from scripts.lab.check.sizes import find_wrong_sizes
 from scripts.lab.cli import main
 
@@ -62,7 +62,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Set:
         content = {"name": domain, "modality": domain.upper(), "training": entries[:3], "validation": entries[3:]}
         labels = {"labels": {f"{value:g}": name for value, name in NAMES.items()}}
         (folder / f"{domain}.json").write_text(json.dumps(content | labels))
-    cases, findings = check_cases(find_cases([str(folder)]), LABELS)
+    cases, findings = measure_and_judge(find_cases([str(folder)]), LABELS)
     assert findings == []
     return Set(folder, cases)
 
@@ -227,7 +227,7 @@ def test_an_upside_down_ct_is_found_without_labels(clean: Set, tmp_path: Path) -
     more = [replace(file, domain="ct") for file in find_cases([str(tmp_path)])]
     case = clean.damaged(2, flip_both(1), tmp_path)
     files = [*(one.files for one in clean.cases if one.domain == "ct" and one.name != case.name), *more, case.files]
-    _, findings = check_cases([replace(one, label=None) for one in files], LABELS)
+    _, findings = measure_and_judge([replace(one, label=None) for one in files], LABELS)
     assert kinds(findings) == {("warning", "mirrored volume", (case.name,))}
     assert "anterior/posterior" in findings[0].found
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from scripts.lab.check import copies, orientation
 from scripts.lab.check.case_search import find_cases
-from scripts.lab.check.run_check import TaskLabels, check_cases, judge_cases
+from scripts.lab.check.run_check import TaskLabels, judge_cases, measure_and_judge
 
 DATA = ROOT.parent / "shared" / "data"
 SUBSETS = 100
@@ -40,7 +40,7 @@ def test_volumes_without_a_fault_give_no_errors_in_subsets_of_any_size(
         pytest.skip("no real volumes beside the checkout")
     files = find_cases([str(dataset)])
     labels = TaskLabels(names=dict(files[0].label_names))
-    cases, findings = check_cases(files, labels, workers=None)
+    cases, findings = measure_and_judge(files, labels, workers=None)
     assert [one for one in findings if one.severity == "error"] == []
     for module, function in ((orientation, "_likeness"), (copies, "similarity"), (copies, "agreement")):
         monkeypatch.setattr(module, function, remembered(getattr(module, function)))

@@ -16,7 +16,7 @@ from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import Finding, ListedCase, MeasuredCase, Structure
 from scripts.lab.check.copies import find_copies
 from scripts.lab.check.measure import measure_case
-from scripts.lab.check.run_check import TaskLabels, judge_cases, read_task
+from scripts.lab.check.run_check import TaskLabels, judge_cases, task_labels
 from scripts.lab.check.single import find_unlabelled_structures, judge_case
 from scripts.lab.check.sizes import find_wrong_sizes
 
@@ -83,7 +83,7 @@ def test_volumes_that_a_task_takes_as_they_are_must_be_scaled(
     values: tuple[float, float], is_scaled: bool, modality: str
 ) -> None:
     """The scaled tasks hand intensities to the network as they stand: anything else spoils the training."""
-    labels = read_task(str(CONFIGS / "tasks" / "cardiac_scaled_ct2mr.yaml"))
+    labels = task_labels(str(CONFIGS / "tasks" / "cardiac_scaled_ct2mr.yaml"))
     findings = judge_cases([case_of(*values, modality)], labels)
     assert kinds(findings) == ([] if is_scaled else [("error", "not scaled")])
     if not is_scaled:
@@ -93,7 +93,7 @@ def test_volumes_that_a_task_takes_as_they_are_must_be_scaled(
 def test_only_scaled_tasks_expect_scaled_volumes() -> None:
     """The task files decide."""
     for path in (CONFIGS / "tasks").glob("*.yaml"):
-        assert (read_task(str(path)).scaled_within == (-2.0, 2.0)) is ("scaled" in path.stem)
+        assert (task_labels(str(path)).scaled_within == (-2.0, 2.0)) is ("scaled" in path.stem)
 
 
 @pytest.mark.parametrize(("gap_mm", "kind"), [(9e-4, []), (1.1e-3, [("error", "label on another grid")])])

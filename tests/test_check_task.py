@@ -16,7 +16,7 @@ from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import ListedCase, MeasuredCase
 from scripts.lab.check.measure import measure_case
 from scripts.lab.check.preprocessed import find_lost_structures, find_preprocessing_faults, find_unused_area
-from scripts.lab.check.run_check import measure_cases, read_task
+from scripts.lab.check.run_check import measure_cases, task_labels
 from scripts.lab.check.slicing import find_turned_volumes, find_wrong_slice_axis
 
 AXIAL, CORONAL = ("RAS", 2), ("RSA", 2)
@@ -138,7 +138,7 @@ def test_a_task_file_is_judged_by_what_it_leaves(
     settings = yaml.safe_load((CONFIGS / "tasks" / f"{TASK}.yaml").read_text()) | {"slice_size": [32, 32]} | changes
     task.write_text(yaml.safe_dump(settings))
     files = find_cases([str(data / "mr.json"), str(data / "ct.json")])
-    cases = measure_cases(files, read_task(str(task)))
+    cases = measure_cases(files, task_labels(str(task)))
     sentences = [f"{one.domain}: {one.found}" for one in find_preprocessing_faults(str(task), cases)]
     assert any(found in one for one in sentences) if found else sentences == [], sentences
 

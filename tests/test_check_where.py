@@ -13,7 +13,7 @@ from bodies import body_case
 from conftest import run_command
 from scripts.core.errors import InputError
 from scripts.lab.check.case_search import find_cases, find_files_left_out
-from scripts.lab.check.run_check import TaskLabels, check_cases, read_task
+from scripts.lab.check.run_check import TaskLabels, measure_and_judge, task_labels
 from scripts.lab.cli import main
 
 
@@ -84,7 +84,7 @@ def test_junk_of_macos_is_left_out_of_folders_and_found_in_lists(few: Path) -> N
     assert [case.name for case in find_cases([str(few)])] == ["ct_00_image", "ct_01_image"]
     assert find_files_left_out([str(few)]) == []
     (few / "ct.json").write_text(json.dumps({"training": [{"image": "._ct_00_image.nii.gz"}]}))
-    (case,) = check_cases(find_cases([str(few / "ct.json")]))[0]
+    (case,) = measure_and_judge(find_cases([str(few / "ct.json")]))[0]
     assert [(finding.severity, finding.kind) for finding in case.findings] == [("error", "unusable file")]
 
 
@@ -122,7 +122,7 @@ def test_a_missing_folder_ends_the_command_with_a_sentence() -> None:
 def test_a_task_file_names_the_structures(tmp_path: Path) -> None:
     task = tmp_path / "task.yaml"
     task.write_text("label_names: [a, b]\nlabel_values: [205, 500]\nbackground_values: [600]\norientation: null\n")
-    assert read_task(str(task)) == TaskLabels(names={205: "a", 500: "b"}, background=(600,), orientation=None)
+    assert task_labels(str(task)) == TaskLabels(names={205: "a", 500: "b"}, background=(600,), orientation=None)
 
 
 @pytest.mark.parametrize("content", [None, "label_names: [a]", "label_names: [a]\nlabel_values: [1, 2]", "- 1", "a: ["])
@@ -130,4 +130,4 @@ def test_a_file_that_is_no_task_gets_a_sentence(tmp_path: Path, content: str | N
     if content is not None:
         (tmp_path / "task.yaml").write_text(content)
     with pytest.raises(InputError, match=r"no structures|task file such as|1 label_names"):
-        read_task(str(tmp_path / "task.yaml"))
+        task_labels(str(tmp_path / "task.yaml"))

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from scripts.lab.prepare.dicom_folders import read_series
 from scripts.lab.prepare.run import Preparation, prepare
-from scripts.lab.prepare.sifa import read_slice
+from scripts.lab.prepare.sifa import read_record_slice
 from scripts.lab.prepare.source_case import SearchOptions
 
 FORMATS = ROOT.parent / "shared" / "data" / "formats"
@@ -41,7 +41,7 @@ def test_a_jpeg_2000_series_with_empty_uids() -> None:
 
 @pytest.mark.parametrize("name", ["training_ct", "training_mr", "validation_ct", "validation_mr"])
 def test_sifas_records(name: str) -> None:
-    image, label = read_slice(FORMATS / "sifa" / name / "image_01.tfrecords")
+    image, label = read_record_slice(FORMATS / "sifa" / name / "image_01.tfrecords")
     assert image.shape == label.shape == (256, 256)
     assert set(np.unique(label)) <= {0, 1, 2, 3, 4, 5}
     assert -2.0 < image.min() < image.max() < 3.0

@@ -12,7 +12,7 @@ from releases import sections, tfrecord
 from scripts.core.errors import InputError
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.prepare.run import Preparation, prepare
-from scripts.lab.prepare.sifa import read_slice
+from scripts.lab.prepare.sifa import read_record_slice
 from scripts.lab.prepare.tfrecord import masked_crc, parse_example, read_records
 
 SHAPE = (6, 5, 3)
@@ -100,7 +100,7 @@ def test_an_example_as_googles_own_library_writes_it() -> None:
 
 
 def test_only_the_middle_channel_is_the_slice(tmp_path: Path) -> None:
-    image, label = read_slice(write_record(tmp_path / "mr_val_slice1.tfrecords", 4, mask_scale=4))
+    image, label = read_record_slice(write_record(tmp_path / "mr_val_slice1.tfrecords", 4, mask_scale=4))
     assert np.array_equal(image, slice_triple(4)[0][..., 1])
     assert np.array_equal(label, slice_triple(4)[1][..., 1])
 
@@ -150,7 +150,7 @@ def test_masks_as_bytes_and_a_label_of_one_channel_are_read(tmp_path: Path) -> N
     path.write_bytes(tfrecord(image, label[..., 1:2], mask_vol=np.ones(4096, np.float32), mask_scale=4))
     (payload,) = read_records(path)
     assert len(parse_example(payload)["mask_vol"][0]) == 16_384
-    read = read_slice(path)
+    read = read_record_slice(path)
     assert np.array_equal(read[0], image[..., 1])
     assert np.array_equal(read[1], label[..., 1])
 

@@ -16,7 +16,7 @@ from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.experiments.run_record import RunRecord
 from scripts.lab.page import Figure, Section, Table, write_page
 
-__all__ = ["write_report"]
+__all__ = ["write_adapt_report"]
 
 CAUTION = (
     "No label of the target was used. A network without target labels can be wrong everywhere in the same way: look at "
@@ -24,7 +24,7 @@ CAUTION = (
 )
 
 
-def write_report(
+def write_adapt_report(
     request: AdaptRequest,
     result: Segmentations,
     labels: TaskLabels,

@@ -14,7 +14,7 @@ from scripts.core.files import write_json
 from scripts.data.datalists import read_datalist
 from scripts.data.geometry import free_memory_bytes
 from scripts.lab.adapt.timed_training import time_training
-from scripts.lab.adapt.training_lengths import Rules, Schedule, duration_text
+from scripts.lab.adapt.training_lengths import AdaptRules, Schedule, duration_text
 from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.page import Table
 
@@ -68,7 +68,7 @@ class Cost:
 
 
 def measure_cost(
-    runs: Sequence[PlannedRun], data: Path, folder: Path, rules: Rules, domains: tuple[str, str], segmented: int
+    runs: Sequence[PlannedRun], data: Path, folder: Path, rules: AdaptRules, domains: tuple[str, str], segmented: int
 ) -> Cost:
     """Time a few iterations of each training on a few cases.
 
@@ -105,7 +105,7 @@ def measure_cost(
     return Cost(tuple(trainings), tuple(fixed), largest)
 
 
-def decide(schedule: Schedule, cost: Cost, rules: Rules, budget_s: float | None, is_chosen: bool) -> Schedule:
+def decide(schedule: Schedule, cost: Cost, rules: AdaptRules, budget_s: float | None, is_chosen: bool) -> Schedule:
     """The schedule with the length that fits a budget in seconds, if there is one.
 
     Raises:
@@ -156,14 +156,14 @@ def load_sentence() -> str:
     return f"Other programs use the cores (load {load:.1f} of {cores}): an idle machine needs less time."
 
 
-def _short(run: PlannedRun, data: Path, rules: Rules) -> dict[str, Any]:
+def _short(run: PlannedRun, data: Path, rules: AdaptRules) -> dict[str, Any]:
     """Settings of the short training."""
     short = {"max_epochs": 1, "iterations_per_epoch": rules.timed_iterations, "panel_interval": 0, "val_interval": 0}
     short = {key: value for key, value in short.items() if key in run.settings}
     return short | {"cache_dir": str(data.parent / "cache")}
 
 
-def _write_few(datalist: Path, few: Path, rules: Rules, *, is_source: bool) -> None:
+def _write_few(datalist: Path, few: Path, rules: AdaptRules, *, is_source: bool) -> None:
     """A datalist with the first cases of another one; the target's without labels."""
     items = read_datalist(str(datalist), "training", needs_label=is_source)
     write_json(few, {"name": few.stem, "training": list(items[: rules.timed_cases]), "validation": []})

@@ -14,7 +14,7 @@ import numpy as np
 from scripts.lab.adapt.choices import Choice
 from scripts.lab.check.limits import LIMITS
 
-__all__ = ["Grid", "Header", "choose_grid", "read_headers"]
+__all__ = ["Header", "TaskGrid", "choose_grid", "read_headers"]
 
 AXIS_NAMES = ("sagittal", "coronal", "axial")
 
@@ -53,7 +53,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TaskGrid:
     """The grid of the networks.
 
     Attributes:
@@ -82,7 +82,7 @@ def read_headers(files: Sequence[str]) -> list[Header]:
     return headers
 
 
-def choose_grid(domains: Mapping[str, Sequence[Header]], pixels: int) -> Grid:
+def choose_grid(domains: Mapping[str, Sequence[Header]], pixels: int) -> TaskGrid:
     """Choose the grid of a task, with windows of at most ``pixels`` a side, from the headers of each domain."""
     headers = [header for group in domains.values() for header in group]
     orientation, slice_axis, reason = _frame(headers)
@@ -110,7 +110,7 @@ def choose_grid(domains: Mapping[str, Sequence[Header]], pixels: int) -> Grid:
         Choice("slice_axis", slice_axis, _axis_reason(headers, orientation, slice_axis)),
         Choice("slice_size", [side, side], "pixels of a window; larger slices are covered by several"),
     )
-    return Grid(orientation, slice_axis, choices)
+    return TaskGrid(orientation, slice_axis, choices)
 
 
 def _frame(headers: Sequence[Header]) -> tuple[str | None, int, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.core.errors import InputError
 from scripts.data.case_names import case_name
-from scripts.lab.adapt.adapt_report import write_report
+from scripts.lab.adapt.adapt_report import write_adapt_report
 from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_cost
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
 from scripts.lab.adapt.grid import choose_grid, read_headers
@@ -20,12 +20,12 @@ from scripts.lab.adapt.logged import logged_warnings
 from scripts.lab.adapt.request import AdaptRequest, Progress
 from scripts.lab.adapt.steps import evaluate, plan_trainings, segment
 from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose_task
-from scripts.lab.adapt.training_lengths import Schedule, duration_text, read_rules
+from scripts.lab.adapt.training_lengths import Schedule, duration_text, read_adapt_rules
 from scripts.lab.adapt.unlike_volumes import check_alike
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.check_report import CheckResult, sentence, write_check
 from scripts.lab.check.preprocessed import find_preprocessing_faults
-from scripts.lab.check.run_check import TaskLabels, judge_cases, measure_cases, read_task
+from scripts.lab.check.run_check import TaskLabels, judge_cases, measure_cases, task_labels
 from scripts.lab.cores import exclusive
 from scripts.lab.experiments.compare import execute_runs
 from scripts.lab.experiments.plan import PlannedRun, has_labels, task_settings
@@ -65,7 +65,7 @@ def _adapt(request: AdaptRequest) -> Path | None:
 
 def _plan_text(request: AdaptRequest) -> str:
     """Where the plan is, and what comes next."""
-    names = read_task(str(request.task_file)).names
+    names = task_labels(str(request.task_file)).names
     text = f"Plan: {request.task_file}. Check: {request.out / 'check' / 'check.html'}. Nothing was trained."
     if request.label_names is None:
         shown = ",".join(f"{value:g}={name}" for value, name in names.items())
@@ -74,7 +74,7 @@ def _plan_text(request: AdaptRequest) -> str:
 
 
 def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
-    rules = read_rules()
+    rules = read_adapt_rules()
     file = request.task_file
     is_edited = file.is_file() and _digest(file) != progress.content.get("task_written")
     own_task = request.task or (file if is_edited else None)
@@ -115,7 +115,7 @@ def _check(
     request: AdaptRequest, cases: Sequence[Any], has_task: bool, warnings: Sequence[str], lists: Sequence[str]
 ) -> None:
     """Judge the measured cases and write the check's page; errors end the command, unless told otherwise."""
-    labels = read_task(str(request.task_file)) if has_task else TaskLabels(names={})
+    labels = task_labels(str(request.task_file)) if has_task else TaskLabels(names={})
     findings = judge_cases(cases, labels)
     findings += find_preprocessing_faults(str(request.task_file), cases, findings) if has_task else []
     task = str(request.task_file) if has_task else None
@@ -136,7 +136,7 @@ def _check(
 
 def _decide(request: AdaptRequest, progress: Progress) -> None:
     """Print the estimated cost, and record the schedule that fits."""
-    rules = read_rules()
+    rules = read_adapt_rules()
     schedule = rules.schedule(request.schedule)
     folder = request.out / "cost"
     segmented = sum(len(one.label_maps()) for one in _sets(request, progress))
@@ -171,11 +171,11 @@ def _use(request: AdaptRequest, progress: Progress, runs: Sequence[PlannedRun]) 
     progress.note(segment=[str(place) for place in _places(request, progress)])
     if request.target_labels and has_labels(request.data / f"{target}.json"):
         evaluate(runs[-1], request.data, request.out / "evaluation", request.out / "logs" / "evaluation.log")
-    labels = read_task(str(request.task_file))
+    labels = task_labels(str(request.task_file))
     result = measure_label_maps(sets, labels, request.out / "check", source)
     summary = write_summary(request.label_maps / "summary.csv", result, labels.names)
     logs = [*_training_logs(runs), *(_segmentation_log(request, one) for one in sets)]
-    page = write_report(request, result, labels, runs, progress.content["schedule"], logged_warnings(logs))
+    page = write_adapt_report(request, result, labels, runs, progress.content["schedule"], logged_warnings(logs))
     flagged = {case for finding in result.findings for case in finding.cases}
     print(f"\n{len(result.cases)} volumes segmented, {len(flagged)} with warnings. Volumes: {summary}.")
     print(f"Look at {page}. Repeat the command with --segment FOLDER to segment further volumes.")

@@ -14,7 +14,7 @@ from scripts.core.errors import InputError, SettingError
 from scripts.data.volumes import CT_FAT_HU
 from scripts.lab.adapt.choices import Choice, as_yaml
 from scripts.lab.adapt.folders import modality_of, with_article
-from scripts.lab.adapt.grid import Grid, Header
+from scripts.lab.adapt.grid import Header, TaskGrid
 from scripts.lab.check.cases import MeasuredCase
 from scripts.lab.check.limits import LIMITS
 
@@ -47,7 +47,7 @@ def choose_task(
     domains: tuple[str, str],
     cases: Sequence[MeasuredCase],
     headers: Mapping[str, Sequence[Header]],
-    grid: Grid,
+    grid: TaskGrid,
     labels: Sequence[Choice],
 ) -> TaskPlan:
     """Choose every value of a task file."""
@@ -202,7 +202,7 @@ def _intensity(key: str, window: _Window | None) -> Choice:
 
 
 def _section(
-    domain: str, windows: Mapping[str, _Window], lengths: Mapping[str, float], grid: Grid, labels: Sequence[Choice]
+    domain: str, windows: Mapping[str, _Window], lengths: Mapping[str, float], grid: TaskGrid, labels: Sequence[Choice]
 ) -> Choice:
     (other,) = (length for name, length in lengths.items() if name != domain)
     names = " ".join(labels[0].value)

@@ -11,7 +11,7 @@ from typing import Any
 from scripts.core.errors import SettingError, check_choice
 from scripts.core.schema import read_yaml
 
-__all__ = ["Rules", "Schedule", "duration_text", "parse_duration", "read_rules"]
+__all__ = ["AdaptRules", "Schedule", "duration_text", "parse_duration", "read_adapt_rules"]
 
 FILE = Path("configs") / "adapt.yaml"
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
@@ -39,7 +39,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class AdaptRules:
     """The content of ``configs/adapt.yaml``."""
 
     default: str
@@ -56,9 +56,9 @@ class Rules:
         return Schedule(name=name, **self.schedules[name])
 
 
-def read_rules() -> Rules:
+def read_adapt_rules() -> AdaptRules:
     """The project's rules."""
-    return Rules(**read_yaml(FILE, "the schedules of adapt", "restore it"))
+    return AdaptRules(**read_yaml(FILE, "the schedules of adapt", "restore it"))
 
 
 def parse_duration(text: str) -> float:

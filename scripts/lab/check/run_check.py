@@ -31,7 +31,7 @@ from scripts.lab.check.slicing import find_turned_volumes, find_wrong_slice_axis
 from scripts.lab.cores import available_cores, exclusive, start_worker
 from tqdm import tqdm
 
-__all__ = ["TaskLabels", "check_cases", "judge_cases", "measure_cases", "read_task", "run_check"]
+__all__ = ["TaskLabels", "judge_cases", "measure_and_judge", "measure_cases", "run_check", "task_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +82,9 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
         workers: processes; None for at most one per core, depending on the number of cases.
     """
     files = find_cases(where)
-    labels = read_task(task) if task else _names_without_task(files)
+    labels = task_labels(task) if task else _names_without_task(files)
     with exclusive(out):
-        cases, findings = check_cases(files, labels, workers=workers, progress=True)
+        cases, findings = measure_and_judge(files, labels, workers=workers, progress=True)
         findings += find_preprocessing_faults(task, cases, findings) if task else []
         findings = sorted([*findings, *find_files_left_out(where)], key=lambda one: one.severity != "error")
         stored = labels.keeps_stored_axes
@@ -96,7 +96,7 @@ def run_check(where: Sequence[str], out: Path, task: str | None = None, workers:
     return findings
 
 
-def check_cases(
+def measure_and_judge(
     files: Sequence[ListedCase], labels: TaskLabels | None = None, *, workers: int | None = 1, progress: bool = False
 ) -> tuple[list[MeasuredCase], list[Finding]]:
     """Measure cases, and check each alone and against the others; ``labels`` are those of the datalists if None."""
@@ -145,7 +145,7 @@ def _by_evidence(finding: Finding, counts: Mapping[str, int]) -> Finding:
     return replace(finding, severity="warning", found=f"{finding.found}; a comparison of only {fewest} cases")
 
 
-def read_task(path: str) -> TaskLabels:
+def task_labels(path: str) -> TaskLabels:
     """Names and values of the structures in a task file; one without them is refused."""
     content = task_files.read_task(Path(path))
     if "label_names" not in content or "label_values" not in content:

@@ -16,7 +16,7 @@ from scripts.core.task_files import read_task
 from scripts.lab.prepare.rules import CONFIGS, DomainRules, Rules
 from scripts.lab.prepare.source_case import SourceCase
 
-__all__ = ["REPORT", "print_report", "read_reports", "write_datalists", "write_report"]
+__all__ = ["REPORT", "add_report", "print_report", "read_reports", "write_datalists"]
 
 REPORT = "prepare.json"
 DECODERS = ("pydicom", "python-gdcm", "scikit-image")
@@ -74,7 +74,7 @@ def read_reports(out: Path) -> dict[str, Any]:
     return dict(reports)
 
 
-def write_report(
+def add_report(
     out: Path, rules: Rules, records: Records, datalists: Mapping[str, Mapping[str, Any]], *, skipped: int
 ) -> dict[str, Any]:
     """Add a data set's report to ``<out>/prepare.json``, beside those of other data sets; return the report."""

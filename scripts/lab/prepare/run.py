@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.core.errors import InputError, SettingError, innermost_message
 from scripts.lab.cores import available_cores, exclusive
-from scripts.lab.prepare.outputs import read_reports, write_datalists, write_report
+from scripts.lab.prepare.outputs import add_report, read_reports, write_datalists
 from scripts.lab.prepare.places import check_files, check_owner, check_places
 from scripts.lab.prepare.prepare_case import finished_record, prepare_case, settings_key
 from scripts.lab.prepare.rules import DomainRules, Rules, read_label_map, read_rules
@@ -65,7 +65,7 @@ def _prepare_missing(order: Preparation, rules: Rules, cases: Sequence[SourceCas
     new = _prepare_all(order, rules, left, keys)
     records = {case: finished.get(case) or new[case] for case in cases}
     datalists = write_datalists(order.out, rules, records)
-    return write_report(order.out, rules, records, datalists, skipped=len(finished))
+    return add_report(order.out, rules, records, datalists, skipped=len(finished))
 
 
 def _rules(order: Preparation) -> Rules:

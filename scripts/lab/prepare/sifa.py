@@ -20,7 +20,7 @@ from scripts.data.volumes import check_values
 from scripts.lab.prepare.source_case import Reading, SearchOptions, SourceCase, not_this_data_set
 from scripts.lab.prepare.tfrecord import parse_example, read_records
 
-__all__ = ["SifaFiles", "read_slice"]
+__all__ = ["SifaFiles", "read_record_slice"]
 
 DOMAINS = ("ct", "mr")
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
@@ -76,7 +76,7 @@ class SifaFiles:
         return SourceCase(domain, name, int(digits[-1]) if digits else None, (path,), read, "test")
 
     def _read_stack(self, files: Sequence[Path]) -> Reading:
-        slices = [read_slice(path) for path in files]
+        slices = [read_record_slice(path) for path in files]
         images = [image for image, _ in slices]
         for path, image in zip(files, images, strict=True):
             if image.shape != images[0].shape:
@@ -109,7 +109,7 @@ class SifaFiles:
         return Reading(image.astype(np.float32, copy=False), self.affine, label, path, (flipped,))
 
 
-def read_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_record_slice(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Image and label, (H, W) float32, of a tfrecord's slice: the middle one of its three."""
     records = list(read_records(path))
     try:
