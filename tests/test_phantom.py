@@ -346,16 +346,16 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(image: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def fail(path: Path, content: bytes) -> int:
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
     small = PhantomCase(np.zeros((2, 2, 2), np.int16), np.zeros((2, 2, 2), np.int16), np.eye(4))
     monkeypatch.setattr(phantom, "make_case", lambda *_, **__: small)
-    monkeypatch.setattr(phantom.nib, "save", fail)
     old = tmp_path / "ct_train" / "ct_train_1001_image.nii.gz"
     old.parent.mkdir()
     old.write_bytes(b"old")
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(InputError, match="No space left on device"):
         write_phantom(tmp_path, cases=1, progress=False)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [old]

@@ -117,7 +117,8 @@ def read_rules(dataset: str, protocol: str | None) -> Rules:
     facts = _load(CONFIGS / "datasets" / f"{dataset}.yaml", f"one of {', '.join(dataset_names())}")
     file = _protocol_file(dataset, protocol)
     choices = _load(file, f"a protocol: {', '.join(_protocol_names())}, or a YAML file")
-    sets = {path.stem: list(_load(path, "a data set")["domains"]) for path in (CONFIGS / "datasets").glob("*.yaml")}
+    files = sorted((CONFIGS / "datasets").glob("*.yaml"))
+    sets = {file.stem: list(_load(file, "a data set")["domains"]) for file in files}
     check_protocol(file, choices, sets, {path.stem for path in (CONFIGS / "tasks").glob("*.yaml")})
     if dataset not in choices["datasets"]:
         knowing = ", ".join(name for name in _protocol_names() if dataset in _known_to(name))
