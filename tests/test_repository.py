@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,13 @@ def test_files_and_functions_are_short() -> None:
     assert {name: length for name, length in lengths.items() if length > MAX_FILE_LINES} == {}
     functions = {f"{name_of(path)}:{name}": lines for path in CODE for name, lines in _functions(path)}
     assert {name: lines for name, lines in functions.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+def test_module_names_are_unique() -> None:
+    """One word has one meaning: handlers and data of pseudo-labels are one subject, in two layers."""
+    shared = {"__init__.py", "__main__.py", "pseudo_labels.py"}
+    names = Counter(path.name for path in CODE)
+    assert {name for name, count in names.items() if count > 1} <= shared
 
 
 def test_modules_export_their_public_names() -> None:
