@@ -170,14 +170,10 @@ def _add_compare(commands: Any) -> None:
 
 
 def _add_results(commands: Any) -> None:
-    results = commands.add_parser(
-        "results", help="write the numbers of README.md and docs/results.md from docs/results"
-    )
-    results.add_argument("--check", action="store_true", help="write nothing; fail if a number differs")
-    results.add_argument(
-        "--runs", type=Path, help="folder of the runs: compare docs/results with them, fill empty cells"
-    )
-    results.set_defaults(run=_results)
+    text = "write the numbers of README.md and docs/results.md from docs/results"
+    add = _command(commands, "results", _results, text)
+    add("--check", action="store_true", help="write nothing; fail if a number differs")
+    add("--runs", type=Path, help="folder of the runs: compare docs/results with them, fill empty cells")
 
 
 def _numbers(text: str) -> list[int]:
