@@ -27,7 +27,7 @@ from releases import (
 )
 from scripts.core.errors import InputError
 from scripts.lab.check.case_search import find_cases
-from scripts.lab.check.run_check import check_cases
+from scripts.lab.check.run_check import measure_and_judge
 from scripts.lab.prepare.crops import CropAroundLabeld
 from scripts.lab.prepare.protocol_file import build_steps
 from scripts.lab.prepare.rules import Rules, dataset_names, read_rules
@@ -255,13 +255,13 @@ def test_the_check_knows_that_the_published_lists_overlap(tmp_path: Path) -> Non
     """Validation is test there: a warning that names the protocol. The same in any other datalist is an error."""
     source, out = write_btcv(tmp_path / "in", [1]), tmp_path / "out"
     prepare(Preparation("btcv", source, out, "dar"))
-    (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
+    (finding,) = [f for f in measure_and_judge(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
     assert (finding.severity, finding.cases) == ("warning", ("ct_0001_image",))
     assert "the same file in ct/validation and ct/test, which protocol 'dar' prescribes" in finding.found
     content = json.loads((out / "ct.json").read_text())
     assert content.pop("shared_sections") == "validation test"
     (out / "ct.json").write_text(json.dumps(content))
-    (finding,) = [f for f in check_cases(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
+    (finding,) = [f for f in measure_and_judge(find_cases([str(out)]))[1] if f.kind == "one case in two splits"]
     assert finding.severity == "error"
     prepare(Preparation("btcv", source, out, "clean"))
     assert "shared_sections" not in json.loads((out / "ct.json").read_text())
