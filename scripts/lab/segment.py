@@ -30,8 +30,8 @@ def run_segment(run: Path, volumes: Path, out: Path, settings: Mapping[str, str]
     write_text(overlay, yaml.safe_dump(trained, sort_keys=False, allow_unicode=True, width=120))
     places = ["--dataset_dir", str(volumes), "--output_dir", str(out)]
     command = bundle_command("inference", [INFERENCE, overlay], run, *places, *LOGGING)
-    _, module, *sys.argv[1:] = command
-    runpy.run_module(module, run_name="__main__", alter_sys=True)  # in this process, which answers signals already
+    sys.argv[1:] = command[2:]  # in this process, which answers signals already
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
 def settings_for_inference(run: Path) -> dict[str, Any]:
