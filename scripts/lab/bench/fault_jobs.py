@@ -29,10 +29,11 @@ SYNTHESIS: dict[str, Any] = {
     **{"slice_size": [32, 32], "generator_channels": 4, "generator_blocks": 1, "discriminator_channels": 4},
     **{"pool_size": 4},
 }
-SEGMENTATION: dict[str, Any] = {
-    **{"slice_size": [32, 32], "network_def#layers": [1, 1, 1, 1], "network_def#width": 4},
+NETWORK: dict[str, Any] = {
+    **{"network_def#layers": [1, 1, 1, 1], "network_def#width": 4},
     **{"network_def#feature_channels": 16, "network_def#atrous_rates": [1, 2]},
 }
+SEGMENTATION: dict[str, Any] = {"slice_size": [32, 32], **NETWORK}
 # Of seconds, with a checkpoint every two iterations.
 TRAINING: dict[str, Any] = {
     **{"max_epochs": 6, "iterations_per_epoch": 2, "batch_size": 2, "checkpoint_interval": 1, "panel_interval": 0}
@@ -84,7 +85,7 @@ def jobs(data: Path, weights: Path) -> list[Job]:
     listed, evaluated = {"dataset_dir": data / "mr.json"}, {"dataset_dir": data}
     images, others = str(data / "ct_train"), str(data / "mr_train")
     maps = ("maps/**/*.nii.gz", "maps/*.csv")
-    compared = {**SEGMENTATION, **TRAINING, "device": "cpu", "precision": "float32"}
+    compared = {**NETWORK, **TRAINING, "device": "cpu", "precision": "float32"}
     none = {"d2_def#channels": 4, "val_interval": 0, "learning_rate_warmup": 1}
     return [
         _bundle("training", ["synthesis/train"], SYNTHESIS | trained, ["models/model.pt"]),
