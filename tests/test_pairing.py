@@ -211,7 +211,7 @@ def test_a_modality_may_be_named_by_channel(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("content", [{}, {"training": []}, {"training": [{}]}, {"domains": {"ct": {}}}, []])
 def test_a_file_without_a_volume_gets_a_sentence(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(InputError, match=r"lists.json: no (volume listed in it|JSON object but a list)\. Expected a d"):
+    with pytest.raises(InputError, match=r"lists.json: no (volume listed in it|mapping)\. Expected a d"):
         sections_of(tmp_path, content)
 
 

@@ -15,7 +15,6 @@ from scripts.data.geometry import check_memory
 from scripts.data.resampling import restore_grid
 from scripts.data.volumes import BACKGROUND, check_preprocessed
 from scripts.engines.precision import autocast
-from scripts.inference.edge_aware import EdgeAwareSmoothing
 from torch.nn import functional as F
 
 __all__ = ["SliceWiseInferer", "SplitMaskd"]
@@ -61,7 +60,7 @@ class SliceWiseInferer(Inferer):
         with_mask: bool = False,
         precision: str = "auto",
         style_seed: int | None = None,
-        smoothing: EdgeAwareSmoothing | None = None,
+        smoothing: Any = None,
         decide: bool = False,
     ) -> None:
         super().__init__()
