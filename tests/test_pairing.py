@@ -81,6 +81,31 @@ def test_what_cannot_be_paired_is_refused_by_name(images: list[str], labels: lis
         match_labels([Path(f"{name}.nii") for name in images], [Path(f"{name}.nii") for name in labels])
 
 
+@pytest.mark.parametrize("word", ["SSFP", "portal venous", "cine 25 phases"])
+def test_what_all_images_share_may_be_missing_from_the_labels(word: str) -> None:
+    images = [Path(f"patient {n:02d} {word}.nii") for n in (1, 2, 10)]
+    labels = [Path(f"patient {n:02d} seg.nii") for n in (10, 2, 1)]
+    assert match_labels(images, labels) == dict(zip(images, reversed(labels), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (["p1 followup", "p2 followup"], ["p1 baseline seg", "p2 baseline seg"]),  # labels of other images
+        (["p1 followup"], ["p1 seg"]),  # one image: what is its case, and what is shared?
+    ],
+)
+def test_words_that_may_tell_images_apart_are_kept(images: list[str], labels: list[str]) -> None:
+    with pytest.raises(InputError, match=r"no label for p1 followup.nii"):
+        match_labels([Path(f"{name}.nii") for name in images], [Path(f"{name}.nii") for name in labels])
+
+
+def test_a_missing_label_names_the_folder_of_all_images() -> None:
+    images = [Path(f"/scans/patient {n}/CT {n}.nii") for n in (1, 2)]
+    with pytest.raises(InputError, match=r"^/scans: no label for CT 2.nii"):
+        match_labels(images, [Path("/scans/patient 1/seg 1.nii")])
+
+
 def touch(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -32,6 +33,8 @@ def pairing_name(path: Path) -> str:
 def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[Path, Path]:
     """Pair images with labels by case name; the label's name may lack the modality or nnU-Net's channel.
 
+    It may also lack what the names of all images share (``cine`` in ``patient 01 cine``).
+
     Raises:
         InputError: two images or two labels for one case, or an image without a label.
     """
@@ -39,14 +42,16 @@ def match_labels(images: Sequence[Path], labels: Sequence[Path] | None) -> dict[
         _check_distinct(files, kind)
     if labels is None:
         return {}
-    pairs = _pair_uniquely(images, labels, [pairing_name, _name_without_channel])
+    keys = [pairing_name, _name_without_channel, _name_without_shared_words(images, labels)]
+    pairs = _pair_uniquely(images, labels, keys)
     missing = [image.name for image in images if image not in pairs]
     if missing:
         spare = [label.name for label in labels if label not in set(pairs.values())]
         beside = f"; labels of no image: {some_of(spare)}" if spare else ""
         found, expected = f"no label for {some_of(missing)}{beside}", "one label per image, with the same case name"
-        remedy = "rename or add the labels, or leave --labels out for an unlabelled domain"
-        raise InputError(file=images[0].parent, found=found, expected=expected, remedy=remedy)
+        remedy = "rename or add the labels, or remove these images; only an unlabelled domain needs no labels"
+        folder = os.path.commonpath([image.parent for image in images])
+        raise InputError(file=folder, found=found, expected=expected, remedy=remedy)
     return pairs
 
 
@@ -107,6 +112,13 @@ def _key(place: Callable[[Path], Hashable], name: Callable[[Path], str]) -> Call
 
 def _name_without_channel(path: Path) -> str:
     return "_".join(part for part in pairing_name(path).split("_") if part not in CHANNELS)
+
+
+def _name_without_shared_words(images: Sequence[Path], labels: Sequence[Path]) -> Callable[[Path], str]:
+    """A key without the words of every image that no label has. A single image has nothing to share."""
+    words, known = ([set(pairing_name(path).split("_")) for path in files] for files in (images, labels))
+    shared = set.intersection(*words).difference(*known) if len(images) > 1 else set()
+    return lambda path: "_".join(part for part in pairing_name(path).split("_") if part not in shared)
 
 
 def _counterpart(folder: Path) -> tuple[Path, str]:
