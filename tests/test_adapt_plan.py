@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +113,13 @@ def test_names_that_do_not_fit(given: str) -> None:
     assert "1 (1500 ml), 4 (200 ml)" in error.expected
 
 
-def planned(source: list[MeasuredCase], names: str = "liver,spleen") -> tuple[dict, tuple[str, ...]]:
-    """CT of 450 mm and MR of 240 mm."""
+def planned(
+    source: list[MeasuredCase], names: str = "liver,spleen", more: Sequence[Header] = ()
+) -> tuple[dict, tuple[str, ...]]:
+    """CT of 450 mm, with more of any length, and MR of 240 mm."""
     target = [case("c", "mr", 0.0, 800.0)]
     domains = {"ct": headers((300, 300, 150), (1.0, 1.0, 3.0)), "mr": headers((300, 300, 30), (1.0, 1.0, 8.0))}
+    domains["ct"] = [*domains["ct"], *more]
     labels = choose_labels(source, names)
     plan = choose_task("mine", ("ct", "mr"), [*source, *target], domains, choose_grid(domains, 128), labels)
     return yaml.safe_load(plan.text), plan.warnings
@@ -140,6 +145,17 @@ def test_lengths_of_the_body_that_differ_are_said() -> None:
     assert task["source_section"]["_target_"].endswith("NotBlank")
     assert "450 mm" in warning
     assert "240 mm" in warning
+
+
+@pytest.mark.parametrize(("slices", "is_odd"), [(76, False), (74, True), (299, False), (301, True)])
+def test_a_volume_of_another_length_than_its_domain_is_named(slices: int, is_odd: bool) -> None:
+    """Half and twice the median of 450 mm are 75 and 300 slices of 3 mm."""
+    (usual,) = headers((300, 300, 150), (1.0, 1.0, 3.0))
+    odd = replace(usual, path=Path("lungs.nii.gz"), shape=(300, 300, slices))
+    source = [case("a", "ct", -1000.0, 900.0, {1.0: 9.0, 2.0: 9.0})]
+    _, warnings = planned(source, more=[usual, usual, odd])
+    assert bool(warnings) == is_odd
+    assert all(f"lungs ({3 * slices} mm)" in text and "median 450 mm" in text for text in warnings)
 
 
 def test_two_modalities_in_a_folder() -> None:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from scripts.core.errors import InputError, SettingError
+from scripts.data.case_names import case_name, some_of
 from scripts.data.volumes import CT_FAT_HU
 from scripts.lab.adapt.choices import Choice, as_yaml
 from scripts.lab.adapt.folders import modality_of, with_article
@@ -27,6 +28,8 @@ BODY_ABOVE = 15.0
 
 # Ratio of the lengths of the body in two domains from which a section is chosen, and from which a person is warned.
 LONGER, MUCH_LONGER = 1.3, 1.5
+# Ratio of a volume's length to the median of its domain from which a person is warned.
+ODD_LENGTH = 2.0
 ABDOMINAL = re.compile("liver|spleen|kidney|pancreas|stomach|gall ?bladder", re.IGNORECASE)
 
 HEADER = """# Written by `python -m scripts adapt` from {volumes}; each value has its reason.
@@ -70,7 +73,7 @@ def choose_task(
         *(Choice(f"{side}_section", sections[domain].value, sections[domain].reason) for side, domain in sides),
     ]
     volumes = " and ".join(f"{len(measured[domain])} volumes of {domain}" for domain in domains)
-    warnings = _length_warnings(lengths, sections)
+    warnings = [*_length_warnings(lengths, sections), *_odd_volumes(lengths, headers, grid)]
     return TaskPlan(HEADER.format(volumes=volumes) + as_yaml(choices), tuple(warnings))
 
 
@@ -224,3 +227,22 @@ def _length_warnings(lengths: Mapping[str, float], sections: Mapping[str, Choice
         f"{lengths[shortest]:.0f} mm. Both domains should show the same part: set {longest}'s section in the task file "
         "(docs/how-to/own-data.md) or crop the volumes."
     ]
+
+
+def _odd_volumes(lengths: Mapping[str, float], headers: Mapping[str, Sequence[Header]], grid: TaskGrid) -> list[str]:
+    """Volumes that show far less or far more of the body than the others of their domain."""
+    warnings = []
+    for domain, group in headers.items():
+        measured = {header.path: header.along(grid.slice_axis, grid.orientation)[1] for header in group}
+        usual = lengths[domain]
+        odd = [
+            f"{case_name(str(path))} ({length:.0f} mm)"
+            for path, length in measured.items()
+            if not usual / ODD_LENGTH < length < usual * ODD_LENGTH
+        ]
+        if odd:
+            warnings.append(
+                f"{domain}: {some_of(odd)}: much shorter or longer across the slices than the others of {domain} "
+                f"(median {usual:.0f} mm). Do they show another part of the body? Leave them out, or crop them."
+            )
+    return warnings
