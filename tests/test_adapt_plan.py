@@ -150,7 +150,7 @@ def test_lengths_of_the_body_that_differ_are_said() -> None:
 @pytest.mark.parametrize(("slices", "is_odd"), [(76, False), (74, True), (299, False), (301, True)])
 def test_a_volume_of_another_length_than_its_domain_is_named(slices: int, is_odd: bool) -> None:
     """Half and twice the median of 450 mm are 75 and 300 slices of 3 mm."""
-    (usual,) = headers((300, 300, 150), (1.0, 1.0, 3.0))
+    (usual,) = headers((300, 300, 150), (1.0, 1.0, 3.0), n=1)
     odd = replace(usual, path=Path("lungs.nii.gz"), shape=(300, 300, slices))
     source = [case("a", "ct", -1000.0, 900.0, {1.0: 9.0, 2.0: 9.0})]
     _, warnings = planned(source, more=[usual, usual, odd])
