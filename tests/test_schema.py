@@ -117,7 +117,7 @@ EXPRESSIONS: list[tuple[dict[str, Any], str]] = [
     ({"label_values": "$[0, 1, 2, 3]"}, "'label_values': [0, 1, 2, 3]. Expected a list of whole numbers"),
     ({"spacing_mm": ["$1 - 1", 1.0, 1.0]}, "'spacing_mm': [0, 1.0, 1.0]. Expected three numbers above 0"),
     ({"train#augmentation#rotation_degrees": "$2 * 100"}, "'train#augmentation#rotation_degrees': 200"),
-    ({"labelled_intensity#a_max": "$-1.0"}, "'labelled_intensity#a_min': 0. Expected a number below a_max, -1"),
+    ({"translated_intensity#a_max": "$-1.0"}, "'translated_intensity#a_min': 0. Expected a number below a_max, -1"),
     ({"seed": "$undefined"}, "'seed': an expression that fails (NameError: name 'undefined' is not defined)"),
 ]
 

@@ -115,7 +115,7 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ),
     ("slice_axis", ("0, 1 or 2", lambda value: _is_whole(value, 0, 2))),
     ("slice_size", _listed("multiples of 4 to 4096", lambda v: _is_whole(v, 4, 4096) and v % 4 == 0, least=2, most=2)),
-    ("source_intensity target_intensity labelled_intensity image_intensity", _COMPONENT),
+    ("source_intensity target_intensity labelled_intensity translated_intensity image_intensity", _COMPONENT),
     ("source_section target_section labelled_section image_section", _COMPONENT),
     ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
     ("max_epochs iterations_per_epoch batch_size checkpoint_interval slice_batch_size pseudo_label_rounds", _whole(1)),

@@ -25,12 +25,12 @@ from scripts.lab.experiments.results import Comparison, RunResult
 
 __all__ = ["ComparisonVolumes", "Cut", "Volume"]
 
-Intensity = Literal["source_intensity", "target_intensity", "labelled_intensity"]
+Intensity = Literal["source_intensity", "target_intensity", "translated_intensity"]
 
 # Edge of a cut in pixels; panels are 320 pixels wide.
 CUT_PIXELS = 256
 
-# Its ``labelled_intensity`` is that of translated images; methods without translation set another one.
+# Has ``translated_intensity``, which no task file sets.
 TRAINING = Path(__file__).resolve().parents[3] / "configs" / "segmentation" / "train.yaml"
 
 
@@ -118,7 +118,7 @@ class ComparisonVolumes:
     def image(self, path: str | Path, intensity: Intensity) -> Volume:
         """An image as the networks see it, in [-1, 1], by the intensity transform of its domain."""
         volume = self._oriented(path)
-        base = ConfigParser.load_config_file(str(TRAINING)) if intensity == "labelled_intensity" else self.settings
+        base = ConfigParser.load_config_file(str(TRAINING)) if intensity == "translated_intensity" else self.settings
         parser = ConfigParser({"transform": base[intensity], "slice_axis": self.slice_axis})
         transform = parser.get_parsed_content("transform")
         scaled = transform({"image": torch.from_numpy(volume.voxels.astype(np.float32))[None]})["image"][0]

@@ -45,7 +45,7 @@ def translation_picture(comparison: Comparison, path: Path) -> str:
         areas = np.count_nonzero(truth.voxels, axis=tuple(a for a in range(3) if a != volumes.slice_axis))
         index, cut = int(areas.argmax()), volumes.field_of_view(truth)
         images = [volumes.image(cases[case]["image"], "source_intensity")]
-        images += [volumes.image(files[case], "labelled_intensity") for files in folders.values()]
+        images += [volumes.image(files[case], "translated_intensity") for files in folders.values()]
         labels = cut.of(truth, index, is_label=True)
         row = [Panel(image=cut.of(image, index), labels=labels, limits=NORMALISED) for image in images]
         target = volumes.image(targets[number % len(targets)]["image"], "target_intensity")
