@@ -184,18 +184,6 @@ def test_a_training_may_have_several_overlays(wanted: ComparisonRequest) -> None
     assert f"{first.folder}/models/model.pt" in second.steps[0].command
 
 
-def test_both_trainings_of_a_recipe_learn_from_translated_images(wanted: ComparisonRequest) -> None:
-    translator, first, second = plan(replace(wanted, methods=["recommended_translated"], seeds=[0]))
-    assert (translator.name, first.name) == ("style", "unet+recommended_start+style")
-    assert (first.needs, second.needs) == ((translator.folder,), (translator.folder, first.folder))
-    for run in (first, second):
-        assert f"{translator.folder}/translated/datalist.json" in run.steps[0].command
-        assert run.settings["labelled_intensity"] == "@translated_intensity"
-        assert run.settings["target_datalist"] == (
-            None if run is first else "$@dataset_dir + '/' + @target_domain + '.json'"
-        )
-
-
 def test_without_its_first_training_the_second_does_not_start(
     wanted: ComparisonRequest, two_trainings: str, processes: Processes
 ) -> None:

@@ -1,4 +1,4 @@
-"""Tasks that are compared: their configs parse at every size, and a bad task file is refused."""
+"""Plans of tasks and methods: their configs parse at every size, recipes chain, and a bad task file is refused."""
 
 from __future__ import annotations
 
@@ -65,3 +65,15 @@ def test_a_bad_task_file_is_refused_before_any_work(written: str, becomes: str, 
     with pytest.raises(InputError, match=words):
         run_comparison(ComparisonRequest(str(task), ["none"], [0], tmp_path / "comparison"))
     assert not (tmp_path / "comparison").exists()
+
+
+def test_both_trainings_of_a_recipe_learn_from_translated_images(tmp_path: Path) -> None:
+    translator, first, second = plan(request_for(tmp_path, ["recommended_translated"], [0]))
+    assert (translator.name, first.name) == ("style", "unet+recommended_start+style")
+    assert (first.needs, second.needs) == ((translator.folder,), (translator.folder, first.folder))
+    for run in (first, second):
+        assert f"{translator.folder}/translated/datalist.json" in run.steps[0].command
+        assert run.settings["labelled_intensity"] == "@translated_intensity"
+        assert run.settings["target_datalist"] == (
+            None if run is first else "$@dataset_dir + '/' + @target_domain + '.json'"
+        )
