@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CONFIGS, ROOT, refused
+from scripts.data.datalists import read_datalist
 from scripts.lab.adapt import cost as cost_module
 from scripts.lab.adapt.cost import Cost, check_memory, decide, measure_cost
 from scripts.lab.adapt.request import AdaptRequest
@@ -87,7 +88,7 @@ def test_every_schedule_plans_trainings(rules: AdaptRules, tmp_path: Path) -> No
         assert {step.name for run in runs for step in run.steps} <= {"training", "translation"}
         assert runs[-1].kind == "method"
         _, settings = parse_command(runs[-1].steps[0].command)
-        iterations = {"trial": 2, "short": None, "day": 800, "paper": None}[name]
+        iterations = {"trial": 2, "day": 800}.get(name)
         assert settings.get("iterations_per_epoch") == iterations
         assert runs[-1].settings["iterations_per_epoch"] == (iterations or 100)
 
@@ -122,6 +123,26 @@ def test_costs_from_timings(rules: AdaptRules, data: Path, tmp_path: Path, monke
     for settings, short in commands:
         assert settings["dataset_dir"] == str(tmp_path / "cost" / "data")
         assert (short["max_epochs"], short["iterations_per_epoch"]) == (1, rules.timed_iterations)
+
+
+@pytest.mark.parametrize("schedule", ["translated", "paper"])
+def test_trainings_on_translated_images_are_timed_before_there_are_any(
+    schedule: str, rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training accepts the list of originals that stands for the translator's."""
+    timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+    read = []
+
+    def timed(command: list[str], log: Path, **settings: object) -> Timing:
+        given = parse_command(command)[1]
+        if "labelled_datalist" in given:
+            read.append(read_datalist(given["labelled_datalist"], "training", needs_label=True, translated_to="ct"))
+        return timing
+
+    monkeypatch.setattr(cost_module, "time_training", timed)
+    runs = plan_trainings(request(tmp_path), rules.schedule(schedule), tmp_path / "cost")
+    measure_cost(runs, data, tmp_path / "cost", rules, ("mr", "ct"), segmented=3)
+    assert [len(cases) for cases in read] == [rules.timed_cases] * (len(runs) - 1)
 
 
 def test_planned_runs_are_of_the_task(rules: AdaptRules, tmp_path: Path) -> None:

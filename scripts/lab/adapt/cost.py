@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.core.errors import InputError, SettingError
 from scripts.core.files import write_json
-from scripts.data.datalists import read_datalist
+from scripts.data.datalists import TRANSLATED_TO, read_datalist
 from scripts.data.geometry import free_memory_bytes
 from scripts.lab.adapt.timed_training import time_training
 from scripts.lab.adapt.training_lengths import AdaptRules, Schedule, duration_text
@@ -87,7 +87,8 @@ def measure_cost(
     for run in runs:
         if run.translator != "none" and run.kind == "method":
             few = folder / "translators" / f"{run.translator}_seed{run.seed}" / "translated" / "datalist.json"
-            _write_few(data / f"{domains[0]}.json", few, rules, is_source=True)
+            # The time does not depend on the images' style: originals stand for what is not translated yet.
+            _write_few(data / f"{domains[0]}.json", few, rules, is_source=True, **{TRANSLATED_TO: domains[1]})
         timing = time_training(run.steps[0].command, folder / "logs" / f"{run.name}.log", **_short(run, data, rules))
         timings.append(timing)
         count = int(run.settings["max_epochs"]) * int(run.settings["iterations_per_epoch"])
@@ -163,7 +164,7 @@ def _short(run: PlannedRun, data: Path, rules: AdaptRules) -> dict[str, Any]:
     return short | {"cache_dir": str(data.parent / "cache")}
 
 
-def _write_few(datalist: Path, few: Path, rules: AdaptRules, *, is_source: bool) -> None:
-    """A datalist with the first cases of another one; the target's without labels."""
+def _write_few(datalist: Path, few: Path, rules: AdaptRules, *, is_source: bool, **more: str) -> None:
+    """A datalist with the first cases of another one, the target's without labels, and ``more`` keys."""
     items = read_datalist(str(datalist), "training", needs_label=is_source)
-    write_json(few, {"name": few.stem, "training": list(items[: rules.timed_cases]), "validation": []})
+    write_json(few, {"name": few.stem, "training": list(items[: rules.timed_cases]), "validation": []} | more)
