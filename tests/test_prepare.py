@@ -310,11 +310,8 @@ def test_the_exit_code_of_a_bad_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bctv"], r"bctv.yaml: cannot be read .*Expected one of btcv, chaos, folder, mmwhs, mscmr, sifa"),
-        (
-            ["btcv", "--protocol", "clear"],
-            r"clear.yaml: cannot be read .*No such file or directory.*Expected a protocol: clean, dar, disjoint, sifa",
-        ),
+        (["bctv"], r"bctv.yaml: no such file. Expected one of btcv, chaos, folder, mmwhs, mscmr, sifa"),
+        (["btcv", "--protocol", "clear"], r"clear.yaml: no such file. Expected a protocol: clean, dar, disjoint, sifa"),
         (["btcv", "--map", "1:2"], "--map: given with 'btcv'"),
         (["btcv", "--domain", "mr"], "--domain: 'mr'. Expected one of ct"),
         (
