@@ -104,7 +104,7 @@ def _add_adapt(commands: Any) -> None:
     add("--label_names", help="names in the order of the label values, or as 1=liver,4=spleen")
     add("--segment", type=Path, nargs="+", default=[], help="further volumes or folders of the target to segment")
     add("--time", help="time that it may take, such as 1h or 2h30m")
-    add("--schedule", help="trial (only to test the sequence), short, day or paper: configs/adapt.yaml")
+    add("--schedule", help="trial (only to test the sequence), short, translated, day, paper: configs/adapt.yaml")
     add("--task", type=Path, help="a task file of your own in place of the planned one")
     add("--seed", type=int, default=0)
     add("--plan_only", action="store_true", help="write the task file and the check, and stop")
