@@ -144,8 +144,11 @@ def test_a_volume_of_another_size_is_named(
     assert "a volume of 8 x 79 x 88 mm" in caplog.text
 
 
-def test_the_plan_alone_and_an_edited_task_file(processes: Processes, request_: AdaptRequest) -> None:
+def test_the_plan_alone_and_an_edited_task_file(
+    processes: Processes, request_: AdaptRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_adapt(replace(request_, plan_only=True)) is None
+    assert "Training volumes: 3 of mr, 3 of ct. The results on real volumes" in capsys.readouterr().out
     assert processes.commands == []
     edited = request_.task_file.read_text().replace("label_names: [myocardium,", "label_names: [muscle,")
     request_.task_file.write_text(edited)
@@ -169,6 +172,35 @@ def test_a_bad_task_file_given_by_hand_is_refused_before_any_work(
     assert (error.file, error.found) == ("setting 'slice_axis'", "3")
     assert "Measuring" not in capsys.readouterr().out
     assert not request_.data.exists()
+
+
+def test_an_interrupted_timing_repeats_neither_the_measuring_nor_what_was_timed(
+    processes: Processes, request_: AdaptRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted in the second of two timings; changed volumes are measured again."""
+    timing, timed = cost.time_training([], Path()), list[Path]()
+
+    def interrupted(command: list[str], log: Path, **_: object) -> Timing:
+        timed.append(log)
+        if len(timed) in (2, 3):
+            raise KeyboardInterrupt
+        return timing
+
+    monkeypatch.setattr(cost, "time_training", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_adapt(request_)
+    assert "Measuring 6 volumes" in capsys.readouterr().out
+    with pytest.raises(KeyboardInterrupt):
+        run_adapt(request_)
+    out = capsys.readouterr().out
+    assert "Measuring" not in out
+    assert "measured and checked before" in out
+    (request_.source_images / "mr_0_image.nii.gz").unlink()
+    run_adapt(request_)
+    assert "Measuring 5 volumes" in capsys.readouterr().out
+    first, second = timed[0], timed[1]
+    assert timed == [first, second, second, first, second]  # with other volumes, all are timed again
+    assert not (request_.out / "cost").exists()
 
 
 def test_an_interrupted_training_is_continued(processes: Processes, request_: AdaptRequest) -> None:

@@ -125,6 +125,39 @@ def test_costs_from_timings(rules: AdaptRules, data: Path, tmp_path: Path, monke
         assert (short["max_epochs"], short["iterations_per_epoch"]) == (1, rules.timed_iterations)
 
 
+def test_no_more_iterations_are_timed_than_trained(
+    rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trial: 2 epochs of 2 iterations each."""
+    timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+    timed = []
+    monkeypatch.setattr(cost_module, "time_training", lambda *_, **settings: timed.append(settings) or timing)
+    runs = plan_trainings(request(tmp_path), rules.schedule("trial"), tmp_path / "cost")
+    measure_cost(runs, data, tmp_path / "cost", rules, ("mr", "ct"), segmented=3)
+    assert [one["iterations_per_epoch"] for one in timed] == [4, 4]
+
+
+def test_a_timing_is_kept_for_the_same_training_alone(
+    rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+    timed = []
+    monkeypatch.setattr(cost_module, "time_training", lambda command, log, **_: timed.append(log.stem) or timing)
+    runs = plan_trainings(request(tmp_path), rules.schedule("short"), tmp_path / "cost")
+
+    def measure() -> list[str]:
+        timed.clear()
+        cost = measure_cost(runs, data, tmp_path / "cost", rules, ("mr", "ct"), segmented=3)
+        assert [seconds / count for _, count, seconds in cost.trainings] == [0.5, 0.5]
+        return list(timed)
+
+    assert measure() == [run.name for run in runs]
+    assert measure() == []
+    with (tmp_path / "task.yaml").open("a") as stream:
+        stream.write("slice_size: [96, 96]\n")
+    assert measure() == [run.name for run in runs]
+
+
 @pytest.mark.parametrize("schedule", ["translated", "paper"])
 def test_trainings_on_translated_images_are_timed_before_there_are_any(
     schedule: str, rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

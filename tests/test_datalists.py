@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import refused, write_volume
 from scripts.core.errors import InputError
-from scripts.data.case_names import case_name
+from scripts.data.case_names import case_name, nifti_files
 from scripts.data.datalists import find_volumes, read_datalist
 from scripts.data.written_datalists import TranslatedDatalist, write_datalist
 from scripts.lab.case_lists import datalists_of_domains, folder_datalist
@@ -79,6 +79,13 @@ def test_a_wrong_list_gets_a_sentence(tmp_path: Path, content: str | None, match
 def test_one_volume_can_be_named(tmp_path: Path) -> None:
     file = touch(tmp_path, "a.nii.gz") / "a.nii.gz"
     assert find_volumes(str(file)) == [{"image": str(file)}]
+
+
+def test_files_of_one_name_are_in_natural_order_of_their_folders(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        (tmp_path / f"patient {number}").mkdir()
+        (tmp_path / f"patient {number}" / "CT.nii.gz").touch()
+    assert [file.parent.name for file in nifti_files(tmp_path)] == ["patient 1", "patient 2", "patient 10"]
 
 
 def test_a_folder_gives_its_volumes_in_natural_order(tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def assert_one_case(folder: Path) -> list[str]:
     return report["notes"][name]
 
 
+def test_cases_of_equal_folder_names_are_in_natural_order_of_the_patients_folders(tmp_path: Path) -> None:
+    """Named after the folders, never after the patient that the files name."""
+    for number in (10, 2, 1):
+        uids = {"uid": f"1.2.{number}.{{}}", "SeriesInstanceUID": f"1.2.{number}", "PatientID": f"Miller {number}"}
+        write_part(tmp_path / "in" / f"patient {number}" / "CT", **uids)
+    assert prepared(tmp_path)["sections"]["training"] == ["patient_1_ct", "patient_2_ct", "patient_10_ct"]
+
+
 def test_a_copy_of_a_series_is_no_second_case(tmp_path: Path) -> None:
     """Both folders are named; files without UIDs are recognised by their content."""
     first = write_part(tmp_path / "in" / "CT" / "thorax")

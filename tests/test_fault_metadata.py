@@ -31,6 +31,7 @@ EXPECTED: dict[str, Any] = {
 }
 WRITTEN = EXPECTED | {
     "training_cases": {
+        "labelled_cases": 20,
         "volumes_ml": {"liver": [900.0, 2000.0], "spleen": [0.0, 300.5]},
         "images": {"are_ct": False, "least_mm": [200, 300, 300], "greatest_mm": [250, 400, 400]},
     },
@@ -77,6 +78,7 @@ def test_digests_of_other_weights(digest: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
+        *(("training_cases#labelled_cases", value) for value in ("20", None, 0, float("nan"), [20])),
         *(("training_cases#volumes_ml", value) for value in (5, [1], {"liver": 5}, {"liver": "10"}, {"liver": [1]})),
         *(("training_cases#volumes_ml#liver", [1.0, value]) for value in ("2", None, -1, float("nan"), 10**400, True)),
         *(("training_cases#images", value) for value in (5, "x", [1], {"a": 1})),

@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from scripts.core.weights import metadata_file, read_metadata, save_weights
 from scripts.data.likeness import UNLIKE, CheckLikenessd, describe_cases, difference
 from scripts.data.slices import SliceSet
-from scripts.evaluation.segmentation_summary import _on_grid_of, volume_warning, write_names
+from scripts.evaluation.segmentation_summary import _on_grid_of, range_slack, volume_warning, write_names
 
 LABELLED: Any = SimpleNamespace(volumes_ml=lambda count: torch.tensor([[2.0, 0.0], [8.0, 0.5]]))
 
@@ -38,6 +38,7 @@ def described(folder: Path, *lowest: float) -> dict[str, Any]:
 @pytest.mark.parametrize(("lowest", "are_ct"), [((0, -5), False), ((-1000, -125), True), ((0, -1000), None)])
 def test_training_cases_by_hand(lowest: tuple[float, ...], are_ct: bool | None, tmp_path: Path) -> None:
     assert described(tmp_path, *lowest) == {
+        "labelled_cases": 2,
         "volumes_ml": {"liver": [2.0, 8.0], "spleen": [0.0, 0.5]},
         "images": {"are_ct": are_ct, "least_mm": [20, 30, 40], "greatest_mm": [22, 33, 44]},
     }
@@ -116,8 +117,18 @@ def test_volumes_of_structures_by_hand() -> None:
     [(0.0, "missing"), (9.9, "too small"), (10.0, ""), (45.0, ""), (45.1, "too large"), (15000.0, "too large")],
 )
 def test_volumes_outside_one_and_a_half_times_the_range(ml: float, warning: str) -> None:
-    assert volume_warning(ml, 15.0, 30.0) == warning
-    assert volume_warning(0.0, 0.0, 30.0) == ""  # labelled cases may lack it
+    assert volume_warning(ml, 15.0, 30.0, 1.5) == warning
+    assert volume_warning(0.0, 0.0, 30.0, 1.5) == ""  # labelled cases may lack it
+
+
+@pytest.mark.parametrize(("cases", "slack"), [(1, 2.949), (4, 2.043), (24, 1.492), (100_000, 1.0)])
+def test_the_range_of_few_cases_says_little(cases: int, slack: float) -> None:
+    """One case is expected in the middle: exp(0.35 x 3.09) = 2.949. The largest of 4 is expected 1.049 spreads above
+    it, the normal quantile of 3.625 / 4.25 = 0.853: exp(0.35 x (3.09 - 1.049)) = 2.043. The largest of 24 is expected
+    at the quantile of 23.625 / 24.25 = 0.974, 1.947: exp(0.35 x 1.143) = 1.492. The extremes of 100,000 people are
+    the limit themselves.
+    """
+    assert range_slack(cases) == pytest.approx(slack, abs=0.001)
 
 
 def test_labels_are_found_at_the_voxels_of_an_image_of_another_order_and_spacing() -> None:

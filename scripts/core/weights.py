@@ -92,9 +92,10 @@ def fault_in_metadata(metadata: Any) -> str:
     if wrong := [key for key in PARTS if not isinstance(metadata.get(key, {}), dict)]:
         return f"no JSON object under {wrong[0]!r}"
     cases, score = metadata.get(TRAINING_CASES, {}), metadata.get("selection", {}).get("value", 0)
-    ranges, images = cases.get("volumes_ml", {}), cases.get("images")
+    ranges, images, number = cases.get("volumes_ml", {}), cases.get("images"), cases.get("labelled_cases", 1)
     known = images if isinstance(images, dict) else {}
     is_usable = {
+        "labelled_cases": is_number(number) and number >= 1,
         "volumes_ml": isinstance(ranges, dict) and all(_are_sizes(ends, 2) for ends in ranges.values()),
         "images": not images or all(_are_sizes(known.get(key), 3) for key in ("least_mm", "greatest_mm")),
         "are_ct": known.get("are_ct") in (None, True, False),

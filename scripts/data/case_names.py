@@ -97,7 +97,7 @@ def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = Fal
         found = "no NIfTI file in it" if folder.is_dir() else "no such folder"
         expected, remedy = "a folder with .nii or .nii.gz files", "name the folder that holds the volumes"
         raise InputError(file=folder, found=found, expected=expected, remedy=remedy)
-    return sorted(files, key=lambda file: (natural_order(file), str(file)))
+    return sorted(files, key=lambda file: [natural_order(part) for part in (file, *file.parents)])
 
 
 def log_left_out(folder: Path, taken: Iterable[Path]) -> None:

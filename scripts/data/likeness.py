@@ -38,12 +38,13 @@ def describe_cases(labelled: SliceSet, target: SliceSet | None, label_names: Seq
     """What inference compares with: volumes of the structures in the labelled cases, and the target's images, if any.
 
     Returns:
-        ``volumes_ml`` (name -> least and greatest volume), and ``images``: whether all or none ``are_ct``, and the
-        ``least_mm`` and ``greatest_mm`` of their extents, shortest edge first.
+        The number of ``labelled_cases``, their ``volumes_ml`` (name -> least and greatest), and ``images``: whether all
+        or none ``are_ct``, and the ``least_mm`` and ``greatest_mm`` of their extents, shortest edge first.
     """
     volumes = labelled.volumes_ml(len(label_names))  # (cases, K)
     ends = torch.stack([volumes.amin(0), volumes.amax(0)], 1).tolist()  # (K, 2)
-    described: dict[str, Any] = {"volumes_ml": dict(zip(label_names, ends, strict=True))}
+    ranges = dict(zip(label_names, ends, strict=True))
+    described: dict[str, Any] = {"labelled_cases": len(volumes), "volumes_ml": ranges}
     if target is not None:
         images = (read_nifti(item["image"]) for item in target.data)
         lows, extents = zip(*(_measured(image.voxels, image.affine) for image in images), strict=True)

@@ -82,15 +82,12 @@ class BelowLungs:
         share = lungs.sum((0, 1)) / np.maximum(body.sum((0, 1)), 1)
         spacing_mm = _slice_spacing_mm(image, 2)
         gap = max(round(GAP_MM / spacing_mm), 1)
-        runs, count = ndimage.label(
-            ndimage.binary_closing(np.pad(share > self.lung_share, gap), iterations=gap)[gap:-gap]
-        )
+        closed = ndimage.binary_closing(np.pad(share > self.lung_share, gap), iterations=gap)[gap:-gap]
+        runs, count = ndimage.label(closed)
         chest = np.argmax(np.bincount(runs, weights=share)[1:]) + 1 if count else 0
         base = int(np.flatnonzero(runs == chest)[0]) if count else volume.shape[2] - 1
-        first = max(base - round(self.below_mm / spacing_mm), 0)
-        last = base + round(self.above_mm / spacing_mm)
-        body[..., :first] = False
-        body[..., last + 1 :] = False
+        body[..., : max(base - round(self.below_mm / spacing_mm), 0)] = False
+        body[..., base + round(self.above_mm / spacing_mm) + 1 :] = False
         return torch.from_numpy(body if body.any() else ~body)[None]
 
 
@@ -100,9 +97,8 @@ def body_mask(volume: np.ndarray, threshold: float) -> np.ndarray:
     tissue = ndimage.binary_opening(volume > threshold, disk)
     body = largest_component(tissue)
     for index in range(body.shape[2]):
-        body[..., index] = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(body[..., index], 3), iterations=3))[
-            3:-3, 3:-3
-        ]
+        closed = ndimage.binary_closing(np.pad(body[..., index], 3), iterations=3)
+        body[..., index] = ndimage.binary_fill_holes(closed)[3:-3, 3:-3]
     return body
 
 

@@ -56,16 +56,14 @@ class TranslatedDatalist:
         translated[TRANSLATED_TO] = self.domain
         for section in (key for key, value in content.items() if isinstance(value, list) and value):
             entries = load_decathlon_datalist(str(self.datalist), is_segmentation=True, data_list_key=section)
-            labelled = [
-                existing_item(entry, self.datalist, needs_label=True) for entry in entries if entry.get("label")
-            ]
-            translated[section] = [self._translated(item) for item in labelled]
+            translated[section] = [self._translated(entry) for entry in entries if entry.get("label")]
         path = self.folder / "datalist.json"
         if rank() == 0:
             write_datalist(path, translated)
         return path
 
-    def _translated(self, item: Item) -> Item:
+    def _translated(self, entry: Item) -> Item:
+        item = existing_item(entry, self.datalist, needs_label=True)
         image = self.folder / f"{case_name(item['image'])}_{self.postfix}.nii.gz"
         return {"image": str(image.resolve()), "label": item["label"]}
 

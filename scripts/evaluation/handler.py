@@ -83,9 +83,8 @@ class EvaluationReport:
         selection = (read_metadata(self.weights) if self.exported is None else self.exported.metadata).get("selection")
         origin = provenance() | {"weights_metadata": self.metadata}
         summary = write_evaluation(self.folder, results, self.label_names, origin, selection)
-        engine.state.metrics.update(
-            {measure: mean for measure, mean in summary["mean_over_structures"].items() if mean is not None}
-        )
+        means = summary["mean_over_structures"].items()
+        engine.state.metrics.update({measure: mean for measure, mean in means if mean is not None})
         print(f"{summary['cases']} cases\n{format_table(summary)}\n{selection_sentence(selection)}", flush=True)
         for word, name in zip(("worst", "median"), worst_and_median_case(results), strict=True):
             dice = float(np.nanmean([result.dice for result in results[name]]))

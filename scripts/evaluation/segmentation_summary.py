@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,21 +25,31 @@ from scripts.evaluation.figures import case_figure
 from scripts.inference.structure_codes import structure_colour
 from scripts.inference.work_sharing import Worklist
 
-__all__ = ["SLACK", "SegmentationSummary", "volume_warning", "write_names"]
+__all__ = ["SegmentationSummary", "range_slack", "volume_warning", "write_names"]
 
 logger = logging.getLogger(__name__)
 
-# A volume may lie outside the range of the labelled cases by this factor: people differ, and training sets are small.
-SLACK = 1.5
+# Spread of the logarithm of a structure's volume between people (root mean square over 14 structures of public data),
+# and the number of spreads that one person in a thousand exceeds.
+SPREAD, RARE = 0.35, 3.09
 
 COLUMNS = ("case", "structure", "value", "ml", "slices", "labelled_least_ml", "labelled_greatest_ml", "warning")
 
 
-def volume_warning(ml: float, least: float, greatest: float) -> str:
+def range_slack(cases: int) -> float:
+    """Factor by which a plausible volume may lie outside the range of labelled cases: 2 for 4 cases, 1.5 for 24.
+
+    The fewer the cases, the closer to the middle their extremes are expected (Blom's approximation).
+    """
+    extreme = NormalDist().inv_cdf((cases - 0.375) / (cases + 0.25))
+    return math.exp(SPREAD * max(RARE - extreme, 0.0))
+
+
+def volume_warning(ml: float, least: float, greatest: float, slack: float) -> str:
     """``missing``, ``too small`` or ``too large`` against the range of the labelled cases; empty if plausible."""
-    if ml < least / SLACK:
+    if ml < least / slack:
         return "too small" if ml else "missing"
-    return "too large" if ml > greatest * SLACK else ""
+    return "too large" if ml > greatest * slack else ""
 
 
 class SegmentationSummary:
@@ -79,7 +90,9 @@ class SegmentationSummary:
     def measure(self, engine: Engine) -> None:
         """Measure and draw the volumes of one iteration, and report at once what is odd."""
         metadata = read_metadata(self.weights) if self.exported is None else self.exported.metadata
-        known = metadata.get(TRAINING_CASES, {}).get("volumes_ml", {})
+        training = metadata.get(TRAINING_CASES, {})
+        slack = range_slack(training.get("labelled_cases", 24))  # earlier versions did not record it
+        known = {name: (*ends, slack) for name, ends in training.get("volumes_ml", {}).items()}
         for case in engine.state.output:
             image, labels = case["image"], case["pred"]
             name = case_name(image.meta["filename_or_obj"])
@@ -122,7 +135,7 @@ class SegmentationSummary:
         write_names(self.folder, self.values)
 
     def _row(
-        self, labels: MetaTensor, axis: int, item: tuple[str, int], known: Sequence[float] | None
+        self, labels: MetaTensor, axis: int, item: tuple[str, int], known: tuple[float, ...] | None
     ) -> dict[str, Any]:
         name, value = item
         mask = np.asarray(labels[0].cpu()) == value  # (H, W, D)

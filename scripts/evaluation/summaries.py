@@ -96,12 +96,11 @@ def write_evaluation(
     Returns:
         The summary, as written.
     """
-    chosen = {"selection": dict(selection) if selection else None}
-    summary = {**summarise(results_by_case, label_names), **chosen, "provenance": dict(provenance)}
-    folder = Path(folder)
-    with atomic_path(folder / "metrics.csv") as temporary:
+    origin = {"selection": dict(selection) if selection else None, "provenance": dict(provenance)}
+    summary = summarise(results_by_case, label_names) | origin
+    with atomic_path(Path(folder) / "metrics.csv") as temporary:
         _write_csv(temporary, results_by_case)
-        write_json(folder / "summary.json", summary)  # inside the block: if it fails, neither file is written
+        write_json(Path(folder) / "summary.json", summary)  # inside the block: if it fails, neither file is written
     return summary
 
 

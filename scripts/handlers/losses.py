@@ -61,10 +61,9 @@ class LossLog:
         self.pending = []
         if rank() > 0:
             return
-        rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() and engine.state.iteration else []
-        kept = rows[:1] + [
-            row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= engine.state.iteration
-        ]
+        now = engine.state.iteration
+        rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() and now else []
+        kept = rows[:1] + [row for row in rows[1:] if row.endswith("\n") and int(row.split(",")[0]) <= now]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(kept))
 
@@ -156,9 +155,8 @@ class TrainingProgress:
         self.bar.update()
         if engine.state.iteration - self.first == JUDGED:
             run, wait = (now - then for now, then in zip(run_and_wait_ns(), self.before, strict=True))
-            if wait > BUSY_SHARE * (run + wait):
-                share = 100 * wait / (run + wait)
-                logger.warning("%s: waits %.0f %% of its time for a core. %s", self.description, share, IDLE)
+            if (share := wait / max(run + wait, 1)) > BUSY_SHARE:
+                logger.warning("%s: waits %.0f %% of its time for a core. %s", self.description, 100 * share, IDLE)
 
     def close(self, engine: Engine, error: BaseException | None = None) -> None:
         """Close the bar and re-raise an exception that ended the run."""

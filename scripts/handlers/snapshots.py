@@ -86,7 +86,7 @@ class Snapshots(LastWeights):
         if engine.state.iteration == 0:
             _set_aside(self.folder)
         elif self._due(engine.state.epoch, engine.state.max_epochs):
-            kept = {epoch: row for epoch, row in self._rows().items() if epoch <= engine.state.epoch}
+            kept = {epoch: row for epoch, row in read_scores(self.log).items() if epoch <= engine.state.epoch}
             self._check_complete(kept, engine.state.epoch, engine.state.max_epochs)
         with atomic_path(self.log) as temporary:
             temporary.write_text("".join([_line(COLUMNS), *(_line(_cells(row)) for row in kept.values())]))
@@ -99,7 +99,7 @@ class Snapshots(LastWeights):
         network = copy.deepcopy(self.average.module)
         re_estimate_statistics(network, self.batches)
         check_finite_weights(network.state_dict(), iteration)
-        path = self._path(epoch)
+        path = snapshot_file(self.folder, epoch)
         selection = {"rule": "snapshot", "epoch": epoch, "reads_target_labels": False}
         save_weights(path, network.state_dict(), self.metadata | {"iterations": iteration, "selection": selection})
         parts = self.scorer.parts(network)
@@ -115,10 +115,9 @@ class Snapshots(LastWeights):
         """
         if self.keep == "last":
             return super().choose(engine, last)
-        rows = self._rows()
+        rows = read_scores(self.log)
         self._check_complete(rows, engine.state.epoch, engine.state.max_epochs)
-        reads_labels = self.keep == "oracle"
-        if reads_labels:
+        if reads_labels := self.keep == "oracle":
             values = {epoch: self._oracle_dice(epoch) for epoch in rows}
             self._log_oracle(values)
             rule = {"rule": "oracle", "score": "target_dice"}
@@ -127,26 +126,22 @@ class Snapshots(LastWeights):
             rule = {"rule": "label_free", "score": self.keep, "labelled_cases": self.scorer.labelled_cases}
         epoch = best_epoch(values)
         self.choice = {**rule, "epoch": epoch, "value": values[epoch], "reads_target_labels": reads_labels}
-        state = read_state(self._path(epoch))
-        check_weights(self._path(epoch), state, self.metadata)
+        path = snapshot_file(self.folder, epoch)
+        state = read_state(path)
+        check_weights(path, state, self.metadata)
         return state, int(rows[epoch]["iteration"])
 
     def _due(self, epoch: int, max_epochs: int) -> list[int]:
         """The epochs up to this one after which there is a snapshot."""
         return [past for past in range(1, epoch + 1) if past % self.interval == 0 or past == max_epochs]
 
-    def _path(self, epoch: int) -> Path:
-        return snapshot_file(self.folder, epoch)
-
-    def _rows(self) -> dict[int, dict[str, float]]:
-        return read_scores(self.log)
-
     def _check_complete(self, rows: Mapping[int, Any], epoch: int, max_epochs: int) -> None:
         due = self._due(epoch, max_epochs)
         for past in due:
-            if past not in rows or not self._path(past).is_file():
+            path = snapshot_file(self.folder, past)
+            if past not in rows or not path.is_file():
                 raise InputError(
-                    file=self._path(past) if past in rows else self.log,
+                    file=path if past in rows else self.log,
                     found=f"no snapshot of epoch {past}" if past in rows else f"no row of epoch {past}",
                     expected=f"one for each of the epochs {', '.join(map(str, due))}",
                     remedy="restore it, or start the training anew without --resume",
@@ -158,7 +153,7 @@ class Snapshots(LastWeights):
         assert slices is not None, "the config reads these cases for keep: oracle"
         images, labels = slices.middle(torch.arange(len(slices)))
         assert labels is not None, "with their labels"
-        load_weights(str(self._path(epoch)), network)
+        load_weights(str(snapshot_file(self.folder, epoch)), network)
         prediction = predict_classes(network.eval(), images, self.scorer.batch_size, self.scorer.precision)
         label = labels[:, 0].cpu().numpy()
         return mean_dice(prediction, label, slices.case_of.numpy(), self.scorer.num_structures)

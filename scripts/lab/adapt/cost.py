@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from scripts.core.errors import InputError, SettingError
 from scripts.core.files import write_json
 from scripts.data.datalists import TRANSLATED_TO, read_datalist
 from scripts.data.geometry import free_memory_bytes
+from scripts.lab.adapt.kept_timings import KeptTimings
 from scripts.lab.adapt.timed_training import time_training
 from scripts.lab.adapt.training_lengths import AdaptRules, Schedule, duration_text
 from scripts.lab.experiments.plan import PlannedRun
@@ -70,7 +72,7 @@ class Cost:
 def measure_cost(
     runs: Sequence[PlannedRun], data: Path, folder: Path, rules: AdaptRules, domains: tuple[str, str], segmented: int
 ) -> Cost:
-    """Time a few iterations of each training on a few cases.
+    """Time a few iterations of each training on a few cases; those of an interrupted command are not repeated.
 
     Args:
         runs: planned for ``folder``, with its ``data`` as their data set.
@@ -83,15 +85,17 @@ def measure_cost(
     cases = {name: read_datalist(str(data / f"{name}.json"), "training") for name in domains}
     for name in domains:
         _write_few(data / f"{name}.json", folder / "data" / f"{name}.json", rules, is_source=name == domains[0])
-    trainings, rounds, largest, timings = [], 0.0, 0.0, []
+    trainings, rounds, largest, timings, kept = [], 0.0, 0.0, [], KeptTimings(folder)
     for run in runs:
         if run.translator != "none" and run.kind == "method":
             few = folder / "translators" / f"{run.translator}_seed{run.seed}" / "translated" / "datalist.json"
             # The time does not depend on the images' style: originals stand for what is not translated yet.
             _write_few(data / f"{domains[0]}.json", few, rules, is_source=True, **{TRANSLATED_TO: domains[1]})
-        timing = time_training(run.steps[0].command, folder / "logs" / f"{run.name}.log", **_short(run, data, rules))
-        timings.append(timing)
         count = int(run.settings["max_epochs"]) * int(run.settings["iterations_per_epoch"])
+        command, short = run.steps[0].command, _short(run, data, min(rules.timed_iterations, count))
+        log = folder / "logs" / f"{run.name}.log"
+        timing = kept.of(run.name, command, short, partial(time_training, command, log, **short))
+        timings.append(timing)
         trainings.append((run.name, count, count * timing.iteration_s))
         renewals = min(int(run.settings.get("pseudo_label_rounds", 0)), int(run.settings["max_epochs"]))
         rounds += renewals * timing.start_s * len(cases[domains[1]])
@@ -157,9 +161,9 @@ def load_sentence() -> str:
     return f"Other programs use the cores (load {load:.1f} of {cores}): an idle machine needs less time."
 
 
-def _short(run: PlannedRun, data: Path, rules: AdaptRules) -> dict[str, Any]:
+def _short(run: PlannedRun, data: Path, iterations: int) -> dict[str, Any]:
     """Settings of the short training."""
-    short = {"max_epochs": 1, "iterations_per_epoch": rules.timed_iterations, "panel_interval": 0, "val_interval": 0}
+    short = {"max_epochs": 1, "iterations_per_epoch": iterations, "panel_interval": 0, "val_interval": 0}
     short = {key: value for key, value in short.items() if key in run.settings}
     return short | {"cache_dir": str(data.parent / "cache")}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts.core.files import atomic_path
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
-from scripts.evaluation.segmentation_summary import SLACK, volume_warning
+from scripts.evaluation.segmentation_summary import range_slack, volume_warning
 from scripts.lab.check.anatomy import find_wrong_sides
 from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
 from scripts.lab.check.check_report import as_ml
@@ -43,15 +43,17 @@ class Segmentations:
         findings: warnings.
         ranges: least and greatest volume in ml of each structure in the labelled cases, by value; least is 0 if one
             lacks it.
+        labelled: number of the labelled cases.
     """
 
     cases: Sequence[MeasuredCase]
     findings: Sequence[Finding]
     ranges: Mapping[float, tuple[float, float]]
+    labelled: int
 
     def warning(self, case: MeasuredCase, value: float) -> str:
         """``missing``, ``too small``, ``too large``, or nothing."""
-        return volume_warning(case.volumes_ml.get(value, 0.0), *self.ranges[value])
+        return volume_warning(case.volumes_ml.get(value, 0.0), *self.ranges[value], range_slack(self.labelled))
 
 
 def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: Path, source: str) -> Segmentations:
@@ -76,7 +78,7 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
         remedy = "look at the pictures: the label maps are wrong, or these volumes are mirrored"
         misplaced = find_wrong_sides(cases, labels.names)
         findings += [replace(finding, kind="implausible positions", remedy=remedy) for finding in misplaced]
-    result = Segmentations(cases, (), ranges)
+    result = Segmentations(cases, (), ranges, len(known))
     findings += [finding for case in cases for finding in _against_labelled(case, labels.names, result)]
     return replace(result, findings=findings)
 
@@ -103,6 +105,7 @@ def _against_labelled(case: MeasuredCase, names: Mapping[float, str], result: Se
             odd.append(f"{name} {warning}, {shown} ml (labelled: {low} to {high})")
     if not odd:
         return []
-    expected = f"volumes within {SLACK:g} times the range of the labelled cases"
+    slack = range_slack(result.labelled)
+    expected = f"volumes within {slack:.2g} times the range of the {result.labelled} labelled cases"
     remedy = "look at the pictures, and do not use this label map unless they convince you"
     return [case.finding("warning", "unusual volume", "; ".join(odd), expected, remedy)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from scripts.core.errors import InputError
-from scripts.data.case_names import case_name
+from scripts.data.case_names import case_name, visible_files
 from scripts.lab.adapt.adapt_report import write_adapt_report
 from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_cost
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
@@ -23,6 +23,7 @@ from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose
 from scripts.lab.adapt.training_lengths import Schedule, duration_text, read_adapt_rules
 from scripts.lab.adapt.unlike_volumes import check_alike
 from scripts.lab.check.case_search import find_cases
+from scripts.lab.check.cases import MeasuredCase
 from scripts.lab.check.check_report import CheckResult, sentence, write_check
 from scripts.lab.check.preprocessed import find_preprocessing_faults
 from scripts.lab.check.run_check import TaskLabels, judge_cases, measure_cases, task_labels
@@ -36,6 +37,9 @@ __all__ = ["run_adapt"]
 # Share of the target's volumes that is kept for evaluation, where they have labels.
 HELD_OUT = 0.2
 
+# Training volumes of the smaller domain in the published results on real volumes.
+FEWEST_MEASURED = 13
+
 
 def run_adapt(request: AdaptRequest) -> Path | None:
     """Plan, check, estimate the cost, train, segment, evaluate and report; finished steps are skipped."""
@@ -46,7 +50,13 @@ def run_adapt(request: AdaptRequest) -> Path | None:
 def _adapt(request: AdaptRequest) -> Path | None:
     progress = Progress.read(request)
     if "schedule" not in progress.content:
-        _plan_and_check(request, progress)
+        if progress.content.get("checked") == _state(request):
+            print(
+                f"These volumes were measured and checked before: {request.out / 'check' / 'check.html'}.", flush=True
+            )
+        else:
+            _plan_and_check(request, progress)
+            progress.note(checked=_state(request))
     if request.plan_only:
         print(_plan_text(request))
         return None
@@ -112,7 +122,7 @@ def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
 
 
 def _check(
-    request: AdaptRequest, cases: Sequence[Any], has_task: bool, warnings: Sequence[str], lists: Sequence[str]
+    request: AdaptRequest, cases: Sequence[MeasuredCase], has_task: bool, warnings: Sequence[str], lists: Sequence[str]
 ) -> None:
     """Judge the measured cases and write the check's page; errors end the command, unless told otherwise."""
     labels = task_labels(str(request.task_file)) if has_task else TaskLabels(names={})
@@ -131,7 +141,20 @@ def _check(
             expected="volumes without errors",
             remedy="mend what is named above and repeat the command; --despite_errors trains all the same",
         )
+    print(_training_volumes_text(cases))
     print(f"{result.headline}. Task file: {request.task_file}. Pictures of all volumes: {page}.", flush=True)
+
+
+def _training_volumes_text(cases: Sequence[MeasuredCase]) -> str:
+    """How many volumes of each domain train, and what is known of so few."""
+    counts = Counter(case.domain for case in cases if case.files.section == "training")
+    text = f"Training volumes: {', '.join(f'{count} of {domain}' for domain, count in counts.items())}."
+    if min(counts.values()) >= FEWEST_MEASURED:
+        return text
+    return (
+        f"{text} The results on real volumes (docs/results.md) have {FEWEST_MEASURED} or more of each domain; nothing "
+        "was measured with fewer: look at every label map. The check, too, finds less among few volumes."
+    )
 
 
 def _decide(request: AdaptRequest, progress: Progress) -> None:
@@ -216,6 +239,16 @@ def _check_schedule(request: AdaptRequest, progress: Progress, schedule: Schedul
             expected="the --schedule and --time that it was started with, or neither",
             remedy="leave them out to continue, or choose another --out",
         )
+
+
+def _state(request: AdaptRequest) -> str:
+    """A digest of what plan and check depend on: an interrupted command does not measure the same volumes again."""
+    folders = (request.source_images, request.source_labels, request.target_images, request.target_labels)
+    files = [file for folder in folders if folder for file in visible_files(folder)]
+    files += [file for file in (request.task_file, request.task) if file]
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    options = (request.label_names, request.despite_errors, read_adapt_rules().schedule(request.schedule).pixels)
+    return hashlib.sha256(repr((stamps, options)).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

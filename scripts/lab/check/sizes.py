@@ -13,7 +13,7 @@ import numpy as np
 from scripts.lab.check.cases import Finding, MeasuredCase, by_domain, medians, others_of
 from scripts.lab.check.limits import LIMITS, VOLUMES_ML
 
-__all__ = ["common_factor", "find_wrong_sizes"]
+__all__ = ["common_factor", "find_wrong_sizes", "most_common_factor"]
 
 # Volume in ml of each structure, by its value.
 Volumes = Mapping[float, float]
@@ -40,9 +40,10 @@ def find_wrong_sizes(cases: Sequence[MeasuredCase], names: Mapping[float, str]) 
             others = [volumes[id(other)] for other in others_of(group, case)]
             factor = common_factor(volumes[id(case)], others) if len(others) >= LIMITS.least_cases else 1.0
             odd = _implausible(volumes[id(case)], names)
-            if max(factor, 1 / factor) >= LIMITS.size_factor:
+            most = most_common_factor(len(others))
+            if max(factor, 1 / factor) >= most:
                 found = f"structures {factor:.2g} times as large as the others' median, in total and individually"
-                expected = f"a factor below {LIMITS.size_factor:g}"
+                expected = f"a factor below {most:.3g} among {len(group)} cases"
                 findings.append(case.finding("warning", _KIND, found, expected, _REMEDY))
             elif odd:
                 findings.append(case.finding("warning", _KIND, ", ".join(odd), "plausible volumes", _REMEDY))
@@ -61,6 +62,14 @@ def common_factor(case: Volumes, others: Sequence[Volumes]) -> float:
     whole = math.log(sum(case.values()) / float(np.median([sum(other[v] for v in case) for other in shared])))
     each = float(np.median([math.log(case[v] / float(np.median([other[v] for other in shared]))) for v in case]))
     return math.exp(math.copysign(min(abs(whole), abs(each)), whole)) if whole * each > 0 else 1.0
+
+
+def most_common_factor(others: int) -> float:
+    """The largest usual factor between a case and the median of others: 2.1 for three others, 1.8 for many.
+
+    The variance of a median of n normal values is pi / 2n of that of one value, which adds to the variance of the case.
+    """
+    return LIMITS.size_factor ** math.sqrt(1 + math.pi / (2 * max(others, 1)))
 
 
 def _volumes(case: MeasuredCase, names: Mapping[float, str]) -> dict[float, float]:

@@ -60,12 +60,13 @@ def read_series(folder: Path) -> Series:
 
 
 def series_below(source: Path) -> list[StoredSeries]:
-    """The series below a folder, in natural order of their first folders.
+    """The series below a folder, in natural order of their first folders, by their own and then their parents' names.
 
     Folders belong to one series if they contain the same slices, or if they share SeriesInstanceUID and PatientID and
     no slice positions: some anonymisation tools give different patients the same UIDs.
     """
-    folders = sorted({file.parent for file in visible_files(source)}, key=natural_order) if source.is_dir() else []
+    places = sorted({file.parent for file in visible_files(source)}) if source.is_dir() else []
+    folders = sorted(places, key=lambda place: [natural_order(part) for part in (place, *place.parents)])
     groups: list[list[_Folder]] = []
     for scan in filter(lambda scan: scan.files, map(scan_folder, folders)):
         folder = _Folder(scan, _instances(scan))
