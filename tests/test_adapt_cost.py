@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,7 +175,8 @@ def test_trainings_on_translated_images_are_timed_before_there_are_any(
 
     monkeypatch.setattr(cost_module, "time_training", timed)
     runs = plan_trainings(request(tmp_path), rules.schedule(schedule), tmp_path / "cost")
-    measure_cost(runs, data, tmp_path / "cost", rules, ("mr", "ct"), segmented=3)
+    relative = Path(os.path.relpath(data))  # as in --out runs/mine with DICOM series, which are converted into it
+    measure_cost(runs, relative, tmp_path / "cost", rules, ("mr", "ct"), segmented=3)
     assert [len(cases) for cases in read] == [rules.timed_cases] * (len(runs) - 1)
 
 

@@ -39,6 +39,15 @@ def test_a_section_is_read_with_paths_relative_to_the_list(data: Path) -> None:
     assert names_of(read_datalist(str(data / "mr.json"), "validation")) == ["mr_2_image.nii.gz"]
 
 
+def test_paths_are_absolute_though_the_list_is_named_by_a_relative_path(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written to other lists, which lie elsewhere."""
+    monkeypatch.chdir(data)
+    training = read_datalist("mr.json", "training")
+    assert [item["image"] for item in training] == [str(data / f"mr_{index}_image.nii.gz") for index in (0, 1)]
+
+
 def test_labels_that_are_not_needed_are_dropped(data: Path) -> None:
     assert all("label" not in item for item in read_datalist(str(data / "ct.json"), "training"))
 

@@ -263,8 +263,8 @@ def test_what_the_network_sees_of_each_structure(caplog: pytest.LogCaptureFixtur
     with caplog.at_level("INFO"):
         report_structures(slices_of(-0.2, 0.3), ["liver", "spleen"])
     assert [record.getMessage() for record in caplog.records] == [
-        "data: liver: 1 slices, 0 % of it clipped, intensities -0.20 to -0.20",
-        "data: spleen: 2 slices, 0 % of it clipped, intensities 0.30 to 0.30",
+        "1 labelled volumes: liver: 1 slices, 0 % of it clipped, intensities -0.20 to -0.20",
+        "1 labelled volumes: spleen: 2 slices, 0 % of it clipped, intensities 0.30 to 0.30",
     ]
 
 

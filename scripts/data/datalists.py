@@ -84,7 +84,7 @@ def read_datalist(
             "--translator none --labelled_intensity @source_intensity",
         )
     _check_entries(content[section], listed, section)
-    entries = load_decathlon_datalist(str(listed), is_segmentation=True, data_list_key=section)
+    entries = load_decathlon_datalist(str(listed.absolute()), is_segmentation=True, data_list_key=section)
     items = [existing_item(entry, listed, needs_label) for entry in entries]
     return Datalist(_distinctly_named(items, listed) if distinct_names else items)
 

@@ -142,7 +142,7 @@ class SegmentationSummary:
         others = tuple(other for other in range(3) if other != axis)
         # torch would convert to 8 bytes a voxel to count.
         ml = int(np.count_nonzero(mask)) * math.prod(spacing_of(labels.affine)) / 1000
-        row = {"structure": name, "value": value, "ml": f"{ml:.4g}", "slices": int(mask.any(others).sum())}
+        row = {"structure": name, "value": value, "ml": f"{ml:.6g}", "slices": int(mask.any(others).sum())}
         if known is not None:
             row |= {"labelled_least_ml": f"{known[0]:.4g}", "labelled_greatest_ml": f"{known[1]:.4g}"}
         return row | {"warning": volume_warning(ml, *known) if known else ""}

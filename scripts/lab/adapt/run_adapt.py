@@ -163,7 +163,7 @@ def _decide(request: AdaptRequest, progress: Progress) -> None:
     schedule = rules.schedule(request.schedule)
     folder = request.out / "cost"
     segmented = sum(len(one.label_maps()) for one in _sets(request, progress))
-    print(f"Timing {rules.timed_iterations} iterations of each training on this machine.", flush=True)
+    print(f"Timing at most {rules.timed_iterations} iterations of each training on this machine.", flush=True)
     runs = plan_trainings(request, dataclasses.replace(schedule, length=1.0), folder)
     source, target = progress.content["domains"]
     cost = measure_cost(runs, request.data, folder, rules, (source, target), segmented)
