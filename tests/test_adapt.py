@@ -33,7 +33,15 @@ class Processes:
         self.labels, self.commands, self.code, self.logged = labels, list[list[str]](), 0, ""
         for module in (steps, run_record):
             monkeypatch.setattr(module, "run_process", self.run)
-        timing = Timing(iteration_s=0.5, preparation_s=1.0, start_s=1.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+        timing = Timing(
+            iteration_s=0.5,
+            preparation_s=1.0,
+            start_s=1.0,
+            slices=6.0,
+            loaded_bytes=8 * 10**8,
+            peak_bytes=10**9,
+            case_bytes=[1e6, 2e6],
+        )
         monkeypatch.setattr(cost, "time_training", lambda *_, **__: timing)
 
     def run(self, command: list[str], log: Path, **_: object) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import pytest
 from conftest import CONFIGS, ROOT, refused
 from scripts.data.datalists import read_datalist
 from scripts.lab.adapt import cost as cost_module
-from scripts.lab.adapt.cost import Cost, check_memory, decide, measure_cost
+from scripts.lab.adapt.cost import Cost, _memory, check_memory, decide, measure_cost
 from scripts.lab.adapt.request import AdaptRequest
 from scripts.lab.adapt.steps import plan_trainings
 from scripts.lab.adapt.timed_training import Timing, parse_command
@@ -101,7 +101,15 @@ def request(out: Path) -> AdaptRequest:
 
 def test_costs_from_timings(rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trainings: all iterations at 0.5 s, and a round of pseudo-labels of 3 s a volume for 2 volumes."""
-    timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+    timing = Timing(
+        iteration_s=0.5,
+        preparation_s=2.0,
+        start_s=3.0,
+        slices=6.0,
+        loaded_bytes=8 * 10**8,
+        peak_bytes=10**9,
+        case_bytes=[1e6, 2e6],
+    )
     commands = []
 
     def timed(command: list[str], log: Path, **settings: object) -> Timing:
@@ -126,11 +134,35 @@ def test_costs_from_timings(rules: AdaptRules, data: Path, tmp_path: Path, monke
         assert (short["max_epochs"], short["iterations_per_epoch"]) == (1, rules.timed_iterations)
 
 
+@pytest.mark.parametrize(
+    ("cases", "case_bytes", "needed"),
+    [
+        ((2, 2), (10, 30), 1000),  # all were timed
+        ((4, 3), (10, 30), 1050),  # 2 x 10 and 1 x 30 more are held in the iterations
+        ((22, 12), (10, 30), 2200),  # 800 + 200, and four times 300 while the target's slices are put together
+        ((102, 3), (10, 30), 4800),  # 800 + four times 1,000 while the labelled ones are put together
+        ((22, 12), (10,), 1600),  # without target slices: 800 + four times 200
+    ],
+)
+def test_memory_by_hand(cases: tuple[int, int], case_bytes: tuple[int, ...], needed: int) -> None:
+    """Two cases of each domain were timed: 800 bytes until they were loaded, 1,000 until the end."""
+    few = Timing(iteration_s=1, preparation_s=1, start_s=1, slices=9, loaded_bytes=800, peak_bytes=1000, case_bytes=())
+    assert _memory(replace(few, case_bytes=case_bytes), cases, timed=2) == needed
+
+
 def test_no_more_iterations_are_timed_than_trained(
     rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trial: 2 epochs of 2 iterations each."""
-    timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+    timing = Timing(
+        iteration_s=0.5,
+        preparation_s=2.0,
+        start_s=3.0,
+        slices=6.0,
+        loaded_bytes=8 * 10**8,
+        peak_bytes=10**9,
+        case_bytes=[1e6, 2e6],
+    )
     timed = []
     monkeypatch.setattr(cost_module, "time_training", lambda *_, **settings: timed.append(settings) or timing)
     runs = plan_trainings(request(tmp_path), rules.schedule("trial"), tmp_path / "cost")
@@ -141,7 +173,15 @@ def test_no_more_iterations_are_timed_than_trained(
 def test_a_timing_is_kept_for_the_same_training_alone(
     rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+    timing = Timing(
+        iteration_s=0.5,
+        preparation_s=2.0,
+        start_s=3.0,
+        slices=6.0,
+        loaded_bytes=8 * 10**8,
+        peak_bytes=10**9,
+        case_bytes=[1e6, 2e6],
+    )
     timed = []
     monkeypatch.setattr(cost_module, "time_training", lambda command, log, **_: timed.append(log.stem) or timing)
     runs = plan_trainings(request(tmp_path), rules.schedule("short"), tmp_path / "cost")
@@ -164,7 +204,15 @@ def test_trainings_on_translated_images_are_timed_before_there_are_any(
     schedule: str, rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training accepts the list of originals that stands for the translator's."""
-    timing = Timing(iteration_s=0.5, preparation_s=2.0, start_s=3.0, slices=6.0, peak_bytes=10**9, case_bytes=1e6)
+    timing = Timing(
+        iteration_s=0.5,
+        preparation_s=2.0,
+        start_s=3.0,
+        slices=6.0,
+        loaded_bytes=8 * 10**8,
+        peak_bytes=10**9,
+        case_bytes=[1e6, 2e6],
+    )
     read = []
 
     def timed(command: list[str], log: Path, **settings: object) -> Timing:

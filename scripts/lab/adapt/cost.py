@@ -15,7 +15,7 @@ from scripts.core.files import write_json
 from scripts.data.datalists import TRANSLATED_TO, read_datalist
 from scripts.data.geometry import free_memory_bytes
 from scripts.lab.adapt.kept_timings import KeptTimings
-from scripts.lab.adapt.timed_training import time_training
+from scripts.lab.adapt.timed_training import Timing, time_training
 from scripts.lab.adapt.training_lengths import AdaptRules, Schedule, duration_text
 from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.page import Table
@@ -26,8 +26,8 @@ __all__ = ["Cost", "check_memory", "decide", "load_sentence", "measure_cost"]
 FORWARD_SHARE = 1 / 3
 # Lengths are chosen so that a run ends within this share of --time.
 SAFETY = 0.9
-# The slices of a domain are held twice while they are put together.
-COPIES = 2
+# The slices of a domain are held four times while they are put together: volumes, slices, framed slices, one tensor.
+COPIES = 4
 GIGA = 1e9
 
 
@@ -99,9 +99,7 @@ def measure_cost(
         trainings.append((run.name, count, count * timing.iteration_s))
         renewals = min(int(run.settings.get("pseudo_label_rounds", 0)), int(run.settings["max_epochs"]))
         rounds += renewals * timing.start_s * len(cases[domains[1]])
-        slices = timing.case_bytes * sum(map(len, cases.values()))
-        few_bytes = timing.case_bytes * rules.timed_cases * len(cases)
-        largest = max(largest, timing.peak_bytes + COPIES * max(slices - few_bytes, 0))
+        largest = max(largest, _memory(timing, [len(cases[name]) for name in domains], rules.timed_cases))
     number = sum(map(len, cases.values()))
     per_volume = timings[-1].slices * timings[-1].iteration_s * FORWARD_SHARE / int(runs[-1].settings["batch_size"])
     fixed = [(f"preprocessing of {number} volumes", timings[0].preparation_s * number)]
@@ -166,6 +164,13 @@ def _short(run: PlannedRun, data: Path, iterations: int) -> dict[str, Any]:
     short = {"max_epochs": 1, "iterations_per_epoch": iterations, "panel_interval": 0, "val_interval": 0}
     short = {key: value for key, value in short.items() if key in run.settings}
     return short | {"cache_dir": str(data.parent / "cache")}
+
+
+def _memory(timing: Timing, cases: Sequence[int], timed: int) -> float:
+    """Bytes of a training on all cases of each domain: while each domain's slices are put together, or after that."""
+    more = [size * max(number - timed, 0) for size, number in zip(timing.case_bytes, cases, strict=False)]
+    loading = max((sum(more[:index]) + COPIES * size for index, size in enumerate(more)), default=0.0)
+    return max(timing.loaded_bytes + loading, timing.peak_bytes + sum(more))
 
 
 def _write_few(datalist: Path, few: Path, rules: AdaptRules, *, is_source: bool, **more: str) -> None:

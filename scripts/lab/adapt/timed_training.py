@@ -37,16 +37,18 @@ class Timing:
         preparation_s: seconds to read and preprocess a case that is not in the cache.
         start_s: seconds of a case before the first iteration: a round of pseudo-labels, if the training makes them.
         slices: slices of a case, on average.
-        peak_bytes: largest memory of the process.
-        case_bytes: memory that the slices of a case take.
+        loaded_bytes: largest memory of the process until all slices are loaded.
+        peak_bytes: the same until the end.
+        case_bytes: memory that the slices of a case of each domain take, on average.
     """
 
     iteration_s: float
     preparation_s: float
     start_s: float
     slices: float
+    loaded_bytes: int
     peak_bytes: int
-    case_bytes: float
+    case_bytes: Sequence[float]
 
 
 def parse_command(command: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -92,22 +94,27 @@ def _run(files: list[str], settings: Mapping[str, Any]) -> Timing:
     workflow.initialize()
     begin = time.perf_counter()
     trainer = workflow.parser.get_parsed_content("train#trainer")
-    loaded = time.perf_counter()
+    loaded, loaded_bytes = time.perf_counter(), _largest_memory()
     sets = [workflow.parser.get_parsed_content(f"train#{name}") for name in ("dataset", "target_dataset")]
     sets = [one for one in sets if hasattr(one, "images")]
     clock = _Clock()
     clock.attach(trainer)
     workflow.run()
     cases = sum(len(one.data) for one in sets)
-    size = sum(part.nbytes for one in sets for part in (one.images, one.labels) if part is not None)
+    sizes = [sum(part.nbytes for part in (one.images, one.labels) if part is not None) for one in sets]
     return Timing(
         iteration_s=clock.iteration_s,
         preparation_s=(loaded - begin) / cases,
         start_s=clock.start_s / len(sets[-1].data),
         slices=sum(map(len, sets)) / cases,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS,
-        case_bytes=size / cases,
+        loaded_bytes=loaded_bytes,
+        peak_bytes=_largest_memory(),
+        case_bytes=[size / len(one.data) for size, one in zip(sizes, sets, strict=True)],
     )
+
+
+def _largest_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_MAXRSS
 
 
 class _Clock:
