@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from bundle.install import build_folder
 from bundle.pack import ROOT, pack_bundle
 from monai.bundle import ConfigParser, ckpt_export
 from monai.networks import convert_to_onnx
 from scripts.core.errors import InputError, SettingError, check_choice, import_optional
-from scripts.core.files import atomic_path
+from scripts.core.files import make_folder
 from scripts.core.weights import TRAINING_CASES, load_weights, read_metadata
 from scripts.inference.exported_network import ENGINES, EXTRAS, METADATA_KEY, VALUES, ExportedNetwork, path_for_engine
 from scripts.networks.translators import Translator
@@ -27,6 +28,10 @@ TOLERANCE = 1e-3
 
 # Metadata of the weights that are not in the config: length of the training, selection, and the training cases.
 HISTORY = ("iterations", "selection", TRAINING_CASES)
+
+# Copies of the weights while exporting: packed, from ONNX, for the engine; and space for the rest of a bundle.
+COPIES = 3
+PACKED_BYTES = 2**24
 
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -59,8 +64,9 @@ def export_network(
     if target.suffix != ENGINES[engine]:
         found, expected = f"the suffix {target.suffix or 'none'!r}", f"{ENGINES[engine]!r} for {engine}"
         raise InputError(file=target, found=found, expected=expected, remedy="give --out another name, or leave it out")
-    with TemporaryDirectory() as work:
-        folder = pack_bundle(name, task=task, out=Path(work), weights=weights, root=root).folder
+    _check_room(make_folder(target.parent), weights)
+    with build_folder(target) as building:
+        folder = pack_bundle(name, task=task, out=building, weights=weights, root=root).folder
         parser = ConfigParser()
         parser.read_config(str(folder / "configs" / "inference.json"))
         parser.read_meta(str(folder / "configs" / "metadata.json"))
@@ -75,6 +81,16 @@ def export_network(
         _check_agreement(made, network, engine, size)
         _put_in_place(made, target)
     return target
+
+
+def _check_room(folder: Path, weights: Path) -> None:
+    """Refuse a disk without room to export, because the engines' writers report a full one as any other failure."""
+    size = weights.stat().st_size if weights.is_file() else 0  # missing weights are reported by packing
+    needed, free = COPIES * size + PACKED_BYTES, shutil.disk_usage(folder).free
+    if needed > free:
+        found = f"{free / 2**20:.0f} MiB of free space"
+        expected, remedy = f"{needed / 2**20:.0f} MiB to export in", "free some space, or choose another --out"
+        raise InputError(file=folder, found=found, expected=expected, remedy=remedy)
 
 
 def _check_slices_suffice(network: nn.Module, weights: Path) -> None:
@@ -152,9 +168,11 @@ def _noise(batch: int, size: list[int]) -> torch.Tensor:
 def _put_in_place(made: Path, target: Path) -> None:
     """Move the export to its target; OpenVINO's weights first, so that no model file refers to older weights."""
     values = made.with_suffix(VALUES)
+    for file in (values, made):
+        if file.is_file():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())  # or a power cut may leave the new name with no content
     if values.is_file():
-        with atomic_path(target.with_suffix(VALUES)) as temporary:
-            target.unlink(missing_ok=True)
-            shutil.copyfile(values, temporary)
-    with atomic_path(target) as temporary:
-        shutil.copyfile(made, temporary)
+        target.unlink(missing_ok=True)
+        values.replace(target.with_suffix(VALUES))
+    made.replace(target)

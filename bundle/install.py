@@ -25,10 +25,10 @@ RECORD = ".packed.json"
 
 @contextmanager
 def build_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` to build in, and remove it afterwards.
+    """Yield an empty folder beside ``target`` to build in, and remove it afterwards; one process at a time.
 
     Raises:
-        InputError: another process packs the same bundle, or the disk is full.
+        InputError: another process writes the same target, or the disk is full.
     """
     lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
     building = target.with_name(f".{target.name}.building")
@@ -44,14 +44,14 @@ def build_folder(target: Path) -> Iterator[Path]:
     except Timeout as error:
         remedy = "wait until it has finished, or choose another --out"
         raise InputError(
-            file=target, found="another process is packing it", expected="one process at a time", remedy=remedy
+            file=target, found="another process is writing it", expected="one process at a time", remedy=remedy
         ) from error
     except OSError as error:
         raise InputError(
             file=target,
             found=f"could not be written ({error.strerror or error})",
-            expected="a folder with room for the bundle",
-            remedy="free some space or choose another --out, then pack again; no other file was changed",
+            expected="a folder with room for it",
+            remedy="free some space or choose another --out, then start again; no other file was changed",
         ) from error
 
 

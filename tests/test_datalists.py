@@ -12,7 +12,7 @@ from scripts.core.errors import InputError
 from scripts.data.case_names import case_name, nifti_files
 from scripts.data.datalists import find_volumes, read_datalist
 from scripts.data.written_datalists import TranslatedDatalist, write_datalist
-from scripts.lab.case_lists import datalists_of_domains, folder_datalist
+from scripts.lab.case_lists import all_sections, datalists_of_domains, folder_datalist
 from scripts.lab.cli import main
 
 
@@ -240,12 +240,38 @@ def test_domains_of_a_dataset_become_datalists(tmp_path: Path) -> None:
     assert (found["ct"]["modality"], found["ct"]["labels"]) == ("CT", {"1": "liver"})
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"training": []}'])
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"training": []}', '{"domains": {}}'])
 def test_a_dataset_without_domains_gets_a_sentence(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(InputError, match=r"dataset\.json: (no |cannot be read).*Expected a dataset.json with 'domains"):
         datalists_of_domains(str(tmp_path / "dataset.json"))
+
+
+@pytest.mark.parametrize(
+    ("domain", "found"),
+    [
+        (5, "a domain 'ct' that is no mapping"),
+        (None, "a domain 'ct' that is no mapping"),
+        ({"training": [5]}, "an entry under 'ct', 'training' that names no image"),
+        ({"training": [{"image": None}]}, "an entry under 'ct', 'training' that names no image"),
+    ],
+)
+def test_a_broken_domain_of_a_dataset(domain: object, found: str, tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"domains": {"ct": domain}}))
+    assert refused(datalists_of_domains, str(tmp_path / "dataset.json")).found == found
+
+
+def test_a_broken_domain_is_named_by_the_check_too(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"domains": {"ct": None}}))
+    assert refused(all_sections, str(tmp_path / "dataset.json")).found == "a domain 'ct' that is no mapping"
+
+
+def test_a_case_of_a_dataset_may_lack_its_label(tmp_path: Path) -> None:
+    domain = {"modality": "CT", "training": [{"image": "a.nii.gz", "label": None}]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"domains": {"ct": domain}}))
+    found = datalists_of_domains(str(tmp_path / "dataset.json"))
+    assert found["ct"]["training"] == [{"image": str(tmp_path / "a.nii.gz")}]
 
 
 def test_a_domain_without_a_training_case_is_not_written(tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ def test_other_objects_beside_the_slices_are_left_out_by_their_class(
     assert said == f"IM9 ({pydicom.uid.UID(OTHERS[kind]).name})"
 
 
+def test_a_slice_without_rows_is_damaged_and_not_left_out(tmp_path: Path) -> None:
+    """Without the first of four slices, the others would pass as a shorter series."""
+    slice_ = pydicom.dcmread(series(tmp_path) / "0.dcm")
+    del slice_.Rows
+    slice_.save_as(tmp_path / "0.dcm")
+    error = refused(read_series, tmp_path)
+    assert error.file == str(tmp_path / "0.dcm")
+    assert error.found.startswith("DICOM data that cannot be decoded")
+
+
 def test_captures_alone_are_slices(tmp_path: Path) -> None:
     folder = series(tmp_path, SOPClassUID=OTHERS["SC"])
     assert np.array_equal(read_series(folder).image, VOLUME)

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from bundle import export
 from bundle.__main__ import main
 from bundle.export import export_network
 from bundle.pack import BUNDLES
 from conftest import CONFIGS, ROOT, TASK, refused, run_config
+from filelock import FileLock
 from monai.bundle import ConfigParser
 from scripts.core.weights import load_weights
 from scripts.inference.exported_network import ENGINES, ExportedNetwork
@@ -64,7 +70,7 @@ def exports(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function that exports once per bundle and engine and gives the file."""
     folder, made = tmp_path_factory.mktemp("exports"), {}
 
-    def export(name: str, engine: str) -> Path:
+    def export_once(name: str, engine: str) -> Path:
         if (name, engine) not in made:
             out = folder / f"{name}{ENGINES[engine]}"
             made[name, engine] = export_network(
@@ -72,7 +78,7 @@ def exports(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
             )
         return made[name, engine]
 
-    return export
+    return export_once
 
 
 @every_engine
@@ -254,6 +260,37 @@ def test_an_engine_that_computes_something_else(trained: Path, tmp_path: Path, m
     out, weights = tmp_path / "model.ts", weights_of(trained, "synthesis")
     error = refused(export_network, "synthesis", task=TASK, weights=weights, engine="torchscript", out=out)
     assert "outputs that differ from PyTorch's" in error.found
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def quick_export(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """Exports with a writer that does next to nothing."""
+    monkeypatch.setitem(export._WRITERS, "onnx", lambda made, **_: made.write_bytes(b"made"))
+    monkeypatch.setattr(export, "_check_agreement", lambda *_: None)
+    weights = weights_of(trained, "synthesis")
+    return partial(export_network, "synthesis", task=TASK, weights=weights, engine="onnx", out=tmp_path / "m.onnx")
+
+
+def test_an_export_removes_what_a_killed_one_left(quick_export: Callable[[], Path], tmp_path: Path) -> None:
+    left = tmp_path / ".m.onnx.building"
+    left.mkdir()
+    (left / "m.onnx").write_bytes(b"half")
+    assert quick_export().read_bytes() == b"made"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_two_processes_do_not_export_to_one_file(quick_export: Callable[[], Path], tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".m.onnx.lock"):
+        assert refused(quick_export).found == "another process is writing it"
+
+
+def test_a_disk_without_room_is_named_before_the_export(
+    quick_export: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    error = refused(quick_export)
+    assert (error.file, error.found) == (str(tmp_path), "1 MiB of free space")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,9 @@ import pytest
 from conftest import write_volume
 from scripts.core.errors import InputError
 from scripts.core.files import PART
-from scripts.lab.bench.fault_jobs import Job, contents, run_doubled, run_killed, run_on_full_disk, run_undisturbed
-from scripts.lab.bench.faults import Campaign, damaged_contents, reads_as
+from scripts.lab.bench.fault_files import damaged_contents, reads_as
+from scripts.lab.bench.fault_jobs import Job, contents, jobs, run_doubled, run_killed, run_on_bad_disk, run_undisturbed
+from scripts.lab.bench.faults import Campaign
 
 
 def refuse() -> bool:
@@ -67,7 +68,7 @@ def test_a_job_that_is_killed_or_started_twice_gives_the_undisturbed_result(job:
     assert run_killed(job, folder(tmp_path / "killed"), expected, seconds, random.Random(0))
     assert run_doubled(job, folder(tmp_path / "twice"), expected)
     assert not run_doubled(job, folder(tmp_path / "other"), {"out.json": "another digest"})
-    assert run_on_full_disk(job, tmp_path / "disk", expected, random.Random(0))  # 9 bytes fit
+    assert run_on_bad_disk(job, tmp_path / "disk", expected, 4096)  # 9 bytes fit
 
 
 def test_a_job_that_fails_or_leaves_parts_is_missed(job: Job, tmp_path: Path) -> None:
@@ -77,3 +78,13 @@ def test_a_job_that_fails_or_leaves_parts_is_missed(job: Job, tmp_path: Path) ->
     (tmp_path / "a" / f".b{PART}c.json").write_text("")
     with pytest.raises(RuntimeError, match="incomplete files"):
         contents(tmp_path / "a", ["*"])
+
+
+@pytest.mark.slow
+def test_a_killed_compare_goes_on_to_the_same_weights_and_metrics(data: Path, tmp_path: Path) -> None:
+    """Killed after 81 % and 54 % of the time of an undisturbed run; its trainings end with it."""
+    (compare,) = (job for job in jobs(data, tmp_path / "run" / "models" / "model.pt") if job.name == "compare")
+    expected, seconds = run_undisturbed(compare, tmp_path / "whole")
+    assert {Path(file).name for file in expected} == {"model.pt", "metrics.csv"}
+    for seed in (0, 10):
+        assert run_killed(compare, tmp_path / f"killed_{seed}", expected, seconds, random.Random(seed))

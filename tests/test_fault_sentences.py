@@ -27,7 +27,7 @@ from scripts.core.settings import Settings, common_settings, run_bundle
 from scripts.core.weights import load_weights, read_metadata
 from scripts.data.datalists import find_volumes, read_datalist
 from scripts.data.nifti import read_nifti
-from scripts.handlers.checkpoints import ResumePoint
+from scripts.handlers.checkpoints import DIGEST, ResumePoint
 from scripts.inference.inferers import SliceWiseInferer
 from scripts.lab.check.run_check import run_check
 from scripts.lab.cli import main
@@ -149,6 +149,14 @@ def test_changed_fields_of_a_checkpoint(path: tuple[Any, ...], value: Any, tmp_p
     torch.save(states, file)
     error = refused(point.load)
     assert (error.file, error.found) == (str(file), "content other than what was saved")
+
+
+def test_a_checkpoint_without_the_digest_of_its_content(tmp_path: Path) -> None:
+    point, file = checkpoint(tmp_path)
+    states = torch.load(file, weights_only=True)
+    del states[DIGEST]
+    torch.save(states, file)
+    assert refused(point.load).found == "content other than what was saved"
 
 
 def test_a_case_name_that_is_too_long_for_its_results(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.core.errors import InputError
@@ -139,6 +140,37 @@ def test_an_affine_that_places_nothing_is_refused(affine: np.ndarray, match: str
     path = written(tmp_path / "a.nii.gz", image)
     with pytest.raises(InputError, match=f"a.nii.gz: .*{match}"):
         CheckedLoadImaged("image")({"image": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"vox_offset": 0}, "no NIfTI (voxels that begin inside the header)"),
+        ({"sform_code": 99}, "no NIfTI (an unknown qform_code or sform_code)"),
+        ({"scl_slope": np.inf}, "no NIfTI (an infinite scl_slope)"),
+        ({"sform_code": 0, "pixdim": [1, 2, 1.5, 0, 1, 1, 1, 1]}, "no NIfTI (a spacing of 0)"),
+        # 40 bytes are a slice of 4 x 5 voxels of two bytes.
+        ({"dim": [3, 4, 5, 5, 1, 1, 1, 1]}, "data that cannot be read (40 bytes behind the voxels"),
+        ({"datatype": 2, "bitpix": 8}, "data that cannot be read (120 bytes behind the voxels"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_what_nibabel_would_guess_is_refused(name: str, fields: dict[str, object], found: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name, image_of())
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    header = nib.Nifti1Header(content[:348], check=False)
+    for field, value in fields.items():
+        header[field] = value
+    changed = header.binaryblock + content[348:]
+    path.write_bytes(gzip.compress(changed) if path.suffix == ".gz" else changed)
+    error = refused(read_nifti, path)
+    assert error.found.startswith(found)
+
+
+def test_an_unusable_qform_beside_a_right_sform_is_noted(tmp_path: Path) -> None:
+    volume = read_nifti(written(tmp_path / "a.nii", image_of(quatern_b=np.nan)))
+    np.testing.assert_array_equal(volume.affine, AFFINE)
+    assert volume.notes == ("qform and sform differ by up to nan mm; the sform was used",)
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])

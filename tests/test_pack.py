@@ -146,7 +146,7 @@ def test_a_killed_pack_does_not_block_the_next(project: Path, tmp_path: Path, mo
 
 
 def test_two_processes_do_not_pack_one_bundle(project: Path, tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".glua_toy_synthesis.lock"), pytest.raises(InputError, match="another process is packing"):
+    with FileLock(tmp_path / ".glua_toy_synthesis.lock"), pytest.raises(InputError, match="another process is writing"):
         pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
 
 

@@ -32,6 +32,18 @@ def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCap
     assert caplog.text.count("its volume is preprocessed again") == 2
 
 
+@pytest.mark.parametrize("content", [{}, [1], None, {"image": torch.zeros(1, 6, 5, 4)}])
+def test_a_cache_file_of_other_content_is_made_anew(content: object, tmp_path: Path) -> None:
+    """A whole file, with right checksums, that holds no transformed volumes."""
+    item = {"image": str(write_volume(tmp_path / "a.nii", np.random.default_rng(0).random((6, 5, 4), np.float32)))}
+    loading = Compose([CheckedLoadImaged("image"), EnsureChannelFirstd("image")])
+    first = SliceSet([item], loading, cache_dir=str(tmp_path / "cache"))
+    (file,) = (tmp_path / "cache").glob("*.pt")
+    torch.save(content, file)
+    assert torch.equal(SliceSet([item], loading, cache_dir=str(tmp_path / "cache")).images, first.images)
+    assert torch.load(file, weights_only=True).keys() == {"image", "voxel_ml", "voxels"}
+
+
 def test_labelled_volumes_are_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = np.random.default_rng(0).random((6, 5, 4), np.float32)
     item = {"image": str(write_volume(tmp_path / "image.nii", image))}

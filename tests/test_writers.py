@@ -181,7 +181,26 @@ def test_tensors_are_saved_for_safe_loading(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "a.pt", weights_only=True)["weight"].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "C:x", "/etc/x", ".hidden", "a\0b", "a\nb"])
+NO_NAMES = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "a\\b",
+    "C:x",
+    "/etc/x",
+    ".hidden",
+    "a\0b",
+    "a\nb",
+    "a ",
+    "a.",
+    " a",
+    "\u2028",
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_that_would_leave_its_folder(name: str) -> None:
     with pytest.raises(InputError, match="a plain file name") as caught:
         check_file_name(name, "list.json")
@@ -191,6 +210,11 @@ def test_a_name_that_would_leave_its_folder(name: str) -> None:
 @pytest.mark.parametrize("name", ["mr", "ct_1001", "bSSFP-1.2", "Röntgen", "a b"])
 def test_a_plain_name(name: str) -> None:
     assert check_file_name(name, "list.json") == name
+
+
+def test_a_folder_whose_name_holds_a_zero_byte() -> None:
+    with pytest.raises(InputError, match="a folder that cannot be written"):
+        make_folder("a\0b")
 
 
 def test_a_domain_cannot_name_a_path(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
@@ -58,12 +59,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     make_folder(path.parent)
     suffix = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(suffix, f".{path.name.removesuffix(suffix)[:30]}{PART}", path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name.removesuffix(suffix)[:30]}{PART}{token_hex(4)}{suffix}")
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # or a power cut may leave the new name with no content
         os.replace(temporary, path)
@@ -84,8 +83,8 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
 
 def check_file_name(name: str, source: object) -> str:
     """Return a name from a file or setting ``source`` if it is safe as part of a file name; refuse it otherwise."""
-    if not name or name.startswith(".") or re.search(r"[/\\:]", name) or not name.isprintable():
-        expected = "a plain file name, without separators or a leading dot"
+    if not name or name != name.strip(" .") or re.search(r"[/\\:]", name) or not name.isprintable():
+        expected = "a plain file name, without separators, and without dots or spaces at its ends"
         raise InputError(file=source, found=f"the name {name!r}", expected=expected, remedy="give it another name")
     return name
 
@@ -97,8 +96,8 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError as error:
-        found = f"a folder that cannot be written ({error.strerror or error})"
+    except (OSError, ValueError) as error:  # or a name with a zero byte
+        found = f"a folder that cannot be written ({getattr(error, 'strerror', error)})"
         remedy = "choose another place, for instance with --bundle_root or --out, or change its permissions"
         raise InputError(file=folder, found=found, expected="a writable folder", remedy=remedy) from error
 
@@ -222,9 +221,3 @@ def _not_written(path: str | os.PathLike[str], error: OSError, state: str) -> In
     if error.errno == errno.ENAMETOOLONG:
         expected, remedy = "a shorter name", "rename the input"
     return InputError(file=path, found=found, expected=expected, remedy=f"{remedy}; {state}")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -196,7 +196,7 @@ def _check_types(path: Path, state: Mapping[str, Any], expected: Mapping[str, to
 
 
 def _is_dense(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def check_finite(path: object, state: Mapping[str, Any]) -> None:
@@ -224,15 +224,13 @@ def read_state(path: Path, remedy: str = "train first, or name the weights with 
     try:
         content = load_tensors(path)
     except FileNotFoundError as error:
-        expected = "the weights of a finished training"
-        raise InputError(file=path, found="no such file", expected=expected, remedy=remedy) from error
+        raise InputError(path, "no such file", "the weights of a finished training", remedy) from error
     except Exception as error:
         found = f"no weights ({type(error).__name__})"
         remedy = "name another file; this one is damaged or holds more than tensors"
         raise InputError(file=path, found=found, expected="a PyTorch state dict", remedy=remedy) from error
     if not isinstance(content, dict):
-        found, remedy = type(content).__name__, "save network.state_dict()"
-        raise InputError(file=path, found=found, expected="a state dict", remedy=remedy)
+        raise InputError(path, type(content).__name__, expected="a state dict", remedy="save network.state_dict()")
     return content
 
 

@@ -76,13 +76,10 @@ def read_datalist(
         raise InputError(file=listed, found=found, expected="at least one", remedy=remedy)
     if translated_to is not None and content.get(TRANSLATED_TO) != translated_to:
         found = f"images translated to {content[TRANSLATED_TO]}" if TRANSLATED_TO in content else "no translated images"
-        raise InputError(
-            file=listed,
-            found=found,
-            expected=f"the datalist.json that synthesis inference writes beside images translated to {translated_to}",
-            remedy="name it (translate again with --resume True if it is older), or learn from images as they are: "
-            "--translator none --labelled_intensity @source_intensity",
-        )
+        expected = f"the datalist.json that synthesis inference writes beside images translated to {translated_to}"
+        remedy = "name it (translate again with --resume True if it is older), or learn from images as they are: "
+        remedy += "--translator none --labelled_intensity @source_intensity"
+        raise InputError(file=listed, found=found, expected=expected, remedy=remedy)
     _check_entries(content[section], listed, section)
     entries = load_decathlon_datalist(str(listed.absolute()), is_segmentation=True, data_list_key=section)
     items = [existing_item(entry, listed, needs_label) for entry in entries]

@@ -85,7 +85,7 @@ def scan_folder(folder: Path) -> FolderScan:
     slices = [
         file
         for file, kind in kinds.items()
-        if "Rows" in found[file]
+        if ("Rows" in found[file] or kind.endswith("Image Storage"))  # without rows a slice is damaged
         and not any(word in kind for word in NO_SLICES)
         and (all_captured or not kind.startswith(SECONDARY_CAPTURE))
     ]

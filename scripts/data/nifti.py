@@ -85,10 +85,11 @@ def _read(stream: IO[bytes], path: Path) -> NiftiVolume:
     check_memory(HELD_COPIES * dtype.itemsize * float(np.prod(shape, dtype=np.float64)), path)
     try:
         voxels = _narrowed(image.dataobj.get_unscaled().reshape(shape, order="F"), image.dataobj)
-        while stream.read(2**20):  # the checksum follows the voxels
-            pass
+        left = sum(len(part) for part in iter(lambda: stream.read(2**20), b""))  # and verify the checksum at the end
     except Exception as error:  # cut short, a wrong checksum, or bytes behind the end
         raise _damaged(path, innermost_message(error)) from error
+    if left >= dtype.itemsize * shape[0] * shape[1]:  # fewer are padding
+        raise _damaged(path, f"{left} bytes behind the voxels, more than a slice: a wrong size or type in the header")
     return NiftiVolume(voxels, affine, header, scale, _header_notes(header, affine, scale, unit))
 
 
@@ -152,9 +153,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
-        remedy = "correct the path"
-        raise InputError(file=path, found="no such file", expected="a NIfTI volume", remedy=remedy) from error
-    except OSError as error:
+        raise InputError(path, "no such file", expected="a NIfTI volume", remedy="correct the path") from error
+    except (OSError, ValueError) as error:  # or a name with a zero byte
         raise _not_nifti(path, innermost_message(error)) from error
     with file:
         is_compressed = file.peek(2).startswith(GZIP_MAGIC)
@@ -170,12 +170,26 @@ def _parse(stream: IO[bytes], path: Path) -> Any:
     if not sizes:
         raise _not_nifti(path, "its first bytes are no header's")
     try:
-        kind = CLASS_OF_HEADER_SIZE[sizes.pop()]
+        kind = CLASS_OF_HEADER_SIZE[size := sizes.pop()]
+        stored = kind.header_class(start + stream.read(size - 4), check=False)
         image = kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
         image.affine  # noqa: B018  a header may hold a broken quaternion
     except Exception as error:  # whatever nibabel stumbles over
         raise _not_nifti(path, innermost_message(error)) from error
+    if found := _guessed(stored, image.header):
+        raise _not_nifti(path, found)
     return image
+
+
+def _guessed(stored: nib.Nifti1Header, header: nib.Nifti1Header) -> str:
+    """What in a header as stored nibabel replaces by a guess that may be wrong; empty if nothing is."""
+    guesses = {
+        "voxels that begin inside the header": stored["vox_offset"] < len(stored.binaryblock),
+        "an unknown qform_code or sform_code": any(stored[key] != header[key] for key in ("qform_code", "sform_code")),
+        "a spacing of 0": not header["sform_code"] and 0 in stored["pixdim"][1:4],
+        "an infinite scl_slope": bool(np.isinf(stored["scl_slope"])),
+    }
+    return next((guess for guess, is_made in guesses.items() if is_made), "")
 
 
 def _unit(header: nib.Nifti1Header, path: object) -> str:
@@ -211,7 +225,7 @@ def _header_notes(header: nib.Nifti1Header, affine: np.ndarray, scale: float, un
         notes.append(f"lengths in {unit}s were converted to mm")
     if not has_qform and not has_sform:
         notes.append("no qform and no sform; only the spacing is known, not the orientation")
-    if (gap_mm := qform_gap_mm(header) * scale) > QFORM_TOLERANCE_MM:
+    if not (gap_mm := qform_gap_mm(header) * scale) <= QFORM_TOLERANCE_MM:  # NaN is noted, too
         notes.append(f"qform and sform differ by up to {gap_mm:.3g} mm; the sform was used")
     spacing = np.abs(np.asarray(header["pixdim"][1:4], np.float64)) * scale
     if has_sform and not np.allclose(spacing, spacing_of(affine), rtol=1e-3, atol=QFORM_TOLERANCE_MM):
@@ -222,8 +236,7 @@ def _header_notes(header: nib.Nifti1Header, affine: np.ndarray, scale: float, un
 
 def _not_nifti(path: object, reason: str) -> InputError:
     remedy = "convert the volume to .nii or .nii.gz, or copy it again if it is damaged"
-    found = f"no NIfTI ({reason})"
-    return InputError(file=path, found=found, expected="a NIfTI volume", remedy=remedy)
+    return InputError(path, f"no NIfTI ({reason})", expected="a NIfTI volume", remedy=remedy)
 
 
 def _damaged(path: object, reason: str) -> InputError:

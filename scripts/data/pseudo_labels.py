@@ -139,12 +139,10 @@ class PseudoLabels:
             InputError: they belong to other slices.
         """
         if state["labels"].shape != self.labels.shape:
-            raise InputError(
-                file="the checkpoint to resume from",
-                found=f"pseudo-labels of shape {tuple(state['labels'].shape)}",
-                expected=f"{tuple(self.labels.shape)}, the shape of the target's slices",
-                remedy="give the data that the run was started with, or start a new one without --resume",
-            )
+            found = f"pseudo-labels of shape {tuple(state['labels'].shape)}"
+            expected = f"{tuple(self.labels.shape)}, the shape of the target's slices"
+            remedy = "give the data that the run was started with, or start a new one without --resume"
+            raise InputError("the checkpoint to resume from", found=found, expected=expected, remedy=remedy)
         for key in _STATE:
             setattr(self, key, state[key])
         self.labels = self.labels.to(self.slices.images.device)

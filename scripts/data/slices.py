@@ -83,8 +83,7 @@ class SliceSet:
         structures: Sequence[str] = (),
     ) -> None:
         if not data:
-            remedy = "check the datalist's training list"
-            raise InputError(file="datalist", found="no case", expected="at least one volume", remedy=remedy)
+            raise InputError("datalist", "no case", "at least one volume", remedy="check the datalist's training list")
         self.data, self.transform = list(data), transform
         dataset = _VolumeCache(
             self.data,
@@ -334,7 +333,8 @@ class _VolumeCache(PersistentDataset):
 def _load_cached(path: Path) -> Any:
     """A volume from the cache; None, with a warning, if its file is damaged."""
     try:
-        return load_tensors(path)
+        case = load_tensors(path)
+        return {key: case[key] for key in {"image", "voxel_ml", "voxels", *case}}  # another file's content lacks some
     except Exception as error:  # zipfile and torch raise many types
         logger.warning("%s: damaged cache file (%s); its volume is preprocessed again", path, innermost_message(error))
     return None

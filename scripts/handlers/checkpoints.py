@@ -148,7 +148,7 @@ class ResumePoint:
     def load(self) -> None:
         """Restore the saved state of every object."""
         states = read_state(self.path)
-        if states.pop(DIGEST, None) not in (None, content_digest(states)):  # None in early checkpoints
+        if states.pop(DIGEST, None) != content_digest(states):
             found, remedy = "content other than what was saved", "start a new run without --resume, or restore the file"
             raise InputError(file=self.path, found=found, expected="what a training wrote", remedy=remedy)
         check_finite(self.path, states)

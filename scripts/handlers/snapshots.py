@@ -140,12 +140,10 @@ class Snapshots(LastWeights):
         for past in due:
             path = snapshot_file(self.folder, past)
             if past not in rows or not path.is_file():
-                raise InputError(
-                    file=path if past in rows else self.log,
-                    found=f"no snapshot of epoch {past}" if past in rows else f"no row of epoch {past}",
-                    expected=f"one for each of the epochs {', '.join(map(str, due))}",
-                    remedy="restore it, or start the training anew without --resume",
-                )
+                file, what = (path, "snapshot") if past in rows else (self.log, "row")
+                expected = f"one for each of the epochs {', '.join(map(str, due))}"
+                remedy = "restore it, or start the training anew without --resume"
+                raise InputError(file=file, found=f"no {what} of epoch {past}", expected=expected, remedy=remedy)
 
     def _oracle_dice(self, epoch: int) -> float:
         """Dice in 3D of the centre windows of the slices. Only this function reads target labels."""

@@ -29,7 +29,7 @@ def all_sections(path: str) -> dict[str, dict[str, Any]]:
     several = content.get("domains")
     domains = several if isinstance(several, dict) else {str(content.get("name", file.stem)): content}
     datalists = {}
-    for name, domain in domains.items():
+    for name, domain in _checked(domains, file).items():
         lists = {key: _entries(value, file.parent) for key, value in domain.items() if isinstance(value, list)}
         head = {"name": name, "modality": _modality(domain, name), "labels": content.get("labels", {})}
         head |= {key: domain[key] for key in PREPARED if key in domain}
@@ -72,15 +72,18 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
     path, expected = Path(dataset), "a dataset.json with 'domains: {name: {modality, training, validation}}'"
     remedy = "name such a file, or give --images and --labels of a plain folder"
     content = read_yaml(path, expected=expected, remedy=remedy)
-    if not isinstance(content.get("domains"), dict):
+    if not content.get("domains") or not isinstance(content["domains"], dict):
         raise InputError(file=path, found="no 'domains' in it", expected=expected, remedy=remedy)
     datalists = {}
-    for name, domain in content["domains"].items():
-        lists = {
-            key: [_absolute(entry, path.parent) for entry in value]
-            for key, value in domain.items()
-            if isinstance(value, list)
-        }
+    for name, domain in _checked(content["domains"], path).items():
+        lists = {key: _entries(value, path.parent) for key, value in domain.items() if isinstance(value, list)}
+        for key, entries in lists.items():
+            if len(entries) < len(domain[key]):
+                found, expected = (
+                    f"an entry under {name!r}, {key!r} that names no image",
+                    'such as {"image": "a.nii.gz"}',
+                )
+                raise InputError(file=path, found=found, expected=expected, remedy="correct that list")
         datalists[check_file_name(name, path)] = {
             "name": name,
             "modality": _modality(domain, name),
@@ -107,9 +110,12 @@ def _entries(listed: list[Any], folder: Path) -> list[Item]:
     ]
 
 
-def _absolute(entry: Mapping[str, str] | str, folder: Path) -> Item:
-    entry = {"image": entry} if isinstance(entry, str) else entry
-    return {key: str((folder / value).resolve()) for key, value in entry.items()}
+def _checked(domains: Mapping[str, Any], file: Path) -> Mapping[str, Mapping[str, Any]]:
+    for name, domain in domains.items():
+        if not isinstance(domain, Mapping):
+            found, expected = f"a domain {name!r} that is no mapping", "its modality and lists of cases"
+            raise InputError(file=file, found=found, expected=expected, remedy="correct that domain")
+    return domains
 
 
 def _modality(domain: Mapping[str, Any], name: str) -> Any:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
-import resource
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +18,9 @@ from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import PART
 from scripts.core.weights import digest_of, read_state, save_weights
+from scripts.lab.bench.job_process import JobProcess
 
-__all__ = ["Job", "contents", "jobs", "run_doubled", "run_killed", "run_on_full_disk", "run_undisturbed"]
+__all__ = ["DISK_BYTES", "Job", "contents", "jobs", "run_doubled", "run_killed", "run_on_bad_disk", "run_undisturbed"]
 
 TASK = "configs/tasks/phantom_ct2mr.yaml"
 SYNTHESIS: dict[str, Any] = {
@@ -40,6 +38,9 @@ TRAINING: dict[str, Any] = {
 }
 # Longest time that any job may take on a busy machine: seconds on an idle one.
 LONGEST_S = 1800.0
+LARGE_DISK = "200m"
+# Sizes of the disks that fill up, in bytes: smaller than a log, than weights, than a volume, than all results.
+DISK_BYTES = (4_096, 12_288, 40_960, 200_704, 1_003_520)
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,10 @@ class Job:
     resume: Sequence[str] = field(default=())
     is_locked: bool = False
 
-    def start(self, out: Path, *, goes_on: bool = False, largest_file: int | None = None) -> subprocess.Popen[str]:
+    def start(self, out: Path, *, goes_on: bool = False, largest_file: int | None = None) -> JobProcess:
         """Start it; a write beyond ``largest_file`` bytes fails as on a full disk."""
-
-        def limit() -> None:
-            if largest_file is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
         words = [word.format(out=out) for word in (*self.command, *(self.resume if goes_on else ()))]
-        return subprocess.Popen(
-            [sys.executable, "-m", *words],
-            preexec_fn=limit,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return JobProcess(words, largest_file)
 
 
 def jobs(data: Path, weights: Path) -> list[Job]:
@@ -202,29 +192,37 @@ def run_killed(job: Job, out: Path, expected: dict[str, str], seconds: float, rn
     is_aimed, moment = rng.random() < 0.5, rng.uniform(0.2, 1) * seconds
     process = job.start(out)
     end = time.monotonic() + (seconds if is_aimed else moment)
-    while process.poll() is None and time.monotonic() < end:
+    while process.is_running() and time.monotonic() < end:
         if is_aimed and next(out.rglob(f".*{PART}*"), None):
             break
         time.sleep(0.002 if is_aimed else 0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait(LONGEST_S)
     _end(job.start(out, goes_on=True))
     return contents(out, job.results) == expected
 
 
-def run_on_full_disk(job: Job, out: Path, expected: dict[str, str], rng: random.Random) -> bool:
-    """Run a job on a disk that fills up: it ends with a sentence, and goes on with room.
+def run_on_bad_disk(job: Job, out: Path, expected: dict[str, str], size: int) -> bool:
+    """Run a job on a disk that fills up, or is read-only: it ends with a sentence, and goes on with room.
 
     The disk is a small tmpfs. Where this process may not mount one, no file may become larger than that instead.
+
+    Args:
+        job: to run.
+        out: its output folder.
+        expected: the results of an undisturbed run.
+        size: of the disk in bytes; 0 for one that is read-only.
+
+    Returns:
+        Whether the results are those of an undisturbed run.
     """
-    size = rng.choice([4_096, 20_000, 200_000, 1_000_000])
     out.mkdir(parents=True)
-    is_mounted = _mounts("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(out))
+    is_mounted = _mounts("-t", "tmpfs", "-o", f"size={size or LARGE_DISK}{',ro' * (size == 0)}", "tmpfs", str(out))
     try:
         _end(job.start(out, largest_file=None if is_mounted else size))
     except InputError:
         if is_mounted:
-            _mounts("-o", "remount,size=100m", str(out))
+            _mounts("-o", f"remount,rw,size={LARGE_DISK}", str(out))
         _end(job.start(out, goes_on=True))
     try:
         return contents(out, job.results) == expected
@@ -244,24 +242,23 @@ def run_doubled(job: Job, out: Path, expected: dict[str, str]) -> bool:
     return refused in ([], [True]) and contents(out, job.results) == expected
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: JobProcess) -> None:
     """Wait for a job.
 
     Raises:
         InputError: it ended with a sentence.
         RuntimeError: it ended otherwise, or does not end.
     """
-    try:
-        _, errors = process.communicate(timeout=LONGEST_S)
-    except subprocess.TimeoutExpired as error:
-        process.kill()
-        raise RuntimeError("it does not end") from error
-    if process.returncode == 0:
+    code, errors = process.wait(LONGEST_S)
+    if code == 0:
         return
+    if code is None:
+        process.kill()
+        raise RuntimeError("it does not end")
     last = (errors.replace("\r", "\n").strip().splitlines() or ["no output"])[-1]
     if "Traceback" not in errors and "error: " in last:
-        raise InputError(file=process.pid, found=last, expected="", remedy="")
-    raise RuntimeError(f"exit {process.returncode}: {last}")
+        raise InputError(file="job", found=last, expected="", remedy="")
+    raise RuntimeError(f"exit {code}: {last}")
 
 
 def _mounts(*arguments: str) -> bool:
