@@ -79,11 +79,8 @@ def datalists_of_domains(dataset: str) -> dict[str, dict[str, Any]]:
         lists = {key: _entries(value, path.parent) for key, value in domain.items() if isinstance(value, list)}
         for key, entries in lists.items():
             if len(entries) < len(domain[key]):
-                found, expected = (
-                    f"an entry under {name!r}, {key!r} that names no image",
-                    'such as {"image": "a.nii.gz"}',
-                )
-                raise InputError(file=path, found=found, expected=expected, remedy="correct that list")
+                found = f"an entry under {name!r}, {key!r} that names no image"
+                raise InputError(path, found, expected='{"image": "a.nii.gz"}', remedy="correct that list")
         datalists[check_file_name(name, path)] = {
             "name": name,
             "modality": _modality(domain, name),
