@@ -39,14 +39,24 @@ ADAPT = ["adapt", "--source_images", "{out}", "--source_labels", "{out}", "--tar
         ["prepare", "folder", "--domain", "ct", "--source", "{data}", "--out", "{out}/a", "--map", "{file}"],
         ["prepare", "mmwhs", "--source", "{data}", "--out", "{out}/a", "--protocol", "{file}"],
         [*ADAPT, "--task", "{file}", "--out", "{out}/b"],
+        ["run", "training", "--config_file", "{file}", "--bundle_root", "{out}/c"],
+        ["run", "training", "--config_file=['configs/segmentation/train.yaml','{file}']"],
     ],
 )
-def test_broken_yaml_is_named_with_its_line(words: Sequence[str], data: Path, tmp_path: Path) -> None:
+def test_broken_yaml_is_named_with_its_line(
+    words: Sequence[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which the command run replaces
     file = tmp_path / "broken.yaml"
     file.write_text(BROKEN)
     error = refused(main, [word.format(file=file, out=tmp_path, data=data) for word in words])
     assert error.file == str(file)
     assert error.found == "cannot be read (line 2: mapping values are not allowed here)"
+
+
+def test_a_run_without_a_file_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert refused(main, ["run", "training", "--seed", "1"]).file == "--config_file"
 
 
 # Sends itself a signal when torch is about to be imported: in the first second of a command.
@@ -70,6 +80,7 @@ main({words})
     ("module", "words"),
     [
         ("scripts.lab.cli", ["phantom", "--out", "data"]),
+        ("scripts.lab.cli", ["run", "training", "--config_file", "train.yaml"]),
         ("bundle.__main__", ["pack", "segmentation", "--task", "phantom_mr2ct"]),
     ],
 )

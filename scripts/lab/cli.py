@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_results(commands)
 
+    text = (
+        "python -m monai.bundle run, with one sentence for a broken config file and for signals from the first moment"
+    )
+    add = _command(commands, "run", _run, text)
+    add("run_id", help="training, inference or evaluating")
+    add("settings", nargs=argparse.REMAINDER, help="--config_file, and other settings")
+
     add = _command(commands, "faults", _faults, "inject faults into files, settings and trainings, and count results")
     add("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
     add("--seed", type=int, default=0)
@@ -342,6 +349,21 @@ def _report(options: argparse.Namespace) -> None:
         if not (options.folder / COMPARISON).is_file():  # runs of other commands have no table to redraw
             return
     print(f"Report: {write_comparison_report(options.folder)}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    import runpy
+    import sys
+
+    import monai.bundle
+    from scripts.core.settings import current_settings
+
+    # What MONAI's own command finds, to read the files of settings before it does.
+    sys.argv = [str(Path(monai.bundle.__file__).with_name("__main__.py")), "run", options.run_id, *options.settings]
+    if not any(word.startswith(("--config_file", "--args_file")) for word in options.settings):
+        raise SettingError("--config_file", "none", "files of settings", remedy="name them, as in the README")
+    current_settings()
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
 def _faults(options: argparse.Namespace) -> None:
