@@ -112,9 +112,8 @@ def import_optional(package: str, purpose: str, requirements: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        found = f"cannot be imported ({error})"
         expected, remedy = f"the package, which {purpose} needs", f"pip install -r {requirements}"
-        raise InputError(file=package, found=found, expected=expected, remedy=remedy) from error
+        raise InputError(package, f"cannot be imported ({error})", expected=expected, remedy=remedy) from error
 
 
 def innermost_message(error: BaseException) -> str:

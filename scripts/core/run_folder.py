@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -84,8 +85,9 @@ class RunFolder:
         if self.settings is not None:
             with atomic_path(self.root / "config.yaml") as temporary:
                 ConfigParser.export_config_file(self.settings.merged, str(temporary), fmt="yaml", sort_keys=False)
-        origin = provenance() | {"seed": self.seed, "weights_metadata": dict(metadata)}
-        write_json(self.root / "provenance.json", origin)
+        write_json(
+            self.root / "provenance.json", provenance() | {"seed": self.seed, "weights_metadata": dict(metadata)}
+        )
         return self
 
     def note(self, **entries: Any) -> RunFolder:
@@ -117,7 +119,9 @@ def lock_folder(folder: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout as error:
-        who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+        who = "another process"
+        with suppress(FileNotFoundError):  # it has just ended
+            who = owner.read_text(encoding="utf-8")
         remedy = "wait until it has finished, end it, or choose another folder"
         raise InputError(file=folder, found=f"in use by {who}", expected="one run at a time", remedy=remedy) from error
     except (OSError, NotImplementedError) as error:

@@ -72,9 +72,8 @@ def read_slice(file: Path) -> DicomSlice:
     except Exception as error:
         raise _broken(file, innermost_message(error)) from error
     if frames > 1:
-        found = f"a multi-frame file of {frames} frames"
         remedy = "convert it to NIfTI (dcm2niix does) and prepare the NIfTI files as 'folder'"
-        raise InputError(file=file, found=found, expected="one file per slice", remedy=remedy)
+        raise InputError(file, f"a multi-frame file of {frames} frames", expected="one file per slice", remedy=remedy)
     pixels = _rescaled(file, header, _stored_pixels(file, header))
     del header.PixelData
     return DicomSlice(

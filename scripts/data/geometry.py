@@ -72,9 +72,8 @@ def check_affine(affine: Any, source: object) -> None:
 def check_shape(shape: Sequence[int], source: object) -> None:
     """Refuse anything but a 3D volume with at least 2 voxels along each axis."""
     if len(shape) != 3 or min(shape) < 2:
-        remedy = "split a 4D file into its volumes, stack 2D files into one"
-        found = f"{len(shape)} dimensions {tuple(shape)}"
-        raise InputError(file=source, found=found, expected="a 3D volume, at least 2 voxels each way", remedy=remedy)
+        expected, remedy = "a 3D volume, at least 2 voxels each way", "split a 4D file into its volumes, stack 2D files"
+        raise InputError(source, f"{len(shape)} dimensions {tuple(shape)}", expected=expected, remedy=remedy)
 
 
 def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> None:

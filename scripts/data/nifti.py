@@ -198,8 +198,7 @@ def _unit(header: nib.Nifti1Header, path: object) -> str:
     except KeyError:
         unit = f"code {int(header['xyzt_units'])}"
     if unit not in MM_PER_UNIT:
-        remedy = "set the unit of length in the header: 2 is mm"
-        raise InputError(file=path, found=f"a unit of length {unit!r}", expected="mm, m or micron", remedy=remedy)
+        raise InputError(path, f"a unit of length {unit!r}", "mm, m or micron", "set the header's unit: 2 is mm")
     return unit
 
 

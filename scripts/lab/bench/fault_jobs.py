@@ -82,14 +82,20 @@ def jobs(data: Path, weights: Path) -> list[Job]:
         _bundle("inference", ["segmentation/inference"], segmented | listed, maps),
         _bundle("evaluating", ["segmentation/inference", "segmentation/evaluate"], segmented | evaluated, maps),
         _bundle("training", ["segmentation/train", "methods/none"], SEGMENTATION | trained | none, ["models/model.pt"]),
-        _script("phantom", ["--cases", "2", "--out", "{out}"], ["**/*.nii.gz", "**/*.json"]),
+        _script("phantom", ["--cases", "2", "--out", "{out}"], ["**/*.nii.gz", "**/*.json"], is_locked=True),
         _script(
             "prepare",
             ["folder", "--source", images, "--labels", images, "--domain", "ct", "--out", "{out}", "--workers", "2"],
             ["**/*.nii.gz", "ct.json"],
+            is_locked=True,
         ),
-        _script("datalist", ["--images", images, "--labels", images, "--domain", "ct", "--out", "{out}"], ["*.json"]),
-        _script("check", [str(data / "ct.json"), "--out", "{out}", "--workers", "2"], ["check.json"]),
+        _script(
+            "datalist",
+            ["--images", images, "--labels", images, "--domain", "ct", "--out", "{out}"],
+            ["*.json"],
+            is_locked=True,
+        ),
+        _script("check", [str(data / "ct.json"), "--out", "{out}", "--workers", "2"], ["check.json"], is_locked=True),
         _script(
             "adapt",
             [
@@ -118,6 +124,7 @@ def jobs(data: Path, weights: Path) -> list[Job]:
             "pack",
             ["bundle", "pack", "segmentation", "--task", "phantom_ct2mr", "--out", "{out}"],
             ["*/scripts/**/*.py", "*/configs/*.json"],
+            is_locked=True,
         ),
     ]
 
@@ -238,7 +245,7 @@ def run_doubled(job: Job, out: Path, expected: dict[str, str]) -> bool:
         try:
             _end(process)
         except InputError as error:
-            refused.append("in use by" in error.found)
+            refused.append("in use by" in error.found or "another process is writing it" in error.found)
     return refused in ([], [True]) and contents(out, job.results) == expected
 
 
