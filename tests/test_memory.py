@@ -28,6 +28,17 @@ def test_memory_that_is_not_there_is_stated() -> None:
     assert "needs 1024.0 GiB of memory" in refused(check_memory, 2.0**40, "a.nii.gz").found
 
 
+def test_more_than_four_gib_are_stated_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """17 bytes for each of 512 x 512 x 1,500 voxels are 6.2 GiB."""
+    leave_free(monkeypatch, 2.0**40)
+    check_memory(4 * 2.0**30, "a.nii.gz")
+    assert not caplog.records
+    check_memory(17.0 * 512 * 512 * 1500, "a.nii.gz")
+    assert [record.message for record in caplog.records] == ["a.nii.gz: a volume that needs 6.2 GiB of memory"]
+
+
 def test_a_container_limits_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """3 MB less the 1 MB that its processes hold; the page cache, which counts as current, can be dropped."""
     monkeypatch.setattr(geometry, "CONTAINER", str(tmp_path))

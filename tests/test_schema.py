@@ -83,6 +83,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seed": True}, "'seed': True. Expected a whole number from 0"),
     ({"resume": "true"}, "'resume': 'true'. Expected True or False; true or false in a file"),
     ({"device": "banana"}, "'device': 'banana'. Expected a device of this machine"),
+    ({"device": "meta"}, "'device': 'meta'. Expected a device of this machine"),
+    ({"task": "a "}, "'task': 'a '. Expected a plain file name"),
     ({"device": "cuda:99"}, "'device': 'cuda:99'. Expected a device of this machine"),
     ({"ema_decay": 2.0}, "'ema_decay': 2.0. Expected a number from 0, below 1"),
     (

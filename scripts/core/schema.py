@@ -66,7 +66,8 @@ def _is_label(value: Any) -> bool:
 
 
 def _is_plain_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and re.fullmatch(r"[^./\\:#][^/\\:#]*", value) is not None
+    is_printed = isinstance(value, str) and value.isprintable() and value == value.strip(" .")
+    return is_printed and re.search(r"^$|[/\\:#]", value) is None
 
 
 def _is_structure(value: Any) -> bool:
@@ -83,9 +84,9 @@ def _is_orientation(value: Any) -> bool:
 def _is_device(value: Any) -> bool:
     try:
         device = torch.device(value)
-    except (RuntimeError, TypeError):
+        return bool((device.index or 0) < torch.get_device_module(device).device_count())
+    except (RuntimeError, TypeError, AttributeError):
         return False
-    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
 
 
 _SHARE: Rule = ("a number from 0, below 1", lambda value: is_number(value) and 0 <= value < 1)
@@ -93,7 +94,7 @@ _NOT_NEGATIVE: Rule = ("a number from 0", lambda value: is_number(value) and val
 _POSITIVE: Rule = ("a number above 0", lambda value: is_number(value) and value > 0)
 _SWITCH: Rule = ("True or False; true or false in a file", lambda value: isinstance(value, bool))
 _COMPONENT: Rule = ("a component with its _target_", lambda value: isinstance(value, Mapping))
-_PLAIN_NAME: Rule = ("a name without separators, # or a leading dot, in quotes if it is a number", _is_plain_name)
+_PLAIN_NAME: Rule = ("a plain file name without #, in quotes if it is a number", _is_plain_name)
 _PATH: Rule = (
     "a path without #, which MONAI makes ::; in two kinds of quotes if it looks like a number or list",
     lambda v: isinstance(v, str | os.PathLike) and "#" not in str(v),

@@ -72,8 +72,7 @@ def read_datalist(
         return Datalist()
     if not content.get(section):
         found = f"no case under {section!r} (there are: {', '.join(sections) or 'no lists'})"
-        remedy = "add cases to that list, or choose another list"
-        raise InputError(file=listed, found=found, expected="at least one", remedy=remedy)
+        raise InputError(listed, found, expected="at least one", remedy="add cases to that list, or choose another")
     if translated_to is not None and content.get(TRANSLATED_TO) != translated_to:
         found = f"images translated to {content[TRANSLATED_TO]}" if TRANSLATED_TO in content else "no translated images"
         expected = f"the datalist.json that synthesis inference writes beside images translated to {translated_to}"

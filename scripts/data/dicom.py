@@ -74,8 +74,7 @@ class Series:
 def scan_folder(folder: Path) -> FolderScan:
     """Separate slices from other objects (RTSTRUCT, SEG, SR, presentation states, DICOMDIR) by their SOP class."""
     if not folder.is_dir():
-        remedy = "name the folder that contains the slices"
-        raise InputError(file=folder, found="no such folder", expected="a folder of DICOM slices", remedy=remedy)
+        raise InputError(folder, "no such folder", "a folder of DICOM slices", "name the folder with the slices")
     names = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_order)
     headers = {file: _scanned(file) for file in names if not file.name.startswith(".")}
     found = {file: header for file, header in headers.items() if header is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -93,12 +94,13 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
 def check_memory(
     needed_bytes: float, source: object, remedy: str = "crop the volume, or segment it on a larger machine"
 ) -> None:
-    """Refuse a volume that needs more memory than is free, rather than being killed half-way."""
-    free = free_memory_bytes()
+    """Refuse a volume that needs more memory than is free, rather than being killed half-way; state more than 4 GiB."""
+    free, found = free_memory_bytes(), f"a volume that needs {needed_bytes / 2**30:.1f} GiB of memory"
     if needed_bytes > free:
-        found = f"a volume that needs {needed_bytes / 2**30:.1f} GiB of memory"
         expected, remedy = f"at most the {free / 2**30:.1f} GiB that are free", f"free memory, or {remedy}"
         raise InputError(file=source, found=found, expected=expected, remedy=remedy)
+    if needed_bytes > 4 * 2**30:
+        logging.getLogger(__name__).warning("%s: %s", source, found)
 
 
 def free_memory_bytes() -> float:
@@ -113,8 +115,7 @@ def free_memory_bytes() -> float:
 
 
 def _fields(file: str) -> dict[str, str]:
-    lines = Path(file).read_text(encoding="ascii").splitlines()
-    return {words[0]: words[1] for line in lines if len(words := line.split()) > 1}
+    return {w[0]: w[1] for line in Path(file).read_text(encoding="ascii").splitlines() if len(w := line.split()) > 1}
 
 
 def check_same_grid(
