@@ -93,6 +93,8 @@ def _read_record(target: Path) -> dict[str, list[str]]:
         return {}
     try:
         files = json.loads((target / RECORD).read_text(encoding="utf-8"))["files"]
+        if outside := [file for file in files if Path(file).is_absolute() or ".." in Path(file).parts]:
+            raise ValueError(f"a file outside the folder, {outside[0]}")
         return {str(file): [str(digest) for digest in digests] for file, digests in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):

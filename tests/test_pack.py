@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -143,6 +144,20 @@ def test_a_killed_pack_does_not_block_the_next(project: Path, tmp_path: Path, mo
     pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
     assert (folder / "LICENSE").read_text() == (folder / "configs" / "logging.conf").read_text() == "third"
     assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("place", ["../notes.txt", "{tmp_path}/notes.txt", "configs/../../notes.txt"])
+def test_a_changed_record_removes_nothing_outside_the_folder(place: str, project: Path, tmp_path: Path) -> None:
+    """A packed file that the project no longer has is removed, if its content is known."""
+    folder = pack_bundle("synthesis", task="toy", out=tmp_path, root=project).folder
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    record = json.loads((folder / RECORD).read_text())
+    record["files"][place.format(tmp_path=tmp_path)] = [hashlib.sha256(b"mine").hexdigest()]
+    (folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(InputError, match="not a packed bundle"):
+        pack_bundle("synthesis", task="toy", out=tmp_path, root=project)
+    assert notes.read_text() == "mine"
 
 
 def test_two_processes_do_not_pack_one_bundle(project: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_volume
-from monai.transforms import Compose, EnsureChannelFirstd
+from conftest import refused, write_volume
+from monai.transforms import Compose, EnsureChannelFirstd, Lambdad
 from scripts.data.slices import SliceSet
 from scripts.data.volumes import CheckedLoadImaged, LabelsToClassesd
 
@@ -42,6 +42,18 @@ def test_a_cache_file_of_other_content_is_made_anew(content: object, tmp_path: P
     torch.save(content, file)
     assert torch.equal(SliceSet([item], loading, cache_dir=str(tmp_path / "cache")).images, first.images)
     assert torch.load(file, weights_only=True).keys() == {"image", "voxel_ml", "voxels"}
+
+
+def test_a_transform_that_cannot_be_pickled_needs_no_cache(tmp_path: Path) -> None:
+    """A function in a task file, of which the logarithm makes values NaN or infinite."""
+    item = {"image": str(write_volume(tmp_path / "a.nii", np.ones((6, 5, 4), np.int16) * np.arange(4, dtype=np.int16)))}
+    steps = [
+        CheckedLoadImaged("image"),
+        EnsureChannelFirstd("image"),
+        Lambdad("image", lambda image: (image - 1).log()),
+    ]
+    error = refused(SliceSet, [item], Compose(steps))
+    assert (error.file, error.found) == (item["image"], "NaN or infinite values in slice 0 after preprocessing")
 
 
 def test_labelled_volumes_are_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

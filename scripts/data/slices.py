@@ -90,7 +90,7 @@ class SliceSet:
             transform,
             cache_dir=make_folder(cache_dir) if cache_dir else None,
             hash_func=_content_hash,
-            hash_transform=_settings_hash,
+            hash_transform=_settings_hash if cache_dir else None,
         )
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             prepared = pool.map(dataset.__getitem__, range(len(dataset)))
