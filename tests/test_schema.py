@@ -55,7 +55,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"label_names": ["a", "b"], "label_values": [1]}, "1 values for 2 label_names"),
     ({"label_names": ["a"], "label_values": [1, 2]}, "2 values for 1 label_names"),
     ({"source_domain": "ct", "target_domain": "ct"}, "'target_domain': 'ct', as source_domain"),
-    ({"target_domain": "../ct"}, "'target_domain': '../ct'. Expected a name without separators"),
+    ({"target_domain": "../ct"}, "'target_domain': '../ct'. Expected a plain file name"),
     ({"slice_axis": 3}, "'slice_axis': 3. Expected 0, 1 or 2"),
     ({"orientation": "RAX"}, "'orientation': 'RAX'. Expected three letters"),
     ({"orientation": "RLS"}, "'orientation': 'RLS'. Expected three letters"),

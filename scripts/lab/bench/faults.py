@@ -91,7 +91,8 @@ def run_faults(out: Path, *, seed: int = 0, seconds: float = 900.0) -> Campaign:
 def _disturb_jobs(campaign: Campaign, out: Path, seed: int, end: float) -> None:
     """Kill each job in turn, fill its disk, or start it twice, two jobs at a time, until the time is used.
 
-    Each turn takes the next job and the next fault. The undisturbed run of a job precedes its first fault.
+    Each turn takes the next job, from one that the seed chooses on, and the next fault. The undisturbed run of a job
+    precedes its first fault.
     """
     every = jobs(out / "data", out / "run" / "models" / "model.pt")
     turns, locks, start = count(), [Lock() for _ in every], time.monotonic()
@@ -113,7 +114,7 @@ def _disturb_jobs(campaign: Campaign, out: Path, seed: int, end: float) -> None:
     def disturb(_: int) -> None:
         while time.monotonic() < end:
             turn = next(turns)
-            number, passed = turn % len(every), turn // len(every)
+            number, passed = (turn + seed) % len(every), turn // len(every)
             job, fault = every[number], FAULTS[(number + passed) % len(FAULTS)]
             if fault == "started twice" and not job.is_locked:
                 continue
