@@ -126,8 +126,7 @@ def existing_item(entry: Mapping[str, Any], listed: Path, needs_label: bool) -> 
     for path in item.values():
         if Path(path).name.startswith("."):
             remedy = "remove it from the list: macOS creates such a file beside each volume"
-            found = f"a name that starts with a dot, {Path(path).name}"
-            raise InputError(file=listed, found=found, expected="volumes", remedy=remedy)
+            raise InputError(listed, f"a name that starts with a dot, {Path(path).name}", "volumes", remedy)
         if not os.path.isfile(path):
             remedy = "correct the path in the datalist, or put the file there"
             raise InputError(file=path, found="no such file", expected=f"the volume that {listed} lists", remedy=remedy)
@@ -141,15 +140,12 @@ def _distinctly_named(items: list[Item], where: Path) -> list[Item]:
         other = item_of.setdefault(name := case_name(item["image"]), item)
         if len(name.encode()) > LONGEST_NAME:
             found, expected = f"a case name of {len(name.encode())} bytes, {name[:20]}...", f"at most {LONGEST_NAME}"
-            remedy = "rename the file: its results are named after it"
-            raise InputError(file=where, found=found, expected=expected, remedy=remedy)
+            raise InputError(where, found, expected=expected, remedy="rename the file: its results are named after it")
         if other["image"] != item["image"]:
             found = f"one case name for two images, {other['image']} and {item['image']}"
             expected = "distinct file names, because results are named after them"
-            remedy = "rename one of them, or use a link with another name"
-            raise InputError(file=where, found=found, expected=expected, remedy=remedy)
+            raise InputError(where, found, expected, "rename one of them, or use a link with another name")
         if other != item:
             found = f"two labels for {item['image']}, {other.get('label')} and {item.get('label')}"
-            expected = "one label for each image"
-            raise InputError(file=where, found=found, expected=expected, remedy="remove one of the two entries")
+            raise InputError(where, found, expected="one label for each image", remedy="remove one of the two entries")
     return list(item_of.values())

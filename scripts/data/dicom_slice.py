@@ -174,8 +174,7 @@ def _axes(file: Path, header: Any) -> np.ndarray:
     if np.abs(axes @ axes.T - np.eye(2)).max() > ORTHONORMAL_TOLERANCE:
         found = "\\".join(f"{number:g}" for number in axes.ravel())
         remedy = "export the series again with its geometry, or give the volume as NIfTI"
-        expected = "two perpendicular directions of length 1"
-        raise InputError(file=file, found=f"ImageOrientationPatient {found}", expected=expected, remedy=remedy)
+        raise InputError(file, f"ImageOrientationPatient {found}", "two perpendicular directions of length 1", remedy)
     return axes
 
 

@@ -25,8 +25,7 @@ def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) ->
         InputError: no training case.
     """
     if not datalist.get("training"):
-        remedy = "add cases or lower the validation share"
-        raise InputError(file=path, found="no training case", expected="at least one", remedy=remedy)
+        raise InputError(path, "no training case", "at least one", "add cases or lower the validation share")
     folder = Path(path).absolute().parent
     lists = {
         section: [{key: _relative(file, folder) for key, file in entry.items()} for entry in value]

@@ -68,8 +68,7 @@ class ExportedNetwork(nn.Module):
         self.engine = engine
         self.runner, self.metadata = load(file, torch.device(device), precision)
         if found := fault_in_metadata(self.metadata):
-            expected = "metadata of weights in it"
-            raise InputError(file=file, found=found, expected=expected, remedy="export the weights again")
+            raise InputError(file, found, expected="metadata of weights in it", remedy="export the weights again")
         if metadata and not self.metadata:
             logger.warning("%s: no metadata in it; its task is not checked", file)
         check_metadata(self.metadata, metadata or {}, file)
@@ -85,8 +84,7 @@ class ExportedNetwork(nn.Module):
     def forward_features(self, image: Tensor) -> Tensor:
         """Refuse, because an exported network has no access to features."""
         found = f"true with engine {self.engine}, whose network does not return a mask"
-        expected = "false, or engine pytorch"
-        raise SettingError(setting="setting 'write_mask'", found=found, expected=expected, remedy="omit one of the two")
+        raise SettingError("setting 'write_mask'", found, "false, or engine pytorch", "omit one of the two")
 
 
 def path_for_engine(path: str | Path, engine: str) -> Path:

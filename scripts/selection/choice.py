@@ -67,8 +67,7 @@ def read_scores(path: Path) -> dict[int, dict[str, float]]:
         rows = csv.DictReader(line for line in lines if line.endswith("\n"))
         found = {int(row["epoch"]): {key: float(value) for key, value in row.items()} for row in rows}
     except (OSError, KeyError, ValueError, TypeError) as error:
-        found = f"no table of snapshots ({type(error).__name__}: {error})"
+        what = f"no table of snapshots ({type(error).__name__}: {error})"
         expected = "the table that a training with configs/selection/snapshots.yaml writes"
-        remedy = "restore it, or start a new training without --resume"
-        raise InputError(file=path, found=found, expected=expected, remedy=remedy) from error
+        raise InputError(path, what, expected, "restore it, or start a new training without --resume") from error
     return {epoch: dict.fromkeys(MEASURED, math.nan) | row for epoch, row in found.items()}
