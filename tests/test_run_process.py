@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -48,6 +49,34 @@ def test_the_steps_of_a_run_may_lock_its_folder(tmp_path: Path) -> None:
         assert run.locks[0].is_locked
         run.close()
     assert not run.locks[0].is_locked
+
+
+ORPHAN = """
+import multiprocessing, os, signal, sys, time
+from scripts.lab.cores import start_worker
+
+def work(file):
+    while os.getppid() == multiprocessing.parent_process().pid:
+        time.sleep(0.01)
+    start_worker()
+    open(file, "w").close()
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work, args=(sys.argv[1],)).start()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_ends_if_its_command_was_killed_before_it_was_ready(tmp_path: Path) -> None:
+    """``communicate`` waits for the worker, which has the command's standard output."""
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    command = [sys.executable, str(tmp_path / "orphan.py"), str(tmp_path / "survived")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False, timeout=600
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "survived").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can end a process with its parent")

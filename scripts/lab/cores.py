@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ def start_worker() -> None:
     """Leave Ctrl-C to the command, and end with it if it is killed: the initialiser of its worker processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():  # killed while this worker imported its libraries
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

@@ -18,6 +18,9 @@ LIBRARIES = [
     *("torch._dynamo", "torch.utils.tensorboard", "matplotlib.figure", "scipy.ndimage", "skimage.measure"),
 ]
 
+# Time in which the processes that a job started end after it, on a busy machine.
+OUTLIVES_S = 120.0
+
 # One process imports the libraries; each job is a copy of it.
 _COPIES = multiprocessing.get_context("forkserver")
 _COPIES.set_forkserver_preload(LIBRARIES)
@@ -53,9 +56,15 @@ class JobProcess:
         self.process.kill()
 
     def wait(self, longest_s: float) -> tuple[int | None, str]:
-        """Its exit code, None if it runs for longer, and what it and its workers wrote to standard error."""
+        """Its exit code, None if it runs for longer, and what it and its workers wrote to standard error.
+
+        Raises:
+            RuntimeError: a process that it started outlives it.
+        """
         self.process.join(longest_s)
-        self.listener.join(longest_s)
+        self.listener.join(OUTLIVES_S)
+        if self.listener.is_alive() and self.process.exitcode is not None:
+            raise RuntimeError("a process that it started outlives it")
         return self.process.exitcode, self.errors.decode(errors="replace")
 
 
