@@ -15,7 +15,7 @@ from scripts.core.errors import InputError
 from scripts.data import slices
 from scripts.data.augmentation import BatchAugmentation
 from scripts.data.slices import SliceSet, UnpairedSliceBatches, device_with_room, iteration_generator
-from scripts.data.volumes import RequireRanged
+from scripts.data.volumes import LabelsToClassesd, RequireRanged
 
 
 class Counted(MapTransform):
@@ -95,6 +95,20 @@ def test_all_slices_are_held_in_order(tmp_path: Path) -> None:
     # Back to the file's values, less their noise: 0, 1, 2 of case 0 and 10, 11 of case 1.
     values = (made.images.mean((1, 2, 3)) + 1) * 50
     assert values.floor().tolist() == [0, 1, 2, 10, 11]
+
+
+def test_further_entries_have_their_own_transform_and_follow_the_others(tmp_path: Path) -> None:
+    first, second = write_items(tmp_path, 3, 2)
+    classes, cache = LabelsToClassesd("label", [0, 1]), str(tmp_path / "cache")
+    plain = Compose([loading("image", "label"), classes])
+    inverted = Compose([loading("image", "label"), classes, ScaleIntensityRanged("image", -1, 1, 1, -1)])
+    made = SliceSet([first], plain, more=[([second], inverted)], cache_dir=cache)
+    assert (made.data, made.case_of.tolist()) == ([first, second], [0, 0, 0, 1, 1])
+    # 0, 1, 2 of case 0; 10 and 11 of case 1 are read from the other end: 100 - 10 - noise.
+    assert ((made.images.mean((1, 2, 3)) + 1) * 50).floor().tolist() == [0, 1, 2, 89, 88]
+    assert made.volumes_ml(2).tolist() == [[pytest.approx(0.024 * 3), 0], [0, pytest.approx(0.024 * 2)]]
+    with pytest.raises(InputError, match="no labelled voxel of a"):  # each list needs every structure
+        SliceSet([first], plain, more=[([second], inverted)], cache_dir=cache, structures=["a"])
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (4, 1, 6, 3)), (1, (6, 1, 4, 3)), (2, (3, 1, 4, 6))])

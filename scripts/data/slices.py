@@ -31,6 +31,7 @@ from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
 from scripts.data.volumes import BACKGROUND, check_labelled, check_preprocessed, class_voxels, run_counted
 from torch.nn import functional as F
+from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_generator"]
@@ -53,6 +54,7 @@ class SliceSet:
     Args:
         data: datalist entries with ``image`` and, in the labelled domain, ``label``.
         transform: from file names to ``image`` (1, H, W, D) in [-1, 1] and ``label`` (1, H, W, D) of class ids.
+        more: further entries, each list with a transform of its own (original volumes beside translated ones).
         window_size: height and width of the windows; None for the size of the frame.
         slice_axis: the spatial axis to slice along.
         device: of the slices; the host if they would take more than ``GPU_SHARE`` of a GPU's free memory.
@@ -76,6 +78,7 @@ class SliceSet:
         data: Sequence[Item],
         transform: Transform,
         *,
+        more: Sequence[tuple[Sequence[Item], Transform]] = (),
         window_size: Sequence[int] | None = None,
         slice_axis: int = 2,
         device: torch.device | str = "cpu",
@@ -84,14 +87,11 @@ class SliceSet:
     ) -> None:
         if not data:
             raise InputError("datalist", "no case", "at least one volume", remedy="check the datalist's training list")
-        self.data, self.transform = list(data), transform
-        dataset = _VolumeCache(
-            self.data,
-            transform,
-            cache_dir=make_folder(cache_dir) if cache_dir else None,
-            hash_func=_content_hash,
-            hash_transform=_settings_hash if cache_dir else None,
-        )
+        folder, settings = (make_folder(cache_dir), _settings_hash) if cache_dir else (None, None)
+        pairs = [(data, transform), *more]
+        lists = [_VolumeCache(part, use, folder, _content_hash, hash_transform=settings) for part, use in pairs]
+        dataset: ConcatDataset[dict[str, Any]] = ConcatDataset(lists)
+        self.data = [item for part in lists for item in part.data]
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             prepared = pool.map(dataset.__getitem__, range(len(dataset)))
             cases = list(tqdm(prepared, total=len(dataset), desc="volumes", leave=False))
@@ -124,7 +124,8 @@ class SliceSet:
                 case["voxels"] | {"leaving out constant slices": class_voxels(stack)}
                 for case, stack in zip(cases, stacks, strict=True)
             ]
-            check_labelled(self.counts, structures, self.data)
+            for part, end in zip(lists, dataset.cumulative_sizes, strict=True):
+                check_labelled(self.counts[end - len(part) : end], structures, part.data)
             self.labels = labels.to(device)
         self.content = digest.hexdigest()
 
