@@ -62,7 +62,7 @@ format: .venv/installed-dev ## Format the code and apply ruff's fixes
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: .venv/installed-dev ## Measure the speed of each optimised part against its plain form
+bench: .venv/installed-bench ## Measure the speed of each optimised part against its plain form, and of inference against nnU-Net
 	$(RUN) -m scripts bench
 
 results: .venv/installed ## Write the numbers of README and docs/results.md from docs/results; RUNS=FOLDER fills empty cells
@@ -119,6 +119,9 @@ export FIND_ACCELERATED_TORCH
 
 .venv/installed-dev: .venv/installed requirements-export.txt requirements-dicom.txt requirements-dev.txt
 	$(call install_pins,requirements.txt requirements-export.txt requirements-dicom.txt requirements-dev.txt)
+
+.venv/installed-bench: .venv/installed-dev requirements-bench.txt
+	$(call install_pins,requirements.txt requirements-export.txt requirements-dicom.txt requirements-dev.txt requirements-bench.txt)
 
 # Separate environments: MONAI Label needs older packages, and MONAI Deploy installs CUDA. What pip builds from source, such
 # as MONAI Label's sam2, gets the same torch to build with: left alone, pip downloads the newest one, with CUDA, for that.

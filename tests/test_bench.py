@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def test_the_quick_run_returns_and_writes_every_key(tmp_path: Path, capsys: pyte
         "style_transfer": {"step", "term_by_term", "cyclegan", "cyclegan_without_identity", "batch"},
         "dual_alignment": {"step", "plain", "batch"},
         "inference": {"ours", "slice_inferer"},
+        "file_to_labels": {"ours", "monai"} | ({"nnunet", "nnunet_mirrored"} if find_spec("nnunetv2") else set()),
         "surface_distance": {"ours", "monai", "medpy"},
         "preparation": {"cases", "unpacking"}
         | {
@@ -53,6 +55,7 @@ def test_the_quick_run_returns_and_writes_every_key(tmp_path: Path, capsys: pyte
         },
     }
     targets = {"style_transfer": [4, 1.7, None, 0.05], "dual_alignment": [2, 0.05], "inference": [2.5]}
+    targets["file_to_labels"] = [4, 3, 12] if find_spec("nnunetv2") else [4]
     targets |= {"surface_distance": [50, 4], "preparation": [1, 1, 1, None]}
     assert result["sections"].keys() == variants.keys()
     for name, section in result["sections"].items():

@@ -207,9 +207,8 @@ class UnpairedSliceBatches:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
-            index = self.iteration
             self.iteration += 1
-            yield self.batch(index)
+            yield self.batch(self.iteration - 1)
 
     def batch(self, index: int) -> dict[str, torch.Tensor]:
         """This process's part of the batch of iteration ``index`` (from 0); deterministic."""
@@ -287,9 +286,8 @@ class UnpairedSliceBatches:
 
 def device_with_room(device: torch.device, needed_bytes: int) -> torch.device:
     """The device, or the host if ``needed_bytes`` exceed ``GPU_SHARE`` of a GPU's free memory."""
-    if device.type != "cuda" or needed_bytes <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return device
-    return torch.device("cpu")
+    fits = device.type != "cuda" or needed_bytes <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+    return device if fits else torch.device("cpu")
 
 
 def iteration_generator(seed: int, iteration: int, stream: int = 0, share: int = 0) -> torch.Generator:

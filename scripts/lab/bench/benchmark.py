@@ -10,6 +10,7 @@ import torch
 from scripts.core.files import write_json
 from scripts.core.run_folder import provenance
 from scripts.lab.bench.dual_alignment import measure_dual_alignment
+from scripts.lab.bench.file_to_labels import measure_file_to_labels
 from scripts.lab.bench.inference import measure_inference
 from scripts.lab.bench.preparation import measure_preparation
 from scripts.lab.bench.style_transfer import measure_style_transfer
@@ -39,6 +40,7 @@ def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]
         ("style_transfer", partial(measure_style_transfer, device)),
         ("dual_alignment", partial(measure_dual_alignment, device)),
         ("inference", partial(measure_inference, device)),
+        ("file_to_labels", measure_file_to_labels),
         ("surface_distance", measure_surface_distance),
         ("preparation", measure_preparation),
     ):
