@@ -1,4 +1,4 @@
-"""Speed from an image file to a label map on disk: our inference, a plain MONAI pipeline, and nnU-Net's 2D predictor."""
+"""Speed from an image file to a label map on disk: ours, a plain MONAI pipeline, and nnU-Net's 2D predictor."""
 
 from __future__ import annotations
 
