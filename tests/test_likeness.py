@@ -21,7 +21,10 @@ from scripts.data.likeness import UNLIKE, CheckLikenessd, describe_cases, differ
 from scripts.data.slices import SliceSet
 from scripts.evaluation.segmentation_summary import _on_grid_of, range_slack, volume_warning, write_names
 
-LABELLED: Any = SimpleNamespace(volumes_ml=lambda count: torch.tensor([[2.0, 0.0], [8.0, 0.5]]))
+LABELLED: Any = SimpleNamespace(
+    volumes_ml=lambda count: torch.tensor([[2.0, 0.0], [8.0, 0.5], [2.0, 0.0], [8.0, 0.5]]),
+    data=[{"label": name} for name in ("1", "2", "1", "2")],  # two cases, translated and as they are
+)
 
 
 def described(folder: Path, *lowest: float) -> dict[str, Any]:

@@ -163,11 +163,9 @@ class AtomicSaveImaged(SaveImaged):
         """Write each key, channels as the last axis of the file; ``saved_to`` in the metadata lists the files."""
         for key in self.key_iterator(data):
             input_volume = data[self.input_of(key)]
+            source = input_volume.meta["filename_or_obj"]
             # MONAI's layout recognises only lower-case suffixes.
-            source = re.sub(
-                r"\.nii(\.gz)?$", lambda match: match[0].lower(), input_volume.meta["filename_or_obj"], flags=re.I
-            )
-            path = self.layout.filename(subject=source)
+            path = self.layout.filename(re.sub(r"\.nii(\.gz)?$", lambda match: match[0].lower(), source, flags=re.I))
             with atomic_path(path) as temporary:
                 self.write(data[key], input_volume, temporary)
             input_volume.meta["saved_to"] = [*input_volume.meta.get("saved_to", ()), str(path)]

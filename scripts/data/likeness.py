@@ -44,7 +44,7 @@ def describe_cases(labelled: SliceSet, target: SliceSet | None, label_names: Seq
     volumes = labelled.volumes_ml(len(label_names))  # (cases, K)
     ends = torch.stack([volumes.amin(0), volumes.amax(0)], 1).tolist()  # (K, 2)
     ranges = dict(zip(label_names, ends, strict=True))
-    described: dict[str, Any] = {"labelled_cases": len(volumes), "volumes_ml": ranges}
+    described: dict[str, Any] = {"labelled_cases": len({item["label"] for item in labelled.data}), "volumes_ml": ranges}
     if target is not None:
         images = (read_nifti(item["image"]) for item in target.data)
         lows, extents = zip(*(_measured(image.voxels, image.affine) for image in images), strict=True)

@@ -103,11 +103,9 @@ class StyleTransferTrainer(AdversarialTrainer):
         with frozen(self.discriminator), self.autocast():
             style = drawn_style(self.generator, other, random)
             translation, passes = self.translate(image, domain, other, style)
-            fake_logits = logits_of_domain(self.discriminator(translation), other)
+            fake = logits_of_domain(self.discriminator(translation), other)
             self.report_forward(engine, translation=translation, **passes)
-            loss, parts = generator_translation_loss(
-                image=image, fake_logits=fake_logits, **self.loss_arguments, **passes
-            )
+            loss, parts = generator_translation_loss(image=image, fake_logits=fake, **self.loss_arguments, **passes)
             batch = Translated(
                 image=image,
                 domain=domain,

@@ -84,10 +84,9 @@ class EdgeAwareSmoothing:
                 slab = torch.cat(held, axis + 1).float()
                 self._smooth(slab[:channels], image.narrow(axis, end - length, length), spacing_mm)
                 start, done = done, min(done + core, size)
-                yield from slab.narrow(axis + 1, start - end + length, done - start).split(
-                    block.shape[axis + 1], axis + 1
-                )
-                del slab  # before the next one is made
+                finished = slab.narrow(axis + 1, start - end + length, done - start)
+                yield from finished.split(block.shape[axis + 1], axis + 1)
+                del slab, finished  # before the next one is made
                 while length - held[0].shape[axis + 1] >= end - done + overlap:
                     length -= held.pop(0).shape[axis + 1]
 

@@ -115,7 +115,6 @@ def build_translator(
             expected="the translator that the bundle was packed with",
             remedy="pack a bundle with weights of this translator",
         ) from error
-    network: Translator = generator(
-        channels=channels, num_blocks=num_blocks, from_domain=from_domain, to_domain=to_domain
-    )
+    sizes = {"channels": channels, "num_blocks": num_blocks}
+    network: Translator = generator(**sizes, from_domain=from_domain, to_domain=to_domain)
     return network

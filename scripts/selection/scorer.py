@@ -100,11 +100,9 @@ class SnapshotScorer:
     def _consistency_loss(
         self, network: nn.Module, image: torch.Tensor, prediction: torch.Tensor, generator: torch.Generator
     ) -> float:
-        changed, moved = self.augmentation(image, prediction, generator)
-        changed = mask_patches(
-            changed, share=self.masked_share, patches_per_side=self.patches_per_side, generator=generator
-        )
-        return masked_consistency_loss(self._logits(network, changed), prediction if moved is None else moved)
+        seen, moved = self.augmentation(image, prediction, generator)
+        seen = mask_patches(seen, share=self.masked_share, patches_per_side=self.patches_per_side, generator=generator)
+        return masked_consistency_loss(self._logits(network, seen), prediction if moved is None else moved)
 
     def _logits(self, network: nn.Module, image: torch.Tensor) -> torch.Tensor:
         return _logits(network, image, self.precision)
