@@ -188,7 +188,8 @@ def test_methods_train_on_source_labels_only_except_supervised() -> None:
 
 
 def test_methods_name_a_translator_that_exists() -> None:
-    names = {path.stem: load(path)["translator"] for path in METHOD_FILES}
+    # with_original follows any method that translates.
+    names = {path.stem: load(path)["translator"] for path in METHOD_FILES if path.stem != "with_original"}
     assert {
         name: word for name, word in names.items() if word not in {"none", *(path.stem for path in TRANSLATORS)}
     } == {}
