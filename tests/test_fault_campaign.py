@@ -80,6 +80,19 @@ def test_a_job_that_fails_or_leaves_parts_is_missed(job: Job, tmp_path: Path) ->
         contents(tmp_path / "a", ["*"])
 
 
+def test_a_job_that_does_not_go_on_is_missed(tmp_path: Path) -> None:
+    """A command that refuses whatever it finds: it is refused on a full disk, too, and with room again."""
+    module = tmp_path / "refusing.py"
+    module.write_text("import sys\nsys.exit('error: a setting')")
+    refusing = Job("refusing", ["refusing"], ["*"])
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(RuntimeError, match="it does not go on: error: a setting"),
+    ):
+        patch.syspath_prepend(tmp_path)
+        run_on_bad_disk(refusing, tmp_path / "disk", {}, 4096)
+
+
 @pytest.mark.slow
 def test_a_killed_compare_goes_on_to_the_same_weights_and_metrics(data: Path, tmp_path: Path) -> None:
     """Killed after 81 % and 54 % of the time of an undisturbed run; its trainings end with it."""

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def run_killed(job: Job, out: Path, expected: dict[str, str], seconds: float, rn
         time.sleep(0.002 if is_aimed else 0.05)
     process.kill()
     process.wait(LONGEST_S)
-    _end(job.start(out, goes_on=True))
+    _go_on(job, out)
     return contents(out, job.results) == expected
 
 
@@ -226,12 +227,12 @@ def run_on_bad_disk(job: Job, out: Path, expected: dict[str, str], size: int) ->
     out.mkdir(parents=True)
     is_mounted = _mounts("-t", "tmpfs", "-o", f"size={size or LARGE_DISK}{',ro' * (size == 0)}", "tmpfs", str(out))
     try:
-        _end(job.start(out, largest_file=None if is_mounted else size))
-    except InputError:
+        with suppress(InputError):
+            _end(job.start(out, largest_file=None if is_mounted else size))
+            return contents(out, job.results) == expected
         if is_mounted:
             _mounts("-o", f"remount,rw,size={LARGE_DISK}", str(out))
-        _end(job.start(out, goes_on=True))
-    try:
+        _go_on(job, out)
         return contents(out, job.results) == expected
     finally:
         if is_mounted:
@@ -247,6 +248,13 @@ def run_doubled(job: Job, out: Path, expected: dict[str, str]) -> bool:
         except InputError as error:
             refused.append("in use by" in error.found or "another process is writing it" in error.found)
     return refused in ([], [True]) and contents(out, job.results) == expected
+
+
+def _go_on(job: Job, out: Path) -> None:
+    try:
+        _end(job.start(out, goes_on=True))
+    except InputError as error:
+        raise RuntimeError(f"it does not go on: {error.found}") from error
 
 
 def _end(process: JobProcess) -> None:
