@@ -80,17 +80,12 @@ def test_a_job_that_fails_or_leaves_parts_is_missed(job: Job, tmp_path: Path) ->
         contents(tmp_path / "a", ["*"])
 
 
-def test_a_job_that_does_not_go_on_is_missed(tmp_path: Path) -> None:
-    """A command that refuses whatever it finds: it is refused on a full disk, too, and with room again."""
-    module = tmp_path / "refusing.py"
-    module.write_text("import sys\nsys.exit('error: a setting')")
-    refusing = Job("refusing", ["refusing"], ["*"])
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(RuntimeError, match="it does not go on: error: a setting"),
-    ):
-        patch.syspath_prepend(tmp_path)
-        run_on_bad_disk(refusing, tmp_path / "disk", {}, 4096)
+def test_a_job_that_does_not_go_on_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that refuses whatever it finds: on a full disk, and with room again."""
+    (tmp_path / "refusing.py").write_text("import sys\nsys.exit('error: a setting')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="it does not go on: error: a setting"):
+        run_on_bad_disk(Job("refusing", ["refusing"], ["*"]), tmp_path / "disk", {}, 4096)
 
 
 @pytest.mark.slow
