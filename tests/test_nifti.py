@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -217,6 +218,12 @@ def test_one_flipped_bit_in_a_packed_file_is_found(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"a.nii.gz: data that cannot be read"):
             read_nifti(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_under_a_volumes_name_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii.gz")
+    assert "not a regular file" in refused(read_nifti, tmp_path / "a.nii.gz").found
 
 
 def test_the_size_after_resampling_is_bounded_before_anything_is_allocated() -> None:

@@ -332,6 +332,15 @@ def test_pictures_show_fixed_slices_as_they_are() -> None:
     torch.testing.assert_close(sample["target_image"][:, 0, 0, 0], torch.tensor([-0.43, -0.36, -0.29]))
 
 
+def test_pictures_show_labelled_slices() -> None:
+    ours = batches(source=fake_set(21, 0.0, labels=True))
+    ours.source.labels = ours.source.labels * (torch.arange(21) >= 15).view(-1, 1, 1, 1)
+    # A quarter, half and three quarters of the way among slices 15 to 20: positions 1, 2 and 3.
+    assert ours.sample(3)["label"][:, 0, 0, 0].tolist() == [16, 17, 18]
+    ours.source.labels = torch.zeros_like(ours.source.labels)
+    assert ours.sample(3)["image"][:, 0, 0, 0].tolist() == pytest.approx([0.05, 0.10, 0.15])
+
+
 def test_all_target_slices_are_given_once_and_mixed() -> None:
     ours = batches()
     parts = list(ours.statistics_slices())

@@ -150,6 +150,8 @@ def _position_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """The file, decompressed if it is compressed."""
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
+        raise _not_nifti(path, "not a regular file")
     try:
         file = path.open("rb")
     except FileNotFoundError as error:

@@ -225,10 +225,11 @@ class UnpairedSliceBatches:
         return batch
 
     def sample(self, count: int) -> dict[str, torch.Tensor]:
-        """``count`` slices of each domain at fixed, evenly spaced positions, not augmented, for pictures."""
-        spread = torch.linspace(0, 1, count + 2)[1:-1]
-        chosen = (spread * (len(self.source) - 1)).long()
-        image, label = self.source.middle(chosen)
+        """``count`` slices of each domain for pictures: fixed, evenly spaced, not augmented, labelled if any is."""
+        spread, labels = torch.linspace(0, 1, count + 2)[1:-1], self.source.labels
+        is_shown = torch.ones(len(self.source)) if labels is None or not labels.any() else labels.flatten(1).amax(1)
+        shown = is_shown.nonzero()[:, 0].cpu()
+        image, label = self.source.middle(shown[(spread * (len(shown) - 1)).long()])
         batch = {"image": image} if label is None else {"image": image, "label": label}
         if self.target is not None:
             batch["target_image"], _ = self.target.middle((spread * (len(self.target) - 1)).long())
