@@ -263,8 +263,8 @@ def test_what_the_network_sees_of_each_structure(caplog: pytest.LogCaptureFixtur
     with caplog.at_level("INFO"):
         report_structures(slices_of(-0.2, 0.3), ["liver", "spleen"])
     assert [record.getMessage() for record in caplog.records] == [
-        "1 labelled volumes: liver: 1 slices, 0 % of it clipped, intensities -0.20 to -0.20",
-        "1 labelled volumes: spleen: 2 slices, 0 % of it clipped, intensities 0.30 to 0.30",
+        "1 labelled volume(s): liver: 1 slices, 0 % of it clipped, intensities -0.20 to -0.20",
+        "1 labelled volume(s): spleen: 2 slices, 0 % of it clipped, intensities 0.30 to 0.30",
     ]
 
 
@@ -281,7 +281,7 @@ def test_intensities_that_hide_structures_are_reported(
     dark: float, bright: float, finding: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     report_structures(slices_of(dark, bright), ["liver", "spleen"])
-    assert f"data: {finding}" in caplog.text
+    assert f"1 labelled volume(s): {finding}" in caplog.text
     assert "Fix: correct the window" in caplog.text
 
 

@@ -239,14 +239,14 @@ def check_preprocessed(slices: torch.Tensor, file: object) -> None:
 
 def report_structures(slices: Any, label_names: Sequence[str] = ()) -> None:
     """Log what the network sees of each labelled structure, and warn of :func:`odd_intensities`."""
-    where, remedy = f"{len(slices.data)} labelled volumes", "correct the window and the output range (-1 to 1)"
+    where, remedy = f"{len(slices.data)} labelled volume(s)", "correct the window and the output range (-1 to 1)"
     for finding in odd_intensities(slices, label_names):
         logger.warning("%s: %s. Expected structures that differ in intensity. Fix: %s.", where, finding, remedy)
 
 
 def odd_intensities(slices: Any, label_names: Sequence[str]) -> list[str]:
     """Intensities of a ``SliceSet`` outside the network's range, or in which structures (1..K) cannot be told."""
-    images, where = slices.images, f"{len(slices.data)} labelled volumes"
+    images, where = slices.images, f"{len(slices.data)} labelled volume(s)"
     odd, spans = [], []
     for number, name in enumerate(label_names, start=1):
         inside = slices.labels == number
