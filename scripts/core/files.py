@@ -97,7 +97,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, ValueError) as error:  # or a name with a zero byte
-        found = f"a folder that cannot be written ({getattr(error, 'strerror', error)})"
+        found = f"a folder that cannot be written ({getattr(error, 'strerror', None) or error})"
         remedy = "choose another place, for instance with --bundle_root or --out, or change its permissions"
         raise InputError(file=folder, found=found, expected="a writable folder", remedy=remedy) from error
 
