@@ -23,6 +23,16 @@ HOUR = Cost(
 )
 """Trainings of 3,000 s and 600 s of everything else."""
 
+TIMING = Timing(
+    iteration_s=0.5,
+    preparation_s=2.0,
+    start_s=3.0,
+    slices=6.0,
+    loaded_bytes=8 * 10**8,
+    peak_bytes=10**9,
+    case_bytes=[1e6, 2e6],
+)
+
 
 @pytest.fixture
 def rules(monkeypatch: pytest.MonkeyPatch) -> AdaptRules:
@@ -101,20 +111,11 @@ def request(out: Path) -> AdaptRequest:
 
 def test_costs_from_timings(rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trainings: all iterations at 0.5 s, and a round of pseudo-labels of 3 s a volume for 2 volumes."""
-    timing = Timing(
-        iteration_s=0.5,
-        preparation_s=2.0,
-        start_s=3.0,
-        slices=6.0,
-        loaded_bytes=8 * 10**8,
-        peak_bytes=10**9,
-        case_bytes=[1e6, 2e6],
-    )
     commands = []
 
     def timed(command: list[str], log: Path, **settings: object) -> Timing:
         commands.append((parse_command(command)[1], settings))
-        return timing
+        return TIMING
 
     monkeypatch.setattr(cost_module, "time_training", timed)
     runs = plan_trainings(request(tmp_path), rules.schedule("short"), tmp_path / "cost")
@@ -154,17 +155,8 @@ def test_no_more_iterations_are_timed_than_trained(
     rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trial: 2 epochs of 2 iterations each."""
-    timing = Timing(
-        iteration_s=0.5,
-        preparation_s=2.0,
-        start_s=3.0,
-        slices=6.0,
-        loaded_bytes=8 * 10**8,
-        peak_bytes=10**9,
-        case_bytes=[1e6, 2e6],
-    )
     timed = []
-    monkeypatch.setattr(cost_module, "time_training", lambda *_, **settings: timed.append(settings) or timing)
+    monkeypatch.setattr(cost_module, "time_training", lambda *_, **settings: timed.append(settings) or TIMING)
     runs = plan_trainings(request(tmp_path), rules.schedule("trial"), tmp_path / "cost")
     measure_cost(runs, data, tmp_path / "cost", rules, ("mr", "ct"), segmented=3)
     assert [one["iterations_per_epoch"] for one in timed] == [4, 4]
@@ -173,17 +165,8 @@ def test_no_more_iterations_are_timed_than_trained(
 def test_a_timing_is_kept_for_the_same_training_alone(
     rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timing = Timing(
-        iteration_s=0.5,
-        preparation_s=2.0,
-        start_s=3.0,
-        slices=6.0,
-        loaded_bytes=8 * 10**8,
-        peak_bytes=10**9,
-        case_bytes=[1e6, 2e6],
-    )
     timed = []
-    monkeypatch.setattr(cost_module, "time_training", lambda command, log, **_: timed.append(log.stem) or timing)
+    monkeypatch.setattr(cost_module, "time_training", lambda command, log, **_: timed.append(log.stem) or TIMING)
     runs = plan_trainings(request(tmp_path), rules.schedule("short"), tmp_path / "cost")
 
     def measure() -> list[str]:
@@ -204,22 +187,13 @@ def test_trainings_on_translated_images_are_timed_before_there_are_any(
     schedule: str, rules: AdaptRules, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training accepts the list of originals that stands for the translator's."""
-    timing = Timing(
-        iteration_s=0.5,
-        preparation_s=2.0,
-        start_s=3.0,
-        slices=6.0,
-        loaded_bytes=8 * 10**8,
-        peak_bytes=10**9,
-        case_bytes=[1e6, 2e6],
-    )
     read = []
 
     def timed(command: list[str], log: Path, **settings: object) -> Timing:
         given = parse_command(command)[1]
         if "labelled_datalist" in given:
             read.append(read_datalist(given["labelled_datalist"], "training", needs_label=True, translated_to="ct"))
-        return timing
+        return TIMING
 
     monkeypatch.setattr(cost_module, "time_training", timed)
     runs = plan_trainings(request(tmp_path), rules.schedule(schedule), tmp_path / "cost")
