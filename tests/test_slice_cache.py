@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import refused, write_volume
+from conftest import refused, run_base, write_volume
 from monai.transforms import Compose, EnsureChannelFirstd, Lambdad
 from scripts.data.slices import SliceSet
 from scripts.data.volumes import CheckedLoadImaged, LabelsToClassesd
@@ -55,6 +56,16 @@ def test_a_transform_that_cannot_be_pickled_needs_no_cache(tmp_path: Path) -> No
     ]
     error = refused(SliceSet, [item], Compose(steps))
     assert (error.file, error.found) == (item["image"], "NaN or infinite values in slice 0 after preprocessing")
+
+
+def test_a_function_in_a_task_file_is_not_cached(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its code does not say what it refers to; the base config sets ``cache_dir``."""
+    task = tmp_path / "task.yaml"
+    task.write_text('source_intensity: {_target_: Lambdad, keys: image, func: "$lambda image: image / 1000"}\n')
+    run_base("synthesis/train", task, dataset_dir=data, bundle_root=tmp_path / "run")
+    assert "cache_dir needs transforms without functions (PicklingError: Can't pickle <function <lambda> " in caplog.text
+    items = json.loads((data / "ct.json").read_text())["training"]
+    assert len(list((tmp_path / "run" / "cache").glob("*.pt"))) == len(items)  # the target's
 
 
 def test_labelled_volumes_are_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

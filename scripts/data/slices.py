@@ -11,10 +11,11 @@ import hashlib
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -307,8 +308,18 @@ def _check_shares(shares: int, where: str) -> None:
 class _VolumeCache(PersistentDataset):
     """MONAI's cache of transformed volumes, written atomically on any disk.
 
-    MONAI takes a nested ``Compose`` for random and does not cache what follows; here no transform is random.
+    MONAI takes a nested ``Compose`` for random and does not cache what follows; here no transform is random. Transforms
+    that nothing identifies, such as a function in a task file, are not cached.
     """
+
+    def set_transform_hash(self, hash_xform_func: Callable[..., bytes]) -> None:
+        """The part of a file's name that identifies the transforms."""
+        try:
+            super().set_transform_hash(hash_xform_func)
+        except (PicklingError, AttributeError, TypeError) as error:  # by kinds of objects, and versions of Python
+            text = "the volumes are read anew at every start: cache_dir needs transforms without functions (%s)"
+            logger.warning(text, innermost_message(error))
+            self.cache_dir = None
 
     def _post_transform(self, item_transformed: Any) -> Any:
         return item_transformed
