@@ -312,6 +312,8 @@ class _VolumeCache(PersistentDataset):
     that nothing identifies, such as a function in a task file, are not cached.
     """
 
+    cache_dir: Path | None
+
     def set_transform_hash(self, hash_xform_func: Callable[..., bytes]) -> None:
         """The part of a file's name that identifies the transforms."""
         try:
