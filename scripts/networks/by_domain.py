@@ -1,10 +1,40 @@
 """Splits a mixed batch by domain, for networks that treat one domain at a time."""
 
+from collections.abc import Sequence
+
 import torch
 from scripts.core.domains import SOURCE
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["join_domains", "split_by_domain"]
+__all__ = ["ByDomain", "join_domains", "split_by_domain"]
+
+
+class ByDomain(nn.Module):
+    """One module per domain; each sample goes through that of its domain.
+
+    Args:
+        modules: of the source and of the target, each called with a sample's ``x`` and ``condition``.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.of_domain = nn.ModuleList(modules)
+
+    def forward(self, x: Tensor, condition: Tensor, domain: Tensor) -> Tensor:
+        """(B, ...) in, (B, ...) out, in the same order.
+
+        Args:
+            x: (B, ...).
+            condition: such as a style, (B, ...).
+            domain: int64 domain labels, (B,).
+        """
+        parts, order = split_by_domain(x, domain)
+        conditions, _ = split_by_domain(condition, domain)
+        outputs: list[Tensor] = []
+        for index, module in enumerate(self.of_domain):
+            if parts[index].shape[0] > 0:
+                outputs.append(module(parts[index], conditions[index]))
+        return join_domains(outputs, order)
 
 
 def split_by_domain(x: Tensor, domain: Tensor, source: int = SOURCE) -> tuple[list[Tensor], Tensor]:

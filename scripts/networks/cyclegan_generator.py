@@ -1,16 +1,15 @@
 """The two generators of CycleGAN, source -> target and target -> source, behind one interface."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from scripts.core.domains import SOURCE, TARGET
-from scripts.networks.by_domain import join_domains, split_by_domain
+from scripts.networks.by_domain import ByDomain
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.layers import as_plain_tensor
 from scripts.networks.style_mappings import NoMapping
 from scripts.networks.translators import Translator
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["CycleGanGenerator"]
 
@@ -36,34 +35,16 @@ class CycleGanGenerator(Translator):
         super().__init__(**direction)
 
         sizes: dict[str, Any] = {"channels": channels, "num_blocks": num_blocks, "mapping": NoMapping}
-        self.encoders = _ByDomain([ContentEncoder(in_channels=in_channels, **sizes) for _ in (SOURCE, TARGET)])
-        self.decoders = _ByDomain([ImageDecoder(out_channels=in_channels, **sizes) for _ in (SOURCE, TARGET)])
+        self.encoders = ByDomain([ContentEncoder(in_channels=in_channels, **sizes) for _ in (SOURCE, TARGET)])
+        self.decoders = ByDomain([ImageDecoder(out_channels=in_channels, **sizes) for _ in (SOURCE, TARGET)])
         self.apply(initialise_generator)
 
     @torch.jit.export
     def encode(self, image: Tensor, domain: Tensor) -> Tensor:
         """See :class:`Translator`; the content is (B, 4 * channels, H / 4, W / 4)."""
-        return self.encoders(as_plain_tensor(image), domain)
+        return self.encoders(as_plain_tensor(image), domain, domain)
 
     @torch.jit.export
     def decode(self, content: Tensor, domain: Tensor) -> Tensor:
         """See :class:`Translator`."""
-        return self.decoders(content, domain)
-
-
-class _ByDomain(nn.Module):
-    """One module per domain; each sample goes through that of its domain."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.of_domain = nn.ModuleList(modules)
-
-    def forward(self, x: Tensor, domain: Tensor) -> Tensor:
-        """(B, ...) in, (B, ...) out, in the same order."""
-        parts, order = split_by_domain(x, domain)
-        domains, _ = split_by_domain(domain, domain)
-        outputs: list[Tensor] = []
-        for index, module in enumerate(self.of_domain):
-            if parts[index].shape[0] > 0:
-                outputs.append(module(parts[index], domains[index]))
-        return join_domains(outputs, order)
+        return self.decoders(content, domain, domain)

@@ -1,15 +1,12 @@
 """StarGAN v2's generator, mapping network and style encoder: many styles per domain."""
 
-import zlib
 from functools import partial
-from itertools import pairwise
-from typing import Any, Dict, Optional
 
 import torch
 from scripts.networks.generator_layers import ContentEncoder, ImageDecoder, initialise_generator
 from scripts.networks.layers import as_plain_tensor
+from scripts.networks.random_styles import RandomStyleTranslator, style_convolutions
 from scripts.networks.style_mappings import CodeMapping, NoMapping
-from scripts.networks.translators import Translator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,12 +15,11 @@ __all__ = ["StarGanV2Generator"]
 NUM_DOMAINS = 2
 
 
-class StarGanV2Generator(Translator):
+class StarGanV2Generator(RandomStyleTranslator):
     """Content encoder with plain instance normalisation, decoder with AdaIN, and two sources of style codes.
 
     A *mapping network* turns noise into a code of a domain: a new style. A *style encoder* computes the code of an
-    image: its own style. A volume is translated with one new style, drawn from a seed and its voxels, so its slices are
-    consistent. This is the original's latent-guided synthesis with a volume as the image.
+    image: its own style. One new style per volume is the original's latent-guided synthesis with a volume as the image.
 
     Encoder and decoder have the layers of :class:`StyleTransferGenerator`, so that the two differ in the method only.
 
@@ -50,9 +46,8 @@ class StarGanV2Generator(Translator):
         mapping_channels: int = 128,
         **direction: int,
     ) -> None:
-        super().__init__(**direction)
+        super().__init__(noise_channels=noise_channels, **direction)
 
-        self.noise_channels = noise_channels
         sizes = {"channels": channels, "num_blocks": num_blocks}
         self.encoder = ContentEncoder(in_channels=in_channels, mapping=NoMapping, **sizes)
         mapping = partial(CodeMapping, code_channels=code_channels)
@@ -86,31 +81,6 @@ class StarGanV2Generator(Translator):
         """
         return self.mapping_network(noise, domain)
 
-    def new_style(self, domain: Tensor, random: Optional[torch.Generator] = None) -> Tensor:
-        """A random code in the domain of each sample, (B, code_channels): see :class:`Translator`."""
-        noise = torch.randn(domain.shape[0], self.noise_channels, generator=random)
-        return self.map_noise(noise.to(domain.device, non_blocking=True), domain)
-
-    def volume_arguments(self, volume: Tensor, seed: int) -> Dict[str, Any]:
-        """One style for all slices of a volume; it depends on the voxels and the seed only. See :class:`Translator`."""
-        checksum = zlib.crc32(as_plain_tensor(volume).float().cpu().contiguous().numpy().tobytes(), seed)
-        domain = torch.tensor([self.to_domain], device=volume.device)
-        return {"style": self.new_style(domain, torch.Generator().manual_seed(checksum))}
-
-    def forward(self, image: Tensor, style: Optional[Tensor] = None) -> Tensor:
-        """Translate images to ``to_domain``: (B, in_channels, H, W) in [-1, 1] to the same.
-
-        Args:
-            image: (B, in_channels, H, W) in [-1, 1].
-            style: codes, (B, code_channels) or one for all; by default the code of zero noise.
-        """
-        domain = torch.full((image.shape[0],), self.from_domain, dtype=torch.int64, device=image.device)
-        content = self.encode(image, domain)
-        if style is None:
-            noise = torch.zeros(1, self.noise_channels, device=image.device)
-            style = self.map_noise(noise, torch.full_like(domain[:1], self.to_domain))
-        return self.decode(content, style.expand(image.shape[0], -1))
-
 
 class _MappingNetwork(nn.Module):
     """Two shared layers and two per domain; the original has four and four."""
@@ -135,17 +105,13 @@ class _MappingNetwork(nn.Module):
 class _StyleEncoder(nn.Module):
     """Four convolutions of stride 2, global average pooling, and a linear layer per domain.
 
-    No normalisation: it would remove the style. The original has residual blocks down to 4 x 4 pixels.
+    The original has residual blocks down to 4 x 4 pixels.
     """
 
     def __init__(self, in_channels: int, channels: int, code_channels: int) -> None:
         super().__init__()
-        widths = [in_channels, channels, 2 * channels, 4 * channels, 4 * channels]
-        layers: list[nn.Module] = []
-        for width_in, width_out in pairwise(widths):
-            layers += [nn.Conv2d(width_in, width_out, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers)
-        self.own = nn.ModuleList([nn.Linear(widths[-1], code_channels) for _ in range(NUM_DOMAINS)])
+        self.layers = style_convolutions(in_channels, channels)
+        self.own = nn.ModuleList([nn.Linear(4 * channels, code_channels) for _ in range(NUM_DOMAINS)])
 
     def forward(self, image: Tensor, domain: Tensor) -> Tensor:
         hidden = F.adaptive_avg_pool2d(self.layers(image), 1).flatten(1)

@@ -18,6 +18,7 @@ TRANSLATORS = {
     "demodulated": "demodulated_generator.DemodulatedGenerator",
     "cyclegan": "cyclegan_generator.CycleGanGenerator",
     "starganv2": "starganv2_generator.StarGanV2Generator",
+    "munit": "munit_generator.MunitGenerator",
 }
 
 
