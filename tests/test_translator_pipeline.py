@@ -23,8 +23,10 @@ LOSSES = {
     "cyclegan": {"cycle", "adversarial", "identity"},
     "starganv2": {"cycle", "adversarial", "style", "diversity"},
     "munit": {"reconstruction", "content", "adversarial", "style"},
+    "dritpp": {"reconstruction", "cycle", "adversarial", "confusion", "latent", "normality", "mode_seeking"}
+    | {"content_discriminator"},
 }
-DRAWING = ["starganv2", "munit"]
+DRAWING = ["starganv2", "munit", "dritpp"]
 """Translators that draw a style for each volume."""
 SHORT = {"max_epochs": 2, "iterations_per_epoch": 2, "checkpoint_interval": 1}
 

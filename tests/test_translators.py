@@ -74,7 +74,7 @@ def test_a_translator_is_built_by_its_name_and_another_word_is_refused() -> None
     assert type(build("style")) is StyleTransferGenerator
     assert type(build("cyclegan", from_domain=TARGET, to_domain=SOURCE)) is CycleGanGenerator
     assert build("starganv2", from_domain=TARGET).from_domain == TARGET
-    expected = r"'translator': 'cut'\. Expected one of style, demodulated, cyclegan, starganv2, munit"
+    expected = r"'translator': 'cut'\. Expected one of style, demodulated, cyclegan, starganv2, munit, dritpp"
     with pytest.raises(ValueError, match=expected):
         build("cut")
 
@@ -120,7 +120,7 @@ def test_torchscript_is_equal_and_survives_saving(name: str, tmp_path: Path) -> 
         torch.testing.assert_close(scripted.encode(image, domain), translator.encode(image, domain))
 
 
-@pytest.mark.parametrize("name", ["cyclegan", "starganv2", "munit"])
+@pytest.mark.parametrize("name", ["cyclegan", "starganv2", "munit", "dritpp"])
 def test_bf16_channels_last_is_close_to_float32(name: str) -> None:
     translator, image = build(name).eval(), images(2, size=32)
     with torch.no_grad():

@@ -19,6 +19,7 @@ TRANSLATORS = {
     "cyclegan": "cyclegan_generator.CycleGanGenerator",
     "starganv2": "starganv2_generator.StarGanV2Generator",
     "munit": "munit_generator.MunitGenerator",
+    "dritpp": "dritpp_generator.DritppGenerator",
 }
 
 
