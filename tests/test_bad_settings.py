@@ -29,6 +29,7 @@ def test_weights_of_another_task_or_size(
     error = refused(run_base, base, **places | settings)
     assert error.file == str(folder / "model.pt")
     assert found in error.found
+    assert "'python -m scripts segment RUN VOLUMES --out FOLDER' reads those of a segmentation training" in error.remedy
     assert not list((tmp_path / "run").rglob("*.nii.gz"))
 
 

@@ -46,8 +46,8 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _whole(least: int) -> Rule:
-    return f"a whole number from {least}", lambda value: _is_whole(value, least)
+def _whole(least: int, most: int = 2**31 - 1) -> Rule:
+    return f"a whole number from {least} to {most}", lambda value: _is_whole(value, least, most)
 
 
 def _within(low: float, high: float) -> Rule:
@@ -119,8 +119,9 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ("source_intensity target_intensity labelled_intensity translated_intensity image_intensity", _COMPONENT),
     ("source_section target_section labelled_section image_section", _COMPONENT),
     ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
-    ("max_epochs iterations_per_epoch batch_size checkpoint_interval slice_batch_size pseudo_label_rounds", _whole(1)),
-    ("generator_channels generator_blocks discriminator_channels", _whole(1)),
+    ("max_epochs iterations_per_epoch checkpoint_interval pseudo_label_rounds", _whole(1, 10**6)),
+    ("batch_size slice_batch_size", _whole(1, 4096)),
+    ("generator_channels generator_blocks discriminator_channels", _whole(1, 512)),
     ("learning_rate discriminator_learning_rate", _POSITIVE),
     ("ema_decay window_overlap scale", _SHARE),
     ("translation intensity_curve target_intensity_curve structure_curves", _within(0, 1)),
@@ -130,7 +131,7 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ("a_min a_max b_min b_max minv maxv threshold", ("a number", is_number)),
     ("lower upper", _within(0, 100)),
     ("margin_mm smoothing_mm", _NOT_NEGATIVE),
-    ("scales pseudo_label_scales", _listed("a list of numbers above 0", _POSITIVE[1], least=1)),
+    ("scales pseudo_label_scales", _listed("a list of numbers from 0.1 to 10", _within(0.1, 10)[1], least=1)),
     ("flip_axes", _listed("a list of 0 and 1", lambda v: _is_whole(v, 0, 1))),
     ("resume adapt_batch_norm largest_component write_probabilities write_mask write_file_values", _SWITCH),
     ("device", ("a device of this machine, such as cpu or cuda:0", _is_device)),

@@ -35,11 +35,10 @@ __all__ = [
     "selection_sentence",
 ]
 
-# Key of the metadata for :func:`digest_of` the state dict.
-WEIGHTS_SHA256 = "weights_sha256"
+WEIGHTS_SHA256 = "weights_sha256"  # key of the metadata for :func:`digest_of` the state dict
+TRAINING_CASES = "training_cases"  # key of the metadata for what inference compares its images and volumes with
 
-# Key of the metadata for what inference compares its images and volumes with.
-TRAINING_CASES = "training_cases"
+SEGMENT = "'python -m scripts segment RUN VOLUMES --out FOLDER' reads those of a segmentation training in RUN"
 
 # Keys of the metadata whose values are mappings.
 PARTS = (TRAINING_CASES, "grid", "network", "intensity", "inference", "selection")
@@ -143,7 +142,7 @@ def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], path: 
         if isinstance(value, Mapping) and isinstance(known, Mapping):
             check_metadata(known, value, path)
         elif key in found and not _agree(known, value):
-            remedy = "choose weights of this task, or the task, size and network settings these were made with"
+            remedy = f"choose weights of this task, or the task, size and network these were made with: {SEGMENT}"
             remedy, made = _files_that_set(key, known) + remedy, f"weights made with {key}: {shorten(str(known), 200)}"
             raise InputError(file=path, found=made, expected=f"{key}: {value}", remedy=remedy)
 
@@ -236,7 +235,7 @@ def read_state(path: Path, remedy: str = "train first, or name the weights with 
 
 def network_mismatch(path: Path, found: str, expected: str) -> InputError:
     """The error for weights or a checkpoint that do not fit this config's networks."""
-    remedy = "use the task file and the network settings the run was trained with, or start a new run without --resume"
+    remedy = f"use the task and network of the training ({SEGMENT}), or start a new run without --resume"
     return InputError(file=path, found=found, expected=expected, remedy=remedy)
 
 

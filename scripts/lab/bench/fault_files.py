@@ -31,6 +31,15 @@ Fault = tuple[str, str, Callable[[], bool]]
 # Values of which none is right for any setting but a switch or a name.
 WRONG_VALUES = [-7, 1.5e300, float("nan"), "banana", [], {}, [[1]], "1e-3", True]
 
+# Values that no machine can hold or finish.
+HUGE_VALUES: dict[str, list[Any]] = {
+    "batch_size slice_batch_size": [10**5, 10**9],
+    "generator_channels discriminator_channels generator_blocks": [10**5, 10**9],
+    "max_epochs iterations_per_epoch pseudo_label_rounds": [10**9, 10**12],
+    "scales pseudo_label_scales": [[1e3], [1e-6]],
+    "slice_size": [[32, 8192], [10**9, 32]],
+}
+
 # Values of which none is right for a slice of 12 x 10 pixels of 16 bits; None removes the element.
 WRONG_ELEMENTS: dict[str, list[Any]] = {
     "PixelSpacing": [None, "0\\0", "-2\\-2", "1e30\\1", "nan\\1", "1", "banana"],
@@ -73,9 +82,9 @@ def file_faults(folder: Path, volume: Path, rng: random.Random, count: int) -> I
         yield "checkpoint", what, partial(_resumes_as, checkpoint, changed, network)
     yield from _slice_faults(folder / "series", rng)
     for name, (_, is_valid) in SCHEMA.items():
-        for value in WRONG_VALUES:
-            if not is_valid(value):
-                yield "setting", f"{name}: {value!r}", partial(_is_accepted, name, value)
+        huge = [value for names, values in HUGE_VALUES.items() if name in names.split() for value in values]
+        for value in [*(value for value in WRONG_VALUES if not is_valid(value)), *huge]:
+            yield "setting", f"{name}: {value!r}", partial(_is_accepted, name, value)
 
 
 def damaged_contents(header: bytes, content: bytes, rng: random.Random, count: int) -> Iterator[tuple[bytes, str]]:
