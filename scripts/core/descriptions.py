@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from monai.transforms import Transform
-from scripts.core.settings import is_plain
 
 __all__ = ["describe_component", "describe_transform", "describe_transforms", "records_arguments"]
 
@@ -63,7 +62,7 @@ def describe_transform(transform: object) -> dict[str, Any]:
         value = next((getattr(holder, argument) for holder in holders if hasattr(holder, argument)), None)
         if isinstance(value, list | tuple):
             value = [describe_transform(part) if isinstance(part, Transform) else part for part in value]
-        if isinstance(value, list | bool | int | float | str) and is_plain(value):  # no function
+        if isinstance(value, bool | int | float | str) or (isinstance(value, list) and not any(map(callable, value))):
             described[argument] = value
     return described
 

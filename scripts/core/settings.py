@@ -31,7 +31,6 @@ __all__ = [
     "current_settings",
     "deciding_settings",
     "is_bundle_command",
-    "is_plain",
     "require_file",
     "run_bundle",
 ]
@@ -120,7 +119,7 @@ class Settings:
         written = ConfigParser(self.merged, globals=False)
         keys = [key for key in self.merged if key not in RUN_IDS and not _needs_component(written, key)]
         values = {key: parser.get_parsed_content(key) for key in keys}
-        return {key: value for key, value in values.items() if is_plain(value)}
+        return {key: value for key, value in values.items() if _is_plain(value)}
 
 
 def current_settings() -> Settings | None:
@@ -300,12 +299,11 @@ def _expressions(item: Any, prefix: str = "") -> Iterator[str]:
         yield from _expressions(value, f"{prefix}{key}#")
 
 
-def is_plain(value: Any) -> bool:
-    """Whether it is a number, a string, None, or a list or a mapping of these, which JSON can hold."""
+def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and is_plain(part) for key, part in value.items())
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
     if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 

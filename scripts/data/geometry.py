@@ -28,20 +28,11 @@ __all__ = [
 # precision stay below a tenth of it.
 AFFINE_TOLERANCE_MM = 1e-3
 
-# Shortest and longest plausible voxel edge in mm.
-VOXEL_EDGE_MM = (1e-4, 1e3)
-
-# Largest distance of a volume from the scanner's origin.
-LARGEST_OFFSET_MM = 1e6
-
-# Determinant of the three unit directions below which they count as linearly dependent.
-SMALLEST_DETERMINANT = 1e-3
-
-# Where Linux shows the limits of a container.
-CONTAINER = "/sys/fs/cgroup"
-
-# Voxels of a resampled volume: 2 GiB in float32. A scan of 512 x 512 x 1500 voxels has 0.7 of it.
-LARGEST_RESAMPLED_VOXELS = 2**29
+VOXEL_EDGE_MM = (1e-4, 1e3)  # shortest and longest plausible one
+LARGEST_OFFSET_MM = 1e6  # of a volume from the scanner's origin
+SMALLEST_DETERMINANT = 1e-3  # of the three unit directions; below it they count as linearly dependent
+LARGEST_RESAMPLED_VOXELS = 2**29  # 2 GiB in float32; a scan of 512 x 512 x 1500 voxels has 0.7 of it
+CONTAINER = "/sys/fs/cgroup"  # where Linux shows its limits
 
 
 def spacing_of(affine: Any) -> tuple[float, float, float]:
@@ -92,10 +83,10 @@ def check_resampled_size(affine: Any, size: Sequence[int], source: object) -> No
 
 
 def check_memory(
-    needed_bytes: float, source: object, remedy: str = "crop the volume, or segment it on a larger machine"
+    needed_bytes: float, source: object, remedy: str = "crop it, or use a larger machine", what: str = "a volume"
 ) -> None:
-    """Refuse a volume that needs more memory than is free, rather than being killed half-way; state more than 4 GiB."""
-    free, found = free_memory_bytes(), f"a volume that needs {needed_bytes / 2**30:.1f} GiB of memory"
+    """Refuse what needs more memory than is free, rather than being killed half-way; state more than 4 GiB."""
+    free, found = free_memory_bytes(), f"{what} that needs {needed_bytes / 2**30:.1f} GiB of memory"
     if needed_bytes > free:
         expected, remedy = f"at most the {free / 2**30:.1f} GiB that are free", f"free memory, or {remedy}"
         raise InputError(file=source, found=found, expected=expected, remedy=remedy)

@@ -33,6 +33,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 CLASS_OF_HEADER_SIZE = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
 HELD_COPIES = 2  # of the voxels, to read and to turn them
+KEPT_TYPES = (np.int16, np.int8, np.uint8)  # others, and scaled voxels, become float32
 POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
@@ -82,7 +83,9 @@ def _read(stream: IO[bytes], path: Path) -> NiftiVolume:
     affine = np.array(image.affine, np.float64)
     affine[:3] *= scale
     check_affine(affine, path)
-    check_memory(HELD_COPIES * dtype.itemsize * float(np.prod(shape, dtype=np.float64)), path)
+    is_scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+    held_bytes = dtype.itemsize if dtype.type in KEPT_TYPES and not is_scaled else max(dtype.itemsize, 4)
+    check_memory(HELD_COPIES * held_bytes * float(np.prod(shape, dtype=np.float64)), path)
     try:
         voxels = _narrowed(image.dataobj.get_unscaled().reshape(shape, order="F"), image.dataobj)
         left = sum(len(part) for part in iter(lambda: stream.read(2**20), b""))  # and verify the checksum at the end
@@ -134,7 +137,7 @@ class NiftiReader(ImageReader):
 
 def compact(voxels: np.ndarray) -> np.ndarray:
     """Voxels in a type that PyTorch computes with: as they are if they take at most 2 bytes, else float32."""
-    keeps_type = voxels.dtype.type in (np.int16, np.int8, np.uint8)
+    keeps_type = voxels.dtype.type in KEPT_TYPES
     return voxels.astype(voxels.dtype.newbyteorder("=") if keeps_type else np.float32, copy=False)
 
 

@@ -29,14 +29,13 @@ __all__ = ["ResampleVolumed", "RestoreAndSaveImaged", "RestoreGridd", "resampled
 # moves the end of 512 voxels of 1 mm by 0.02.
 SIZE_TOLERANCE = 0.05
 
-# Number of interpolated values held at a time, in either direction.
-SLAB_VALUES = 2**24
+SLAB_VALUES = 2**24  # interpolated values held at a time, in either direction
 
 # Peak of the steps that scale intensities, for each resampled voxel: measured for KeepBodyd and a window in HU.
 INTENSITY_BYTES = 17
-
-# Changes of spacing up to this share are rounding in headers: the volume stays as it is.
-SAME_SPACING = 1e-3
+SLAB_BYTES = 12  # of each value of a slab, and of its two neighbours
+FIXED_BYTES = 2**26  # of libraries at their first use, and of freed memory that the process keeps
+SAME_SPACING = 1e-3  # changes of spacing up to this share are rounding in headers: the volume stays as it is
 
 
 def resampled_grid(
@@ -87,8 +86,11 @@ class ResampleVolumed(MapTransform, TraceableTransform):
             check_resampled_size(affine, size, file)
             resampled_bytes, original_bytes = self.later_bytes
             needed = (4 + resampled_bytes) * math.prod(size) + original_bytes * volume[0].numel()
-            needed = max(needed, INTENSITY_BYTES * math.prod(size))
-            check_memory(needed, file, "segment it without probabilities, mask and largest_component, or crop it")
+            slab = SLAB_BYTES * min(SLAB_VALUES, size[0] * volume[0, 0].numel())
+            needed = max(needed, INTENSITY_BYTES * math.prod(size), volume.nbytes + slab + 4 * math.prod(size))
+            check_memory(
+                needed + FIXED_BYTES, file, "segment it without probabilities, mask and largest_component, or crop it"
+            )
             resampled[key] = self._resample(volume, affine, size, mode)
         return resampled
 
@@ -117,7 +119,8 @@ def _resampled(volume: torch.Tensor, size: Sequence[int], factor: np.ndarray, mo
     thickness = max(SLAB_VALUES // volume[:, 0].numel(), 1)
     for start in range(0, size[0], thickness):
         slab = _interpolate(volume, 1, rows[start : start + thickness], mode)
-        slab = _interpolate(_interpolate(slab, 2, columns, mode), 3, slices, mode)
+        for axis, coordinates in ((2, columns), (3, slices)):  # no slab is held longer than its interpolation
+            slab = _interpolate(slab, axis, coordinates, mode)
         result[:, start : start + thickness] = slab
     return result
 
@@ -277,4 +280,4 @@ def _interpolate(volume: torch.Tensor, axis: int, coordinates: torch.Tensor, mod
     if not bool((coordinates != low).any()):
         return lower
     upper = volume.index_select(axis, (index + 1).clamp_max(volume.shape[axis] - 1)).float()
-    return torch.lerp(lower, upper, weight.view([-1 if dim == axis else 1 for dim in range(volume.ndim)]))
+    return lower.lerp_(upper, weight.view([-1 if dim == axis else 1 for dim in range(volume.ndim)]))

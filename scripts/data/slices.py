@@ -30,6 +30,7 @@ from scripts.core.processes import check_ranks_agree, num_processes, rank
 from scripts.data import nifti, resampling, sections, volumes
 from scripts.data.augmentation import BatchAugmentation, Windows
 from scripts.data.case_names import Item
+from scripts.data.geometry import check_memory
 from scripts.data.volumes import BACKGROUND, check_labelled, check_preprocessed, class_voxels, run_counted
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset
@@ -39,14 +40,14 @@ __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_ge
 
 logger = logging.getLogger(__name__)
 
-# Stream of random numbers for batch-norm statistics; batches use stream 0.
-STATISTICS_STREAM = 103
+STATISTICS_STREAM = 103  # of random numbers for batch-norm statistics; batches use stream 0
+BORDER_STRETCH = (
+    1.5  # positions of windows are drawn from a range wider by this factor, and clipped to the possible one
+)
+GPU_SHARE = 0.25  # of its free memory for the slices of one domain; the other domain and the networks need the rest
 
-# Window positions are drawn from a range wider than the possible one by this factor, and clipped to the possible one.
-BORDER_STRETCH = 1.5
 
-# Fraction of a GPU's free memory for the slices of one domain; the other domain and the networks need the rest.
-GPU_SHARE = 0.25
+JOINED_BYTES = 10  # of a pixel: an image in float32 and a label, each twice while slices are put together
 
 
 class SliceSet:
@@ -71,7 +72,7 @@ class SliceSet:
         voxel_ml: volume of a voxel of each case on the grid of the slices.
 
     Raises:
-        InputError: no cases, only constant slices, NaN after preprocessing, or a class without a labelled voxel.
+        InputError: no cases, only constant slices, NaN after preprocessing, no voxel of a class, too little memory.
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class SliceSet:
             expected = "slices that are not constant after preprocessing"
             remedy = "check the intensity range, the section and the orientation of the task file"
             raise InputError(file=self.data[0]["image"], found=found, expected=expected, remedy=remedy)
+        needed = JOINED_BYTES * int(frame.prod()) * sum(int(keep.sum()) for keep in shown)
+        check_memory(needed, "setting 'slice_size'", "give a smaller one", f"a frame of {frame.tolist()} pixels")
         kept = [_framed(stack[keep].float(), frame, BACKGROUND) for stack, keep in zip(images, shown, strict=True)]
         together = torch.cat(kept)
         digest = hashlib.sha256(together.numpy().data)
@@ -308,20 +311,16 @@ def _check_shares(shares: int, where: str) -> None:
 class _VolumeCache(PersistentDataset):
     """MONAI's cache of transformed volumes, written atomically on any disk.
 
-    MONAI takes a nested ``Compose`` for random and does not cache what follows; here no transform is random. Transforms
-    that nothing identifies, such as a function in a task file, are not cached.
+    MONAI takes a nested ``Compose`` for random and does not cache what follows; here no transform is random.
     """
 
-    cache_dir: Path | None
-
     def set_transform_hash(self, hash_xform_func: Callable[..., bytes]) -> None:
-        """The part of a file's name that identifies the transforms."""
+        """Of what nothing identifies, such as a function in a task file, there is no hash and no cache."""
         try:
             super().set_transform_hash(hash_xform_func)
         except (PicklingError, AttributeError, TypeError) as error:  # by kinds of objects, and versions of Python
-            text = "the volumes are read anew at every start: cache_dir needs transforms without functions (%s)"
-            logger.warning(text, innermost_message(error))
-            self.cache_dir = None
+            logger.warning("no cache_dir, which needs transforms without functions (%s)", innermost_message(error))
+            self.cache_dir = cast(Any, None)
 
     def _post_transform(self, item_transformed: Any) -> Any:
         return item_transformed

@@ -38,20 +38,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Label values this close to a whole number differ from it by a rounding error.
-LABEL_TOLERANCE = 1e-3
-
-# Every CT contains air or fat, which lie below this. A volume without such values is not in HU.
-CT_FAT_HU = -50.0
-
-# Value of preprocessed images outside their field of view.
-BACKGROUND = -1.0
-
-# Absolute intensity from which a voxel is clipped, and the share of a structure that may be.
-ENDS, MOST_CLIPPED = 0.999, 0.5
-
-# Difference between the 5th and 95th percentiles of all structures below which the window is too wide for them.
-LEAST_SPAN = 0.1
+LABEL_TOLERANCE = 1e-3  # label values this close to a whole number differ from it by a rounding error
+CT_FAT_HU = -50.0  # air and fat, which every CT contains, lie below it; a volume without such values is not in HU
+BACKGROUND = -1.0  # value of preprocessed images outside their field of view
+ENDS, MOST_CLIPPED = 0.999, 0.5  # absolute intensity from which a voxel is clipped; share of a structure that may be
+LEAST_SPAN = 0.1  # between the 5th and 95th percentiles of all structures; below it the window is too wide for them
 
 
 class CheckedLoadImaged(LoadImaged):
