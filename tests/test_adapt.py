@@ -6,8 +6,10 @@ import csv
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +23,10 @@ from scripts.lab.adapt.logged import logged_warnings
 from scripts.lab.adapt.request import AdaptRequest
 from scripts.lab.adapt.run_adapt import run_adapt
 from scripts.lab.adapt.timed_training import Timing
+from scripts.lab.check import run_check
+from scripts.lab.check.cases import ListedCase, MeasuredCase
 from scripts.lab.experiments import run_record
+from test_bad_input import replace_volume
 
 NAMES = "205=myocardium,420=left atrium,500=left ventricle,820=ascending aorta"
 
@@ -248,6 +253,69 @@ def test_a_folder_belongs_to_its_inputs(processes: Processes, request_: AdaptReq
     assert "--source_images" in error.found
     assert "schedule trial" in refused(run_adapt, replace(request_, schedule="day")).found
     assert "schedule trial" in refused(run_adapt, replace(request_, time_s=60.0)).found
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:50],
+        lambda _: "[]",
+        lambda _: '{"inputs": 3, "cases": [{"domain": "mr"}], "steps": {"training": 1}}',
+    ],
+)
+def test_a_damaged_record_of_an_earlier_command_is_named(
+    damage: Callable[[str], str], processes: Processes, request_: AdaptRequest
+) -> None:
+    run_adapt(request_)
+    run_file = next(request_.out.rglob("run.json"))
+    for file in (request_.out / "adapt.json", request_.out / "check" / "check.json", run_file):
+        text = file.read_text()
+        file.write_text(damage(text))
+        assert refused(run_adapt, request_).file == str(file)
+        file.write_text(text)
+    run_adapt(request_)
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "measured"),
+    [("a,b", "5 or more different names", ["mr_0_image"]), ("a,b,c,d,e,f", "5 different names", ["mr_0_image"] * 3)],
+)
+def test_wrong_label_names_are_refused_before_the_target_is_measured(
+    names: str,
+    said: str,
+    measured: list[str],
+    processes: Processes,
+    request_: AdaptRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every label map has all five values."""
+    seen, measure = [], run_check.measure_case
+
+    def noted(files: ListedCase, **settings: Any) -> MeasuredCase:
+        seen.append(files.name)
+        return measure(files, **settings)
+
+    monkeypatch.setattr(run_check, "measure_case", noted)
+    error = refused(run_adapt, replace(request_, label_names=names))
+    assert (error.file, error.expected.startswith(said)) == ("--label_names", True)
+    assert len(seen) == len(measured)
+    assert {name[:2] for name in seen} == {"mr"}
+
+
+def test_every_unusable_volume_is_named_by_one_plan(
+    processes: Processes, request_: AdaptRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {"mr_0_image": "truncated", "mr_1_image": "NaN", "ct_0_image": "4D", "ct_1_image": "text"}
+    for name, kind in bad.items():
+        file = request_.out.parent / f"{name[:2]}_images" / f"{name}.nii.gz"
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+        replace_volume(file, kind)
+    error = refused(run_adapt, replace(request_, plan_only=True))
+    assert error.found == "4 error(s) in the volumes"
+    printed = capsys.readouterr().out
+    assert [name for name in bad if f"{name}.nii.gz" not in printed] == []
 
 
 def test_volumes_unlike_the_labelled_ones_are_flagged(

@@ -177,6 +177,11 @@ def test_a_timing_is_kept_for_the_same_training_alone(
 
     assert measure() == [run.name for run in runs]
     assert measure() == []
+    kept, whole = tmp_path / "cost" / "timings.json", (tmp_path / "cost" / "timings.json").read_text()
+    for damaged in (whole[:100], "[]", whole.replace("0.5", '"x"'), whole.replace("0.5", "0.7"), '{"a": 1}', "\0" * 99):
+        kept.write_text(damaged)
+        assert measure() == [run.name for run in runs]
+        assert measure() == []
     with (tmp_path / "task.yaml").open("a") as stream:
         stream.write("slice_size: [96, 96]\n")
     assert measure() == [run.name for run in runs]

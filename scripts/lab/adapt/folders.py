@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scripts.data.case_names import case_name, is_nifti, nifti_files, visible_fi
 from scripts.data.nifti import read_nifti
 from scripts.data.volumes import CT_FAT_HU
 from scripts.data.written_datalists import write_datalist
+from scripts.lab.adapt.grid import read_headers
 from scripts.lab.case_lists import folder_datalist, images_of
 from scripts.lab.pairing import match_labels
 from scripts.lab.prepare.run import Preparation, prepare
@@ -91,12 +93,16 @@ def _fitting(images: Path, labels: Path) -> int:
         pairs = match_labels(images_of(images), nifti_files(labels, labels_only=images.resolve() == labels.resolve()))
     except InputError:
         return 0
-    return sum(read_nifti(image).voxels.shape == read_nifti(label).voxels.shape for image, label in pairs.items())
+    shapes = {header.path: header.shape for header in read_headers([*map(str, pairs), *map(str, pairs.values())])}
+    return sum(
+        Path(image) in shapes and shapes[Path(image)] == shapes.get(Path(label)) for image, label in pairs.items()
+    )
 
 
 def _first_modality(folder: Path) -> str:
-    if _has_nifti(folder):
-        return modality_of(float(np.percentile(read_nifti(images_of(folder)[0]).voxels, 0.5)))
+    for image in images_of(folder) if _has_nifti(folder) else ():
+        with suppress(InputError):  # the check names it
+            return modality_of(float(np.nanpercentile(read_nifti(image).voxels, 0.5)))
     for file in visible_files(folder):
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Modality", "Rows"])
@@ -106,9 +112,9 @@ def _first_modality(folder: Path) -> str:
             return str(header.get("Modality", "MR"))
     raise InputError(
         file=folder,
-        found="no NIfTI file and no DICOM slice in it" if folder.is_dir() else "no such folder",
+        found="no NIfTI file and no DICOM slice in it that can be read" if folder.is_dir() else "no such folder",
         expected="a folder with .nii or .nii.gz files, or with DICOM series in folders",
-        remedy="name the folder that holds the volumes",
+        remedy="name the folder that holds the volumes; python -m scripts check FOLDER says what is wrong with each",
     )
 
 

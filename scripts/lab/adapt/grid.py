@@ -11,6 +11,7 @@ from statistics import median
 
 import nibabel as nib
 import numpy as np
+from scripts.core.errors import InputError
 from scripts.lab.adapt.choices import Choice
 from scripts.lab.check.limits import LIMITS
 
@@ -84,6 +85,9 @@ def read_headers(files: Sequence[str]) -> list[Header]:
 
 def choose_grid(domains: Mapping[str, Sequence[Header]], pixels: int) -> TaskGrid:
     """Choose the grid of a task, with windows of at most ``pixels`` a side, from the headers of each domain."""
+    for name in (name for name, group in domains.items() if not group):
+        found, remedy = "no 3D volume that can be read", "python -m scripts check FOLDER says what is wrong with each"
+        raise InputError(f"the images of {name}", found, "NIfTI volumes", remedy)
     headers = [header for group in domains.values() for header in group]
     orientation, slice_axis, reason = _frame(headers)
     plane = [axis for axis in range(3) if axis != slice_axis]

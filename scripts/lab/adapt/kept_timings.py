@@ -6,11 +6,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scripts.core.errors import InputError
 from scripts.core.files import write_json
+from scripts.core.schema import read_yaml
 from scripts.lab.adapt.timed_training import Timing, parse_command
 from scripts.lab.cores import available_cores
 
@@ -18,7 +21,9 @@ __all__ = ["KeptTimings"]
 
 
 class KeptTimings:
-    """``timings.json``: the timing of each training, with a digest of all that it depends on.
+    """``timings.json``: the timing of each training, with a digest of it and of all that it depends on.
+
+    A file that is damaged counts as none.
 
     Args:
         folder: of the short trainings; their datalists are in its ``data``.
@@ -26,18 +31,23 @@ class KeptTimings:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / "timings.json"
-        self.content = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        self.content: dict[str, Any] = {}
+        with suppress(InputError):
+            self.content = read_yaml(self.file, "timings of trainings", "remove it")
 
     def of(
         self, name: str, command: Sequence[str], settings: Mapping[str, Any], measure: Callable[[], Timing]
     ) -> Timing:
         """The timing of a training: the kept one if it is of the same training on this machine, or a new one."""
-        digest, entry = self._digest(command, settings), self.content.get(name, {})
-        if entry.get("of") == digest:
-            print(f"{name} was timed before ({self.file}; remove it to time again).", flush=True)
-            return Timing(**entry["timing"])
+        digest = self._digest(command, settings)
+        with suppress(KeyError, TypeError):
+            entry = self.content[name]
+            if entry["of"] == _with_digest(digest, entry["timing"]):
+                kept = Timing(**entry["timing"])
+                print(f"{name} was timed before ({self.file}; remove it to time again).", flush=True)
+                return kept
         timing = measure()
-        self.content[name] = {"of": digest, "timing": asdict(timing)}
+        self.content[name] = {"of": _with_digest(digest, asdict(timing)), "timing": asdict(timing)}
         write_json(self.file, self.content)
         return timing
 
@@ -48,3 +58,7 @@ class KeptTimings:
         texts = [Path(file).read_bytes() for file in files]
         words = [*command, json.dumps(settings, sort_keys=True), platform.node(), str(available_cores())]
         return hashlib.sha256(b"\0".join([*map(str.encode, words), *texts])).hexdigest()
+
+
+def _with_digest(digest: str, timing: Any) -> str:
+    return hashlib.sha256(f"{digest} {json.dumps(timing)}".encode()).hexdigest()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from scripts.core.errors import InputError, innermost_message
 from scripts.core.files import atomic_path
+from scripts.core.schema import read_yaml
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
 from scripts.evaluation.segmentation_summary import range_slack, volume_warning
@@ -17,7 +19,7 @@ from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
 from scripts.lab.check.check_report import as_ml
 from scripts.lab.check.run_check import TaskLabels, measure_cases
 
-__all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary"]
+__all__ = ["Segmentations", "SegmentedSet", "checked_cases", "measure_label_maps", "write_summary"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,7 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
         for image, path in one.label_maps().items()
     ]
     cases = measure_cases(listed, labels, workers=None, progress=True)
-    known = [
-        case for case in json.loads((check / REPORT).read_text(encoding="utf-8"))["cases"] if case["domain"] == source
-    ]
+    known = checked_cases(check, source)
     volumes = [{float(value): ml for value, ml in case["volumes_ml"].items()} for case in known]
     shown = {value: [ml.get(value, 0.0) for ml in volumes] for value in labels.names}
     ranges = {value: (min(seen), max(seen)) for value, seen in shown.items()}
@@ -81,6 +81,22 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
     result = Segmentations(cases, (), ranges, len(known))
     findings += [finding for case in cases for finding in _against_labelled(case, labels.names, result)]
     return replace(result, findings=findings)
+
+
+def checked_cases(check: Path, domain: str) -> list[dict[str, Any]]:
+    """What the check's file says of a domain's volumes; a damaged one is refused with the command that writes it."""
+    out = check.parent
+    remedy = f"check again: python -m scripts check {out / 'data'} --task {out / 'task.yaml'} --out {check}"
+    content = read_yaml(check / REPORT, "the measurements of the check", remedy)
+    try:
+        cases = [case for case in content["cases"] if case["domain"] == domain]
+        for case in cases:
+            _ = [*map(float, [*case["volumes_ml"], *case["volumes_ml"].values(), *case["shape"], *case["spacing_mm"]])]
+            _ = case["shape"] and float(case["percentiles"]["0.5"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = f"no measurements of volumes ({innermost_message(error)})"
+        raise InputError(check / REPORT, found, "those of the check", remedy) from error
+    return cases
 
 
 def write_summary(path: Path, result: Segmentations, names: Mapping[float, str]) -> Path:

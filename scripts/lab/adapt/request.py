@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
+from scripts.core.schema import read_yaml
 
 __all__ = ["AdaptRequest", "Progress"]
 
@@ -62,6 +64,8 @@ class Progress:
     Attributes:
         file: where it is kept.
         content: ``inputs``, ``domains``, the hash of the task file as written and as checked, and the ``schedule``.
+
+    The file also holds a digest of its content.
     """
 
     file: Path
@@ -69,10 +73,17 @@ class Progress:
 
     @classmethod
     def read(cls, request: AdaptRequest) -> Progress:
-        """The progress of an earlier command with this output folder, or none; other inputs are refused."""
+        """The progress of an earlier command with this output folder, or none; other inputs, or damage, are refused."""
         progress = cls(request.out / "adapt.json")
         if progress.file.is_file():
-            progress.content = json.loads(progress.file.read_text(encoding="utf-8"))
+            expected = "what an earlier command decided"
+            remedy = (
+                "copy it from a backup; without it, which repeats the check and the timing, only the same --schedule "
+            )
+            remedy += "continues trainings; or choose another --out"
+            progress.content = read_yaml(progress.file, expected, remedy)
+            if progress.content.pop("sha256", None) != _digest(progress.content):
+                raise InputError(progress.file, "content other than what was written", expected, remedy)
         earlier, now = progress.content.get("inputs"), request.inputs()
         if earlier is not None and earlier != now:
             key = next(name for name in now if now[name] != earlier.get(name))
@@ -88,4 +99,8 @@ class Progress:
     def note(self, **entries: Any) -> None:
         """Add entries and write the file."""
         self.content |= entries
-        write_json(self.file, self.content)
+        write_json(self.file, self.content | {"sha256": _digest(self.content)})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

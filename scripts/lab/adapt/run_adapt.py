@@ -7,6 +7,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from scripts.core.errors import InputError
@@ -19,7 +20,7 @@ from scripts.lab.adapt.label_maps import SegmentedSet, measure_label_maps, write
 from scripts.lab.adapt.logged import logged_warnings
 from scripts.lab.adapt.request import AdaptRequest, Progress
 from scripts.lab.adapt.steps import evaluate, plan_trainings, segment
-from scripts.lab.adapt.task_file import check_intensities, choose_labels, choose_task
+from scripts.lab.adapt.task_file import check_intensities, check_label_names, choose_labels, choose_task
 from scripts.lab.adapt.training_lengths import Schedule, duration_text, read_adapt_rules
 from scripts.lab.adapt.unlike_volumes import check_alike
 from scripts.lab.check.case_search import find_cases
@@ -107,8 +108,11 @@ def _plan_and_check(request: AdaptRequest, progress: Progress) -> None:
     grid = choose_grid(headers, rules.schedule(request.schedule).pixels)
     print(f"Measuring {len(files)} volumes of {source} and {target}.", flush=True)
     frame = TaskLabels(names={}, orientation=grid.orientation)
-    cases = measure_cases(files, frame, workers=None, progress=True)
-    labels = choose_labels([case for case in cases if case.domain == source], request.label_names)
+    labelled, others = ([case for case in files if (case.domain == source) is first] for first in (True, False))
+    check_names = partial(check_label_names, given=request.label_names)
+    cases = measure_cases(labelled, frame, workers=None, progress=True, check=check_names)
+    labels = choose_labels(cases, request.label_names)
+    cases += measure_cases(others, frame, workers=None, progress=True)
     warnings: Sequence[str] = ()
     if labels[0].value and own_task is None:
         plan = choose_task(request.out.resolve().name, (source, target), cases, headers, grid, labels)

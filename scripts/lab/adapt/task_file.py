@@ -19,7 +19,7 @@ from scripts.lab.adapt.grid import Header, TaskGrid
 from scripts.lab.check.cases import MeasuredCase
 from scripts.lab.check.limits import LIMITS
 
-__all__ = ["TaskPlan", "check_intensities", "choose_labels", "choose_task"]
+__all__ = ["TaskPlan", "check_intensities", "check_label_names", "choose_labels", "choose_task"]
 
 # Window of a CT in HU: the lower end leaves fat and drops air, the upper end lies within these limits.
 CT_LOWER, CT_UPPER = -150.0, (200.0, 500.0)
@@ -103,6 +103,13 @@ def choose_labels(cases: Sequence[MeasuredCase], given: str | None) -> list[Choi
     ]
 
 
+def check_label_names(cases: Sequence[MeasuredCase], given: str | None) -> None:
+    """Refuse fewer names than the labelled volumes measured so far have values."""
+    volumes = _volumes_by_value(cases)
+    if given is not None and "=" not in given and len(volumes) > given.count(",") + 1:
+        _names(volumes, given, " or more")
+
+
 def check_intensities(file: Path, task: Mapping[str, Any], cases: Sequence[MeasuredCase]) -> None:
     """Refuse a window in Hounsfield units for volumes that have none: source and target are exchanged."""
     for side in ("source", "target"):
@@ -128,7 +135,7 @@ def _volumes_by_value(cases: Sequence[MeasuredCase]) -> dict[float, list[float]]
     return dict(sorted(volumes.items()))
 
 
-def _names(volumes: Mapping[float, Sequence[float]], given: str | None) -> dict[float, str]:
+def _names(volumes: Mapping[float, Sequence[float]], given: str | None, more: str = "") -> dict[float, str]:
     if given is None or not volumes:
         return {value: f"label_{value:g}" for value in volumes}
     words = [word.strip() for word in given.split(",")]
@@ -144,7 +151,7 @@ def _names(volumes: Mapping[float, Sequence[float]], given: str | None) -> dict[
         raise SettingError(
             setting="--label_names",
             found=repr(given),
-            expected=f"{len(volumes)} different names, for the values {listed} in this order",
+            expected=f"{len(volumes)}{more} different names, for the values {listed} in this order",
             remedy="name all of them, or some as VALUE=NAME, such as 1=liver,4=spleen; the others become background",
         )
     return dict(sorted(names.items()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.data.nifti import read_nifti
 from scripts.lab.adapt.folders import modality_of, with_article
-from scripts.lab.check.cases import REPORT
+from scripts.lab.adapt.label_maps import checked_cases
 
 __all__ = ["check_alike"]
 
@@ -23,8 +22,7 @@ SLACK = 1.5
 
 def check_alike(images: Sequence[str], check: Path, target: str) -> None:
     """Refuse volumes of another modality than those that were checked, and warn of volumes of another size."""
-    content = json.loads((check / REPORT).read_text(encoding="utf-8"))
-    known = [case for case in content["cases"] if case["domain"] == target and case["shape"]]
+    known = [case for case in checked_cases(check, target) if case["shape"]]
     modality = modality_of(float(np.median([case["percentiles"]["0.5"] for case in known])))
     extents = np.sort([np.multiply(case["shape"], case["spacing_mm"]) for case in known])  # (cases, 3), ascending
     for image in images:

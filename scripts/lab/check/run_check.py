@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -106,12 +107,26 @@ def measure_and_judge(
 
 
 def measure_cases(
-    files: Sequence[ListedCase], labels: TaskLabels, *, workers: int | None = 1, progress: bool = False
+    files: Sequence[ListedCase],
+    labels: TaskLabels,
+    *,
+    workers: int | None = 1,
+    progress: bool = False,
+    check: Callable[[Sequence[MeasuredCase]], None] | None = None,
 ) -> list[MeasuredCase]:
-    """Measure and draw each case, in as many processes as are worth starting if ``workers`` is None."""
+    """Measure and draw each case, in as many processes as are worth starting if ``workers`` is None.
+
+    ``check`` is called with the cases so far after each; what it raises ends the work.
+    """
     class_of = {value: number for number, value in enumerate(labels.names, start=1)}
     measure = partial(measure_case, class_of=class_of, keeps_stored_axes=labels.keeps_stored_axes)
-    return list(tqdm(_mapped(measure, files, workers), total=len(files), unit="case", disable=not progress))
+    cases: list[MeasuredCase] = []
+    with closing(_mapped(measure, files, workers)) as mapped:  # or workers would go on after an error
+        for case in tqdm(mapped, total=len(files), unit="case", disable=not progress):
+            cases.append(case)
+            if check is not None:
+                check(cases)
+    return cases
 
 
 def judge_cases(cases: Sequence[MeasuredCase], labels: TaskLabels) -> list[Finding]:
@@ -176,7 +191,9 @@ def _names_without_task(files: Sequence[ListedCase]) -> TaskLabels:
     return TaskLabels(names=dict(names.pop()) if len(names) == 1 else {})
 
 
-def _mapped(measure: partial[MeasuredCase], files: Sequence[ListedCase], workers: int | None) -> Iterator[MeasuredCase]:
+def _mapped(
+    measure: partial[MeasuredCase], files: Sequence[ListedCase], workers: int | None
+) -> Generator[MeasuredCase]:
     most = min(available_cores(), len(files) // CASES_PER_WORKER) if workers is None else workers
     if most < 2:
         yield from map(measure, files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from scripts.core.errors import InputError, innermost_message
 from scripts.core.files import make_folder, write_json
 from scripts.core.processes import end_with_parent
 from scripts.core.run_folder import provenance
+from scripts.core.schema import read_yaml
 from scripts.lab.experiments.plan import PlannedRun, Step
 
 __all__ = ["RunRecord", "Shown", "Status", "run_process"]
@@ -44,7 +45,12 @@ class RunRecord:
         self.folder, self.file = folder, folder / self.FILE
         self.content: dict[str, Any] = {"steps": {}, "failure": None}
         if self.file.is_file():
-            self.content = json.loads(self.file.read_text(encoding="utf-8"))
+            expected, remedy = "the steps of a run", "copy it from a backup, or remove it, which repeats the steps"
+            self.content = read_yaml(self.file, expected, remedy)
+            try:
+                _ = self.status, [step["commits"] for step in self.content["steps"].values()]
+            except (KeyError, TypeError, AttributeError) as error:
+                raise InputError(self.file, f"no steps ({innermost_message(error)})", expected, remedy) from error
 
     @property
     def status(self) -> Status:
