@@ -72,7 +72,7 @@ class DualAlignmentTrainer(AdversarialTrainer):
         # S step: separate passes for source and target, so that each is normalised by its own statistics.
         with frozen(self.alignment.d1.network, self.alignment.d2.network), self.autocast():
             with running_statistics(segmenter, update=not has_target or ramp < 1):
-                source = self.source_pass(image)
+                source = self.source_pass(image) | {"label": label}
             loss, parts = supervised_losses(source["heads"], label, segmenter.head_weights)
             if has_target:
                 with running_statistics(segmenter, update=ramp >= 1):

@@ -12,7 +12,7 @@ __all__ = ["ForwardPass", "SegmenterLoss", "SegmenterStep"]
 
 # The results of a forward pass of S by name: ``image`` and ``logits``, and the lists ``features`` and ``heads``.
 #
-# For target slices also ``d1_logits``, ``mask`` and ``pixel_weights``.
+# For labelled slices also ``label``; for target slices ``d1_logits``, ``mask`` and ``pixel_weights``.
 ForwardPass = dict[str, Any]
 
 
