@@ -45,10 +45,15 @@ class SelfTraining(SegmenterLoss):
         if step.iteration <= self.start * step.iterations:
             return logits.new_zeros(())
         with torch.no_grad():
-            taught = self.teacher.eval()(step.target["image"])
+            taught = self.teach(step.target["image"])
         return self.loss(logits, taught)
 
-    def loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def teach(self, image: Tensor) -> Tensor:
+        """What the teacher says of target slices (B, 1, H, W): its logits, (B, K, H, W)."""
+        logits: Tensor = self.teacher.eval()(image)
+        return logits
+
+    def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
         """Mean cross-entropy over the pixels where the teacher is confident; 0 where there is none.
 
         With several processes each returns its own pixels' share: the mean over processes, as gradients are averaged,
@@ -56,12 +61,12 @@ class SelfTraining(SegmenterLoss):
 
         Args:
             logits: of the student, (B, K, H, W), the same shape on every process.
-            teacher_logits: of the teacher, in the same shape; no gradient reaches it.
+            taught: logits of the teacher, in the same shape; no gradient reaches it.
 
         Returns:
             A float32 scalar, unweighted.
         """
-        labels = pseudo_labels(teacher_logits.detach().float().softmax(1), portion=self.portion, cap=self.cap)
+        labels = pseudo_labels(taught.detach().float().softmax(1), portion=self.portion, cap=self.cap)
         total = F.cross_entropy(logits.float(), labels, ignore_index=UNSURE, reduction="sum")
         return num_processes() * total / sum_over_processes((labels != UNSURE).sum()).clamp(min=1)
 
