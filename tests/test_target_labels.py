@@ -16,8 +16,8 @@ import pytest
 from conftest import CONFIGS, assert_same_weights, run_config
 from monai.bundle import ConfigParser
 
-METHODS = ("glua", "glua_self_training", "dast", "clan")
-"""All of the method, those that make labels of their own for the target, and the one that weighs target pixels."""
+METHODS = ("glua", "glua_self_training", "dast", "clan", "fda", "dacs", "fpl")
+"""All of the method, those that make labels of their own for the target, or weigh its pixels, or take its style."""
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,8 @@ def test_both_stages_train_the_same(labels: str, stage: str, trained: Callable[.
 
 
 @pytest.mark.parametrize(
-    ("method", "part"), [("glua", "d2"), ("glua_self_training", "self_training"), ("dast", "self_training")]
+    ("method", "part"),
+    [("glua", "d2"), ("glua_self_training", "self_training"), ("dast", "self_training"), ("fpl", "filtered_labels")],
 )
 def test_the_target_influences_the_weights(method: str, part: str, trained: Callable[..., Path]) -> None:
     # Otherwise its labels could not have influenced the weights.
