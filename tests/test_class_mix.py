@@ -74,7 +74,7 @@ def test_weighted_cross_entropy_by_hand() -> None:
     # Two equal logits: ln 2 in each pixel; weights 1 and 0.5 over two pixels. Weights of 1 are the plain mean.
     logits, label = torch.zeros(1, 2, 1, 2, requires_grad=True), row(0, 1).long()
     loss = weighted_cross_entropy(logits, label, row(1.0, 0.5))
-    assert float(loss) == pytest.approx(0.75 * LN2)
+    assert loss.item() == pytest.approx(0.75 * LN2)
     loss.backward()
     # (softmax - truth) x weight / 2 pixels.
     torch.testing.assert_close(logits.grad, torch.tensor([[[[-0.25, 0.125]], [[0.25, -0.125]]]]))
@@ -108,7 +108,7 @@ def test_the_student_learns_from_mixed_slices_and_the_teacher_does_not() -> None
 
 def test_the_same_iteration_has_the_same_mixture() -> None:
     losses = []
-    for seed in (0, 0, 1):
+    for seed in (0, 0, 1, 2, 3, 4, 5):
         trainer = dual_trainer(
             d1=OFF,
             d2=OFF,
@@ -119,4 +119,5 @@ def test_the_same_iteration_has_the_same_mixture() -> None:
         )
         trainer.run()
         losses.append(float(trainer.state.output[0]["class_mix"]))
-    assert losses[0] == losses[1] != losses[2]
+    assert losses[0] == losses[1]
+    assert len(set(losses)) > 1  # two slices of two structures have four choices
