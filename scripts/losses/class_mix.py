@@ -23,7 +23,8 @@ class ClassMix(SegmenterLoss):
     """Cross-entropy of slices that are mixed of both domains; the moving average labels the target's part.
 
     Half of the structures of each labelled slice, and their labels, are pasted into a target slice of the batch. Pasted
-    pixels have weight 1. The others have the share of the target slice's pixels of which the teacher is sure.
+    pixels have weight 1. The others have the share of the target slice's pixels of which the teacher is sure. Mixed
+    slices update the running statistics of batch norms, as target slices do.
 
     Args:
         segmenter: S, the student.
