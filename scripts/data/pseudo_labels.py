@@ -30,13 +30,14 @@ _STATE = ("labels", "rounds", "volumes_ml", "kept_ml", "limits_ml")
 
 
 class PseudoLabels:
-    """Pseudo-labels of the target's training slices, renewed in rounds while a structure is too small.
+    """Pseudo-labels of the target's training slices, renewed in rounds.
 
     Each round segments whole volumes with the moving average of the network; no label of the target is read. A student
     takes more voxels for a structure than its pseudo-labels have, so structures grow from round to round. One that is
     too small should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases' median. Once none
-    is, the pseudo-labels stay. Until then, one that is large enough may not grow: in each case its largest component
-    keeps at most its volume of the last round in which it was too small, or the least plausible volume if larger.
+    is, and ``least_rounds`` are over, the pseudo-labels stay. Until then, one that is large enough may not grow: in each
+    case its largest component keeps at most its volume of the last round in which it was too small, or the least
+    plausible volume if larger.
 
     Args:
         slices: the target's training slices, in order within each case.
@@ -44,6 +45,7 @@ class PseudoLabels:
         volume_ranges_ml: as for :func:`plausible_cases`, (K, 3).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
+        least_rounds: rounds that take place even where no structure is too small.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
@@ -63,7 +65,9 @@ class PseudoLabels:
         volume_ranges_ml: Tensor,
         slice_axis: int = 2,
         min_confidence: float | Sequence[float] = 0.7,
+        least_rounds: int = 1,
     ) -> None:
+        self.least_rounds = least_rounds
         self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
         self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
@@ -76,7 +80,7 @@ class PseudoLabels:
 
     @torch.inference_mode()
     def renew(self, network: nn.Module) -> bool:
-        """Start a round: replace the labels of every volume, unless no structure was too small in the last round.
+        """Start a round: replace the labels of every volume, unless enough rounds are over and no structure was too small.
 
         Args:
             network: maps slices to logits; its training mode is restored.
@@ -86,7 +90,7 @@ class PseudoLabels:
         """
         usual_ml = self.volume_ranges_ml[:, 1].nan_to_num(posinf=0.0)  # (K,), 0 where no labelled case has it
         may_grow = self.volumes_ml.quantile(0.5, dim=0) < TOO_SMALL * usual_ml  # (K,); in the first round all may
-        is_due = self.rounds == 0 or bool(may_grow.any())
+        is_due = self.rounds < self.least_rounds or bool(may_grow.any())
         if is_due:
             is_training = network.training
             network.eval()
