@@ -72,11 +72,15 @@ def pseudo_labels(
     min_confidence: float = 0.7,
     bright_ml: tuple[float, float, float] = ANY,
     dark_ml: tuple[float, float] = ANY,
+    least_rounds: int = 1,
 ) -> PseudoLabels:
     inferer = SliceWiseInferer(window_size=None, slice_axis=2, softmax=True, precision="float32")
-    ranges = torch.tensor([bright_ml, dark_ml])
     return PseudoLabels(
-        slices=slice_set(*volumes), inferer=inferer, volume_ranges_ml=ranges, min_confidence=min_confidence
+        slices=slice_set(*volumes),
+        inferer=inferer,
+        volume_ranges_ml=torch.tensor([bright_ml, dark_ml]),
+        min_confidence=min_confidence,
+        least_rounds=least_rounds,
     )
 
 
@@ -194,6 +198,16 @@ def test_pseudo_labels_are_renewed_only_while_a_structure_is_too_small(
             assert int((labels.labels == 1).sum()) == count
             assert is_new == (rounds == 0 or 0.5 * kept[rounds - 1] < TOO_SMALL * bright_ml[1])
             assert labels.rounds == rounds + 1
+
+
+def test_the_least_number_of_rounds_takes_place_where_no_structure_is_too_small() -> None:
+    # 4 voxels of 0.5 ml are as large as labelled ones. In the second round the network finds 8: the 4 most certain
+    # ones stay, and the third round does not take place.
+    brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
+    made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=(0.0, 2.0, 9.0), least_rounds=2)
+    for start, is_new in ((0.9, True), (0.0, True), (0.0, False)):
+        assert made.renew(ByBrightness(start=start)) is is_new
+        assert (made.labels == 1).flatten().tolist() == [True] * 4 + [False] * 4
 
 
 def test_a_structure_is_too_small_by_its_median_over_the_cases() -> None:
