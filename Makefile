@@ -74,7 +74,7 @@ results-check: .venv/installed ## Fail where README, docs/results.md, docs/resul
 gpu: $(if $(filter .venv/bin/python,$(RUN)),.venv/installed-dev) ## On a GPU: its tests, the benchmark and the recommended recipe for TASK at full SIZE; in runs/gpu
 	$(RUN) -m pytest --no-cov -m gpu
 	$(RUN) -m scripts bench $(if $(filter-out full,$(SIZE)),--quick) --out runs/gpu/benchmark.json
-	$(RUN) -m scripts compare --task $(TASK) --methods recommended --size $(SIZE) $(if $(DATASET_DIR),--dataset_dir "$(DATASET_DIR)") --out runs/gpu/$(TASK)
+	$(RUN) -m scripts compare --task $(TASK) --methods recommended_untranslated --size $(SIZE) $(if $(DATASET_DIR),--dataset_dir "$(DATASET_DIR)") --out runs/gpu/$(TASK)
 
 faults: .venv/installed-dev ## Inject faults for 15 minutes (files, settings, kills, full disks, pairs) and count what comes
 	$(RUN) -m scripts faults

@@ -174,8 +174,8 @@ def test_a_second_training_starts_from_the_weights_of_the_first(wanted: Comparis
 
 
 def test_a_training_may_have_several_overlays(wanted: ComparisonRequest) -> None:
-    first, second = plan(replace(wanted, methods=["recommended"], seeds=[0]))
-    assert (first.name, second.name) == ("unet+recommended_start", "recommended")
+    first, second = plan(replace(wanted, methods=["recommended_untranslated"], seeds=[0]))
+    assert (first.name, second.name) == ("unet+recommended_start", "recommended_untranslated")
     smoothed = [[step.name for step in run.steps if "--smoothing_mm" in step.command] for run in (first, second)]
     assert smoothed == [[], ["evaluation", "evaluation_largest_component"]], "only what learned from smoothed labels"
     names = [Path(file).name for file in files_of(list(second.steps[0].command))]

@@ -68,8 +68,8 @@ def test_a_bad_task_file_is_refused_before_any_work(written: str, becomes: str, 
 
 
 def test_both_trainings_of_a_recipe_learn_from_translated_images(tmp_path: Path) -> None:
-    translator, first, second = plan(request_for(tmp_path, ["recommended_translated"], [0]))
-    assert (translator.name, first.name) == ("style", "unet+recommended_start+style")
+    translator, first, second = plan(request_for(tmp_path, ["recommended"], [0]))
+    assert (translator.name, first.name) == ("style", "unet+recommended_start+style+with_original")
     assert (first.needs, second.needs) == ((translator.folder,), (translator.folder, first.folder))
     for run in (first, second):
         assert f"{translator.folder}/translated/datalist.json" in run.steps[0].command
