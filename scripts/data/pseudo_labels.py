@@ -34,10 +34,10 @@ class PseudoLabels:
 
     Each round segments whole volumes with the moving average of the network; no label of the target is read. A student
     takes more voxels for a structure than its pseudo-labels have, so structures grow from round to round. One that is
-    too small should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases' median. Once none
-    is, and ``least_rounds`` are over, the pseudo-labels stay. Until then, one that is large enough may not grow: in each
-    case its largest component keeps at most its volume of the last round in which it was too small, or the least
-    plausible volume if larger.
+    too small should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases' median. After
+    ``least_rounds``, and once none is too small, the pseudo-labels stay. Until then, one that is large enough may not
+    grow: in each case its largest component keeps at most its volume of the last round in which it was too small, or
+    the least plausible volume if larger.
 
     Args:
         slices: the target's training slices, in order within each case.
@@ -67,8 +67,7 @@ class PseudoLabels:
         min_confidence: float | Sequence[float] = 0.7,
         least_rounds: int = 1,
     ) -> None:
-        self.least_rounds = least_rounds
-        self.slices, self.inferer, self.slice_axis = slices, inferer, slice_axis
+        self.slices, self.inferer, self.slice_axis, self.least_rounds = slices, inferer, slice_axis, least_rounds
         self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
         self.cases = slices.case_of.unique()
@@ -80,7 +79,7 @@ class PseudoLabels:
 
     @torch.inference_mode()
     def renew(self, network: nn.Module) -> bool:
-        """Start a round: replace the labels of every volume, unless enough rounds are over and no structure was too small.
+        """Start a round: replace the labels of every volume. Not so after enough rounds, if no structure is too small.
 
         Args:
             network: maps slices to logits; its training mode is restored.
