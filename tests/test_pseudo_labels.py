@@ -72,7 +72,7 @@ def pseudo_labels(
     min_confidence: float = 0.7,
     bright_ml: tuple[float, float, float] = ANY,
     dark_ml: tuple[float, float] = ANY,
-    least_rounds: int = 1,
+    early_rounds: int = 1,
 ) -> PseudoLabels:
     inferer = SliceWiseInferer(window_size=None, slice_axis=2, softmax=True, precision="float32")
     return PseudoLabels(
@@ -80,7 +80,7 @@ def pseudo_labels(
         inferer=inferer,
         volume_ranges_ml=torch.tensor([bright_ml, dark_ml]),
         min_confidence=min_confidence,
-        least_rounds=least_rounds,
+        early_rounds=early_rounds,
     )
 
 
@@ -200,12 +200,18 @@ def test_pseudo_labels_are_renewed_only_while_a_structure_is_too_small(
             assert labels.rounds == rounds + 1
 
 
-def test_the_least_number_of_rounds_takes_place_where_no_structure_is_too_small() -> None:
-    # 4 voxels of 0.5 ml are as large as labelled ones. In the second round the network finds 8: the 4 most certain
-    # ones stay, and the third round does not take place.
+@pytest.mark.parametrize(
+    ("usual_ml", "due"),
+    [
+        (2.1, [True, True, False]),  # 2 ml are above 0.9 x 2.1 ml, and below 2.1 ml: an early round is due
+        (2.0, [True, False, False]),  # as large as in labelled cases
+    ],
+)
+def test_in_early_rounds_a_volume_below_the_labelled_median_is_enough(usual_ml: float, due: list[bool]) -> None:
+    # 4 voxels of 0.5 ml. In the second round the network finds 8: the 4 most certain ones stay.
     brightness = torch.linspace(1.6, 0.2, 8).view(1, 8, 1)
-    made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=(0.0, 2.0, 9.0), least_rounds=2)
-    for start, is_new in ((0.9, True), (0.0, True), (0.0, False)):
+    made = pseudo_labels(brightness, min_confidence=0.0, bright_ml=(0.0, usual_ml, 9.0), early_rounds=2)
+    for start, is_new in zip((0.9, 0.0, 0.0), due, strict=True):
         assert made.renew(ByBrightness(start=start)) is is_new
         assert (made.labels == 1).flatten().tolist() == [True] * 4 + [False] * 4
 

@@ -120,7 +120,7 @@ _GROUPS: Sequence[tuple[str, Rule]] = [
     ("source_section target_section labelled_section image_section", _COMPONENT),
     ("seed style_seed learning_rate_warmup adversarial_warmup panel_interval val_interval pool_size", _whole(0)),
     ("max_epochs iterations_per_epoch checkpoint_interval", _whole(1, 10**6)),
-    ("pseudo_label_rounds pseudo_label_least_rounds", _whole(1, 10**6)),
+    ("pseudo_label_rounds pseudo_label_early_rounds", _whole(1, 10**6)),
     ("batch_size slice_batch_size", _whole(1, 4096)),
     ("generator_channels generator_blocks discriminator_channels", _whole(1, 512)),
     ("learning_rate discriminator_learning_rate", _POSITIVE),

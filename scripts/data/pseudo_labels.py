@@ -34,10 +34,10 @@ class PseudoLabels:
 
     Each round segments whole volumes with the moving average of the network; no label of the target is read. A student
     takes more voxels for a structure than its pseudo-labels have, so structures grow from round to round. One that is
-    too small should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases' median. After
-    ``least_rounds``, and once none is too small, the pseudo-labels stay. Until then, one that is large enough may not
-    grow: in each case its largest component keeps at most its volume of the last round in which it was too small, or
-    the least plausible volume if larger.
+    too small should: its median volume over the cases is below ``TOO_SMALL`` of the labelled cases' median. Once none
+    is, and in the early rounds none is below that median itself, the pseudo-labels stay: further rounds would only
+    repeat errors. Until then, one that is large enough may not grow: in each case its largest component keeps at most
+    its volume of the last round in which it was too small, or the least plausible volume if larger.
 
     Args:
         slices: the target's training slices, in order within each case.
@@ -45,7 +45,7 @@ class PseudoLabels:
         volume_ranges_ml: as for :func:`plausible_cases`, (K, 3).
         slice_axis: the axis of a volume that the inferer slices along.
         min_confidence: as for :func:`cleaned_labels`.
-        least_rounds: rounds that take place even where no structure is too small.
+        early_rounds: number of rounds in which it is enough that a median is below that of the labelled cases.
 
     Attributes:
         labels: (N, 1, H, W) uint8, class ids or ``IGNORED``; all ``IGNORED`` before the first round.
@@ -65,9 +65,9 @@ class PseudoLabels:
         volume_ranges_ml: Tensor,
         slice_axis: int = 2,
         min_confidence: float | Sequence[float] = 0.7,
-        least_rounds: int = 1,
+        early_rounds: int = 1,
     ) -> None:
-        self.slices, self.inferer, self.slice_axis, self.least_rounds = slices, inferer, slice_axis, least_rounds
+        self.slices, self.inferer, self.slice_axis, self.early_rounds = slices, inferer, slice_axis, early_rounds
         self.min_confidence, self.volume_ranges_ml = min_confidence, volume_ranges_ml
         self.labels = torch.full_like(slices.images, IGNORED, dtype=torch.uint8)
         self.cases = slices.case_of.unique()
@@ -79,7 +79,7 @@ class PseudoLabels:
 
     @torch.inference_mode()
     def renew(self, network: nn.Module) -> bool:
-        """Start a round: replace the labels of every volume. Not so after enough rounds, if no structure is too small.
+        """Start a round: replace the labels of every volume, unless all structures were large enough in the last one.
 
         Args:
             network: maps slices to logits; its training mode is restored.
@@ -88,8 +88,10 @@ class PseudoLabels:
             Whether the labels are new.
         """
         usual_ml = self.volume_ranges_ml[:, 1].nan_to_num(posinf=0.0)  # (K,), 0 where no labelled case has it
-        may_grow = self.volumes_ml.quantile(0.5, dim=0) < TOO_SMALL * usual_ml  # (K,); in the first round all may
-        is_due = self.rounds < self.least_rounds or bool(may_grow.any())
+        median_ml = self.volumes_ml.quantile(0.5, dim=0)  # (K,), 0 before the first round
+        may_grow = median_ml < TOO_SMALL * usual_ml
+        least_ml = (1.0 if self.rounds < self.early_rounds else TOO_SMALL) * usual_ml
+        is_due = self.rounds == 0 or bool((median_ml < least_ml).any())
         if is_due:
             is_training = network.training
             network.eval()
