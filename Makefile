@@ -77,7 +77,7 @@ gpu: $(if $(filter .venv/bin/python,$(RUN)),.venv/installed-dev) ## On a GPU: it
 	$(RUN) -m scripts compare --task $(TASK) --methods recommended_untranslated --size $(SIZE) $(if $(DATASET_DIR),--dataset_dir "$(DATASET_DIR)") --out runs/gpu/$(TASK)
 
 faults: .venv/installed-dev ## Inject faults for 15 minutes (files, settings, kills, full disks, pairs) and count what comes
-	$(RUN) -m scripts faults
+	PYTHONPATH=. $(RUN) tests/fault_campaign.py
 
 pack: .venv/installed ## Pack both bundles for TASK into dist/, with weights if given
 	$(RUN) -m bundle pack synthesis --task $(TASK) --out dist $(if $(SYNTHESIS_WEIGHTS),--weights "$(SYNTHESIS_WEIGHTS)")

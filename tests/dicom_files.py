@@ -153,3 +153,19 @@ def stack(
         given = {"position": tuple(places[name]), "orientation": tuple(axes[:2].ravel()), "spacing": spacing[1::-1]}
         write_slice(folder / name, pixels, **{**given, "RescaleIntercept": intercept, **tags})
     return places
+
+
+def compress_dicom(file: Path, syntax: str) -> None:
+    """Encode the pixels of a DICOM file anew in a transfer syntax, by its name in GDCM."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(file))
+    reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    change.Change()
+    writer.SetFileName(str(file))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.Write()

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_volume
+from fault_campaign import Campaign
+from fault_files import damaged_contents, reads_as
+from fault_jobs import Job, contents, jobs, run_doubled, run_killed, run_on_bad_disk, run_undisturbed
 from scripts.core.errors import InputError
 from scripts.core.files import PART
-from scripts.lab.bench.fault_files import damaged_contents, reads_as
-from scripts.lab.bench.fault_jobs import Job, contents, jobs, run_doubled, run_killed, run_on_bad_disk, run_undisturbed
-from scripts.lab.bench.faults import Campaign
 
 
 def refuse() -> bool:

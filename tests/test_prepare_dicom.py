@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import EXPLICIT, IMPLICIT, stack, write_slice
+from dicom_files import EXPLICIT, IMPLICIT, compress_dicom, stack, write_slice
 from pydicom.uid import JPEGLSLossless, RLELossless
 from releases import OBLIQUE
 from scripts.core.errors import InputError
 from scripts.data.dicom_slice import _coded_size
-from scripts.lab.bench.preparation import compress_dicom
 from scripts.lab.prepare.dicom_folders import read_series
 
 AXIAL = np.eye(3)

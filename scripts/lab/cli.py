@@ -77,11 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     add("run_id", help="training, inference or evaluating")
     add("settings", nargs=argparse.REMAINDER, help="--config_file, and other settings")
 
-    add = _command(commands, "faults", _faults, "inject faults into files, settings and trainings, and count results")
-    add("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
-    add("--seed", type=int, default=0)
-    add("--seconds", type=float, default=900, help="time for all faults")
-
     add = _command(commands, "bench", _bench, "compare the speed of each part with a plain implementation")
     add("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
     add("--quick", action="store_true", help="tiny sizes, only to test the command")
@@ -364,13 +359,6 @@ def _run(options: argparse.Namespace) -> None:
         raise SettingError("--config_file", "none", "files of settings", remedy="name them, as in the README")
     current_settings()
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-
-
-def _faults(options: argparse.Namespace) -> None:
-    from scripts.lab.bench.faults import run_faults
-
-    if run_faults(options.out, seed=options.seed, seconds=options.seconds).missed:
-        raise SystemExit(1)
 
 
 def _bench(options: argparse.Namespace) -> None:

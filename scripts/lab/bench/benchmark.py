@@ -12,10 +12,9 @@ from scripts.core.run_folder import provenance
 from scripts.lab.bench.dual_alignment import measure_dual_alignment
 from scripts.lab.bench.file_to_labels import measure_file_to_labels
 from scripts.lab.bench.inference import measure_inference
-from scripts.lab.bench.preparation import measure_preparation
 from scripts.lab.bench.style_transfer import measure_style_transfer
 from scripts.lab.bench.surface_distance import measure_surface_distance
-from scripts.lab.bench.timing import Measurement, Ratio, convolution_peak
+from scripts.lab.bench.timing import Measurement, Ratio
 
 __all__ = ["run_bench"]
 
@@ -28,12 +27,10 @@ def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]
     Times are medians of wall-clock seconds of one process; the variants of a section are timed in turn.
 
     Returns:
-        The content of the JSON file: ``provenance``, ``threads``, ``quick``, ``convolution_gflops`` and ``sections`` by
-        name, each with ``size``, ``seconds``, ``peak_memory_mib``, ``ratios`` and ``notes``.
+        The content of the JSON file: ``provenance``, ``threads``, ``quick`` and ``sections`` by name, each with
+        ``size``, ``seconds``, ``peak_memory_mib``, ``ratios`` and ``notes``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peak = convolution_peak(device)
-    print(f"3 x 3 convolution on this device: {peak['float32']:.0f} GFLOP/s float32, {peak['bf16']:.0f} bf16")
     print(f"{'':50} {'ratio':>8} {'target':>8}")
     sections: dict[str, dict[str, Any]] = {}
     for name, measure in (
@@ -42,18 +39,11 @@ def run_bench(out: Path | None = None, *, quick: bool = False) -> dict[str, Any]
         ("inference", partial(measure_inference, device)),
         ("file_to_labels", measure_file_to_labels),
         ("surface_distance", measure_surface_distance),
-        ("preparation", measure_preparation),
     ):
         measurement = measure(quick=quick, rounds=ROUNDS)
         _print(measurement)
         sections[name] = measurement.as_dict()
-    result = {
-        "provenance": provenance(),
-        "threads": torch.get_num_threads(),
-        "quick": quick,
-        "convolution_gflops": peak,
-        "sections": sections,
-    }
+    result = {"provenance": provenance(), "threads": torch.get_num_threads(), "quick": quick, "sections": sections}
     if out is not None:
         write_json(out, result)
     return result

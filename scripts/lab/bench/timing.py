@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import resource
 import statistics
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-__all__ = ["Measurement", "Ratio", "Timings", "channels_last", "convolution_peak", "round_robin"]
+__all__ = ["Measurement", "Ratio", "Timings", "channels_last", "round_robin"]
 
 Network = TypeVar("Network", bound=nn.Module)
 Variants = Mapping[str, Callable[[], object]]
@@ -103,21 +102,6 @@ def round_robin(variants: Variants, *, rounds: int, device: torch.device) -> Tim
 def channels_last(network: Network) -> Network:
     """The network with its weights in the memory layout of training and inference."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def convolution_peak(device: torch.device, *, rounds: int = 5) -> dict[str, float]:
-    """GFLOP/s of a 3 x 3 convolution of 256 channels in float32 and in bf16, which bounds any gain from bf16."""
-    batch, channels, size = 8, 256, 32
-    convolution = channels_last(nn.Conv2d(channels, channels, 3, padding=1).to(device))
-    image = torch.rand(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    narrow = copy.deepcopy(convolution).bfloat16()
-    narrow_image = image.bfloat16()
-    with torch.inference_mode():
-        timings = round_robin(
-            {"float32": lambda: convolution(image), "bf16": lambda: narrow(narrow_image)}, rounds=rounds, device=device
-        )
-    operations = 2 * batch * channels * channels * 9 * size * size
-    return {name: operations / seconds / 1e9 for name, seconds in timings.seconds.items()}
 
 
 def _now(device: torch.device) -> float:

@@ -1,4 +1,6 @@
-"""``python -m scripts faults``: injects faults with a seed and counts what came of each.
+"""Injects faults into files, settings and jobs with a seed and counts what came of each.
+
+    PYTHONPATH=. python tests/fault_campaign.py --seed 7 --seconds 900
 
 A fault is *refused* (one sentence), *harmless* (the same result as without it), or *missed*: another result without a
 word, a traceback, or a run that does not go on. Missed faults are listed, and the command then exits with code 1.
@@ -6,6 +8,7 @@ word, a traceback, or a run that does not go on. Missed faults are listed, and t
 
 from __future__ import annotations
 
+import argparse
 import random
 import shutil
 import tempfile
@@ -19,15 +22,13 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 
+from fault_files import file_faults
+from fault_jobs import DISK_BYTES, jobs, run_doubled, run_killed, run_on_bad_disk, run_undisturbed
 from scripts.core.errors import InputError
 from scripts.core.files import make_folder
 from scripts.data.written_datalists import write_datalist
-from scripts.lab.bench.fault_files import file_faults
-from scripts.lab.bench.fault_jobs import DISK_BYTES, jobs, run_doubled, run_killed, run_on_bad_disk, run_undisturbed
 from scripts.lab.case_lists import folder_datalist
 from scripts.lab.phantom.generate import write_phantom
-
-__all__ = ["Campaign", "run_faults"]
 
 # What happens to a job, in turn.
 FAULTS = ("killed", "on a full disk", "killed", "started twice", "on a read-only disk")
@@ -41,13 +42,7 @@ class Campaign:
     missed: list[str] = field(default_factory=list)
 
     def inject(self, kind: str, what: str, work: Callable[[], bool]) -> str:
-        """Run some work under a fault, and return the outcome.
-
-        Args:
-            kind: a row of the table.
-            what: the fault, for the list of missed ones.
-            work: returns whether its result is that without the fault.
-        """
+        """Run some work, which returns whether its result is that without the fault, and return the outcome."""
         try:
             outcome = "harmless" if work() else "missed"
         except InputError:
@@ -66,13 +61,11 @@ class Campaign:
         return "\n".join(f"{row[0]:40}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in [["", *columns], *rows])
 
 
-def run_faults(out: Path, *, seed: int = 0, seconds: float = 900.0) -> Campaign:
+def run_faults(out: Path, *, seed: int, seconds: float) -> Campaign:
     """Inject faults until the time is used: files and settings first, then into jobs of every kind.
 
-    Args:
-        out: for a folder of data and runs, which is removed at the end unless a fault was missed.
-        seed: of every choice.
-        seconds: for all; the last jobs may take longer.
+    Data and runs are in a folder below ``out``, which is removed at the end unless a fault was missed. The last jobs
+    may take longer than ``seconds``.
     """
     end, rng, campaign = time.monotonic() + seconds, random.Random(seed), Campaign()
     folder = Path(tempfile.mkdtemp(prefix=f"seed_{seed}_", dir=make_folder(out)))
@@ -132,3 +125,11 @@ def _write_data(data: Path, seed: int) -> None:
         folder = str(data / f"{domain}_train")
         listed = folder_datalist(folder, folder, name=domain, modality=domain.upper(), validation_fraction=0.5)
         write_datalist(data / f"{domain}.json", listed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder for data and runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=900, help="time for all faults")
+    raise SystemExit(bool(run_faults(**vars(parser.parse_args())).missed))

@@ -14,16 +14,14 @@ import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
+from pydicom.uid import CTImageStorage
 from scripts.core.files import save_tensors
 from scripts.core.schema import SCHEMA, check_values
 from scripts.core.weights import digest_of, load_weights, read_state, save_weights
 from scripts.data.nifti import read_nifti
 from scripts.handlers.checkpoints import DIGEST, ResumePoint, content_digest
-from scripts.lab.bench.preparation import write_series
 from scripts.lab.prepare.dicom_folders import read_series
 from torch import nn
-
-__all__ = ["damaged_contents", "file_faults", "reads_as"]
 
 # A row of the table, the fault in words, and what returns whether the result is that without the fault.
 Fault = tuple[str, str, Callable[[], bool]]
@@ -60,14 +58,7 @@ WRONG_ELEMENTS: dict[str, list[Any]] = {
 
 
 def file_faults(folder: Path, volume: Path, rng: random.Random, count: int) -> Iterator[Fault]:
-    """Faults of files and settings, ``count`` for each kind of file that holds tensors or voxels.
-
-    Args:
-        folder: for damaged files.
-        volume: a ``.nii.gz``.
-        rng: of every choice.
-        count: of damages to each volume, weights and checkpoint.
-    """
+    """Faults of files and settings, ``count`` for each kind of file that holds tensors or voxels."""
     content = volume.read_bytes()
     for changed, what in damaged_contents(gzip.decompress(content)[:348], content, rng, count):
         yield "NIfTI file", what, partial(reads_as, folder / "damaged.nii.gz", changed, volume)
@@ -142,7 +133,7 @@ def _slice_faults(folder: Path, rng: random.Random) -> Iterator[Fault]:
 
 
 def _series_reads_as(folder: Path, image: np.ndarray, name: str, value: Any, changed: Iterable[int]) -> bool:
-    write_series(folder, image, compress=False)
+    _write_series(folder, image)
     tag, kind = tag_for_keyword(name), dictionary_VR(name)
     for index in changed:
         file = folder / f"{index:04d}.dcm"
@@ -154,6 +145,20 @@ def _series_reads_as(folder: Path, image: np.ndarray, name: str, value: Any, cha
             header[tag] = RawDataElement(Tag(tag), kind, len(content), content, 0, False, True)  # not validated
         header.save_as(file)
     return np.array_equal(read_series(folder).image, image)
+
+
+def _write_series(folder: Path, image: np.ndarray) -> None:
+    """Write a volume (X, Y, Z) int16 as an axial DICOM series."""
+    folder.mkdir(parents=True)
+    for index in range(image.shape[2]):
+        slice_ = pydicom.Dataset()
+        slice_.SOPClassUID, slice_.SOPInstanceUID = CTImageStorage, f"1.2.3.{index + 1}"
+        slice_.StudyInstanceUID, slice_.SeriesInstanceUID, slice_.Modality = "1.2.1", "1.2.2", "CT"
+        slice_.ImagePositionPatient, slice_.ImageOrientationPatient = [0, 0, 3 * index], [1, 0, 0, 0, 1, 0]
+        slice_.PixelSpacing = [0.78, 0.78]
+        slice_.file_meta = pydicom.dataset.FileMetaDataset()
+        slice_.set_pixel_data(np.ascontiguousarray(image[..., index].T), "MONOCHROME2", 16)
+        slice_.save_as(folder / f"{index:04d}.dcm", enforce_file_format=True)
 
 
 def _is_accepted(name: str, value: Any) -> bool:

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from job_process import JobProcess
 from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import PART
 from scripts.core.weights import digest_of, read_state, save_weights
-from scripts.lab.bench.job_process import JobProcess
-
-__all__ = ["DISK_BYTES", "Job", "contents", "jobs", "run_doubled", "run_killed", "run_on_bad_disk", "run_undisturbed"]
 
 TASK = "configs/tasks/phantom_ct2mr.yaml"
 SYNTHESIS: dict[str, Any] = {

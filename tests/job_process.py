@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from threading import Thread
 
-__all__ = ["JobProcess"]
-
 LIBRARIES = [
     *("monai.bundle", "monai.engines", "monai.handlers", "monai.inferers", "monai.transforms", "ignite.engine"),
     *("torch._dynamo", "torch.utils.tensorboard", "matplotlib.figure", "scipy.ndimage", "skimage.measure"),
