@@ -24,21 +24,13 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table: the first column is left-aligned, the others are right-aligned.
-
-    Attributes:
-        heads: one per column.
-        rows: cells as text, which HTML pages escape; a ``markupsafe.Markup`` is inserted as HTML.
-        title: heading above the table.
-        note: explanation below it.
-        is_wide: use small print on an HTML page.
-    """
+    """A table: the first column is left-aligned, the others are right-aligned."""
 
     heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str]]  # HTML pages escape text and insert ``markupsafe.Markup`` as it is
     title: str = ""
     note: str = ""
-    is_wide: bool = False
+    is_wide: bool = False  # small print on an HTML page
 
     def as_markdown(self) -> str:
         """The aligned table, without title and note."""
@@ -67,17 +59,11 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A picture with its caption.
-
-    Attributes:
-        path: PNG or SVG file; the page contains its content.
-        caption: what it shows.
-        width: in pixels, for a picture that may be wider than the page, which then scrolls; None to fit the page.
-    """
+    """A picture with its caption; the page contains the content of the PNG or SVG file."""
 
     path: Path
     caption: str
-    width: int | None = None
+    width: int | None = None  # pixels, for a picture that scrolls if wider than the page; None to fit the page
 
     @property
     def source(self) -> str:
@@ -88,56 +74,32 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A box with the pictures and numbers of one case.
-
-    Attributes:
-        title: name of the case.
-        anchor: id that links on the page may refer to.
-        subtitle: in small print beside the title.
-        severity: ``error``, ``warning`` or empty: colour of the frame.
-        tags: pairs of severity and text.
-        pictures: three views as data URIs.
-        marks: letters at the left and the right edge of each view, such as R and L; none if they are not known.
-        legend: triples of colour (empty for none), name and value.
-        footer: in small print at the end.
-    """
+    """A box with the pictures and numbers of one case."""
 
     title: str
-    anchor: str = ""
+    anchor: str = ""  # id for links on the page
     subtitle: str = ""
-    severity: str = ""
-    tags: Sequence[tuple[str, str]] = ()
-    pictures: Sequence[str] = ()
-    marks: Sequence[tuple[str, str]] = ()
-    legend: Sequence[tuple[str, str, str]] = ()
+    severity: str = ""  # colour of the frame: ``error``, ``warning`` or empty
+    tags: Sequence[tuple[str, str]] = ()  # severity and text
+    pictures: Sequence[str] = ()  # three views as data URIs
+    marks: Sequence[tuple[str, str]] = ()  # letters at the left and right edge of each view
+    legend: Sequence[tuple[str, str, str]] = ()  # colour or empty, name, value
     footer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page; non-empty parts are shown in the order of the attributes.
-
-    Attributes:
-        heading: its heading.
-        highlight: one number in large print.
-        text: paragraphs.
-        items: lines of a list.
-        tables: tables.
-        figures: pictures.
-        cards: boxes.
-        code: pairs of a name and the code below it.
-        is_folded: show the heading alone until the reader opens it.
-    """
+    """A part of a page; non-empty parts are shown in the order of the attributes."""
 
     heading: str = ""
-    highlight: str = ""
+    highlight: str = ""  # one number in large print
     text: Sequence[str] = ()
     items: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     cards: Sequence[Card] = ()
-    code: Sequence[tuple[str, str]] = ()
-    is_folded: bool = False
+    code: Sequence[tuple[str, str]] = ()  # name, and the code below it
+    is_folded: bool = False  # shows the heading alone until the reader opens it
 
     @property
     def is_empty(self) -> bool:

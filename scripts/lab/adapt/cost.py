@@ -33,16 +33,10 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Cost:
-    """Times of a run, whose trainings are of length 1.
+    """Times of a run whose trainings are of length 1, and the memory of the largest training."""
 
-    Attributes:
-        trainings: name, iterations and seconds of each training.
-        fixed: name and seconds of everything else.
-        memory_bytes: of the largest training.
-    """
-
-    trainings: tuple[tuple[str, int, float], ...]
-    fixed: tuple[tuple[str, float], ...]
+    trainings: tuple[tuple[str, int, float], ...]  # name, iterations, seconds
+    fixed: tuple[tuple[str, float], ...]  # name and seconds of everything else
     memory_bytes: float
 
     @property
@@ -74,13 +68,8 @@ def measure_cost(
 ) -> Cost:
     """Time a few iterations of each training on a few cases; those of an interrupted command are not repeated.
 
-    Args:
-        runs: planned for ``folder``, with its ``data`` as their data set.
-        data: the real data set.
-        folder: for the short trainings.
-        rules: how many iterations and cases.
-        domains: source and target.
-        segmented: volumes to segment at the end.
+    ``runs`` are planned for ``folder``, with its ``data`` as their data set; ``data`` is the real one. ``segmented`` is
+    the number of volumes to segment at the end.
     """
     cases = {name: read_datalist(str(data / f"{name}.json"), "training") for name in domains}
     for name in domains:

@@ -26,19 +26,12 @@ SMALLEST_SIDE = 32
 
 @dataclass(frozen=True)
 class Header:
-    """Geometry of a volume as stored.
-
-    Attributes:
-        path: the file.
-        shape: voxels along the stored axes.
-        spacing_mm: along the stored axes.
-        axes: of each stored axis, the axis of the body that it is nearest to: 0 left-right, 1 front-back, 2 head-feet.
-    """
+    """Geometry of a volume as stored."""
 
     path: Path
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
-    axes: tuple[int, ...]
+    axes: tuple[int, ...]  # nearest axis of the body: 0 left-right, 1 front-back, 2 head-feet
 
     @property
     def stack(self) -> int | None:
@@ -55,17 +48,11 @@ class Header:
 
 @dataclass(frozen=True)
 class TaskGrid:
-    """The grid of the networks.
+    """The grid of the networks."""
 
-    Attributes:
-        orientation: ``RAS``, or None to keep the stored axes.
-        slice_axis: axis of that frame.
-        choices: keys of the task file.
-    """
-
-    orientation: str | None
+    orientation: str | None  # ``RAS``, or None to keep the stored axes
     slice_axis: int
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...]  # keys of the task file
 
 
 def read_headers(files: Sequence[str]) -> list[Header]:

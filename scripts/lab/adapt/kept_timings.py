@@ -21,12 +21,9 @@ __all__ = ["KeptTimings"]
 
 
 class KeptTimings:
-    """``timings.json``: the timing of each training, with a digest of it and of all that it depends on.
+    """``timings.json`` of a folder: each training's timing, with a digest of it and of all that it depends on.
 
-    A file that is damaged counts as none.
-
-    Args:
-        folder: of the short trainings; their datalists are in its ``data``.
+    A damaged file counts as none. The datalists of the short trainings are in the folder's ``data``.
     """
 
     def __init__(self, folder: Path) -> None:

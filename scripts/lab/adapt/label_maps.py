@@ -38,20 +38,13 @@ class SegmentedSet:
 
 @dataclass(frozen=True)
 class Segmentations:
-    """Measured label maps and their findings.
-
-    Attributes:
-        cases: one for each label map.
-        findings: warnings.
-        ranges: least and greatest volume in ml of each structure in the labelled cases, by value; least is 0 if one
-            lacks it.
-        labelled: number of the labelled cases.
-    """
+    """Measured label maps, and warnings on them."""
 
     cases: Sequence[MeasuredCase]
     findings: Sequence[Finding]
+    # Least and greatest ml in the labelled cases, by value; least is 0 if one lacks it.
     ranges: Mapping[float, tuple[float, float]]
-    labelled: int
+    labelled: int  # number of the labelled cases
 
     def warning(self, case: MeasuredCase, value: float) -> str:
         """``missing``, ``too small``, ``too large``, or nothing."""

@@ -59,11 +59,7 @@ class AdaptRequest:
 
 @dataclass
 class Progress:
-    """``adapt.json``: the inputs of a run and what was decided, so that the same command continues it.
-
-    Attributes:
-        file: where it is kept.
-        content: ``inputs``, ``domains``, the hash of the task file as written and as checked, and the ``schedule``.
+    """``adapt.json``: inputs, domains, hashes of the task file and the schedule, so that the same command continues.
 
     The file also holds a digest of its content.
     """

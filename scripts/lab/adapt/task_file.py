@@ -78,15 +78,10 @@ def choose_task(
 
 
 def choose_labels(cases: Sequence[MeasuredCase], given: str | None) -> list[Choice]:
-    """The structures: their values in the label maps, and the given names or ``label_<value>``.
+    """Names, values and background values of the structures; names are empty if no label map can be used.
 
-    Args:
-        cases: of the labelled domain.
-        given: names in the order of the values, ``liver,spleen``, or with them, ``1=liver,4=spleen``; values without a
-            name then become background.
-
-    Returns:
-        The choices of names, values and background values; names are empty if no label map can be used.
+    ``given`` are names in the order of the values, ``liver,spleen``, or with them, ``1=liver,4=spleen``; values without
+    a name then become background. Without it a structure is named ``label_<value>``.
 
     Raises:
         InputError: names that do not fit the values.

@@ -30,25 +30,15 @@ BYTES_PER_MAXRSS = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What one training costs.
+    """What one training costs."""
 
-    Attributes:
-        iteration_s: median seconds of an iteration.
-        preparation_s: seconds to read and preprocess a case that is not in the cache.
-        start_s: seconds of a case before the first iteration: a round of pseudo-labels, if the training makes them.
-        slices: slices of a case, on average.
-        loaded_bytes: largest memory of the process until all slices are loaded.
-        peak_bytes: the same until the end.
-        case_bytes: memory that the slices of a case of each domain take, on average.
-    """
-
-    iteration_s: float
-    preparation_s: float
-    start_s: float
-    slices: float
-    loaded_bytes: int
-    peak_bytes: int
-    case_bytes: Sequence[float]
+    iteration_s: float  # median
+    preparation_s: float  # to read and preprocess a case that is not in the cache
+    start_s: float  # of a case before the first iteration: a round of pseudo-labels, if there is one
+    slices: float  # of a case, on average
+    loaded_bytes: int  # largest memory of the process until all slices are loaded
+    peak_bytes: int  # the same until the end
+    case_bytes: Sequence[float]  # of the slices of a case of each domain, on average
 
 
 def parse_command(command: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -19,23 +19,14 @@ SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How adapt trains.
-
-    Attributes:
-        name: of the schedule.
-        method: a file of ``configs/methods``.
-        size: a section of ``configs/comparison.yaml``.
-        pixels: largest side of a window.
-        length: multiple of the iterations of the method's files.
-        settings: further settings of every training.
-    """
+    """How adapt trains."""
 
     name: str
-    method: str
-    size: str
-    pixels: int
-    length: float = 1.0
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    method: str  # a file of ``configs/methods``
+    size: str  # a section of ``configs/comparison.yaml``
+    pixels: int  # largest side of a window
+    length: float = 1.0  # multiple of the iterations of the method's files
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of every training
 
 
 @dataclass(frozen=True, kw_only=True)

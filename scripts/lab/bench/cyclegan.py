@@ -15,16 +15,10 @@ __all__ = ["CycleGanStep"]
 
 
 class CycleGanStep:
-    """One update of two ResNet generators and two PatchGANs, eager, float32.
+    """One update of two ResNet generators (9 blocks in the paper) and two PatchGANs, eager, float32.
 
-    Least-squares adversarial losses, cycle loss of weight 10, optional identity loss of weight 5, no image pool.
-
-    Args:
-        channels: width of the generators at full resolution.
-        num_blocks: residual blocks of a generator; 9 in the paper.
-        discriminator_channels: width of the PatchGANs' first layer.
-        identity_weight: 0 omits the identity loss and its passes, as in most of the paper.
-        device: of the networks.
+    Least-squares adversarial losses, cycle loss of weight 10, identity loss of weight 5 (0 omits it and its passes, as
+    in most of the paper), no image pool.
 
     Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017;
     github.com/junyanz/pytorch-CycleGAN-and-pix2pix, whose defaults these are.

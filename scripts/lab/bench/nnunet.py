@@ -20,12 +20,7 @@ class NnUnetPredictor:
     """nnU-Net v2's predictor with the network that its planner sets for 2D slices of a CT.
 
     Reading, normalisation, windows with a Gaussian weight and half a window's overlap, resampling and writing are its
-    own. Nothing of ours runs.
-
-    Args:
-        size: pixels of a slice and of a window.
-        num_classes: background and structures.
-        spacing_mm: of the volumes along (x, y, z).
+    own. Nothing of ours runs. ``size`` is that of a slice and of a window, ``spacing_mm`` along (x, y, z).
     """
 
     def __init__(self, size: int, *, num_classes: int, spacing_mm: Sequence[float]) -> None:

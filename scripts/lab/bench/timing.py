@@ -26,19 +26,12 @@ _RESET_PEAK = "5"  # resets the peak of the resident set
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """One line of the benchmark's table.
-
-    Attributes:
-        name: the two variants.
-        value: speed-up, or share of the time.
-        target: value to reach; None for information only.
-        is_share: whether it is a share of the time, which should be below its target.
-    """
+    """One line of the benchmark's table."""
 
     name: str
-    value: float
-    target: float | None = None
-    is_share: bool = False
+    value: float  # speed-up, or share of the time
+    target: float | None = None  # to reach; None for information only
+    is_share: bool = False  # should be below its target
 
     @property
     def reached(self) -> bool | None:

@@ -30,22 +30,12 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem to inspect.
+    """A problem to inspect."""
 
-    Attributes:
-        severity: an error invalidates a training; a warning may be intended.
-        kind: its name, a heading of the how-to page.
-        domain: name of the domain, or of two, separated by a comma.
-        cases: names of the cases; empty for the whole domain.
-        found: the finding.
-        expected: what was expected.
-        remedy: what to do.
-    """
-
-    severity: Severity
-    kind: str
-    domain: str
-    cases: tuple[str, ...]
+    severity: Severity  # an error invalidates a training; a warning may be intended
+    kind: str  # a heading of the how-to page
+    domain: str  # name of the domain, or of two, separated by a comma
+    cases: tuple[str, ...]  # empty for the whole domain
     found: str
     expected: str
     remedy: str
@@ -53,65 +43,39 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedCase:
-    """A case of a datalist: its place in the lists, and its files.
-
-    Attributes:
-        domain: name of the domain.
-        section: the list it is in, such as ``training``.
-        name: the image's file name without its suffix; with its folder if two images share it.
-        image: path.
-        label: path, or None.
-        modality: from the datalist, such as ``CT``.
-        label_names: value and name of each structure, from the datalist; may be empty.
-        protocol: name of the protocol that prepared the volumes; may be empty.
-        shared_sections: lists that the protocol fills with the same cases.
-        has_spacing: false where the datalist states that the headers' spacing is meaningless.
-        has_unit: false where the datalist states that intensities are not in the scanner's unit.
-    """
+    """A case of a datalist: its place in the lists, and its files."""
 
     domain: str
-    section: str
-    name: str
+    section: str  # the list it is in, such as ``training``
+    name: str  # the image's file name without suffix; with its folder if two images share it
     image: str
     label: str | None
-    modality: str
-    label_names: tuple[tuple[float, str], ...] = ()
-    protocol: str = ""
-    shared_sections: tuple[str, ...] = ()
-    has_spacing: bool = True
-    has_unit: bool = True
+    modality: str  # from the datalist, such as ``CT``
+    label_names: tuple[tuple[float, str], ...] = ()  # value and name of each structure, from the datalist
+    protocol: str = ""  # that prepared the volumes
+    shared_sections: tuple[str, ...] = ()  # lists that the protocol fills with the same cases
+    has_spacing: bool = True  # false where the headers' spacing is meaningless
+    has_unit: bool = True  # false where intensities are not in the scanner's unit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """Position and extent of a labelled structure.
-
-    Attributes:
-        volume_ml: its volume.
-        centre_mm: its centroid (3,) from the body's centre, in RAS mm (in the stored axes where the task keeps them).
-        spread_mm: standard deviation of its voxels' positions along the three stored axes.
-    """
+    """Position and extent of a labelled structure."""
 
     volume_ml: float
+    # Centroid from the body's centre, in RAS, or along the stored axes where the task keeps them.
     centre_mm: tuple[float, float, float]
-    spread_mm: tuple[float, float, float]
+    spread_mm: tuple[float, float, float]  # standard deviation of voxel positions along the stored axes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Variance of an image explained by its label map: in place, shifted, and mirrored.
-
-    Attributes:
-        explained: between-class share of the image's variance near the structures.
-        best_explained: the same at the best of the tested shifts.
-        shift_voxel: the best shift along the stored axes, refined by a parabola.
-        flipped_explained: the same with the label mirrored along each stored axis.
-    """
+    """Between-class share of an image's variance near the structures: label in place, shifted, and mirrored."""
 
     explained: float
-    best_explained: float
-    shift_voxel: tuple[float, float, float]
-    flipped_explained: tuple[float, float, float]
+    best_explained: float  # at the best of the tested shifts
+    shift_voxel: tuple[float, float, float]  # the best shift along the stored axes, refined by a parabola
+    flipped_explained: tuple[float, float, float]  # with the label mirrored along each stored axis
 
 
 @dataclass(kw_only=True, eq=False)

@@ -24,15 +24,10 @@ _Array = NDArray[Any]
 
 
 def resample(volume: _Array, spacing_mm: Sequence[float], out_mm: Sequence[float]) -> NDArray[np.float32]:
-    """Resample a volume about its centre, axis by axis with triangular weights.
+    """Resample a volume about its centre from ``spacing_mm`` to ``out_mm``, axis by axis with triangular weights.
 
     The triangle is as wide as the coarser of the two grids: averages towards a coarser grid, linear interpolation
     towards a finer one.
-
-    Args:
-        volume: any number of axes.
-        spacing_mm: distance of samples along each axis.
-        out_mm: the same for the result.
     """
     result = np.asarray(volume, np.float32)
     for axis, (old, new) in enumerate(zip(spacing_mm, out_mm, strict=True)):
@@ -58,18 +53,10 @@ def body_of(coarse: _Array) -> NDArray[np.bool_]:
 
 
 def grain(coarse: _Array, body: _Array, stack_axis: int) -> float:
-    """Logarithm of the ratio of mean gradients along the stack and in plane.
+    """Logarithm of the ratio of mean gradients along the stack and in plane; NaN if the body is too small.
 
     It differs little between people; a slice spacing that is too large by a factor lowers the ratio by about that
-    factor.
-
-    Args:
-        coarse: (H, W, D) at :data:`COARSE_MM`.
-        body: mask on the same grid.
-        stack_axis: the axis of the coarse volume that slices are stacked along.
-
-    Returns:
-        NaN if the body is too small.
+    factor. ``coarse`` and the mask ``body`` are (H, W, D) at :data:`COARSE_MM`.
     """
     inner = ndimage.binary_erosion(body, iterations=2)
     if not inner.any():

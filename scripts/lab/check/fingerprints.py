@@ -27,11 +27,7 @@ Fingerprint = NDArray[np.complex64]
 
 
 def spectrum_of(coarse: _Array) -> Fingerprint:
-    """The spectrum of a volume's coarse structure, robust to scale, data type and small crops.
-
-    Args:
-        coarse: (H, W, D) in RAS order at :data:`scripts.lab.check.coarse.COARSE_MM`.
-    """
+    """The spectrum of a volume's coarse structure (H, W, D, in RAS), robust to scale, data type and small crops."""
     volume = resample(_scaled(coarse), (COARSE_MM,) * 3, (PRINT_MM,) * 3)
     band = _middle(_band(volume, 0.7, 2.0), PRINT_SIZE)
     return np.asarray(fft.rfftn(band / max(float(np.linalg.norm(band)), 1e-6), (PRINT_SIZE,) * 3), np.complex64)
@@ -53,13 +49,9 @@ def mirrored(spectrum: Fingerprint, axes: Sequence[int]) -> Fingerprint:
 
 
 def detail_of(coarse: _Array, body: _Array) -> NDArray[np.int8]:
-    """The fine structure of the centre of a volume, for :func:`agreement`.
+    """The fine structure of the centre of a volume (H, W, D, in RAS, with a mask of the body), for :func:`agreement`.
 
     Values are clipped to the percentiles 1 and 99 of the body, because the edge of the skin would dominate.
-
-    Args:
-        coarse: (H, W, D) in RAS order at :data:`scripts.lab.check.coarse.COARSE_MM`.
-        body: mask on the same grid.
     """
     inside = coarse[body] if body.any() else coarse
     band = _middle(_band(np.clip(coarse, *np.percentile(inside, (1.0, 99.0))), 0.5, 1.5), DETAIL_SIZE)

@@ -27,14 +27,8 @@ def measure_alignment(image: _Array, label: _Array) -> Alignment | None:
     """Compare the fit of a label map in place with its fit shifted by one and two voxels and mirrored.
 
     The fit is the between-class variance of the image over its variance, in a band along the borders of the classes
-    (background included) that moves with the label. The best shift is searched along each axis in turn, twice.
-
-    Args:
-        image: (H, W, D).
-        label: integers on the same grid.
-
-    Returns:
-        None if the label map is empty or cannot be shifted within the volume.
+    (background included) that moves with the label. The best shift is searched along each axis in turn, twice. None if
+    the label map is empty or cannot be shifted within the volume.
     """
     band = _Band(label)
     if not band.is_usable:

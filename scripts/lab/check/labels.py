@@ -26,19 +26,12 @@ SMALL_RANGE = 1 << 16
 
 @dataclass(frozen=True)
 class RankedLabels:
-    """A label map as ranks of its values, so that large values need no more memory than 1, 2, 3.
+    """A label map as ranks of its values, so that large values need no more memory than 1, 2, 3."""
 
-    Attributes:
-        values: 0 and all values above it, ascending.
-        counts: voxels of each.
-        ranks: (H, W, D), index of each voxel's value in ``values``; background is 0.
-        negative: voxels of each negative value, which is not a label and has rank 0.
-    """
-
-    values: NDArray[np.float64]
-    counts: NDArray[np.int64]
-    ranks: NDArray[np.int32]
-    negative: Mapping[float, int] = field(default_factory=dict)
+    values: NDArray[np.float64]  # 0 and all values above it, ascending
+    counts: NDArray[np.int64]  # voxels of each
+    ranks: NDArray[np.int32]  # (H, W, D), index of each voxel's value in ``values``
+    negative: Mapping[float, int] = field(default_factory=dict)  # voxels of each negative value, which has rank 0
 
 
 def ranked(label: _Array) -> RankedLabels:
@@ -62,13 +55,7 @@ def ranked(label: _Array) -> RankedLabels:
 
 
 def find_structures(label: RankedLabels, affine: _Array, centre_voxel: _Array) -> dict[float, Structure]:
-    """Volume, position and extent of each value above 0.
-
-    Args:
-        label: the label map.
-        affine: voxel to mm; only directions and spacing are used.
-        centre_voxel: (3,), the origin of the positions.
-    """
+    """Volume, position (mm from ``centre_voxel``) and extent of each value above 0."""
     steps = np.asarray(affine, float)[:3, :3]
     spacing_mm = np.linalg.norm(steps, axis=0)
     structures = {}
@@ -96,12 +83,8 @@ def rim_shares(label: RankedLabels, axes: Sequence[int], smallest: int) -> dict[
     """For each value, the share of its faces towards lower values that a thin rim of a value in between covers.
 
     Linear interpolation writes 1, 2 or 3 between 0 and 4. Real structures are thicker than :data:`RIM_VOXELS`, so that
-    the share is near 0.
-
-    Args:
-        label: the label map.
-        axes: the in-plane axes; along the stack a real structure may be one thick slice high.
-        smallest: least number of faces for a result.
+    the share is near 0. ``axes`` are those in plane, as along the stack a real structure may be one thick slice high;
+    values with fewer than ``smallest`` faces are left out.
     """
     box = ndimage.find_objects((label.ranks > 0).astype(np.uint8))
     if not box:

@@ -43,21 +43,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The best explanation of a deviating layout.
+    """The best explanation of a deviating layout."""
 
-    Attributes:
-        kind: ``as it is``, ``flipped`` or ``swapped``.
-        what: flipped axes (0, 1, 2), or the two swapped values.
-        deviation: root mean square deviation of the layout from the reference, in spreads.
-        remaining: the same after the correction.
-        rivals: equally good explanations.
-    """
-
-    kind: str
-    what: tuple[int, ...]
-    deviation: float
-    remaining: float
-    rivals: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    kind: str  # ``as it is``, ``flipped`` or ``swapped``
+    what: tuple[int, ...]  # flipped axes (0, 1, 2), or the two swapped values
+    deviation: float  # root mean square deviation from the reference, in spreads
+    remaining: float  # the same after the correction
+    rivals: tuple[tuple[str, tuple[int, ...]], ...] = ()  # equally good explanations
 
 
 def reference_of(layouts: Sequence[Layout]) -> Reference:
@@ -91,12 +83,7 @@ def explain_layout(layout: Layout, reference: Reference, margin: float = 1.0) ->
     """The correction that brings a layout closest to a reference, or none if it fits best unchanged.
 
     Corrections are flips of one axis, two axes (a rotation by 180 degrees) or three, and exchanges of two structures.
-
-    Args:
-        layout: of one case, or the median of a domain.
-        reference: of others.
-        margin: explanations within this margin of the best one are listed as rivals, if they reduce the deviation by
-            more than half as much as the best one.
+    Explanations within ``margin`` of the best one are rivals if they reduce the deviation by more than half as much.
     """
     tried = [("as it is", ()), *(("flipped", axes) for n in (1, 2, 3) for axes in combinations(range(3), n))]
     tried += [("swapped", pair) for pair in combinations(sorted(layout), 2)]

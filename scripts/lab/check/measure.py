@@ -34,17 +34,11 @@ PERCENTILES = (0.5, 25.0, 50.0, 75.0, 99.5)
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """A volume and the frame of reference of its comparisons.
-
-    Attributes:
-        voxels: (H, W, D) as stored.
-        header_affine: as in the file.
-        affine: the frame's, equal to it unless the stored axes are the common frame.
-    """
+    """A volume (H, W, D) as stored, and the frame of reference of its comparisons."""
 
     voxels: _Array
     header_affine: _Array
-    affine: _Array
+    affine: _Array  # the frame's: the header's, unless the stored axes are the common frame
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -71,11 +65,8 @@ class _Opened:
 def measure_case(files: ListedCase, class_of: Mapping[float, int], keeps_stored_axes: bool = False) -> MeasuredCase:
     """Read, measure and draw the volumes of a case; an unusable file becomes a finding.
 
-    Args:
-        files: of the case.
-        class_of: class id 1..K of each value of the label files that is a structure, for colours; other values are
-            background or unknown. Empty: every value is a structure.
-        keeps_stored_axes: whether the stored axes are the common frame (``orientation: null`` of a task file).
+    ``class_of`` maps the values of structures to class ids 1..K, for colours; empty: every value is a structure.
+    ``keeps_stored_axes``: the stored axes are the common frame (``orientation: null`` of a task file).
     """
     case = MeasuredCase(files=files)
     try:

@@ -96,11 +96,7 @@ def find_mirrored_images(
     """Images that are more similar to the others of their domain when mirrored, and the same between domains.
 
     Labels are not used. Images rarely distinguish left and right, but anterior and posterior, and head and feet.
-
-    Args:
-        cases: all of them.
-        already: domain and name of cases, and pairs of domains, that were found by their structures.
-        axes: names of the three axes.
+    ``already`` holds domain and name of cases, and pairs of domains, that were found by their structures.
     """
     findings, upright = [], {}
     for domain, group in by_domain(cases, lambda case: case.spectrum is not None).items():
@@ -152,8 +148,7 @@ def _thinned(group: Sequence[MeasuredCase]) -> Sequence[MeasuredCase]:
 def _best_flip(likeness: NDArray[np.float64]) -> tuple[tuple[int, ...], float, float]:
     """The flip with the highest similarity: axes, ratio of similarities, their difference in standard errors.
 
-    Args:
-        likeness: (n, 8), similarity to n others under each flip, the first being none.
+    ``likeness`` (n, 8) is the similarity to n others under each flip, the first being none.
     """
     means = likeness.mean(0)
     best = int(means[1:].argmax()) + 1

@@ -29,10 +29,7 @@ def find_preprocessing_faults(
 ) -> list[Finding]:
     """Preprocess some training cases of both domains as the task says, and judge the slices that result.
 
-    Args:
-        task: the task file; one that lacks a value for this gives no findings.
-        cases: as measured.
-        findings: cases with errors among them are left out.
+    Cases with errors among ``findings`` are left out. A task file that lacks a value for this gives no findings.
     """
     settings = read_task(Path(task))
     if not settings.keys() >= NEEDED:
@@ -53,13 +50,7 @@ def find_preprocessing_faults(
 
 
 def find_lost_structures(counts: Sequence[Mapping[str, torch.Tensor]], names: Sequence[str], side: str) -> list[str]:
-    """Structures of which a notable part lies outside the section.
-
-    Args:
-        counts: voxels of each class after each step, by case, as :class:`SliceSet` counts them.
-        names: of the classes 1..K.
-        side: ``source`` or ``target``.
-    """
+    """Structures of which a notable part lies outside the section; ``counts`` are :class:`SliceSet`'s, by case."""
     steps = list(counts[0])
     cut = steps.index("CropForegroundd") if "CropForegroundd" in steps else 0
     if not cut:

@@ -24,36 +24,22 @@ LEAST_HEIGHT_DEVIATION, LEAST_GRAIN_DEVIATION = 0.08, 0.05
 
 @dataclass(frozen=True)
 class Proportions:
-    """Logarithms of the measures that are compared.
+    """Logarithms of the measures that are compared; those of structures by value."""
 
-    Attributes:
-        heights: height over width of each structure, by value.
-        volumes: volume in ml of each structure.
-        grain: of the image; NaN if unknown.
-    """
-
-    heights: Mapping[float, float]
-    volumes: Mapping[float, float]
-    grain: float
+    heights: Mapping[float, float]  # height over width
+    volumes: Mapping[float, float]  # in ml
+    grain: float  # of the image; NaN if unknown
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """The factor by which a case is longer than others along the stack.
+    """The factor by which a case is longer than others along the stack."""
 
-    Attributes:
-        factor: both estimates combined, weighted by their precision.
-        deviations: its logarithm in standard deviations.
-        height: estimate from the structures, or None.
-        grain: estimate from the image, or None.
-        volume: ratio of the structures' volumes to the others', or None.
-    """
-
-    factor: float
-    deviations: float
-    height: float | None
-    grain: float | None
-    volume: float | None
+    factor: float  # both estimates combined, weighted by their precision
+    deviations: float  # its logarithm in standard deviations
+    height: float | None  # estimate from the structures
+    grain: float | None  # estimate from the image
+    volume: float | None  # ratio of the structures' volumes to the others'
 
     def agrees(self, least: float) -> bool:
         """Whether each available estimate is at least this factor, in the same direction."""

@@ -44,22 +44,13 @@ CASES_PER_WORKER = 6
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLabels:
-    """Information on the label maps from the task or the datalists.
+    """Information on the label maps from the task or the datalists."""
 
-    Attributes:
-        names: names of the structures by their value in the files; empty if unknown.
-        background: values that count as background, besides 0.
-        scaled_within: lowest and highest intensity if the task expects scaled volumes; None if it scales them itself.
-        source_domain: the domain whose labels are trained on; None if unknown.
-        orientation: axes of the slices' frame; None for the stored axes.
-        slice_axis: of that frame; None if unknown.
-    """
-
-    names: Mapping[float, str]
-    background: tuple[float, ...] = ()
-    scaled_within: tuple[float, float] | None = None
-    source_domain: str | None = None
-    orientation: str | None = "RAS"
+    names: Mapping[float, str]  # of the structures by their value in the files; empty if unknown
+    background: tuple[float, ...] = ()  # values that count as background, besides 0
+    scaled_within: tuple[float, float] | None = None  # intensity range of volumes that must be scaled already
+    source_domain: str | None = None  # whose labels are trained on
+    orientation: str | None = "RAS"  # axes of the slices' frame; None for the stored axes
     slice_axis: int | None = None
 
     @property
@@ -74,11 +65,11 @@ class TaskLabels:
 
 
 def run_check(where: Sequence[str], out: Path, task: str | None = None, workers: int | None = None) -> list[Finding]:
-    """Check cases, print a table and the findings, and write ``check.html`` and ``check.json``.
+    """Check cases, print a table and the findings, and write ``check.html`` and ``check.json`` into ``out``.
 
     Args:
         where: datalists, ``dataset.json`` files with ``domains``, or folders.
-        out: folder to write into.
+        out: output folder.
         task: a task file, for names and values of the structures.
         workers: processes; None for at most one per core, depending on the number of cases.
     """

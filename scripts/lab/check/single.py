@@ -24,9 +24,9 @@ def judge_case(
 
     Args:
         case: as measured.
-        names: names of the structures by value; every label map should show all of them.
-        known: every value that a label map may have besides 0, or None if any may occur.
-        scaled_within: lowest and highest intensity that the task expects of scaled volumes; None for others.
+        names: of the structures by value; every label map should show all of them.
+        known: every value that a label map may have besides 0; None for any.
+        scaled_within: intensity range that the task expects of scaled volumes; None for others.
     """
     if not case.shape:
         return list(case.findings)
@@ -41,10 +41,7 @@ def find_unlabelled_structures(
 ) -> list[Finding]:
     """Structures of the task without a voxel in all label maps that it is trained on, which training refuses.
 
-    Args:
-        cases: as measured; without a training list, all labelled ones of the source domain count.
-        names: names of the structures by value.
-        source_domain: of the task; None if unknown.
+    Without a training list, all labelled cases of the source domain count.
     """
     labelled = [case for case in cases if case.label_shape and case.files.domain == source_domain]
     trained = [case for case in labelled if case.files.section == "training"] or labelled

@@ -30,13 +30,8 @@ FILL, QUALITY = 0.22, 85
 def draw_views(image: _Array, classes: _Array | None, turn: _Array, spacing_mm: Sequence[float]) -> list[str]:
     """The axial, coronal and sagittal slices with most labelled voxels, as JPEG data URIs.
 
-    Pixels are square in mm, so that a wrong spacing is visible. Without a label the middle slices are drawn.
-
-    Args:
-        image: (H, W, D) as stored.
-        classes: class ids 0..K on the same grid, or None.
-        turn: orientation of the stored axes, for ``nibabel.orientations.apply_orientation``.
-        spacing_mm: of the stored axes.
+    Pixels are square in mm, so that a wrong spacing is visible. Without a label the middle slices are drawn. Image and
+    class ids are (H, W, D) as stored; ``turn`` is for ``nibabel.orientations.apply_orientation``.
     """
     limits = percentile_limits(image)
     shown = nib.orientations.apply_orientation(image, turn)

@@ -36,12 +36,7 @@ TRAINING = Path(__file__).resolve().parents[3] / "configs" / "segmentation" / "t
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """A volume in the orientation of the pictures.
-
-    Attributes:
-        voxels: (H, W, D) along the axes of the task's orientation.
-        spacing_mm: voxel edges along these axes.
-    """
+    """A volume in the orientation of the pictures: voxels (H, W, D) and their spacing along these axes."""
 
     voxels: NDArray[Any]
     spacing_mm: tuple[float, ...]
@@ -49,16 +44,10 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A square window in mm, so that slices of different grids are shown at the same scale.
+    """A square window in mm, so that slices of different grids are shown at the same scale."""
 
-    Attributes:
-        slice_axis: the axis along which the slices are stacked.
-        centre_mm: centre in the slice, from the outer corner of the first voxel.
-        side_mm: edge.
-    """
-
-    slice_axis: int
-    centre_mm: tuple[float, float]
+    slice_axis: int  # along which slices are stacked
+    centre_mm: tuple[float, float]  # in the slice, from the outer corner of the first voxel
     side_mm: float
 
     @classmethod

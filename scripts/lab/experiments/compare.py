@@ -44,13 +44,8 @@ def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
 def execute_runs(runs: Sequence[PlannedRun], *, jobs: int = 1, shown: Shown = "all") -> bool:
     """Execute the steps of runs that are not done, those of earlier runs first, and name the runs that did not end.
 
-    Args:
-        runs: registered or new.
-        jobs: number of parallel runs; each gets its share of the cores.
-        shown: what of their output goes to the screen; of parallel runs nothing does.
-
-    Returns:
-        Whether every run is done.
+    ``jobs`` runs are executed in parallel, each with its share of the cores and nothing on the screen. Returns whether
+    every run is done.
     """
     for run in runs:
         _register(run)

@@ -23,13 +23,9 @@ TITLES = {"none_unet": "no adaptation", "recommended": "recommended"}
 def run_demo(
     out: Path, *, methods: Sequence[str] = ("none_unet", "recommended"), seed: int = 0, resume: bool = False
 ) -> None:
-    """Generate the phantom, train, evaluate and report.
+    """Generate the phantom, train, evaluate and report, in ``out``; without ``resume`` an earlier demo is repeated.
 
-    Args:
-        out: output folder: data, runs, ``report.html``, ``summary.json``.
-        methods: files of ``configs/methods``; the gain is that of the last one over the first one.
-        seed: seed of the phantom and of every training.
-        resume: continue a demo that was interrupted; otherwise it starts again.
+    The gain is that of the last method over the first one.
 
     Raises:
         SystemExit: a step failed.

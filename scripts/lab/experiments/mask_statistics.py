@@ -83,7 +83,7 @@ def mask_correlations(
     feature_voxels: Sequence[int],
     network_voxels: Sequence[int] = (1, 1, 1),
 ) -> dict[str, dict[str, float | None]]:
-    """Pearson's correlation of a local mask with an error map, over two regions.
+    """Pearson's correlation of a local mask with an error map, by region (``REGIONS``), then by kind (``KINDS``).
 
     Args:
         mask: (H, W, D), 0 outside the field of view.
@@ -93,10 +93,7 @@ def mask_correlations(
         network_voxels: distance of the voxels that are used, along each axis.
 
     Returns:
-        By region (``REGIONS``), then by kind (``KINDS``); None where mask or error are constant.
-
-    Raises:
-        ValueError: the shapes differ.
+        Correlations; None where mask or error are constant.
     """
     if not mask.shape == error.shape == labelled.shape:
         raise ValueError(f"shapes {mask.shape}, {error.shape} and {labelled.shape} differ")

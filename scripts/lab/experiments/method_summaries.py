@@ -16,30 +16,17 @@ MEASURES = ("dice_percent", "asd_mm", "asd_voxel")
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSummary:
-    """The numbers of a method.
-
-    Attributes:
-        method: its runs.
-        mean: by measure, the mean over the structures.
-        largest_mean: the same of the largest component of each structure.
-        structures: by structure, then by measure.
-        missing: structures present only in the prediction or only in the truth, over all cases and seeds.
-        counted: all structures of these cases.
-        gap_closed: the share of the gap between the bounds' mean Dice, over the seeds that all three have.
-        structure_gap_closed: the same for each structure.
-        test: against the reference; None for the reference itself.
-        training_seconds: of the done seeds.
-    """
+    """The numbers of a method."""
 
     method: MethodResult
-    mean: Mapping[str, Spread]
-    largest_mean: Mapping[str, Spread]
-    structures: Mapping[str, Mapping[str, Spread]]
-    missing: int
-    counted: int
-    gap_closed: GapClosed
+    mean: Mapping[str, Spread]  # by measure, over the structures
+    largest_mean: Mapping[str, Spread]  # of the largest component of each structure
+    structures: Mapping[str, Mapping[str, Spread]]  # by structure, then by measure
+    missing: int  # structures only in the prediction or only in the truth, over all cases and seeds
+    counted: int  # all structures of these cases
+    gap_closed: GapClosed  # in mean Dice, over the seeds that the method and both bounds have
     structure_gap_closed: Mapping[str, GapClosed]
-    test: PairedTest | None
+    test: PairedTest | None  # None for the reference itself
     training_seconds: Spread
 
     @property

@@ -44,31 +44,18 @@ Size = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """The settings of a comparison.
+    """The settings of a comparison."""
 
-    Attributes:
-        task: name of a file of ``configs/tasks``, or a path.
-        methods: names of files of ``configs/methods``, or paths.
-        seeds: seeds of networks and batches; all runs use the same data.
-        out: output folder.
-        size: a section of ``configs/comparison.yaml``.
-        dataset_dir: folder with ``<domain>.json``; None to generate the phantom.
-        translators: output folder of a comparison of the other direction, whose translators are used.
-        settings: additional settings of every segmentation training, as on a command line.
-        overlays: additional config files of every segmentation training, merged last.
-        data_set: the data set whose files the size adds; None for the task's.
-    """
-
-    task: str
-    methods: Sequence[str]
-    seeds: Sequence[int]
+    task: str  # name of a file of ``configs/tasks``, or a path
+    methods: Sequence[str]  # names of files of ``configs/methods``, or paths
+    seeds: Sequence[int]  # of networks and batches; all runs use the same data
     out: Path
-    size: str = "small"
-    dataset_dir: Path | None = None
-    translators: Path | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    overlays: Sequence[Path] = ()
-    data_set: str | None = None
+    size: str = "small"  # a section of ``configs/comparison.yaml``
+    dataset_dir: Path | None = None  # folder with ``<domain>.json``; None to generate the phantom
+    translators: Path | None = None  # a comparison of the other direction, whose translators are used
+    settings: Mapping[str, str] = field(default_factory=dict)  # of every segmentation training, as on a command line
+    overlays: Sequence[Path] = ()  # config files of every segmentation training, merged last
+    data_set: str | None = None  # whose files the size adds; None for the task's
 
     @property
     def data(self) -> Path:
@@ -87,29 +74,17 @@ class Step:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """The commands of one training and its evaluations, with one seed, in one folder.
+    """The commands of one training and its evaluations, with one seed, in one folder."""
 
-    Attributes:
-        kind: ``translator`` or ``method``.
-        name: name of the translator or method.
-        seed: seed of the training.
-        folder: the bundle root.
-        steps: commands, in order.
-        translator: for a method, the translator of its training images, or ``none``.
-        needs: folders of runs that must be done first.
-        settings: the merged config of the training from the current files; empty without a training.
-        files: config files that the training shares with inference: task, size and network.
-    """
-
-    kind: str
+    kind: str  # ``translator`` or ``method``
     name: str
     seed: int
-    folder: Path
+    folder: Path  # the bundle root
     steps: Sequence[Step]
-    translator: str = "none"
-    needs: tuple[Path, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
+    translator: str = "none"  # of a method's training images, or ``none``
+    needs: tuple[Path, ...] = ()  # folders of runs that must be done first
+    settings: Mapping[str, Any] = field(default_factory=dict)  # merged config of the training; empty without a training
+    files: tuple[Path, ...] = ()  # configs that training and inference share: task, size, network
 
     @property
     def title(self) -> str:

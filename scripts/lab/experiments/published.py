@@ -31,13 +31,7 @@ OTHER_EVALUATIONS = {", all components": "eval", ", largest component": "eval_la
 
 @dataclass(frozen=True)
 class ResultTable:
-    """One file of docs/results.
-
-    Attributes:
-        file: the CSV file.
-        heads: its columns.
-        rows: text by column.
-    """
+    """One file of docs/results: its columns, and the text of each row by column."""
 
     file: Path
     heads: list[str]
@@ -65,13 +59,8 @@ class ResultTable:
     def value(self, key: str, column: str) -> str:
         """A number as the pages show it: the mean over the seeds of a method, if it has several.
 
-        Args:
-            key: of the row.
-            column: its column. ``X sd`` without a column of that name is the sample standard deviation over the seeds,
-                ``seeds`` their number.
-
-        Returns:
-            The text; empty if a seed lacks the number.
+        ``X sd`` without a column of that name is the sample standard deviation over the seeds, ``seeds`` their number.
+        Empty if a seed lacks the number.
         """
         rows = [row for row in self.rows if row["key"] == key]
         if column == "seeds":
@@ -97,14 +86,9 @@ class ResultTable:
         return ", ".join(_shown(row[MEAN]) for row in self.rows if row["key"] == key)
 
     def compare(self, runs: Path, *, fill: bool) -> list[str]:
-        """Compare the rows with the summaries of their evaluations, as far as these exist.
+        """Compare the rows with the summaries of their evaluations below ``runs``, as far as these exist.
 
-        Args:
-            runs: folder to which the column ``evaluation`` is relative.
-            fill: write measured values into empty cells.
-
-        Returns:
-            A sentence for each number that differs.
+        With ``fill``, measured values are written into empty cells. Returns a sentence for each number that differs.
         """
         found = []
         for row in (row for row in self.rows if row["evaluation"]):

@@ -28,15 +28,7 @@ NUMBER = re.compile(r"<!-- (\w+) (\S+) ([^>]+?) -->([+-]?\d+(?:\.\d+)?)?")
 
 
 def render_page(name: str, text: str, tables: dict[str, ResultTable]) -> tuple[str, list[str]]:
-    """A page with its tables and numbers as the files have them.
-
-    Args:
-        name: of the page, for the sentences.
-        text: its content.
-        tables: by name.
-
-    Returns:
-        The content, and a sentence for each number and the first line of each table that differs.
+    """A page with its tables and numbers as the files have them, and a sentence for each place that differs.
 
     Raises:
         InputError: the page names a table, row or column that does not exist.
@@ -46,15 +38,9 @@ def render_page(name: str, text: str, tables: dict[str, ResultTable]) -> tuple[s
 
 
 def update_pages(root: Path = ROOT, *, check: bool = False, runs: Path | None = None) -> list[str]:
-    """Write the pages from docs/results, or only compare them.
+    """Write the pages from docs/results, or only compare them (``check``); return a sentence for each difference left.
 
-    Args:
-        root: of the project.
-        check: write nothing.
-        runs: folder with evaluations, to compare the files with and to fill their empty cells from.
-
-    Returns:
-        A sentence for each disagreement that remains.
+    ``runs`` is a folder of evaluations to compare docs/results with and to fill its empty cells from.
     """
     tables = read_tables(root / "docs" / "results")
     found = [line for table in tables.values() if runs for line in table.compare(runs, fill=not check)]

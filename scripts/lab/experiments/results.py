@@ -35,33 +35,19 @@ RECOMMENDED_LOWER = "none_unet"
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The result of one translator or method with one seed.
-
-    Attributes:
-        name: name of the translator or method.
-        seed: of the training.
-        folder: where the run is.
-        status: ``done`` if all steps are done and the evaluation, if there is one, can be read.
-        error: why it is not done, or None.
-        selection: how the weights of a done run were selected, else None.
-        translator: the translator of its training images, or ``none``.
-        steps: its record's commands, commits and seconds by step.
-        summary: ``eval/summary.json`` of a done run; empty if the target has no labels.
-        summary_largest: the same of the largest component of each structure.
-        dice_of_case: mean Dice in % over the structures, by held-out case.
-    """
+    """The result of one translator or method with one seed."""
 
     name: str
     seed: int
     folder: Path
-    status: Status
-    error: str | None = None
-    selection: str | None = None
-    translator: str = "none"
-    steps: Mapping[str, Any] = field(default_factory=dict)
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    summary_largest: Mapping[str, Any] = field(default_factory=dict)
-    dice_of_case: Mapping[str, float] = field(default_factory=dict)
+    status: Status  # ``done`` if all steps are done and the evaluation, if there is one, can be read
+    error: str | None = None  # why it is not done
+    selection: str | None = None  # how the weights of a done run were selected
+    translator: str = "none"  # of its training images, or ``none``
+    steps: Mapping[str, Any] = field(default_factory=dict)  # command, commits and seconds of each step
+    summary: Mapping[str, Any] = field(default_factory=dict)  # ``eval/summary.json``; empty if the target has no labels
+    summary_largest: Mapping[str, Any] = field(default_factory=dict)  # of the largest component of each structure
+    dice_of_case: Mapping[str, float] = field(default_factory=dict)  # mean Dice in % over the structures
 
     @property
     def title(self) -> str:
@@ -117,21 +103,13 @@ class MethodResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All results of a comparison.
-
-    Attributes:
-        folder: its output folder.
-        content: ``comparison.json``.
-        methods: in the order of the request.
-        translators: by name and seed.
-        settings: the merged settings of one of its runs; the task's are the same in all. Empty if there is no run.
-    """
+    """All results of a comparison: methods in the order of the request, translators by name and seed."""
 
     folder: Path
-    content: Mapping[str, Any]
+    content: Mapping[str, Any]  # ``comparison.json``
     methods: tuple[MethodResult, ...]
     translators: tuple[RunResult, ...]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # merged settings of one run, as the task's are the same in all; empty without a run
 
     @property
     def label_names(self) -> list[str]:

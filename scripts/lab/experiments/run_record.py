@@ -120,9 +120,8 @@ def run_process(
 ) -> tuple[int, str]:
     """Run Python in a process, and copy its output to a log file and to the screen.
 
-    Returns:
-        The exit code (minus the number of the signal that ended the process) and the last line of output that is not a
-        progress bar, which is the message of an input error.
+    Returns the exit code (minus the number of the signal that ended the process) and the last line of output that is
+    not a progress bar, which is the message of an input error.
     """
     make_folder(log.parent)
     if shown == "all":

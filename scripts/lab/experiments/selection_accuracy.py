@@ -35,19 +35,12 @@ OWN_VALUES = {"bundle_root", "ckpt_dir", "device", "weights_metadata", "run_fold
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRun:
-    """The snapshots of a run with their scores and their true Dice.
+    """The snapshots of a run with their scores and their true Dice."""
 
-    Attributes:
-        name: such as ``glua, seed 0``, or the run's folder.
-        folder: its ``bundle_root``.
-        scores: epoch -> column of ``logs/selection.csv`` -> number.
-        oracle_dice: epoch -> mean Dice of the target's held-out cases in percent, measured with their labels.
-    """
-
-    name: str
-    folder: Path
-    scores: dict[int, dict[str, float]]
-    oracle_dice: dict[int, float]
+    name: str  # such as ``glua, seed 0``, or the run's folder
+    folder: Path  # its ``bundle_root``
+    scores: dict[int, dict[str, float]]  # epoch -> column of ``logs/selection.csv`` -> number
+    oracle_dice: dict[int, float]  # epoch -> mean Dice in % of the target's held-out cases
 
     def column(self, score: str) -> dict[int, float]:
         """One score by epoch; NaN where it was not measured."""
@@ -60,19 +53,12 @@ class ScoredRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleAccuracy:
-    """The accuracy of a selection rule.
-
-    Attributes:
-        name: a score, ``last`` or ``random``.
-        correlations: Spearman's rank correlation of the score with the true Dice, for each run where it is defined.
-        correlation_over_all: the same over all snapshots of all runs, or None.
-        dice_lost: for each run, percentage points of Dice below the best snapshot's.
-    """
+    """The accuracy of a selection rule: a score, ``last`` or ``random``."""
 
     name: str
-    correlations: list[float]
-    correlation_over_all: float | None
-    dice_lost: list[float]
+    correlations: list[float]  # Spearman's, of score and true Dice, of each run where defined
+    correlation_over_all: float | None  # over all snapshots of all runs
+    dice_lost: list[float]  # points of Dice below the best snapshot, of each run
 
 
 def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]]:

@@ -45,17 +45,11 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class GapClosed:
-    """A method compared with both bounds, seed by seed.
-
-    Attributes:
-        seeds: those that the method and both bounds have.
-        gain: Dice minus that of the lower bound, in points, of these seeds.
-        percent: share of the gap that is closed, in %, of the seeds in which there is a gap.
-    """
+    """A method compared with both bounds, over the seeds that all three have."""
 
     seeds: tuple[int, ...] = ()
-    gain: Spread = field(default_factory=Spread)
-    percent: Spread = field(default_factory=Spread)
+    gain: Spread = field(default_factory=Spread)  # Dice minus that of the lower bound, in points
+    percent: Spread = field(default_factory=Spread)  # share of the gap closed, of the seeds in which there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +92,7 @@ def paired_test(
 ) -> PairedTest | None:
     """Compare two methods on the same cases, each case's Dice averaged over the seeds that both have.
 
-    Args:
-        method: mean Dice in % over the structures, by seed, then by case.
-        reference: the same of the method to compare with.
-
-    Returns:
-        The test, or None if they share no seed or no case.
+    Both are given as mean Dice in % over the structures, by seed, then by case. None if they share no seed or no case.
     """
     seeds = sorted(method.keys() & reference.keys())
     runs = [side[seed] for seed in seeds for side in (method, reference)]

@@ -50,12 +50,6 @@ def write_phantom(out: Path, *, cases: int = 10, seed: int = 0, progress: bool =
     The files are ``out/ct_train/ct_train_1001_{image,label}.nii.gz`` and ``out/mr_train/mr_train_1001_...``. A case
     depends on the seed, its modality and its number alone, so that more cases leave the earlier ones as they are.
 
-    Args:
-        out: folder to write to; other files in it are left alone, earlier cases are replaced.
-        cases: volumes per modality, at least 1.
-        seed: non-negative; the same seed gives the same voxels.
-        progress: show a progress bar.
-
     Raises:
         InputError: ``cases`` or ``seed`` is out of range, or the folder cannot be written.
     """

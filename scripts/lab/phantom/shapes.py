@@ -51,13 +51,7 @@ class Patch:
 
 
 class Grid:
-    """A voxel grid and the body coordinates of its voxels.
-
-    Args:
-        affine: voxel to world matrix (4, 4), world RAS in mm.
-        shape: voxels along each axis.
-        deformation: pose and smooth deformation of the subject, world to body.
-    """
+    """A grid of voxels (``affine``: voxel to world RAS mm) and their body coordinates under a deformation."""
 
     def __init__(self, *, affine: Array, shape: tuple[int, int, int], deformation: Deformation) -> None:
         self.shape, self._inverse, self._deformation = shape, np.linalg.inv(affine), deformation
@@ -94,13 +88,9 @@ class Grid:
 
 
 def ellipsoid(patch: Patch, center: Point, radii: Point, axes: Array | None = None) -> Array:
-    """Distance to an ellipsoid, first-order exact at its surface.
+    """Distance to an ellipsoid, first-order exact at its surface; centre and semi-axes in mm of the body.
 
-    Args:
-        patch: where to evaluate.
-        center: body coordinates in mm.
-        radii: the semi-axes in mm.
-        axes: their directions as the columns of a (3, 3) matrix; the body's own where None.
+    The columns of ``axes`` (3, 3) are the directions of the semi-axes; the body's own where None.
     """
     offset: list[Array] = [
         patch.x - np.float32(center[0]),

@@ -75,12 +75,7 @@ class Thorax:
         yield self._layer(Tissue.MUSCLE, np.maximum(np.abs(self._above + 1) - 1.6, self._cavity))
 
     def lungs(self, mediastinum: Array, hila: tuple[list[Array], list[Array]]) -> Iterator[Layer]:
-        """Both lungs beside the mediastinum, their branching vessels, the trachea and the main bronchi.
-
-        Args:
-            mediastinum: distance to what the lungs leave free, mm, on the whole grid.
-            hila: where vessels enter the right and the left lung, body coordinates in mm.
-        """
+        """Both lungs beside the mediastinum (distance in mm), vessels branching from the hila (mm), and airways."""
         free = np.maximum(self._cavity + 2.5, 2 - self._above)
         gutter = superellipse(self._x, self._y - self._spine_y + 36, 36, 22, 2.2)
         space = smooth_union(mediastinum, smooth_union(self._spine - 4, gutter, 16), 16)

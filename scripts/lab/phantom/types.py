@@ -54,36 +54,22 @@ class Tissue(IntEnum):
 
 @dataclass(frozen=True)
 class Layer:
-    """One structure, painted over those before it.
-
-    Attributes:
-        tissue: of the structure.
-        box: part of the grid on which it was evaluated.
-        distance: signed distance in mm there, negative inside.
-        label: its value in the label file; 0 erases, None leaves the label as it is.
-    """
+    """One structure, painted over those before it."""
 
     tissue: Tissue
-    box: tuple[slice, slice, slice]
-    distance: Array
-    label: int | None = 0
+    box: tuple[slice, slice, slice]  # part of the grid on which it was evaluated
+    distance: Array  # signed, in mm, negative inside
+    label: int | None = 0  # value in the label file; 0 erases, None leaves the label as it is
 
 
 @dataclass(frozen=True)
 class Deformation:
-    """Pose (body to world, 4 x 4) and a smooth displacement: a few sine waves of body coordinates.
+    """Pose (body to world, 4 x 4) and a smooth displacement: a few sine waves of body coordinates."""
 
-    Attributes:
-        pose: rigid matrix, mm.
-        waves: wave vectors in radians per mm, (n, 3).
-        amplitudes: displacement of each wave in mm, (n, 3).
-        phases: in radians, (n,).
-    """
-
-    pose: Array
-    waves: Array
-    amplitudes: Array
-    phases: Array
+    pose: Array  # rigid, mm
+    waves: Array  # wave vectors in radians per mm, (n, 3)
+    amplitudes: Array  # mm, (n, 3)
+    phases: Array  # radians, (n,)
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Deformation:
@@ -101,37 +87,21 @@ class Deformation:
 
 @dataclass(frozen=True)
 class Subject:
-    """Proportions of one person; lengths in mm.
+    """Proportions of one person; lengths in mm."""
 
-    Attributes:
-        girth: scale of the thorax across the body.
-        depth: scale of the thorax from back to front.
-        fat_mm: thickness of the fat under the skin.
-        dome_mm: height of the right dome of the diaphragm, body z.
-        rib_phase: shift of ribs and vertebrae along the body, in periods.
-        heart: heart to body, scale times rotation and offset (4, 4).
-        cavity_mm: radius of the left ventricle's cavity.
-        length_mm: its semi-axis towards the apex.
-        wall_mm: thickness of the left ventricle's wall.
-        atrium: scale of the left atrium.
-        right: scale of the right chambers.
-        aorta_mm: radius of the ascending aorta.
-        trees_seed: seed of the branching vessels.
-    """
-
-    girth: float
-    depth: float
-    fat_mm: float
-    dome_mm: float
-    rib_phase: float
-    heart: Array
-    cavity_mm: float
-    length_mm: float
-    wall_mm: float
-    atrium: float
-    right: float
-    aorta_mm: float
-    trees_seed: int
+    girth: float  # scale of the thorax across the body
+    depth: float  # scale of the thorax from back to front
+    fat_mm: float  # under the skin
+    dome_mm: float  # height of the right dome of the diaphragm, body z
+    rib_phase: float  # shift of ribs and vertebrae along the body, in periods
+    heart: Array  # heart to body, scale times rotation and offset (4, 4)
+    cavity_mm: float  # radius of the left ventricle's cavity
+    length_mm: float  # its semi-axis towards the apex
+    wall_mm: float  # of the left ventricle
+    atrium: float  # scale of the left atrium
+    right: float  # scale of the right chambers
+    aorta_mm: float  # radius of the ascending aorta
+    trees_seed: int  # of the branching vessels
 
     @property
     def half_width_mm(self) -> float:

@@ -13,12 +13,9 @@ __all__ = ["CropAroundLabeld"]
 
 
 class CropAroundLabeld(MapTransform):
-    """Crop or pad to a box whose centre is the mean position of the labelled voxels.
+    """Crop or pad images and label maps (1, H, W, D) to a box about the mean position of the labelled voxels.
 
-    Args:
-        keys: keys of images and label maps (1, H, W, D) on one grid.
-        label_key: key of the label map.
-        size: voxels of the box along each axis; -1 keeps the axis whole.
+    ``size`` is in voxels; -1 keeps an axis whole.
     """
 
     def __init__(self, keys: KeysCollection, label_key: str, size: Sequence[int]) -> None:

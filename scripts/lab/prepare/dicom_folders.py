@@ -18,19 +18,12 @@ __all__ = ["StoredSeries", "read_series", "series_below"]
 
 @dataclass(frozen=True)
 class StoredSeries:
-    """The files of one series.
+    """The files of one series."""
 
-    Attributes:
-        folders: that contain slices of it.
-        files: its slices, each once.
-        copies: further files of the same slices, each with the file of ``files`` that it repeats.
-        left_out: DICOM files in the folders that are not slices.
-    """
-
-    folders: tuple[Path, ...]
-    files: tuple[Path, ...]
-    copies: dict[Path, Path]
-    left_out: tuple[str, ...]
+    folders: tuple[Path, ...]  # that contain slices of it
+    files: tuple[Path, ...]  # its slices, each once
+    copies: dict[Path, Path]  # further files of the same slices, each with the file that it repeats
+    left_out: tuple[str, ...]  # DICOM files in the folders that are not slices
 
     def check_copies(self) -> None:
         """Refuse two slices with the same SOPInstanceUID that differ in pixels or geometry."""

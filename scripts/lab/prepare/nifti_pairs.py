@@ -40,11 +40,7 @@ def read_pair(image: Path, label: Path | None, *, trust_image: bool = False) -> 
 def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool = False) -> Reading:
     """Add the label map of a NIfTI file, reoriented to the image's axes if needed.
 
-    Args:
-        reading: the image as read.
-        image: its file or folder, for the error.
-        label: file of the label map.
-        trust_image: use the image's affine if only the label's affine differs.
+    ``image`` is named in errors. ``trust_image``: use the image's affine if only the label's affine differs.
     """
     volume = read_nifti(label)
     voxels, affine, notes = volume.voxels, volume.affine, [*_notes(volume, label)]
@@ -64,17 +60,9 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
 def write_nifti(
     path: Path, voxels: np.ndarray, affine: np.ndarray, *, is_label: bool = False, same_as: Path | None = None
 ) -> int:
-    """Write a volume as ``.nii.gz`` with equal sform and qform, atomically.
+    """Write a volume as ``.nii.gz`` with equal sform and qform, atomically; return the file's size in bytes.
 
-    Args:
-        path: file to write.
-        voxels: (X, Y, Z) of a type that NIfTI supports.
-        affine: (4, 4) in mm.
-        is_label: whether to set the header's intent to labels.
-        same_as: an equal file to copy, which is faster than compression.
-
-    Returns:
-        The file's size in bytes.
+    ``same_as`` is an equal file to copy, which is faster than compression.
     """
     if same_as is not None:
         with atomic_path(path) as temporary:

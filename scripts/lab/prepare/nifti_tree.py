@@ -19,16 +19,14 @@ class NiftiTree:
     """Images and label maps anywhere below a folder, paired by id.
 
     Args:
-        pattern: regular expression of a whole file name without ``.nii`` or ``.nii.gz``, with the groups ``id`` (the
-            case's number), ``kind`` (distinguishes domains; may be absent) and ``label`` (present in label maps
-            only).
+        pattern: regular expression of a file name without suffix, with the groups ``id`` (the case's number), ``kind``
+            (distinguishes domains; may be absent) and ``label`` (in label maps only).
         domains: ``kind`` -> name of the domain.
-        digits: digits of an id in the case's name.
+        digits: of an id in the case's name.
         example: file names for the error.
         may_lack_labels: whether the release has cases without a label map.
-        left_out: names of folders of the release that are ignored.
-        ids: ranges of the release's ids, first and last; other ids are refused, because published splits are lists of
-            ids. Empty for any.
+        left_out: folders of the release that are ignored.
+        ids: first and last of each range of ids; others are refused, because published splits list ids. Empty for any.
     """
 
     def __init__(

@@ -32,25 +32,16 @@ class Release(Protocol):
 
 @dataclass(frozen=True)
 class DomainRules:
-    """Rules for one domain of a data set under one protocol.
-
-    Attributes:
-        name: of the domain.
-        modality: for the datalist.
-        labels: value in the files -> value written.
-        value_range: plausible intensities; None to skip the check.
-        splits: section -> published case ids; ``unlisted`` cases are in no datalist, all others are training cases.
-        steps: MONAI transforms of ``image`` and ``label`` as config dictionaries; empty to keep whole volumes.
-        has_unit: whether written intensities are in the scanner's unit, because no step scales them.
-    """
+    """Rules for one domain of a data set under one protocol."""
 
     name: str
     modality: str
     labels: ValueMap = field(default_factory=ValueMap)
-    value_range: ValueRange | None = None
+    value_range: ValueRange | None = None  # plausible intensities
+    # Section -> case ids; ``unlisted`` cases are in no datalist, all others are training cases.
     splits: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    steps: Sequence[Mapping[str, Any]] = ()
-    has_unit: bool = True
+    steps: Sequence[Mapping[str, Any]] = ()  # MONAI transforms of ``image`` and ``label`` as config dictionaries
+    has_unit: bool = True  # written intensities are in the scanner's unit: no step scales them
 
     def sections_of(self, case: SourceCase) -> list[str]:
         """The sections of a case in the datalist; some published protocols put a case into two."""
@@ -61,41 +52,23 @@ class DomainRules:
 
 @dataclass(frozen=True)
 class Rules:
-    """A data set under a protocol.
-
-    Attributes:
-        dataset: its name on the command line.
-        title: its name in print.
-        home: where to get it.
-        layout: of the release on disk.
-        protocol: the protocol's name.
-        about: one sentence on the protocol.
-        metric: how results under this protocol are measured.
-        tasks: task files that fit the written volumes.
-        peeks: uses of information that is not available without target labels.
-        chosen_here: settings that are not in the publication.
-        domains: rules for the domains that the protocol names; others are not prepared.
-        left_out: domains of the data set that the protocol does not name.
-        same_people: groups of domains that show the same patients under the same ids.
-        has_spacing: whether the release stores a spacing; without one, volumes in ml are meaningless.
-        limits: of the release itself.
-    """
+    """A data set under a protocol."""
 
     dataset: str
-    title: str
-    home: str
-    layout: Release
+    title: str  # in print
+    home: str  # where to get it
+    layout: Release  # of the release on disk
     protocol: str
-    about: str
-    metric: Mapping[str, str]
-    tasks: Sequence[str]
-    peeks: Sequence[str]
-    chosen_here: Sequence[str]
-    limits: Sequence[str]
-    domains: Mapping[str, DomainRules]
-    left_out: Sequence[str] = ()
-    same_people: Sequence[Sequence[str]] = ()
-    has_spacing: bool = True
+    about: str  # one sentence on the protocol
+    metric: Mapping[str, str]  # how results under this protocol are measured
+    tasks: Sequence[str]  # task files that fit the written volumes
+    peeks: Sequence[str]  # uses of information that is not available without target labels
+    chosen_here: Sequence[str]  # settings that are not in the publication
+    limits: Sequence[str]  # of the release itself
+    domains: Mapping[str, DomainRules]  # that the protocol names; others are not prepared
+    left_out: Sequence[str] = ()  # domains of the data set that the protocol does not name
+    same_people: Sequence[Sequence[str]] = ()  # groups of domains with the same patients under the same ids
+    has_spacing: bool = True  # without a stored spacing, volumes in ml are meaningless
 
 
 def dataset_names() -> list[str]:
@@ -104,12 +77,9 @@ def dataset_names() -> list[str]:
 
 
 def read_rules(dataset: str, protocol: str | None) -> Rules:
-    """The rules of a data set under a protocol.
+    """The rules of a data set under a protocol: a name in ``configs/protocols``, or the path of a YAML file.
 
-    Args:
-        dataset: one of :func:`dataset_names`.
-        protocol: name of a file in ``configs/protocols`` or path of a YAML file; None for ``clean``, or for the only
-            protocol that knows the data set.
+    None is ``clean``, or the only protocol that knows the data set.
 
     Raises:
         InputError: a missing or invalid file, or a protocol without rules for the data set.

@@ -29,10 +29,8 @@ SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 class SifaFiles:
     """tfrecords and npz files anywhere below a folder, with modality and section in their paths.
 
-    Args:
-        slices_per_stack: slices of a written volume.
-        test_flip_axes: axes along which the npz volumes must be flipped to match the training slices.
-        axis_codes: directions of the slices' axes and of the stack, as nibabel writes them.
+    The npz volumes are flipped along ``test_flip_axes`` to match the training slices. ``axis_codes`` are the directions
+    of the slices' axes and of the stack, as nibabel writes them.
     """
 
     def __init__(self, *, slices_per_stack: int, test_flip_axes: Sequence[int], axis_codes: str) -> None:

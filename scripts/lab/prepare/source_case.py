@@ -16,44 +16,26 @@ __all__ = ["Reading", "SearchOptions", "SourceCase", "not_this_data_set"]
 
 @dataclass(frozen=True)
 class Reading:
-    """The content of a case's files, before any protocol is applied.
+    """The content of a case's files, before any protocol is applied."""
 
-    Attributes:
-        image: (X, Y, Z), in the unit of the release.
-        affine: (4, 4), from voxel index to RAS+ position in mm.
-        label: (X, Y, Z) on the image's grid, with the values of the release; None for a case without a label.
-        label_file: file or folder for errors about label values.
-        notes: corrections and irregularities for the report.
-        image_file: a file equal to the output, which can be copied.
-    """
-
-    image: np.ndarray
-    affine: np.ndarray
-    label: np.ndarray | None = None
-    label_file: Path | None = None
-    notes: tuple[str, ...] = ()
-    image_file: Path | None = None
+    image: np.ndarray  # (X, Y, Z), in the unit of the release
+    affine: np.ndarray  # (4, 4), from voxel index to RAS+ position in mm
+    label: np.ndarray | None = None  # (X, Y, Z), with the values of the release
+    label_file: Path | None = None  # file or folder for errors about label values
+    notes: tuple[str, ...] = ()  # corrections and irregularities for the report
+    image_file: Path | None = None  # a file equal to the output, which can be copied
 
 
 @dataclass(frozen=True)
 class SourceCase:
-    """One volume of one domain.
-
-    Attributes:
-        domain: name of the domain, such as ``ct``.
-        name: its name, distinct within the domain; output files are named after it.
-        number: the id that published splits use; None if there is none.
-        sources: every file that is read.
-        read: reads them; raises ``InputError`` for unusable files.
-        section: the datalist's section, if the release prescribes it.
-    """
+    """One volume of one domain."""
 
     domain: str
-    name: str
-    number: int | None
-    sources: tuple[Path, ...]
-    read: Callable[[], Reading]
-    section: str | None = None
+    name: str  # distinct within the domain; output files are named after it
+    number: int | None  # the id that published splits use
+    sources: tuple[Path, ...]  # every file that is read
+    read: Callable[[], Reading]  # raises ``InputError`` for unusable files
+    section: str | None = None  # of the datalist, if the release prescribes it
 
     def fingerprint(self) -> str:
         """A digest of the names, sizes and modification times of the sources."""
@@ -66,21 +48,13 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of the command line for finding cases.
+    """Options of the command line for finding cases; ``labels`` and ``validation`` are for plain folders."""
 
-    Attributes:
-        domain: find only this domain; for plain folders, the domain's name.
-        labels: folder of label maps, for plain folders.
-        validation: share of the cases held out, for plain folders.
-        trust_image: use the image's affine if only a label's affine differs.
-        among: domains of the protocol; None for any.
-    """
-
-    domain: str | None = None
+    domain: str | None = None  # find only this one; the name of a plain folder's domain
     labels: Path | None = None
     validation: float = 0.2
-    trust_image: bool = False
-    among: tuple[str, ...] | None = None
+    trust_image: bool = False  # use the image's affine if only a label's affine differs
+    among: tuple[str, ...] | None = None  # domains of the protocol; None for any
 
     def wants(self, domain: str) -> bool:
         """Whether cases of a domain are to be found."""

@@ -15,19 +15,12 @@ __all__ = ["ValueMap", "ValueRange", "count_values", "smallest_dtype"]
 
 @dataclass(frozen=True)
 class ValueMap:
-    """Mapping of label values; 0 stays 0, values that are not mapped are errors.
+    """Mapping of label values; 0 stays 0, values that are not mapped are errors."""
 
-    Attributes:
-        values: value in the files -> value written.
-        stray: erroneous value of some copies -> correct value; accepted with a note.
-        ranges: ``(above, up_to, written)``: values above the first, up to the second, are mapped to the third.
-        keep_all: keep every value, for folders without a map.
-    """
-
-    values: Mapping[int, int] = field(default_factory=dict)
-    stray: Mapping[int, int] = field(default_factory=dict)
-    ranges: Sequence[tuple[int, int, int]] = ()
-    keep_all: bool = False
+    values: Mapping[int, int] = field(default_factory=dict)  # value in the files -> value written
+    stray: Mapping[int, int] = field(default_factory=dict)  # erroneous value of some copies -> correct value
+    ranges: Sequence[tuple[int, int, int]] = ()  # above the first, up to the second -> the third
+    keep_all: bool = False  # for folders without a map
 
     @property
     def written(self) -> list[int]:
@@ -35,15 +28,7 @@ class ValueMap:
         return sorted({*self.values.values(), *(value for _, _, value in self.ranges)} - {0})
 
     def apply(self, label: np.ndarray, file: object) -> tuple[np.ndarray, dict[int, int], list[str]]:
-        """Map a label map.
-
-        Args:
-            label: (X, Y, Z), any numeric type.
-            file: for the error.
-
-        Returns:
-            The label map in the smallest type that holds its values, voxels per value, and notes.
-        """
+        """The mapped label map in the smallest type that holds its values, voxels per value, and notes."""
         whole = _whole_numbers(label, file)
         found = count_values(whole)
         table = {value: self._becomes(value) for value in found}
@@ -88,17 +73,11 @@ class ValueMap:
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Plausible intensities of a release, to detect another unit.
-
-    Attributes:
-        unit: name of the unit, for the error.
-        reaches: ``(low, high)``: some voxel is at or below the first, some at or above the second.
-        within: ``(lowest, highest)`` of all voxels.
-    """
+    """Plausible intensities of a release, to detect another unit."""
 
     unit: str
-    reaches: tuple[float, float] | None = None
-    within: tuple[float, float] | None = None
+    reaches: tuple[float, float] | None = None  # some voxel is at or below the first, some at or above the second
+    within: tuple[float, float] | None = None  # of all voxels
 
     def check(self, image: np.ndarray, file: Path) -> None:
         """Refuse an image whose values have another unit."""
