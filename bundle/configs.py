@@ -104,13 +104,9 @@ def write_configs(configs: Mapping[str, Config], folder: Path) -> None:
 
 
 def write_metadata(file: Path, name: str, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Write the task's modality, slice size, labels and description into a packed ``metadata.json``.
+    """Write the task's modality, slice size, labels (of segmentation) and description into a packed ``metadata.json``.
 
-    Args:
-        file: the metadata.
-        name: ``synthesis`` or ``segmentation``; only the latter has labels.
-        values: the task's keys and values.
-        metrics: results of the weights; empty if unknown.
+    ``metrics`` are results of the weights; empty if unknown.
     """
     metadata = json.loads(file.read_text(encoding="utf-8"))
     ports = metadata["network_data_format"]

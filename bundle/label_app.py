@@ -41,12 +41,9 @@ WATCHER = f"import sys; sys.stdin.read() or print({KILLED!r}, flush=True)"
 
 
 class BundleApp(MONAILabelApp):
-    """Packed bundles as models and trainers: those that ``--conf models`` names, or all in ``model/``.
+    """Packed bundles as models and trainers: those that ``--conf models`` names, or all in ``model/`` of ``app_dir``.
 
-    Args:
-        app_dir: folder of this file and of ``model/``.
-        studies: folder of volumes, or address of a DICOMweb server.
-        conf: the ``--conf`` pairs of the command line.
+    ``studies`` is a folder of volumes, or the address of a DICOMweb server.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:

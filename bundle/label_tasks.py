@@ -153,13 +153,9 @@ def chosen_options(request: Mapping[str, Any], options: Mapping[str, Any]) -> di
 
 
 def uncertainty(probabilities: torch.Tensor) -> float:
-    """Mean entropy of the class probabilities where a structure is plausible, relative to its largest value.
+    """Mean entropy of class probabilities (K + 1, X, Y, Z) where a structure is plausible, from 0, certain, to 1.
 
-    Args:
-        probabilities: (K + 1, X, Y, Z), the first channel for the background.
-
-    Returns:
-        From 0, certain, to 1. A volume without any plausible structure has 1: the model found nothing in it.
+    A volume without any plausible structure has 1: the model found nothing in it.
     """
     plausible = probabilities[0] < 1 - PLAUSIBLE  # (X, Y, Z)
     if not bool(plausible.any()):

@@ -23,16 +23,9 @@ def named_modules(item: Any) -> Iterator[str]:
 
 
 def reached_modules(root: Path, names: Iterable[str]) -> list[Path]:
-    """Files of all modules that are reached from some names by imports, with the ``__init__.py`` of their packages.
+    """Files (relative to ``root``) of all modules reached from dotted names by imports, and of their packages.
 
     Imports inside functions count, those for type checkers do not. Strings that name a module count, for ``importlib``.
-
-    Args:
-        root: folder of the package ``scripts``.
-        names: dotted names of modules, or of something in them.
-
-    Returns:
-        Files relative to ``root``, sorted.
     """
     reached: set[Path] = set()
     waiting = list(names)

@@ -37,9 +37,7 @@ def records_arguments(kind: type[T]) -> type[T]:
 def describe_component(component: Any, without: Sequence[str] = ()) -> dict[str, Any]:
     """Class and constructor arguments of a component whose class :func:`records_arguments`, in the form of a config.
 
-    Args:
-        component: such as a network.
-        without: arguments to leave out, such as the path of initial weights.
+    ``without`` are arguments to leave out, such as the path of initial weights.
     """
     arguments = {key: value for key, value in component.constructor_arguments.items() if key not in without}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}

@@ -35,14 +35,7 @@ NO_MEMORY = re.compile("MemoryError|bad_alloc|can't allocate memory|not enough m
 
 
 class InputError(ValueError):
-    """A problem with a file or a folder that the user can correct.
-
-    Args:
-        file: the file or folder at fault.
-        found: what is wrong, such as "no such file".
-        expected: what was expected.
-        remedy: what to do, in the imperative.
-    """
+    """A problem with a file or a folder that the user can correct; ``remedy`` says what to do, in the imperative."""
 
     def __init__(self, file: object, found: str, expected: str, remedy: str) -> None:
         self.file, self.found, self.expected, self.remedy = str(file), found, expected, remedy
@@ -53,14 +46,7 @@ class InputError(ValueError):
 
 
 class SettingError(InputError):
-    """A setting has a wrong name or value.
-
-    Args:
-        setting: its name, or how it was given, such as ``--domain``.
-        found: its value.
-        expected: what was expected.
-        remedy: what to do, in the imperative.
-    """
+    """A setting with a wrong name or value, named as it was given, such as ``--domain``."""
 
     def __init__(self, setting: str, found: str, expected: str, remedy: str) -> None:
         super().__init__(setting if re.search(r"[ -]", setting) else f"setting {setting!r}", found, expected, remedy)

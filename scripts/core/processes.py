@@ -114,11 +114,9 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_batch(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """Concatenate the batches of all N processes in rank order, without gradients.
+    """Concatenate batches (groups x B, ...) of all N processes in rank order, (groups x N x B, ...), without gradients.
 
-    Args:
-        batch: (groups x B, ...), the same shape on every process; the result is (groups x N x B, ...).
-        groups: number of blocks that stay contiguous; a batch of two domains has two.
+    Each of the ``groups`` blocks stays contiguous; a batch of two domains has two.
     """
     if num_processes() == 1:
         return batch

@@ -150,10 +150,6 @@ def check_values(
 ) -> None:
     """Check every value of a config or a task file against the schema, and settings against each other.
 
-    Args:
-        settings: a merged config, or a task file's content.
-        origin: where the settings come from, for the message.
-
     Raises:
         InputError: naming the setting, its value and what was expected.
     """

@@ -54,24 +54,14 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """A config as it was written, without metadata.
+    """A config as it was written, without metadata."""
 
-    Attributes:
-        merged: all config files and overrides in one mapping.
-        base: the first config file alone, which defines every setting.
-    """
-
-    merged: dict[str, Any]
-    base: dict[str, Any]
+    merged: dict[str, Any]  # all config files and overrides in one mapping
+    base: dict[str, Any]  # the first config file alone, which defines every setting
 
     @classmethod
     def read(cls, files: str | Sequence[str], overrides: Config) -> Settings:
-        """Merge config files and overrides as ``monai.bundle.run`` does.
-
-        Args:
-            files: the base config and the files merged into it, in order.
-            overrides: values by key; ``section#key`` addresses a nested one.
-        """
+        """Merge config files, base first, and overrides (``section#key``: nested) as ``monai.bundle.run`` does."""
         listed = [files] if isinstance(files, str) else list(files)
         for file in listed:
             read_yaml(Path(file), "a config file, such as those in configs", "correct it, or name another")
@@ -137,12 +127,7 @@ def run_bundle(run_id: str, config_file: str | Sequence[str], **overrides: Any) 
 
 
 def require_file(*, key: str, file: str) -> None:
-    """Refuse an overlay that is run without the file it is laid over; MONAI names the missing key only.
-
-    Args:
-        key: that the other file defines.
-        file: to name before the overlay.
-    """
+    """Refuse an overlay without the file below it, which defines ``key``; MONAI names the missing key only."""
     if is_bundle_command():
         show_input_errors_as_sentences()
     settings = current_settings()
@@ -158,11 +143,7 @@ def is_bundle_command() -> bool:
 
 
 def deciding_settings(config: Config) -> dict[str, Any]:
-    """Settings that decide the result, by path (``section#key``): all but those in ``run_folder#may_change``.
-
-    Args:
-        config: a merged config, such as the ``config.yaml`` of a finished training.
-    """
+    """Settings that decide the result, by path (``section#key``): all but those in ``run_folder#may_change``."""
     may_change = {path.replace("::", "#") for path in config.get("run_folder", {}).get("may_change", ())}
     free = RUN_IDS | TRACKING_KEYS | may_change
     return dict(_flatten(config, "", free))

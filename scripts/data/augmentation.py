@@ -20,12 +20,7 @@ CURVE_PIECES = 4
 
 @dataclass(frozen=True)
 class Windows:
-    """One window in each slice of a batch.
-
-    Attributes:
-        first: (B, 2) first row and column of each window, on the host.
-        size: height and width of all.
-    """
+    """One window of ``size`` (height, width) in each slice of a batch; ``first`` (B, 2): first row and column."""
 
     first: torch.Tensor
     size: tuple[int, ...]
@@ -199,11 +194,8 @@ def through_random_networks(image: torch.Tensor, generator: torch.Generator) -> 
     Ouyang et al., Causality-inspired single-source domain generalization for medical image segmentation, IEEE TMI 2023.
     Weights and offsets are standard normal, activations leaky ReLUs; each convolution is 1 x 1 or 3 x 3 with
     probability 1/2; the mixing weight is uniform in [0, 1]. The original keeps the sample's Frobenius norm; here values
-    must stay in [-1, 1], so the minimum and maximum are kept. Padding replicates the border.
-
-    Args:
-        image: (B, 1, H, W), of any floating type; computed in float32. Edges keep their position.
-        generator: CPU generator of every draw.
+    must stay in [-1, 1], so the minimum and maximum are kept. Padding replicates the border. Images (B, 1, H, W) of any
+    floating type are computed in float32; the generator is on the CPU.
     """
     with torch.autocast(image.device.type, enabled=False):
         given = image.float()

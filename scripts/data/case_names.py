@@ -83,10 +83,7 @@ def in_utf8(path: Path) -> Path:
 def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
     """NIfTI files of a folder, or of its subfolders if it contains none, in natural order, as absolute paths.
 
-    Args:
-        folder: folder to search.
-        images_only: skip label maps, which are recognised by name (``label``, ``seg``, ``mask``, ``gt`` ...).
-        labels_only: return label maps only.
+    Label maps are recognised by name (``label``, ``seg``, ``mask``, ``gt`` ...).
     """
     # Absolute, not resolved: results are named after the link, not after its target.
     searches = (visible_files(folder.absolute(), nested=nested) for nested in (False, True))

@@ -41,13 +41,7 @@ class LocationScale:
         self.num_structures, self.falling, self.background_falling = num_structures, falling, background_falling
 
     def __call__(self, image: Tensor, label: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Change a batch.
-
-        Args:
-            image: (B, 1, H, W) in [-1, 1].
-            label: (B, 1, H, W) class ids, returned as they are; the local form needs them.
-            generator: CPU generator of all random numbers.
-        """
+        """Change images (B, 1, H, W) in [-1, 1]. Labels, which the local form needs, stay as they are."""
         values = (image.float() + 1) / 2
         result = values
         for structure in range(self.num_structures + 1):
@@ -63,14 +57,9 @@ class LocationScale:
 
 
 def bezier(place: Tensor, inner: Tensor) -> Tensor:
-    """Values of cubic Bezier curves from (0, 0) to (1, 1); they rise.
+    """Values of rising cubic Bezier curves from (0, 0) to (1, 1) at ``place`` (B, P) in [0, 1], in the same shape.
 
-    Args:
-        place: where, (B, P) in [0, 1].
-        inner: the two inner points of each curve, (B, 2, 2): both x, then both y, in [0, 1].
-
-    Returns:
-        (B, P), in [0, 1].
+    ``inner`` (B, 2, 2) are the two inner points of each curve: both x, then both y, in [0, 1].
     """
     t = torch.linspace(0, 1, STEPS, device=place.device)
     weights = torch.stack([3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])  # (3, T)

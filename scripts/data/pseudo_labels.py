@@ -81,11 +81,7 @@ class PseudoLabels:
     def renew(self, network: nn.Module) -> bool:
         """Start a round: replace the labels of every volume, unless all structures were large enough in the last one.
 
-        Args:
-            network: maps slices to logits; its training mode is restored.
-
-        Returns:
-            Whether the labels are new.
+        The network's training mode is restored. Returns whether the labels are new.
         """
         usual_ml = self.volume_ranges_ml[:, 1].nan_to_num(posinf=0.0)  # (K,), 0 where no labelled case has it
         median_ml = self.volumes_ml.quantile(0.5, dim=0)  # (K,), 0 before the first round
@@ -208,9 +204,8 @@ def cleaned_labels(probabilities: Tensor, min_confidence: float | Sequence[float
 def with_volume_limits(probabilities: Tensor, limits: Tensor) -> Tensor:
     """Lower the probabilities of structures that are too large until each keeps only its most certain voxels.
 
-    Args:
-        probabilities: (K + 1, H, W, D), with a sum of 1, as those returned.
-        limits: greatest number of voxels of the largest component of each structure, (K,); infinity for none.
+    Probabilities (K + 1, H, W, D) keep a sum of 1; ``limits`` (K,) are voxels of the largest component, infinity for
+    none.
     """
     if limits.isinf().all():
         return probabilities
@@ -245,15 +240,9 @@ def plausible_cases(volumes_ml: Tensor, ranges_ml: Tensor) -> Tensor:
 
 
 def volume_ranges_ml(slices: SliceSet, num_structures: int, tolerance: float) -> Tensor:
-    """Plausible volumes of each structure: the labelled cases' 5th percentile, median and 95th percentile.
+    """Plausible volumes (K, 3) in ml: the labelled cases' 5th percentile over ``tolerance``, median, 95th times it.
 
-    Args:
-        slices: labelled slices; cases without a structure do not count for it.
-        num_structures: K.
-        tolerance: the 5th percentile is divided by it, the 95th multiplied.
-
-    Returns:
-        (K, 3), in ml; 0, infinity and infinity for a structure that no case has.
+    Cases without a structure do not count for it; 0, infinity and infinity for a structure that no case has.
     """
     volumes = slices.volumes_ml(num_structures)  # (cases, K)
     seen = volumes.float().masked_fill(volumes == 0, torch.nan)

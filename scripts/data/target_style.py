@@ -49,16 +49,10 @@ class TargetStyle:
 
 
 def with_low_frequencies(image: Tensor, style: Tensor, *, beta: float) -> Tensor:
-    """FDA: images with the amplitudes of the style images at low frequencies; all phases stay.
+    """FDA: images (B, 1, H, W) in [-1, 1] with the amplitudes of style images at low frequencies; all phases stay.
 
-    Args:
-        image: (B, 1, H, W) in [-1, 1].
-        style: in the same shape.
-        beta: the frequencies that are replaced, in both directions, as a share of the shorter side: up to
-            ``beta x min(H, W)`` periods per image. 0 replaces the mean alone.
-
-    Returns:
-        (B, 1, H, W), clipped to [-1, 1].
+    ``beta`` is the share of the shorter side that is replaced, in both directions: up to ``beta x min(H, W)`` periods
+    per image. 0 replaces the mean alone. The result is clipped to [-1, 1].
     """
     height, width = image.shape[2:]
     # From 0 upwards: with a negative mean, the phase would turn that of the style over.
@@ -71,12 +65,7 @@ def with_low_frequencies(image: Tensor, style: Tensor, *, beta: float) -> Tensor
 
 
 def with_histogram(image: Tensor, style: Tensor) -> Tensor:
-    """Images with the distribution of values of the style images, by scikit-image on the host.
-
-    Args:
-        image: (B, 1, H, W).
-        style: in the same shape.
-    """
+    """Images (B, 1, H, W) with the distribution of values of the style images, by scikit-image on the host."""
     pairs = zip(image.cpu().numpy(), style.cpu().numpy(), strict=True)
     matched = np.stack([match_histograms(one, other) for one, other in pairs])
     return torch.from_numpy(matched).to(image)

@@ -36,13 +36,9 @@ def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) ->
 
 
 class TranslatedDatalist:
-    """The datalist of the translated source volumes, with the labels of the original volumes.
+    """The datalist of the volumes ``<case>_<postfix>.nii.gz`` in ``folder``, with the labels of the original volumes.
 
-    Args:
-        datalist: the source's datalist.
-        folder: folder of the translated ``<case>_<postfix>.nii.gz``, to which ``datalist.json`` is written.
-        postfix: suffix of the translated files.
-        domain: that they were translated to; the list names it.
+    It is written there as ``datalist.json`` and names the ``domain`` that the volumes were translated to.
     """
 
     def __init__(self, *, datalist: str, folder: str, postfix: str, domain: str) -> None:

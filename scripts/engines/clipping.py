@@ -11,14 +11,9 @@ __all__ = ["with_clipped_gradients"]
 
 
 def with_clipped_gradients(optimizer: Optimizer, max_norm: float) -> Optimizer:
-    """Scale the gradients down to a given total norm at the start of each ``step`` of an optimiser.
+    """Let an optimiser scale the gradients down to a Euclidean norm of ``max_norm`` at the start of each ``step``.
 
-    Args:
-        optimizer: changed in place; its state dict stays as it is.
-        max_norm: largest Euclidean norm of all gradients together.
-
-    Returns:
-        The same optimiser.
+    It is changed in place and returned; its state dict stays as it is.
     """
 
     def clip(stepped: Optimizer, *_: Any) -> None:

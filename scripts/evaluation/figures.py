@@ -50,8 +50,8 @@ def case_figure(
         label_maps: class ids 0..K on the same grid by name; the last one with a label decides on the slices.
         affine: voxel indices to RAS+ coordinates in mm, (4, 4).
         path: PNG file to write.
-        label_names: names of the classes 1..K.
-        title: heading, such as the case's name and its Dice.
+        label_names: of the classes 1..K.
+        title: such as the case's name and its Dice.
         orientation: axes the volumes are turned to; None leaves them as stored.
         slice_axis: axis of the slices, after that.
     """

@@ -50,27 +50,15 @@ _TREE_SETTINGS: dict[str, Any] = {"leafsize": 32, "balanced_tree": False, "compa
 
 @dataclass(frozen=True, kw_only=True)
 class StructureResult:
-    """Metrics of one structure in one case.
-
-    Attributes:
-        name: the structure's label name.
-        status: ``"ok"``, or in which of the two maps the structure is missing.
-        dice: Dice overlap in [0, 1].
-        asd_mm: average symmetric surface distance in mm.
-        asd_voxel: the same with voxel edges of 1, as in older tables.
-        hd95_mm: 95th percentile Hausdorff distance in mm.
-        volume_difference_percent: ``100 (V_prediction - V_truth) / V_truth``; NaN if the structure is not in the truth.
-        volume_prediction_ml: predicted volume in millilitres.
-        volume_truth_ml: true volume in millilitres.
-    """
+    """Metrics of one structure in one case."""
 
     name: str
-    status: Status
-    dice: float
-    asd_mm: float
-    asd_voxel: float
-    hd95_mm: float
-    volume_difference_percent: float
+    status: Status  # ``"ok"``, or in which of the two maps the structure is missing
+    dice: float  # in [0, 1]
+    asd_mm: float  # average symmetric surface distance
+    asd_voxel: float  # the same with voxel edges of 1, as in older tables
+    hd95_mm: float  # 95th percentile Hausdorff distance
+    volume_difference_percent: float  # relative to the truth; NaN without the structure in it
     volume_prediction_ml: float
     volume_truth_ml: float
 
@@ -88,13 +76,9 @@ class StructureResult:
 def evaluate_case(
     prediction: NDArray[Any], truth: NDArray[Any], *, spacing_mm: Sequence[float], label_names: Sequence[str]
 ) -> list[StructureResult]:
-    """Evaluate one predicted label map: one result per structure, in the order of ``label_names``.
+    """Evaluate a predicted label map, (H, W, D) or (H, W) of class ids 0..K: one result for each structure.
 
-    Args:
-        prediction: integer class ids 0..K, shape (H, W, D) or (H, W).
-        truth: the same, on the same grid.
-        spacing_mm: edge lengths of a voxel, one for each axis.
-        label_names: names of the classes 1..K.
+    The truth is on the same grid; ``spacing_mm`` are the edge lengths of a voxel, one for each axis.
     """
     spacing = check_spacing(spacing_mm, truth.ndim)
     confusion = _confusion(prediction, truth, len(label_names))

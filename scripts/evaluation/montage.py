@@ -56,21 +56,13 @@ INK, PALE_INK = "#222222", "#777777"
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One picture of a montage.
+    """One picture of a montage."""
 
-    Attributes:
-        image: slice (H, W) in RAS order.
-        labels: class ids 0..K of the overlay, same shape, or None.
-        style: labels as outlines, or as translucent areas with outlines.
-        limits: values shown black and white; None for the 1st and 99th percentile.
-        heat: a heat map from 0 to the montage's ``heat_max`` instead of grey.
-    """
-
-    image: NDArray[Any]
-    labels: NDArray[Any] | None = None
-    style: Literal["outline", "area"] = "outline"
-    limits: tuple[float, float] | None = None
-    heat: bool = False
+    image: NDArray[Any]  # slice (H, W) in RAS order
+    labels: NDArray[Any] | None = None  # class ids 0..K of the overlay, same shape
+    style: Literal["outline", "area"] = "outline"  # labels as outlines, or as translucent areas with outlines
+    limits: tuple[float, float] | None = None  # values shown black and white; None for the 1st and 99th percentile
+    heat: bool = False  # from 0 to the montage's ``heat_max`` instead of grey
 
 
 def upright(slice_2d: NDArray[Any]) -> NDArray[Any]:
@@ -98,16 +90,8 @@ def slice_montage(
 ) -> None:
     """Draw a grid of slices with one legend and, where a panel is a heat map, one colour bar.
 
-    Args:
-        rows: panels, the same number in each row; all are drawn in the size of the first.
-        path: PNG file to write.
-        column_titles: one for each column, or none.
-        row_titles: one for each row, or none.
-        label_names: names of the classes 1..K for the legend; none leaves the legend out.
-        title: heading of the picture.
-        pixel_aspect: length of a pixel along axis 1 over its length along axis 0.
-        heat_max: the brightest value of every heat map.
-        marks: as :func:`edge_marks` returns them, for every panel.
+    Rows have the same number of panels, drawn in the size of the first. ``pixel_aspect`` is the length of a pixel along
+    axis 1 over that along axis 0; ``marks`` are :func:`edge_marks` of every panel.
     """
     if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
         raise ValueError(f"a montage needs rows of one length: these have {[len(row) for row in rows]}")

@@ -49,12 +49,7 @@ _COLUMNS = (*_HEADINGS, "volume_prediction_ml", "volume_truth_ml")
 
 
 def summarise(results_by_case: ResultsByCase, label_names: Sequence[str]) -> dict[str, Any]:
-    """Statistics over cases for JSON; ``None`` if nothing was counted.
-
-    Args:
-        results_by_case: the results of :func:`scripts.evaluation.metrics.evaluate_case` under each case's name.
-        label_names: names of the structures 1..K.
-    """
+    """Statistics over cases for JSON, from the :func:`evaluate_case` of each; ``None`` if nothing was counted."""
     _check(results_by_case, label_names)
     structures = {
         name: _summarise_structure([results[k] for results in results_by_case.values()])
@@ -86,15 +81,8 @@ def write_evaluation(
 ) -> dict[str, Any]:
     """Write ``metrics.csv`` (a row for each case and structure) and ``summary.json``, both or neither.
 
-    Args:
-        folder: folder to write into; created if needed.
-        results_by_case: as for :func:`summarise`.
-        label_names: as for :func:`summarise`.
-        provenance: config, seed, data, commit, device and the like.
-        selection: how the evaluated weights were selected, from their metadata; None if unknown.
-
-    Returns:
-        The summary, as written.
+    ``provenance`` has config, seed, data, commit, device and the like; ``selection`` says how the weights were
+    selected. Returns the summary.
     """
     origin = {"selection": dict(selection) if selection else None, "provenance": dict(provenance)}
     summary = summarise(results_by_case, label_names) | origin

@@ -55,8 +55,7 @@ DIGEST = "content_sha256"
 class LastWeights:
     """Keep the last weights; :class:`scripts.handlers.snapshots.Snapshots` selects others.
 
-    Attributes:
-        choice: how the weights were selected, once training is over; empty on all processes but the first.
+    ``choice`` says how they were selected, once training is over; it is empty on all processes but the first.
     """
 
     def __init__(self) -> None:
@@ -221,9 +220,7 @@ class FinalWeights:
 def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[torch.Tensor]] | None) -> None:
     """Re-estimate a network's batch-norm statistics on one process; the norms are no longer synchronised afterwards.
 
-    Args:
-        network: changed in place.
-        batches: returns all slices of the domain that the network is used on; None keeps the statistics of training.
+    ``batches`` returns all slices of the domain that the network is used on; None keeps the statistics of training.
     """
     unsynchronised(network)
     if batches is not None:
@@ -232,13 +229,7 @@ def re_estimate_statistics(network: nn.Module, batches: Callable[[], Iterable[to
 
 
 class WeightsLoader:
-    """Load weights into a network before an evaluator starts, after checking that they belong to this task.
-
-    Args:
-        path: a plain state dict; its metadata, if any, lie beside it.
-        network: to load into.
-        metadata: that this config expects.
-    """
+    """Load weights into a network before an evaluator starts, after checking that they belong to this task."""
 
     def __init__(self, *, path: str, network: nn.Module, metadata: Mapping[str, Any]) -> None:
         self.path, self.network, self.metadata = path, network, dict(metadata)

@@ -38,12 +38,7 @@ class LossLog:
     """Write every iteration's losses to a CSV file and stop the run at the first loss that is not finite.
 
     Losses stay on the device for ``interval`` iterations (or until an epoch ends), so that no step synchronises. Attach
-    it before any handler that saves a checkpoint.
-
-    Args:
-        path: the CSV file: ``iteration`` and one column per loss.
-        interval: iterations between two transfers from the device.
-        keys: outputs to log; by default all that are single numbers.
+    it before any handler that saves a checkpoint. ``keys`` are outputs to log; by default all that are single numbers.
     """
 
     def __init__(self, *, path: str, interval: int = 20, keys: Sequence[str] = ()) -> None:
@@ -122,11 +117,8 @@ def scalar_outputs(output: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, fl
 class TrainingProgress:
     """A progress bar over the whole run with the time left and the latest loss, on rank 0.
 
-    After ``JUDGED`` iterations it reports cores that other programs use.
-
-    Args:
-        description: shown before the bar.
-        interval: iterations between two readings of the loss (each makes a GPU wait).
+    The loss is read every ``interval`` iterations, as it makes a GPU wait. After ``JUDGED`` iterations it reports cores
+    that other programs use.
     """
 
     def __init__(self, *, description: str, interval: int = 20) -> None:

@@ -58,14 +58,9 @@ class Maker:
 
 
 def segment_series(bundle: Path, files: Sequence[Path], *, source: object, out: Path, **settings: Any) -> Path:
-    """Segment one series and write ``<SeriesInstanceUID of the series>_seg.dcm``, a DICOM Segmentation.
+    """Segment one series and write ``<SeriesInstanceUID of the series>_seg.dcm``, a DICOM Segmentation, into ``out``.
 
-    Args:
-        bundle: folder of a packed segmentation bundle with weights, for the modality of the series.
-        files: the slices of one series, in any order.
-        source: the series in messages: its folder.
-        out: folder to write into.
-        settings: of the bundle's inference, as for :class:`Predictor`.
+    The files are in any order; ``source`` names the series in messages; settings are as for :class:`Predictor`.
     """
     _highdicom()
     predict = Predictor(bundle, **settings)
@@ -128,12 +123,8 @@ def write_segmentation(
 ) -> Path:
     """Write a label map on a series' grid as a DICOM Segmentation of binary segments, whole or not at all.
 
-    Args:
-        path: the file, which is returned.
-        labels: (X, Y, Z), class ids 0 (background) to K, on the grid of :class:`Series`' ``image``.
-        slices: the series' headers, as :func:`source_slices` gives them.
-        label_names: of the segments 1 to K. Without any labelled voxel the file has one empty frame per segment.
-        maker: of the label map.
+    ``labels`` (X, Y, Z) are class ids 0 (background) to K on the grid of :class:`Series`' ``image``; ``slices`` are the
+    series' headers from :func:`source_slices`. Without any labelled voxel the file has one empty frame per segment.
     """
     highdicom = _highdicom()
     if not labels.any():  # highdicom would write each slice for each segment

@@ -68,9 +68,6 @@ class EdgeAwareSmoothing:
             spacing_mm: of the three axes.
             axis: 0, 1 or 2.
             channels: end of the channels that are smoothed; None for all.
-
-        Yields:
-            Consecutive parts of the smoothed probabilities, float32.
         """
         held: list[Tensor] = []
         end = done = 0

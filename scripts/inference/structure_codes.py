@@ -21,13 +21,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class StructureCode:
-    """The codes of a segment.
-
-    Attributes:
-        category: the kind of thing.
-        kind: the structure itself.
-        side: left or right, if the structure's own code does not include it.
-    """
+    """The codes of a segment: its kind, the structure itself, and its side if the structure does not include it."""
 
     category: Concept
     kind: Concept
@@ -68,13 +62,9 @@ SNOMED = {
 
 
 def structure_code(name: str) -> StructureCode:
-    """The codes of a structure.
+    """SNOMED CT codes of a structure's name in ``label_names``, whatever its case and underscores.
 
-    Args:
-        name: as in ``label_names``: ``liver``, ``left kidney``. Case and underscores do not matter.
-
-    Returns:
-        SNOMED CT codes; for an unknown name a private code with the name as its meaning.
+    An unknown name gets a private code with the name as its meaning.
     """
     words = name.lower().replace("_", " ").split()
     whole, side, part = " ".join(words), SIDES.get(words[0] if words else ""), " ".join(words[1:])

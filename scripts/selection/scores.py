@@ -36,14 +36,7 @@ def mean_dice(
 ) -> float:
     """Dice over all slices of each case, averaged over cases for each structure, then over structures.
 
-    Args:
-        prediction: class ids 0..K, (N, H, W).
-        label: class ids 0..K, (N, H, W).
-        case_of: (N,), the case each slice belongs to.
-        num_structures: K.
-
-    Returns:
-        A number in [0, 1]; NaN where no structure is present in either map.
+    Class ids 0..K are (N, H, W), ``case_of`` (N,). NaN where no structure is present in either map.
     """
     cases = [dice_per_class(prediction[case_of == c], label[case_of == c], num_structures) for c in np.unique(case_of)]
     of_structures = [_mean(column) for column in np.array(cases).reshape(-1, num_structures).T]
@@ -51,16 +44,9 @@ def mean_dice(
 
 
 def mask_patches(image: Tensor, *, share: float, patches_per_side: int, generator: torch.Generator) -> Tensor:
-    """Blank a random share of square patches, with another pattern for each sample.
+    """Blank a random share of square patches with ``MASK_VALUE``, in another pattern for each sample of (B, 1, H, W).
 
-    Args:
-        image: (B, 1, H, W) in [-1, 1].
-        share: of the patches, 0 to 1; rounded to whole patches.
-        patches_per_side: rows and columns of patches.
-        generator: CPU generator of the draw.
-
-    Returns:
-        The image with ``MASK_VALUE`` in the masked patches.
+    There are ``patches_per_side`` rows and columns; the share, 0 to 1, is rounded to whole patches.
     """
     count = patches_per_side**2
     order = torch.rand(len(image), count, generator=generator).argsort(1)
@@ -73,9 +59,7 @@ def mask_patches(image: Tensor, *, share: float, patches_per_side: int, generato
 def masked_consistency_loss(changed_logits: Tensor, prediction: Tensor) -> float:
     """L_seg between the logits of masked, augmented slices and the prediction on the original ones (MAPSeg).
 
-    Args:
-        changed_logits: (B, K + 1, H, W), of the masked and augmented slices.
-        prediction: (B, 1, H, W) class ids of the original slices, transformed as the augmented slices.
+    Logits are (B, K + 1, H, W); class ids (B, 1, H, W) are transformed as the augmented slices.
     """
     # Only rank 0 scores; a sum over processes would wait for the others.
     return float(supervised_loss(changed_logits, prediction, over_processes=False)[0])
