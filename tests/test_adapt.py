@@ -15,11 +15,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, refused, run_command, write_volume
+from conftest import ROOT, refused, run_command
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
 from scripts.lab.adapt import cost, steps
-from scripts.lab.adapt.logged import logged_warnings
+from scripts.lab.adapt.adapt_report import logged_warnings
 from scripts.lab.adapt.request import AdaptRequest
 from scripts.lab.adapt.run_adapt import run_adapt
 from scripts.lab.adapt.timed_training import Timing
@@ -142,24 +142,6 @@ def test_further_volumes_cost_their_segmentation_alone(
             "new_ct_1_image",
             "new_ct_0_image",
         }
-
-
-def test_a_volume_of_another_modality_is_refused(processes: Processes, request_: AdaptRequest, data: Path) -> None:
-    run_adapt(request_)
-    error = refused(run_adapt, replace(request_, segment=[data / "mr_0_image.nii.gz"]))
-    assert "the intensities of an MR" in error.found
-    assert not (request_.label_maps / "new_mr_0_image").exists()
-
-
-def test_a_volume_of_another_size_is_named(
-    processes: Processes, request_: AdaptRequest, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two of the seven slices of a volume of 79 x 88 x 28 mm."""
-    run_adapt(request_)
-    whole = nib.load(data / "ct_0_image.nii.gz")
-    part = write_volume(tmp_path / "ct_0_image.nii.gz", np.asarray(whole.dataobj)[..., 2:4], whole.affine)
-    run_adapt(replace(request_, segment=[part]))
-    assert "a volume of 8 x 79 x 88 mm" in caplog.text
 
 
 def test_the_plan_alone_and_an_edited_task_file(

@@ -19,8 +19,7 @@ from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import write_json
 from scripts.lab.experiments import run_record
-from scripts.lab.experiments.changes import changed_settings
-from scripts.lab.experiments.compare import LOCK, run_comparison
+from scripts.lab.experiments.compare import LOCK, changed_settings, run_comparison
 from scripts.lab.experiments.comparison_record import read_comparison_record
 from scripts.lab.experiments.plan import ComparisonRequest, PlannedRun, plan
 from scripts.lab.experiments.run_record import RunRecord

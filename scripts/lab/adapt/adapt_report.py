@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from scripts.lab.experiments.plan import PlannedRun
 from scripts.lab.experiments.run_record import RunRecord
 from scripts.lab.page import Figure, Section, Table, write_page
 
-__all__ = ["write_adapt_report"]
+__all__ = ["logged_warnings", "write_adapt_report"]
+
+# A line of this project's modules, also behind a progress bar; libraries write warnings that say nothing to a user.
+LINE = re.compile(r" - (scripts[\w.]*) - (?:WARNING|ERROR) - (.*)$")
+
+# Implausible volumes are findings of the report already.
+IN_REPORT = "scripts.evaluation.segmentation_summary"
 
 CAUTION = (
     "No label of the target was used. A network without target labels can be wrong everywhere in the same way: look at "
@@ -54,6 +61,16 @@ def write_adapt_report(
     ]
     footer = f"task file: {request.task_file}; check of the volumes: {request.out / 'check' / 'check.html'}"
     return write_page(request.out / "report.html", sections, heading=heading, title=f"adapt: {heading}", footer=footer)
+
+
+def logged_warnings(logs: Iterable[Path]) -> list[str]:
+    """The warnings of this project's modules in log files, each once; a missing file has none."""
+    found = []
+    for log in logs:
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        matches = (LINE.search(line) for line in re.split(r"[\r\n]+", text))
+        found += [match[2] for match in matches if match and match[1] != IN_REPORT]
+    return list(dict.fromkeys(found))
 
 
 def _training_text(schedule: Mapping[str, Any]) -> str:

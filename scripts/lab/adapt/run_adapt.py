@@ -12,17 +12,15 @@ from pathlib import Path
 
 from scripts.core.errors import InputError
 from scripts.data.case_names import case_name, visible_files
-from scripts.lab.adapt.adapt_report import write_adapt_report
+from scripts.lab.adapt.adapt_report import logged_warnings, write_adapt_report
 from scripts.lab.adapt.cost import check_memory, decide, load_sentence, measure_cost
 from scripts.lab.adapt.folders import DomainFolder, check_not_exchanged, domain_names, write_domain
 from scripts.lab.adapt.grid import choose_grid, read_headers
 from scripts.lab.adapt.label_maps import SegmentedSet, measure_label_maps, write_summary
-from scripts.lab.adapt.logged import logged_warnings
 from scripts.lab.adapt.request import AdaptRequest, Progress
 from scripts.lab.adapt.steps import evaluate, plan_trainings, segment
 from scripts.lab.adapt.task_file import check_intensities, check_label_names, choose_labels, choose_task
 from scripts.lab.adapt.training_lengths import Schedule, duration_text, read_adapt_rules
-from scripts.lab.adapt.unlike_volumes import check_alike
 from scripts.lab.check.case_search import find_cases
 from scripts.lab.check.cases import MeasuredCase
 from scripts.lab.check.check_report import CheckResult, sentence, write_check
@@ -187,12 +185,8 @@ def _use(request: AdaptRequest, progress: Progress, runs: Sequence[PlannedRun]) 
     """Segment, evaluate and report."""
     sets = _sets(request, progress)
     source, target = progress.content["domains"]
-    missing = [one for one in sets if not all(path.is_file() for path in one.label_maps().values())]
-    for one in missing:
-        if one is not sets[0]:  # which the run was planned from
-            check_alike(list(one.label_maps()), request.out / "check", target)
     for one in sets:
-        if one in missing:
+        if not all(path.is_file() for path in one.label_maps().values()):
             segment(runs[-1], one.where, one.folder, _segmentation_log(request, one))
         print(f"Label maps: {one.folder}.", flush=True)
     progress.note(segment=[str(place) for place in _places(request, progress)])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from scripts.core.errors import SettingError
+from scripts.core.errors import InputError, SettingError
 from scripts.core.files import make_folder, remove_parts, write_json
-from scripts.lab.experiments.changes import changed_settings
+from scripts.core.schema import read_yaml
+from scripts.core.settings import deciding_settings
 from scripts.lab.experiments.comparison_record import write_comparison, writing_alone
 from scripts.lab.experiments.plan import (
     ComparisonRequest,
@@ -26,10 +28,14 @@ from scripts.lab.experiments.plan import (
 )
 from scripts.lab.experiments.run_record import RunRecord, Shown, run_process
 
-__all__ = ["LOCK", "execute_runs", "run_comparison"]
+__all__ = ["LOCK", "changed_settings", "execute_runs", "run_comparison"]
 
 # In the folder of a run while its steps are executed; each step holds the lock of its own run folder, ``.lock``.
 LOCK = ".steps.lock"
+
+# Changes that a warning names, and the longest text of one that it shows.
+_MOST_NAMED = 4
+_LONGEST = 80
 
 
 def run_comparison(request: ComparisonRequest, *, jobs: int = 1) -> bool:
@@ -72,6 +78,38 @@ def _register(run: PlannedRun) -> None:
         record.register(run)
         if record.status == "done" and (sentence := changed_settings(run)):
             print(sentence, file=sys.stderr, flush=True)
+
+
+def changed_settings(run: PlannedRun) -> str:
+    """A sentence on the differences between a finished run's ``config.yaml`` and the current files; empty without any.
+
+    Keys missing on either side are ignored, because they come and go with the code.
+    """
+    try:
+        written = read_yaml(run.folder / "config.yaml", "the settings of a run", "restore it")
+        then, now = deciding_settings(written), deciding_settings(run.settings)
+    except (InputError, AttributeError):
+        return ""
+    keys = [key for key in then.keys() & now.keys() if _same_separators(then[key]) != _same_separators(now[key])]
+    if not keys:
+        return ""
+    keys.sort(key=lambda key: ("#" in key, key))  # top-level keys first: task, size and method files set them
+    changes = {key: f"{key}: {then[key]}, now {now[key]}" for key in keys[:_MOST_NAMED]}
+    named = [text if len(text) <= _LONGEST else key for key, text in changes.items()]
+    named += [f"{len(keys) - len(named)} more"] if len(keys) > len(named) else []
+    return (
+        f"{run.title}: trained with settings that differ from today's files ({'; '.join(named)}). "
+        f"It is kept; to train it again, delete {run.folder}."
+    )
+
+
+def _same_separators(value: Any) -> Any:
+    """A setting with one separator of ids: MONAI writes ``a::b`` for ``a#b``."""
+    if isinstance(value, str):
+        return value.replace("#", "::")
+    if isinstance(value, Mapping):
+        return {key: _same_separators(item) for key, item in value.items()}
+    return [_same_separators(item) for item in value] if isinstance(value, Sequence) else value
 
 
 def _waves(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
