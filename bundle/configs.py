@@ -104,10 +104,7 @@ def write_configs(configs: Mapping[str, Config], folder: Path) -> None:
 
 
 def write_metadata(file: Path, name: str, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Write the task's modality, slice size, labels (of segmentation) and description into a packed ``metadata.json``.
-
-    ``metrics`` are results of the weights; empty if unknown.
-    """
+    """Write a task's modality, slice size, labels, description and the weights' ``metrics`` into ``metadata.json``."""
     metadata = json.loads(file.read_text(encoding="utf-8"))
     ports = metadata["network_data_format"]
     image, pred = ports["inputs"]["image"], ports["outputs"]["pred"]

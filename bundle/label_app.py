@@ -41,10 +41,7 @@ WATCHER = f"import sys; sys.stdin.read() or print({KILLED!r}, flush=True)"
 
 
 class BundleApp(MONAILabelApp):
-    """Packed bundles as models and trainers: those that ``--conf models`` names, or all in ``model/`` of ``app_dir``.
-
-    ``studies`` is a folder of volumes, or the address of a DICOMweb server.
-    """
+    """Packed bundles as models and trainers: those that ``--conf models`` names, or all in ``model/``."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         folder = Path(app_dir) / "model"

@@ -153,10 +153,7 @@ def chosen_options(request: Mapping[str, Any], options: Mapping[str, Any]) -> di
 
 
 def uncertainty(probabilities: torch.Tensor) -> float:
-    """Mean entropy of class probabilities (K + 1, X, Y, Z) where a structure is plausible, from 0, certain, to 1.
-
-    A volume without any plausible structure has 1: the model found nothing in it.
-    """
+    """Mean entropy of probabilities (K + 1, X, Y, Z) where a structure is plausible, from 0 to 1; 1 if none is."""
     plausible = probabilities[0] < 1 - PLAUSIBLE  # (X, Y, Z)
     if not bool(plausible.any()):
         return 1.0

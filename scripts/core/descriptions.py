@@ -35,10 +35,7 @@ def records_arguments(kind: type[T]) -> type[T]:
 
 
 def describe_component(component: Any, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Class and constructor arguments of a component whose class :func:`records_arguments`, in the form of a config.
-
-    ``without`` are arguments to leave out, such as the path of initial weights.
-    """
+    """Class and constructor arguments of a component whose class :func:`records_arguments`, as a config."""
     arguments = {key: value for key, value in component.constructor_arguments.items() if key not in without}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
     return {"_target_": _name(type(component)), **plain}

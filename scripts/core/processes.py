@@ -114,10 +114,7 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_batch(batch: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """Concatenate batches (groups x B, ...) of all N processes in rank order, (groups x N x B, ...), without gradients.
-
-    Each of the ``groups`` blocks stays contiguous; a batch of two domains has two.
-    """
+    """Concatenate batches (groups x B, ...) in rank order to (groups x N x B, ...), without gradients."""
     if num_processes() == 1:
         return batch
     parts = [torch.empty_like(batch, memory_format=torch.contiguous_format) for _ in range(num_processes())]

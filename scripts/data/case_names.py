@@ -81,10 +81,7 @@ def in_utf8(path: Path) -> Path:
 
 
 def nifti_files(folder: Path, images_only: bool = False, labels_only: bool = False) -> list[Path]:
-    """NIfTI files of a folder, or of its subfolders if it contains none, in natural order, as absolute paths.
-
-    Label maps are recognised by name (``label``, ``seg``, ``mask``, ``gt`` ...).
-    """
+    """NIfTI files of a folder, else of its subfolders, in natural order; label maps are known by name."""
     # Absolute, not resolved: results are named after the link, not after its target.
     searches = (visible_files(folder.absolute(), nested=nested) for nested in (False, True))
     files = next(filter(None, (list(filter(is_nifti, found)) for found in searches)), [])

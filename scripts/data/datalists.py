@@ -86,10 +86,7 @@ def read_datalist(
 
 
 def find_volumes(where: str) -> list[Item]:
-    """Images to segment: a NIfTI file, a folder of them, or all sections of a datalist.
-
-    An image listed in two sections counts once. Label maps in a folder, recognised by name, are skipped.
-    """
+    """Images to segment: a NIfTI file, those of a folder without label maps, or all sections of a datalist."""
     path = Path(where)
     if path.suffix == ".json":
         remedy = "name a volume, a folder of volumes or a datalist"

@@ -33,7 +33,7 @@ class LocationScale:
 
     Args:
         num_structures: number of structures K of the local form; 0 for the global one.
-        falling: probability that a structure's curve falls, so that it turns dark and bright over.
+        falling: probability that a structure's curve falls, which exchanges dark and bright.
         background_falling: the same of the background's curve, or of the slice's in the global form.
     """
 

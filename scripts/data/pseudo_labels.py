@@ -79,10 +79,7 @@ class PseudoLabels:
 
     @torch.inference_mode()
     def renew(self, network: nn.Module) -> bool:
-        """Start a round: replace the labels of every volume, unless all structures were large enough in the last one.
-
-        The network's training mode is restored. Returns whether the labels are new.
-        """
+        """Start a round unless all structures were large enough in the last one; return whether the labels are new."""
         usual_ml = self.volume_ranges_ml[:, 1].nan_to_num(posinf=0.0)  # (K,), 0 where no labelled case has it
         median_ml = self.volumes_ml.quantile(0.5, dim=0)  # (K,), 0 before the first round
         may_grow = median_ml < TOO_SMALL * usual_ml

@@ -36,10 +36,7 @@ def write_datalist(path: str | os.PathLike[str], datalist: Mapping[str, Any]) ->
 
 
 class TranslatedDatalist:
-    """The datalist of the volumes ``<case>_<postfix>.nii.gz`` in ``folder``, with the labels of the original volumes.
-
-    It is written there as ``datalist.json`` and names the ``domain`` that the volumes were translated to.
-    """
+    """The datalist of translated volumes ``<case>_<postfix>.nii.gz``, with the labels of the original ones."""
 
     def __init__(self, *, datalist: str, folder: str, postfix: str, domain: str) -> None:
         self.datalist, self.folder, self.postfix, self.domain = Path(datalist), Path(folder), postfix, domain

@@ -92,7 +92,7 @@ class Worklist:
             call()
         if every:
             found = f"{len(every)} of {len(self.items)} volumes without a result: {', '.join(sorted(every))}"
-            remedy = "mend or remove them as stated above, then start again with --resume True"
+            remedy = "correct or remove them as stated above, then start again with --resume True"
             raise InputError(file=self.notes.parent, found=found, expected="a result of every volume", remedy=remedy)
 
     def note(self, engine: Engine) -> None:

@@ -274,10 +274,10 @@ def _prepare(options: argparse.Namespace) -> None:
     from scripts.lab.prepare.source_case import SearchOptions
 
     find = SearchOptions(options.domain, options.labels, options.validation, options.trust == "image")
-    order = Preparation(
+    request = Preparation(
         options.dataset, options.source, options.out, options.protocol, options.map, find, options.workers
     )
-    print_report(options.out, prepare(order))
+    print_report(options.out, prepare(request))
     if not options.no_check:
         _run_check([str(options.out)], options.out / "check", None, options.workers)
 

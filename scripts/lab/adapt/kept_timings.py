@@ -21,10 +21,7 @@ __all__ = ["KeptTimings"]
 
 
 class KeptTimings:
-    """``timings.json`` of a folder: each training's timing, with a digest of it and of all that it depends on.
-
-    A damaged file counts as none. The datalists of the short trainings are in the folder's ``data``.
-    """
+    """``timings.json`` of a folder: each training's timing, with a digest of all that it depends on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / "timings.json"

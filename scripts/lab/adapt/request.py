@@ -59,10 +59,7 @@ class AdaptRequest:
 
 @dataclass
 class Progress:
-    """``adapt.json``: inputs, domains, hashes of the task file and the schedule, so that the same command continues.
-
-    The file also holds a digest of its content.
-    """
+    """``adapt.json``: inputs and decisions, with their digest, so that the same command continues the run."""
 
     file: Path
     content: dict[str, Any] = field(default_factory=dict)

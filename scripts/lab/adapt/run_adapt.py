@@ -141,7 +141,7 @@ def _check(
             file=page,
             found=f"{len(errors)} error(s) in the volumes" if errors else "no labelled voxel in the label maps",
             expected="volumes without errors",
-            remedy="mend what is named above and repeat the command; --despite_errors trains all the same",
+            remedy="correct what is named above and repeat the command; --despite_errors trains regardless",
         )
     print(_training_volumes_text(cases))
     print(f"{result.headline}. Task file: {request.task_file}. Pictures of all volumes: {page}.", flush=True)
@@ -173,10 +173,10 @@ def _decide(request: AdaptRequest, progress: Progress) -> None:
     memory = check_memory(cost.memory_bytes)
     decided = decide(schedule, cost, rules, request.time_s, request.schedule is not None)
     expected = cost.total_s(decided.length)
-    said = (
+    text = (
         f"Schedule {decided.name}, trainings of length {decided.length:g}: about {duration_text(expected)}, {memory}."
     )
-    print(f"{said} {load_sentence()}".strip(), flush=True)
+    print(f"{text} {load_sentence()}".strip(), flush=True)
     progress.note(schedule=dataclasses.asdict(decided), time_s=request.time_s, expected_s=round(expected))
     shutil.rmtree(folder, ignore_errors=True)
 

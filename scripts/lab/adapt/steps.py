@@ -77,5 +77,5 @@ def _run(run_id: str, files: Sequence[Path], run: PlannedRun, options: Sequence[
             file=log,
             found=f"{run_id} ended with exit code {code} ({last_line})",
             expected="an end without errors",
-            remedy="mend what the last lines say, and repeat the command: finished volumes are kept",
+            remedy="correct what the last lines name, and repeat the command: finished volumes are kept",
         )

@@ -58,8 +58,8 @@ def summary_table(result: CheckResult) -> str:
 def sentence(finding: Finding) -> str:
     """A finding in one line."""
     where = " ".join([finding.domain, ", ".join(finding.cases)]).rstrip()
-    said = f"{finding.found}. Expected {finding.expected}. Fix: {finding.remedy}."
-    return f"{finding.severity}: {where}: {finding.kind}: {said}"
+    text = f"{finding.found}. Expected {finding.expected}. Fix: {finding.remedy}."
+    return f"{finding.severity}: {where}: {finding.kind}: {text}"
 
 
 def write_check(out: Path, result: CheckResult, *, sources: Sequence[str], task: str | None) -> Path:

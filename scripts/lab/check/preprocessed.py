@@ -27,10 +27,7 @@ NEEDED |= {"slice_size", "source_intensity", "target_intensity"}
 def find_preprocessing_faults(
     task: str, cases: Sequence[MeasuredCase], findings: Sequence[Finding] = ()
 ) -> list[Finding]:
-    """Preprocess some training cases of both domains as the task says, and judge the slices that result.
-
-    Cases with errors among ``findings`` are left out. A task file that lacks a value for this gives no findings.
-    """
+    """Preprocess some training cases without errors as the task says, and judge the slices that result."""
     settings = read_task(Path(task))
     if not settings.keys() >= NEEDED:
         return []

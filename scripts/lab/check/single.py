@@ -39,10 +39,7 @@ def judge_case(
 def find_unlabelled_structures(
     cases: Sequence[MeasuredCase], names: Mapping[float, str], source_domain: str | None
 ) -> list[Finding]:
-    """Structures of the task without a voxel in all label maps that it is trained on, which training refuses.
-
-    Without a training list, all labelled cases of the source domain count.
-    """
+    """Structures of the task without a voxel in the source's training label maps (or all, without such a list)."""
     labelled = [case for case in cases if case.label_shape and case.files.domain == source_domain]
     trained = [case for case in labelled if case.files.section == "training"] or labelled
     absent = [name for value, name in names.items() if not any(value in case.volumes_ml for case in trained)]

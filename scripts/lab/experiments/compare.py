@@ -123,10 +123,7 @@ def _waves(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
 
 
 def _provide_data(request: ComparisonRequest) -> None:
-    """Generate the phantom if no data set is given, and list the target's held-out images for inference.
-
-    The list, ``unseen.json``, has no labels.
-    """
+    """Generate the phantom if no data set is given, and list the target's held-out images without labels."""
     task = task_settings(named_file("tasks", request.task))
     datalists = [request.data / f"{task[f'{domain}_domain']}.json" for domain in ("source", "target")]
     phantom = size_files(request.size, task).get("phantom")

@@ -133,10 +133,7 @@ def task_settings(task: Path) -> dict[str, Any]:
 
 
 def size_files(size: str, task: Mapping[str, Any]) -> Size:
-    """The part of a size for a task's data set: config files by role, and the size of a generated phantom.
-
-    A data set without an entry of its own gets the files of ``other``.
-    """
+    """The config files by role, and the size of a generated phantom, of a size for a data set, else for ``other``."""
     sizes = read_yaml(SIZES, "the sizes of comparisons", "correct it")
     known = {name: sets.get(task["dataset_name"], sets.get("other")) for name, sets in sizes.items()}
     if known.get(size) is None:

@@ -71,10 +71,7 @@ def measure_selection(folder: Path) -> tuple[list[ScoredRun], list[RuleAccuracy]
 
 
 def find_runs(folder: Path) -> dict[Path, str]:
-    """The runs with snapshots in a folder, and their names: method and seed for a comparison's runs.
-
-    Runs trained with the target's labels are omitted: the labelled Dice of ``supervised`` is the true Dice.
-    """
+    """The runs with snapshots in a folder by name, without those that were trained with the target's labels."""
     names: dict[Path, str] = {}
     for record in folder.rglob(COMPARISON):
         prefix = "" if record.parent == folder else f"{record.parent.relative_to(folder).as_posix()}: "
@@ -89,10 +86,7 @@ def find_runs(folder: Path) -> dict[Path, str]:
 
 
 def evaluate_snapshots(run: Path) -> dict[int, float]:
-    """True mean Dice (percent) of the snapshots of a run, as ``run evaluating`` measures it.
-
-    The results are cached in ``oracle/epoch_NNN.json`` of the run's folder and renewed for newer snapshots.
-    """
+    """True mean Dice (percent) of a run's snapshots by epoch, cached in ``oracle/epoch_NNN.json`` of its folder."""
     with exclusive(run / "oracle"):
         return {epoch: _oracle_dice(run, epoch) for epoch in read_scores(_table(run))}
 

@@ -29,10 +29,7 @@ DASH = "–"
 
 
 def comparison_tables(comparison: Comparison, summaries: Sequence[MethodSummary]) -> list[Table]:
-    """The main table without empty columns, and one each for Dice, distance and gap closed by structure.
-
-    Without any evaluated run there is only the main table.
-    """
+    """The main table and, if any run was evaluated, one each for Dice, distance and gap closed by structure."""
     names = comparison.label_names
     if not any(summary.counted for summary in summaries):
         return [_main_table(summaries)]

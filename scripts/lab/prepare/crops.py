@@ -13,10 +13,7 @@ __all__ = ["CropAroundLabeld"]
 
 
 class CropAroundLabeld(MapTransform):
-    """Crop or pad images and label maps (1, H, W, D) to a box about the mean position of the labelled voxels.
-
-    ``size`` is in voxels; -1 keeps an axis whole.
-    """
+    """Crop or pad (1, H, W, D) to ``size`` voxels (-1: all) about the mean position of the labelled voxels."""
 
     def __init__(self, keys: KeysCollection, label_key: str, size: Sequence[int]) -> None:
         super().__init__(keys)

@@ -38,10 +38,7 @@ def read_pair(image: Path, label: Path | None, *, trust_image: bool = False) -> 
 
 
 def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool = False) -> Reading:
-    """Add the label map of a NIfTI file, reoriented to the image's axes if needed.
-
-    ``image`` is named in errors. ``trust_image``: use the image's affine if only the label's affine differs.
-    """
+    """Add the label map of a NIfTI file; ``trust_image`` uses the image's affine if only the label's differs."""
     volume = read_nifti(label)
     voxels, affine, notes = volume.voxels, volume.affine, [*_notes(volume, label)]
     check_values(voxels, str(label), is_label=True)
@@ -60,10 +57,7 @@ def add_label(reading: Reading, image: Path, label: Path, *, trust_image: bool =
 def write_nifti(
     path: Path, voxels: np.ndarray, affine: np.ndarray, *, is_label: bool = False, same_as: Path | None = None
 ) -> int:
-    """Write a volume as ``.nii.gz`` with equal sform and qform, atomically; return the file's size in bytes.
-
-    ``same_as`` is an equal file to copy, which is faster than compression.
-    """
+    """Write a ``.nii.gz`` with equal sform and qform atomically, or copy ``same_as``; return its size in bytes."""
     if same_as is not None:
         with atomic_path(path) as temporary:
             return temporary.write_bytes(_without_name(same_as.read_bytes()))

@@ -132,10 +132,7 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def _sharing(domain: DomainRules, cases: Sequence[SourceCase]) -> dict[str, str]:
-    """``shared_sections``: lists that the protocol fills with the same cases, which a check would report as leakage.
-
-    A string, because every list in a datalist contains cases.
-    """
+    """``shared_sections``: lists that the protocol fills with the same cases, which is no leakage."""
     shared = {section for case in cases if len(domain.sections_of(case)) > 1 for section in domain.sections_of(case)}
     return {"shared_sections": " ".join(section for section in SECTIONS if section in shared)} if shared else {}
 

@@ -35,75 +35,75 @@ class Preparation:
     workers: int | None = None
 
 
-def prepare(order: Preparation) -> dict[str, Any]:
+def prepare(request: Preparation) -> dict[str, Any]:
     """Prepare a data set.
 
     Every usable case is prepared; the others are reported. Datalists and report are written only if no case failed, so
     that no training uses part of a data set unnoticed. A second call prepares the missing cases.
     """
-    rules = _rules(order)
-    cases = rules.layout.find(order.source, replace(order.find, among=tuple(rules.domains)))
+    rules = _rules(request)
+    cases = rules.layout.find(request.source, replace(request.find, among=tuple(rules.domains)))
     _check_names(cases)
     domains = sorted({case.domain for case in cases})
-    check_places(order.out, domains, (order.source, order.find.labels))
-    check_files(order.out, cases, (order.label_map, order.protocol))
-    check_owner(order.out, domains, order.dataset)
-    read_reports(order.out)  # refuse an unreadable report before the work
-    with exclusive(order.out):
-        return _prepare_missing(order, rules, cases)
+    check_places(request.out, domains, (request.source, request.find.labels))
+    check_files(request.out, cases, (request.label_map, request.protocol))
+    check_owner(request.out, domains, request.dataset)
+    read_reports(request.out)  # refuse an unreadable report before the work
+    with exclusive(request.out):
+        return _prepare_missing(request, rules, cases)
 
 
-def _prepare_missing(order: Preparation, rules: Rules, cases: Sequence[SourceCase]) -> dict[str, Any]:
+def _prepare_missing(request: Preparation, rules: Rules, cases: Sequence[SourceCase]) -> dict[str, Any]:
     """Prepare the cases that are not finished, and write datalists and report."""
-    trusted = order.find.trust_image
+    trusted = request.find.trust_image
     keys = {case: settings_key(rules, rules.domains[case.domain], case, trust_image=trusted) for case in cases}
-    finished = {case: record for case in cases if (record := finished_record(order.out, case, keys[case]))}
+    finished = {case: record for case in cases if (record := finished_record(request.out, case, keys[case]))}
     left = [case for case in cases if case not in finished]
     for domain in {case.domain for case in left}:
         # A domain has no datalist until all of its cases are complete again.
-        (order.out / f"{domain}.json").unlink(missing_ok=True)
-    new = _prepare_all(order, rules, left, keys)
+        (request.out / f"{domain}.json").unlink(missing_ok=True)
+    new = _prepare_all(request, rules, left, keys)
     records = {case: finished.get(case) or new[case] for case in cases}
-    datalists = write_datalists(order.out, rules, records)
-    return add_report(order.out, rules, records, datalists, skipped=len(finished))
+    datalists = write_datalists(request.out, rules, records)
+    return add_report(request.out, rules, records, datalists, skipped=len(finished))
 
 
-def _rules(order: Preparation) -> Rules:
+def _rules(request: Preparation) -> Rules:
     """The rules of the data set; the domain of a plain folder gets the user's name and label map."""
-    rules = read_rules(order.dataset, order.protocol)
+    rules = read_rules(request.dataset, request.protocol)
     if rules.domains:
-        for given, option in ((order.label_map, "--map"), (order.find.labels, "--labels")):
+        for given, option in ((request.label_map, "--map"), (request.find.labels, "--labels")):
             if given is not None:
                 raise InputError(
                     file=option,
-                    found=f"given with '{order.dataset}'",
+                    found=f"given with '{request.dataset}'",
                     expected="only with 'folder': known data sets define their labels",
                     remedy="omit it",
                 )
-        if order.find.domain not in (None, *rules.domains):
+        if request.find.domain not in (None, *rules.domains):
             expected = f"one of {', '.join(rules.domains)}, the domains of protocol '{rules.protocol}'"
             remedy = "correct it, or omit it for all of them"
-            raise SettingError(setting="--domain", found=f"'{order.find.domain}'", expected=expected, remedy=remedy)
-        wanted = {name: domain for name, domain in rules.domains.items() if order.find.domain in (None, name)}
+            raise SettingError(setting="--domain", found=f"'{request.find.domain}'", expected=expected, remedy=remedy)
+        wanted = {name: domain for name, domain in rules.domains.items() if request.find.domain in (None, name)}
         return replace(rules, domains=wanted)
-    name = order.find.domain or ""
-    labels = read_label_map(order.label_map) if order.label_map else ValueMap(keep_all=True)
+    name = request.find.domain or ""
+    labels = read_label_map(request.label_map) if request.label_map else ValueMap(keep_all=True)
     return replace(rules, domains={name: DomainRules(name=name, modality=name.upper(), labels=labels)})
 
 
 def _prepare_all(
-    order: Preparation, rules: Rules, cases: Sequence[SourceCase], keys: dict[SourceCase, str]
+    request: Preparation, rules: Rules, cases: Sequence[SourceCase], keys: dict[SourceCase, str]
 ) -> dict[SourceCase, Any]:
     """Prepare cases in parallel. Threads suffice: compression and array operations release the interpreter lock."""
     records: dict[SourceCase, Any] = {}
     failures: list[InputError] = []
-    workers = max(1, min(order.workers or available_cores(), len(cases) or 1))
+    workers = max(1, min(request.workers or available_cores(), len(cases) or 1))
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
         futures: dict[Future[dict[str, Any]], SourceCase] = {
-            pool.submit(prepare_case, order.out, case, rules, keys[case]): case for case in cases
+            pool.submit(prepare_case, request.out, case, rules, keys[case]): case for case in cases
         }
-        with tqdm(as_completed(futures), total=len(futures), desc=order.dataset, unit="case") as progress:
+        with tqdm(as_completed(futures), total=len(futures), desc=request.dataset, unit="case") as progress:
             for future in progress:
                 try:
                     records[futures[future]] = future.result()
@@ -113,7 +113,7 @@ def _prepare_all(
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
-        raise _summary(order, failures, len(cases))
+        raise _summary(request, failures, len(cases))
     return records
 
 
@@ -125,7 +125,7 @@ def _failure(case: SourceCase, error: Exception) -> InputError:
     return InputError(file=case.sources[0], found=found, expected="a readable case", remedy=remedy)
 
 
-def _summary(order: Preparation, failures: Sequence[InputError], cases: int) -> InputError:
+def _summary(request: Preparation, failures: Sequence[InputError], cases: int) -> InputError:
     """The only failure, or the number of failures after printing each."""
     if len(failures) == 1:
         return failures[0]
@@ -133,7 +133,7 @@ def _summary(order: Preparation, failures: Sequence[InputError], cases: int) -> 
         print(f"error: {failure}", file=sys.stderr)
     found = f"{len(failures)} of {cases} cases that cannot be prepared, listed above"
     remedy = "correct or remove them and repeat the command: finished cases are kept, no datalist was written"
-    return InputError(file=order.source, found=found, expected="complete cases", remedy=remedy)
+    return InputError(file=request.source, found=found, expected="complete cases", remedy=remedy)
 
 
 def _check_names(cases: Sequence[SourceCase]) -> None:
