@@ -23,7 +23,7 @@ LIBRARIES = {"filelock", "torch", "numpy", "monai", "ignite", "nibabel", "pydico
 LIBRARIES |= {"matplotlib", "tqdm", "yaml", "tensorboard", "fire"}
 """Third-party packages that `scripts` may import, each pinned in requirements.txt."""
 
-LAB_LIBRARIES = {"medpy", "nnunetv2", "SimpleITK", "jinja2", "markupsafe"}
+LAB_LIBRARIES = {"medpy", "nnunetv2", "jinja2", "markupsafe"}
 """Packages that only `scripts.lab` may import: those that the benchmarks compare with, and the page template."""
 
 MAX_FILE_LINES = 400
