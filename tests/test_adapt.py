@@ -1,11 +1,9 @@
-"""The whole sequence of ``adapt``, with trainings and inference replaced; and once as it is, on tiny volumes."""
+"""The whole sequence of ``adapt``, with trainings and inference replaced; ``test_docs.py`` runs it as it is."""
 
 from __future__ import annotations
 
 import csv
-import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, refused, run_command
+from conftest import ROOT, refused
 from scripts.data.case_names import case_name
 from scripts.data.datalists import find_volumes
 from scripts.lab.adapt import cost, steps
@@ -25,6 +23,7 @@ from scripts.lab.adapt.run_adapt import run_adapt
 from scripts.lab.adapt.timed_training import Timing
 from scripts.lab.check import run_check
 from scripts.lab.check.cases import ListedCase, MeasuredCase
+from scripts.lab.cli import main
 from scripts.lab.experiments import run_record
 from test_bad_input import replace_volume
 
@@ -342,16 +341,19 @@ def test_warnings_in_logs(tmp_path: Path) -> None:
     assert logged_warnings([tmp_path / "a.log", tmp_path / "no.log"]) == ["waits 30 % of its time for a core."]
 
 
-@pytest.mark.slow
-def test_one_command_as_a_user_types_it(request_: AdaptRequest) -> None:
-    """The trial schedule on tiny volumes: every process is real."""
+def test_the_command_as_a_user_types_it(
+    processes: Processes, request_: AdaptRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's command, with real processes, is in ``test_docs.py``."""
     folders = {name: str(path) for name, path in request_.inputs().items() if path}
     options = [word for name, path in folders.items() for word in (f"--{name}", path)]
-    command = [sys.executable, "-m", "scripts", "adapt", *options, "--out", str(request_.out)]
-    done = run_command([*command, "--label_names", NAMES, "--schedule", "trial"], timeout_s=900)
-    assert done.code == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    main(["adapt", *options, "--out", str(request_.out), "--label_names", NAMES, "--schedule", "trial"])
     assert len(list((request_.label_maps / "ct").glob("*_seg.nii.gz"))) == 3
-    assert (request_.out / "report.html").is_file()
-    decided = json.loads((request_.out / "adapt.json").read_text())
-    assert decided["expected_s"] > 0
-    assert "Schedule trial" in done.stdout
+    task = yaml.safe_load(request_.task_file.read_text())
+    assert dict(zip(task["label_values"], task["label_names"], strict=True)) == {
+        205: "myocardium",
+        420: "left atrium",
+        500: "left ventricle",
+        820: "ascending aorta",
+    }
+    assert "Schedule trial" in capsys.readouterr().out
