@@ -78,7 +78,10 @@ class AdversarialTrainer(Trainer):
     def step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, engine: Engine | None = None) -> None:
         """Backward pass and update of the parameters of ``optimizer`` only.
 
-        ``engine`` fires ``BACKWARD_COMPLETED`` between the two, for handlers that read or clip gradients.
+        Args:
+            optimizer: of the parameters to update.
+            loss: the loss to minimise.
+            engine: fires ``BACKWARD_COMPLETED`` between the two, for handlers that read or clip gradients.
         """
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

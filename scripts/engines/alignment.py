@@ -23,7 +23,11 @@ PixelWeights = Callable[[Sequence[Tensor]], Tensor]
 class Adversary:
     """A discriminator with its optimiser and the weight of its adversarial term.
 
-    ``weight`` is lambda of its term in the loss of S, 0.01 in the paper; 0 disables it.
+    Args:
+        network: the discriminator.
+        optimizer: of its parameters.
+        weight: lambda of its term in the loss of S, 0.01 in the paper; 0 disables it.
+        kind: ``bce``, ``lsgan`` or ``hinge``.
     """
 
     name: ClassVar[str]
@@ -50,7 +54,12 @@ class FeatureAdversary(Adversary):
 
 @dataclass(kw_only=True)
 class PredictionAdversary(Adversary):
-    """D2, on the :func:`prediction_map` of kind ``input_map``; ``pixel_weights`` come from the logits of all heads."""
+    """D2.
+
+    Args:
+        input_map: the ``kind`` of :func:`prediction_map` that makes its input.
+        pixel_weights: weight of each target pixel, from the logits of all heads; None for equal weights.
+    """
 
     name = "d2"
     input_map: str = "softmax"
@@ -71,7 +80,13 @@ class PredictionAdversary(Adversary):
 
 @dataclass(kw_only=True)
 class DualAlignment:
-    """D1 and D2, whose weights rise linearly from 0 over ``warmup`` iterations."""
+    """D1 and D2, and the warm-up of their weights.
+
+    Args:
+        d1: the feature adversary.
+        d2: the prediction adversary.
+        warmup: iterations over which both weights rise linearly from 0.
+    """
 
     d1: FeatureAdversary
     d2: PredictionAdversary

@@ -44,7 +44,11 @@ class BatchNormOverProcesses(nn.SyncBatchNorm):
 
 
 def synchronised(network: nn.Module) -> nn.Module:
-    """Replace each batch norm of a network, in place, by :class:`BatchNormOverProcesses` with the same state."""
+    """Replace each batch norm of a network by :class:`BatchNormOverProcesses` with the same state.
+
+    Args:
+        network: changed in place; its state dict stays the same.
+    """
     return _exchange(network, nn.BatchNorm2d, BatchNormOverProcesses)
 
 

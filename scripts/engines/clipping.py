@@ -11,9 +11,14 @@ __all__ = ["with_clipped_gradients"]
 
 
 def with_clipped_gradients(optimizer: Optimizer, max_norm: float) -> Optimizer:
-    """Let an optimiser scale the gradients down to a Euclidean norm of ``max_norm`` at the start of each ``step``.
+    """Scale the gradients down to a given total norm at the start of each ``step`` of an optimiser.
 
-    It is changed in place and returned; its state dict stays as it is.
+    Args:
+        optimizer: changed in place; its state dict stays as it is.
+        max_norm: largest Euclidean norm of all gradients together.
+
+    Returns:
+        The same optimiser.
     """
 
     def clip(stepped: Optimizer, *_: Any) -> None:

@@ -109,9 +109,15 @@ class DisentanglingTrainer(StyleTransferTrainer):
     ) -> tuple[dict[str, Any], Losses]:
         """The passes of G by name, and the unweighted terms of its loss that D and the images have no part in.
 
-        ``image`` (B, C, H, W) in [-1, 1] holds the source's images, then as many of the target. The passes are
-        ``content``; ``reconstruction``, each image with its own attributes; ``exchanged``, with those of the other
-        domain's image of the same place; ``cycle``, exchanged once more; ``translation``, with random attributes.
+        Args:
+            image: x, the source's images, then as many of the target, (B, C, H, W) in [-1, 1].
+            domain: int64 labels of the images, (B,).
+            other: int64 labels of the domains translated to, (B,).
+            random: random generator of this iteration, on the CPU.
+
+        Returns:
+            ``content``; ``reconstruction``, each image with its own attributes; ``exchanged``, with those of the other
+            domain's image of the same place; ``cycle``, exchanged once more; ``translation``, with random attributes.
         """
         generator, half = self.generator, len(image) // 2
         content = generator.encode(image, domain)

@@ -12,8 +12,11 @@ __all__ = ["ImagePool"]
 class ImagePool:
     """Replace half of the new images by earlier ones, so that D does not forget earlier outputs of G.
 
-    All processes keep the same pool of ``size`` images of all processes; size 0 returns every new image. A draw depends
-    on the seed and the iteration only.
+    All processes keep the same pool of the images of all processes.
+
+    Args:
+        size: number of images kept; 0 returns every new image.
+        seed: seed of the choices; a draw depends on the seed and the iteration only.
 
     Source: Shrivastava et al., Learning from simulated and unsupervised images through adversarial training, 2017.
     """
@@ -24,9 +27,15 @@ class ImagePool:
         self.domains = torch.empty(0, dtype=torch.int64)
 
     def query(self, images: torch.Tensor, domains: torch.Tensor, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Exchange some of the new images (B, 1, H, W), detached, and their domains (B,) for kept ones.
+        """Exchange some of the new images for kept ones.
 
-        The first half is rendered in one domain, the second half in the other.
+        Args:
+            images: (B, 1, H, W), detached; the first half rendered in one domain, the second half in the other.
+            domains: (B,) the domain each image was rendered in.
+            iteration: seeds the choice.
+
+        Returns:
+            Images and domains of the same shapes.
         """
         if self.size == 0:
             return images, domains

@@ -16,9 +16,12 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device | str, precision: str = "auto") -> torch.autocast:
-    """The autocast context of a step: ``bf16``, ``float32``, or ``auto``, which is bf16 where it is fast.
+    """The autocast context of a step.
 
-    fp16 is not offered, because squared adversarial losses overflow in it.
+    Args:
+        device: where the step runs.
+        precision: ``bf16``, ``float32``, or ``auto``: bf16 where it is fast. fp16 is not offered, because squared
+            adversarial losses overflow in it.
     """
     device = torch.device(device)
     check_choice("precision", precision, ("auto", "bf16", "float32"))

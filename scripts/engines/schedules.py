@@ -14,7 +14,10 @@ Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 class PolynomialDecay:
     """Stage 2 (paper, section 4.1): ``(1 - i / iterations) ** power``, after a linear warm-up.
 
-    The warm-up is there because large first steps harm training from scratch.
+    Args:
+        iterations: length of the training.
+        power: 0.9 in the paper.
+        warmup_iterations: the factor rises linearly over these, because large first steps harm training from scratch.
     """
 
     def __init__(self, *, iterations: int, power: float = 0.9, warmup_iterations: int = 0) -> None:
@@ -45,8 +48,11 @@ def linear_ramp(iteration: int, length: int) -> float:
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of a network's weights; buffers are copied.
 
-    Early on the decay is ``(1 + n) / (10 + n)``, so that the average does not remember the initial weights; later it is
-    ``decay``, 0.999 for long trainings.
+    Early on the decay is ``(1 + n) / (10 + n)``, so that the average does not remember the initial weights.
+
+    Args:
+        model: the trained network.
+        decay: weight of the old average in each update, 0.999 for long trainings.
     """
 
     @torch.no_grad()

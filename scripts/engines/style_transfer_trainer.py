@@ -140,7 +140,11 @@ class StyleTransferTrainer(AdversarialTrainer):
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """The shared passes of G: x_ij, and by name c and, where needed, x_ii, x_iji and the content of x_ij.
 
-        ``image`` is x, (B, C, H, W) in [-1, 1]; ``domain`` and ``other`` are the labels i and j; ``style`` is of j.
+        Args:
+            image: x, (B, C, H, W) in [-1, 1].
+            domain: int64 labels i, (B,).
+            other: int64 labels j, (B,).
+            style: of domain j, input of G's ``decode``.
         """
         weights, generator = self.loss_arguments, self.generator
         own, content = generator.own_style(image, domain), generator.encode(image, domain)

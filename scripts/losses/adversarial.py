@@ -25,13 +25,20 @@ ADVERSARIAL_KINDS = ("bce", "lsgan", "hinge")
 def discriminator_loss(
     real_logits: Tensor, fake_logits: Tensor, kind: str, fake_weights: Tensor | None = None
 ) -> Tensor:
-    """Discriminator loss: half the sum of the mean losses on real and fake samples (section 3.2), a float32 scalar.
+    """Discriminator loss: half the sum of the mean losses on real and fake samples (section 3.2).
 
     * ``bce``: binary cross-entropy of the logits with ``REAL`` and ``FAKE``.
     * ``lsgan``: squared distance of the logits to ``REAL`` and ``FAKE``.
     * ``hinge``: max(0, 1 - z) on real, max(0, 1 + z) on fake.
 
-    Raw logits have any shape; ``fake_weights`` weighs each pixel of the fakes, as in :func:`generator_loss`.
+    Args:
+        real_logits: raw logits of real samples, any shape.
+        fake_logits: raw logits of fake samples, any shape.
+        kind: one of ``ADVERSARIAL_KINDS``.
+        fake_weights: weight of each pixel of the fakes, as in :func:`generator_loss`.
+
+    Returns:
+        A float32 scalar.
     """
     if kind == "hinge":
         real = torch.relu(1.0 - real_logits.float()).mean()
@@ -43,7 +50,7 @@ def discriminator_loss(
 
 
 def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
-    """Generator loss: the mean loss of its fakes being classified as real, not halved (section 3.2), a float32 scalar.
+    """Generator loss: the mean loss of its fakes being classified as real, not halved (section 3.2).
 
     * ``bce``: binary cross-entropy of the logits with ``REAL``, i.e. -log D(fake).
     * ``lsgan``: squared distance of the logits to ``REAL``.
@@ -54,6 +61,9 @@ def generator_loss(fake_logits: Tensor, kind: str, weights: Tensor | None = None
         kind: one of ``ADVERSARIAL_KINDS``.
         weights: weight of each pixel, (B, 1, H, W); logits of a coarser grid are interpolated bilinearly. The loss is
             the mean of weight x loss, so that weights of 1 change nothing on the same grid. None for 1 everywhere.
+
+    Returns:
+        A float32 scalar.
     """
     if kind == "hinge":
         return -_mean(_at_pixels(fake_logits, weights), weights)

@@ -65,8 +65,11 @@ class ClassMix(SegmenterLoss):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and pixel weights of mixed slices, each (B, 1, H, W).
 
-        ``taught`` are the teacher's probabilities of each class on the target slices (B, K + 1, H, W), ``is_pasted``
-        the pixels of the labelled slices that are pasted (B, 1, H, W).
+        Args:
+            source: ``image`` and ``label`` of the labelled slices, (B, 1, H, W).
+            target: target slices, (B, 1, H, W).
+            taught: the teacher's probabilities of each class on them, (B, K + 1, H, W).
+            is_pasted: which pixels of the labelled slices are pasted, (B, 1, H, W).
         """
         confidence, winner = taught.max(1, keepdim=True)
         sure_share = (confidence >= self.min_confidence).float().mean((1, 2, 3), keepdim=True)
@@ -76,9 +79,15 @@ class ClassMix(SegmenterLoss):
 
 
 def half_of_the_structures(label: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """Pixels (B, 1, H, W) of a random half, rounded up, of the structures that each slice has; none of the background.
+    """Pixels of a random half, rounded up, of the structures that each slice has; none of the background.
 
-    ``label`` (B, 1, H, W) holds class ids; ``classes`` is K + 1, ``generator`` on the CPU.
+    Args:
+        label: class ids, (B, 1, H, W).
+        classes: number of classes, K + 1, background included.
+        generator: CPU generator of the choice.
+
+    Returns:
+        (B, 1, H, W), bool.
     """
     structures = F.one_hot(label[:, 0].long(), classes)[..., 1:].bool()  # (B, H, W, K)
     is_there = structures.flatten(1, 2).any(1)  # (B, K)
@@ -91,6 +100,9 @@ def half_of_the_structures(label: Tensor, classes: int, generator: torch.Generat
 def weighted_cross_entropy(logits: Tensor, label: Tensor, weights: Tensor) -> Tensor:
     """Mean over all pixels of weight x cross-entropy, a float32 scalar.
 
-    Logits are (B, K + 1, H, W), class ids (int64) and weights (B, 1, H, W).
+    Args:
+        logits: (B, K + 1, H, W).
+        label: class ids, (B, 1, H, W), int64.
+        weights: of each pixel, (B, 1, H, W).
     """
     return (weights[:, 0] * F.cross_entropy(logits.float(), label[:, 0], reduction="none")).mean()

@@ -22,6 +22,11 @@ __all__ = ["Disagreement", "PredictorSimilarity", "disagreement_weights", "predi
 class Disagreement:
     """Pixel weights for the prediction adversary, see :func:`disagreement_weights`.
 
+    Args:
+        segmenter: S with two predictors.
+        base: as for :func:`disagreement_weights`.
+        weight: as for :func:`disagreement_weights`.
+
     Raises:
         SettingError: S has one predictor.
     """
@@ -37,6 +42,10 @@ class Disagreement:
 
 class PredictorSimilarity(SegmenterLoss):
     """The loss term that keeps the weights of two predictors apart, see :func:`predictor_similarity`.
+
+    Args:
+        segmenter: S with two predictors.
+        weight: factor of the term in the total.
 
     Raises:
         SettingError: S has one predictor.
@@ -54,8 +63,13 @@ class PredictorSimilarity(SegmenterLoss):
 def disagreement_weights(heads: Sequence[Tensor], *, base: float, weight: float) -> Tensor:
     """Weight of each pixel: base + weight x (1 - cosine of the two predictors' class probabilities).
 
-    From logits (B, K, H, W) to (B, 1, H, W), float32 and detached: S cannot lower its loss by agreeing. ``base`` and
-    ``weight`` are CLAN's epsilon and lambda_local.
+    Args:
+        heads: the logits of two predictors, both (B, K, H, W).
+        base: weight of a pixel where both agree; CLAN's epsilon.
+        weight: what full disagreement adds; CLAN's lambda_local.
+
+    Returns:
+        (B, 1, H, W), from ``base`` to ``base + weight``, float32 and detached: S cannot lower its loss by agreeing.
     """
     first, second = (logits.detach().float().softmax(1) for logits in heads)
     return base + weight * (1.0 - F.cosine_similarity(first, second, dim=1)).unsqueeze(1)
@@ -65,6 +79,13 @@ def predictor_similarity(first: nn.Module, second: nn.Module) -> Tensor:
     """One plus the cosine of the convolution weights of two predictors: 2 for copies, 0 for opposites.
 
     Norm layers are left out: their scales start at 1 in both and would hide the angle between the convolutions.
+
+    Args:
+        first: a predictor.
+        second: another of the same shape.
+
+    Returns:
+        A float32 scalar.
     """
     vectors = [torch.cat([p.flatten() for p in module.parameters() if p.ndim > 1]) for module in (first, second)]
     return 1.0 + F.cosine_similarity(vectors[0], vectors[1], dim=0)

@@ -57,17 +57,29 @@ class FilteredSelfTraining(SelfTraining):
         return torch.stack(views)
 
     def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
-        """Weighted mean cross-entropy of the student's logits (B, K + 1, H, W) with what :meth:`teach` returned."""
+        """Weighted mean cross-entropy, a float32 scalar.
+
+        Args:
+            logits: of the student, (B, K + 1, H, W).
+            taught: of :meth:`teach`; no gradient reaches it.
+        """
         taught = taught.detach()
         label = taught.mean(0).argmax(1, keepdim=True)
         return weighted_cross_entropy(logits, label, agreement_weights(taught, self.doubtful_weight))
 
 
 def agreement_weights(probabilities: Tensor, doubtful_weight: float) -> Tensor:
-    """Weight (B, 1, H, W) of each pixel of a pseudo-label, its own times its slice's, from V views (V, B, K + 1, H, W).
+    """Weight of each pixel of a pseudo-label: its own times its slice's.
 
     A pixel has weight 1 where all views predict the same class, and ``doubtful_weight`` elsewhere. A slice has the
     share of agreed pixels among those in which any view sees a structure, whatever its size; 1 if there are none.
+
+    Args:
+        probabilities: of each class in each view, (V, B, K + 1, H, W).
+        doubtful_weight: of a pixel on which the views differ.
+
+    Returns:
+        (B, 1, H, W), float32.
     """
     winners = probabilities.argmax(2)  # (V, B, H, W)
     is_agreed, is_structure = (winners == winners[0]).all(0), (winners > 0).any(0)  # (B, H, W)

@@ -58,9 +58,14 @@ class SaliencyFusion(SegmenterLoss):
 
 
 def saliency(gradient: Tensor, grid: int) -> Tensor:
-    """How much a loss depends on each part of an image, from its gradient (B, 1, H, W): 0 where least, 1 where most.
+    """How much a loss depends on each part of an image: 0 where least, 1 where most.
 
-    Magnitudes are averaged in ``grid`` x ``grid`` cells and interpolated bilinearly; 0 if all parts are alike.
+    Args:
+        gradient: of the loss by the image, (B, 1, H, W).
+        grid: rows and columns of cells, whose mean magnitudes are interpolated bilinearly.
+
+    Returns:
+        (B, 1, H, W), float32; 0 if it depends on all parts alike.
     """
     cells = F.adaptive_avg_pool2d(gradient.float().abs(), grid)
     smooth = F.interpolate(cells, size=gradient.shape[2:], mode="bilinear", align_corners=False)

@@ -22,10 +22,16 @@ _SMOOTH = 1e-5
 def supervised_losses(
     heads: Sequence[Tensor], label: Tensor, weights: Sequence[float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted sum of L_seg over the logits of one or more heads, and its parts ``cross_entropy`` and ``dice``.
+    """Weighted sum of L_seg over one or more heads.
 
-    Heads of a lower resolution than the label are compared with the label resized to theirs by nearest neighbour (deep
-    supervision). Otherwise as :func:`supervised_loss`.
+    Args:
+        heads: the logits of each head, as for :func:`supervised_loss`; those of a lower resolution than the label are
+            compared with the label resized to theirs by nearest neighbour (deep supervision).
+        label: as for :func:`supervised_loss`.
+        weights: of each head.
+
+    Returns:
+        The weighted sum and its parts ``cross_entropy`` and ``dice``, each weighted and summed alike, float32 scalars.
     """
     total: Tensor | float = 0.0
     parts: dict[str, Tensor | float] = {"cross_entropy": 0.0, "dice": 0.0}

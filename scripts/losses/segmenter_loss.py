@@ -18,16 +18,27 @@ ForwardPass = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterStep:
-    """What an iteration has computed before the additional loss terms."""
+    """What an iteration has computed before the additional loss terms.
 
-    source: ForwardPass  # forward pass on labelled slices
-    target: ForwardPass | None  # forward pass on target slices
-    iteration: int  # counted from 1
-    iterations: int  # length of the training
+    Attributes:
+        source: forward pass on labelled slices.
+        target: forward pass on target slices; None without a target.
+        iteration: counted from 1.
+        iterations: length of the training.
+    """
+
+    source: ForwardPass
+    target: ForwardPass | None
+    iteration: int
+    iterations: int
 
 
 class SegmenterLoss(ABC):
-    """A term of the loss of S, with its factor in the total."""
+    """A term of the loss of S.
+
+    Args:
+        weight: factor of the term in the total.
+    """
 
     needs_target = False
     """Whether it needs target slices even where both adversaries are off."""

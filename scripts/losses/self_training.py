@@ -54,11 +54,17 @@ class SelfTraining(SegmenterLoss):
         return logits
 
     def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
-        """Mean cross-entropy (unweighted scalar) over the pixels where the teacher is confident; 0 where there is none.
+        """Mean cross-entropy over the pixels where the teacher is confident; 0 where there is none.
 
         With several processes each returns its own pixels' share: the mean over processes, as gradients are averaged,
-        is the loss of one process with the slices of all. Both logits are (B, K, H, W); no gradient reaches the
-        teacher's.
+        is the loss of one process with the slices of all.
+
+        Args:
+            logits: of the student, (B, K, H, W), the same shape on every process.
+            taught: logits of the teacher, in the same shape; no gradient reaches it.
+
+        Returns:
+            A float32 scalar, unweighted.
         """
         labels = pseudo_labels(taught.detach().float().softmax(1), portion=self.portion, cap=self.cap)
         total = F.cross_entropy(logits.float(), labels, ignore_index=UNSURE, reduction="sum")
@@ -66,12 +72,19 @@ class SelfTraining(SegmenterLoss):
 
 
 def pseudo_labels(probabilities: Tensor, *, portion: float, cap: float) -> Tensor:
-    """Class ids (B, H, W) of confident pixels, else ``UNSURE``, with a threshold for each class.
+    """Class ids of confident pixels, with a threshold for each class, so that difficult classes are not left out.
 
-    So difficult classes are not left out. The threshold of a class is the confidence that ``portion`` of its predicted
-    pixels reach, at most ``cap``, and 1 where it has too few. A pixel gets the class with the largest ratio of
-    probability to threshold, if that is at least 1. Several processes have the same thresholds, found among the pixels
-    of all. Probabilities are (B, K, H, W).
+    The threshold of a class is the confidence that ``portion`` of its predicted pixels reach, at most ``cap``, and 1
+    where it has too few. A pixel gets the class with the largest ratio of probability to threshold, if that is at
+    least 1. Several processes have the same thresholds, found among the pixels of all.
+
+    Args:
+        probabilities: of each class, (B, K, H, W), the same shape on every process.
+        portion: share of the predicted pixels of a class that are confident.
+        cap: a confidence that is always sufficient.
+
+    Returns:
+        (B, H, W), int64: the class, or ``UNSURE``.
     """
     confidence, winner = (all_gather_batch(values) for values in probabilities.max(1))
     thresholds = []

@@ -87,9 +87,15 @@ def generator_translation_loss(
 def domain_discriminator_loss(
     *, real_logits: Tensor, fake_logits: Tensor, kind: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Discriminator loss: real images x_j against detached translations x_ij, both under label j (section 3.2).
+    """Discriminator loss: real images x_j against translations x_ij, both under label j (section 3.2).
 
-    Returns the loss, and the same under the name ``discriminator``.
+    Args:
+        real_logits: raw logits D(x_j | j), any shape.
+        fake_logits: raw logits D(x_ij | j) of detached translations, any shape.
+        kind: one of ``ADVERSARIAL_KINDS``.
+
+    Returns:
+        The loss, and the same under the name ``discriminator``.
     """
     total = discriminator_loss(real_logits, fake_logits, kind)
     return total, {"discriminator": total}
@@ -97,22 +103,34 @@ def domain_discriminator_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class Translated:
-    """A batch and its translation within one iteration."""
+    """A batch and its translation within one iteration.
 
-    image: Tensor  # x_i, (B, C, H, W) in [-1, 1]
-    domain: Tensor  # int64 labels i, (B,)
-    other: Tensor  # int64 labels j of the domains translated to, (B,)
-    content: Tensor  # output of ``encode``
-    style: Tensor  # of the translations, output of :func:`drawn_style`
-    translation: Tensor  # x_ij, (B, C, H, W) in [-1, 1]
-    random: torch.Generator  # generator of this iteration, on the CPU
+    Attributes:
+        image: x_i, (B, C, H, W) in [-1, 1].
+        domain: int64 labels i, (B,).
+        other: int64 labels j of the domains translated to, (B,).
+        content: of the images, output of ``encode``.
+        style: of the translations, output of :func:`drawn_style`.
+        translation: x_ij, the contents rendered in ``style``, (B, C, H, W) in [-1, 1].
+        random: random generator of this iteration, on the CPU.
+    """
+
+    image: Tensor
+    domain: Tensor
+    other: Tensor
+    content: Tensor
+    style: Tensor
+    translation: Tensor
+    random: torch.Generator
 
 
 def drawn_style(generator: Translator, domain: Tensor, random: torch.Generator) -> Tensor:
     """A style for each sample, the same as a single process with the whole batch would draw.
 
-    ``random`` is in the same state on every process; each keeps its share of the styles of all. The first half of the
-    labels (B,) is of one domain, the second half of the other.
+    Args:
+        generator: draws styles for the samples of all processes; each process keeps its share.
+        domain: int64 domain labels, (B,), the first half of one domain, the second half of the other.
+        random: generator on the CPU, in the same state on every process.
     """
     return local_shard(generator.new_style(all_gather_batch(domain, 2), random), 2)
 

@@ -35,7 +35,12 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float =
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation computed by :func:`adaptive_instance_norm`, for the discriminators."""
+    """Instance normalisation computed by :func:`adaptive_instance_norm`, for the discriminators.
+
+    Args:
+        num_features: channels C.
+        affine: learn one scale and shift per channel.
+    """
 
     def __init__(self, *, num_features: int, affine: bool = False) -> None:
         super().__init__()

@@ -16,6 +16,11 @@ class AtrousConv2d(nn.Conv2d):
     In bf16 on a CPU, and for wide dilations, it is computed as one 1 x 1 convolution into the nine taps' products and
     their sum, each shifted to its place; elsewhere as PyTorch has it. Same sums, up to bf16's rounding of nine partial
     products; 1.5 to 7 times as fast there (backward included, 1.5 to 3).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        dilation: pixels between two taps.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int) -> None:

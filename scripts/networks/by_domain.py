@@ -10,14 +10,24 @@ __all__ = ["ByDomain", "join_domains", "split_by_domain"]
 
 
 class ByDomain(nn.Module):
-    """One module per domain, called with ``x`` and ``condition``; each sample goes through that of its domain."""
+    """One module per domain; each sample goes through that of its domain.
+
+    Args:
+        modules: of the source and of the target, each called with a sample's ``x`` and ``condition``.
+    """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.of_domain = nn.ModuleList(modules)
 
     def forward(self, x: Tensor, condition: Tensor, domain: Tensor) -> Tensor:
-        """(B, ...) in, (B, ...) out, in the same order; ``condition``, such as a style, has first axis B."""
+        """(B, ...) in, (B, ...) out, in the same order.
+
+        Args:
+            x: (B, ...).
+            condition: such as a style, (B, ...).
+            domain: int64 domain labels, (B,).
+        """
         parts, order = split_by_domain(x, domain)
         conditions, _ = split_by_domain(condition, domain)
         outputs: list[Tensor] = []
@@ -28,10 +38,17 @@ class ByDomain(nn.Module):
 
 
 def split_by_domain(x: Tensor, domain: Tensor, source: int = SOURCE) -> tuple[list[Tensor], Tensor]:
-    """The samples of each domain, either possibly none, and the int64 indices (B,) that :func:`join_domains` undoes.
+    """The samples of each domain, and the order that :func:`join_domains` undoes.
 
-    On a GPU the host waits here, to learn how many samples each domain has. ``source`` is a default, because
-    TorchScript compiles no globals.
+    On a GPU the host waits here, to learn how many samples each domain has.
+
+    Args:
+        x: (B, ...).
+        domain: int64 domain labels, (B,).
+        source: the label ``SOURCE``; a default, because TorchScript compiles no globals.
+
+    Returns:
+        The source's samples and the target's, either possibly empty; and int64 indices (B,).
     """
     order = torch.argsort(domain, stable=True)
     num_source = int((domain == source).sum())

@@ -18,9 +18,15 @@ class CycleGanGenerator(Translator):
     """Two independent generators: the domain of an image selects the encoder, the domain to render selects the decoder.
 
     The encoder of one domain and the decoder of the other form a generator. Encoder and decoder of one domain belong to
-    different generators and share no loss. Layers and arguments are those of :class:`StyleTransferGenerator` with plain
-    instance normalisation, so that the two differ in the method only. The original has transposed convolutions and all
-    its 9 residual blocks in one stack.
+    different generators and share no loss. Layers are those of :class:`StyleTransferGenerator` with plain instance
+    normalisation, so that the two differ in the method only. The original has transposed convolutions and all its
+    residual blocks in one stack.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks in each encoder, and again in each decoder; the original has 9 in all.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017.
     """

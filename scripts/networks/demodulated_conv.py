@@ -11,11 +11,18 @@ __all__ = ["DemodulatedConv", "DemodulatedUpsampleConv", "demodulate"]
 def demodulate(weight: Tensor, scale: Tensor, eps: float = 1e-8) -> Tensor:
     """Scale a kernel's input channels, then give each output channel's kernel the mean 0 and the Euclidean norm 1.
 
-    ``w'_oik = s_i w_oik``, ``w''_oik = w'_oik - mean_ik w'_oik``, over ``sqrt(sum_ik w''_oik^2 + eps)``, for a weight
-    (out, in, k, k) and a scale (in,). On inputs that are uncorrelated and of unit variance the outputs have unit
-    variance: the expected statistics are normalised, not those of an image. Centring is not part of StyleGAN 2. It
-    keeps out the positive mean that a ReLU gives to its outputs, which otherwise grows from layer to layer; training
-    starts faster with it.
+    ``w'_oik = s_i w_oik``, ``w''_oik = w'_oik - mean_ik w'_oik``, over ``sqrt(sum_ik w''_oik^2 + eps)``. On inputs
+    that are uncorrelated and of unit variance the outputs have unit variance: the expected statistics are normalised,
+    not those of an image. Centring is not part of StyleGAN 2. It keeps out the positive mean that a ReLU gives to its
+    outputs, which otherwise grows from layer to layer; training starts faster with it.
+
+    Args:
+        weight: (out, in, k, k).
+        scale: (in,).
+        eps: added to the squared norm.
+
+    Returns:
+        (out, in, k, k).
 
     Source: Karras et al., Analyzing and improving the image quality of StyleGAN, 2020, section 2.2; Brock et al.,
     Characterizing signal propagation to close the performance gap in unnormalized ResNets, 2021.
@@ -26,11 +33,17 @@ def demodulate(weight: Tensor, scale: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 class DemodulatedConv(nn.Module):
-    """A convolution with zero padding and an odd kernel whose weight and bias depend on a style code.
+    """A convolution with zero padding whose weight and bias depend on a style code.
 
     A linear layer maps the code to one scale per input channel, which modulates the weight, and one bias per output
     channel. A whole batch has one style, so that modulation costs a pass over the weights and none over the features.
-    ``gain`` is the norm of each output channel's kernel.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd.
+        code_channels: length of a style code.
+        gain: norm of each output channel's kernel.
     """
 
     def __init__(
@@ -52,13 +65,28 @@ class DemodulatedConv(nn.Module):
         return self.gain * demodulate(self.weight, 1.0 + scale), bias
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Convolve a batch (B, in, H, W) in one style ``code`` (code_channels,) to (B, out, H, W)."""
+        """Convolve a batch in one style.
+
+        Args:
+            x: (B, in, H, W).
+            code: (code_channels,).
+
+        Returns:
+            (B, out, H, W).
+        """
         weight, bias = self.weight_and_bias(code)
         return F.conv2d(x, weight, bias, padding=self.padding)
 
 
 class DemodulatedUpsampleConv(DemodulatedConv):
-    """Nearest-neighbour up-sampling by 2, then a demodulated 5 x 5 convolution; see :class:`DemodulatedConv`."""
+    """Nearest-neighbour up-sampling by 2, then a demodulated 5 x 5 convolution.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        code_channels: length of a style code.
+        gain: norm of each output channel's kernel.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, code_channels: int, gain: float = 1.0) -> None:
         super().__init__(in_channels, out_channels, 5, code_channels=code_channels, gain=gain)

@@ -37,10 +37,18 @@ class DemodulatedGenerator(Translator):
     by placing one strong spike, and does: bright droplets and rings in flat regions. Demodulation divides by the
     *expected* standard deviation, which follows from the weights alone, so spikes gain nothing.
 
-    Each domain has one learned style code of ``style_channels``, the equivalent of an MLP of a one-hot label. Other
-    differences from :class:`StyleTransferGenerator`, whose arguments these are: leaky ReLU in the decoder, zero instead
-    of reflection padding there, and a last convolution of 3 x 3 instead of 7 x 7, which took a tenth of the time of a
-    step. Height and width must be multiples of 4 and at least 8.
+    Each domain has one learned style code, the equivalent of an MLP of a one-hot label. Other differences from
+    :class:`StyleTransferGenerator`: leaky ReLU in the decoder, zero instead of reflection padding there, and a last
+    convolution of 3 x 3 instead of 7 x 7, which took a tenth of the time of a step.
+
+    Height and width must be multiples of 4 and at least 8.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks in the encoder, and again in the decoder.
+        style_channels: hidden width of the encoder's MLP, and length of a style code of the decoder.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: Karras et al., Analyzing and improving the image quality of StyleGAN, 2020.
     """

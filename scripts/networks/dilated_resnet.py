@@ -30,9 +30,9 @@ def build_dilated_resnet(
         in_channels: channels of an image.
         layers: residual blocks of the four stages, (3, 4, 6, 3) for ResNet-50.
         width: inner width of the first stage, 64 for ResNet-50; the output has 32 times as many channels.
-        output_stride: 4, 8 or 16.
-        weights: a state dict to start from. A first convolution of 3 input channels is summed over them and divided by
-            ``in_channels``, so that a grey image gives the response of its RGB copy.
+        output_stride: 4, 8 or 16, input pixels per output pixel.
+        weights: path of a state dict to start from. A first convolution of 3 input channels is summed over them and
+            divided by ``in_channels``, so that a grey image gives the response of its RGB copy.
     """
     check_choice("output_stride", output_stride, sorted(DILATIONS))
     widths = [width, 2 * width, 4 * width, 8 * width]

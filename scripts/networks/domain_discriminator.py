@@ -16,9 +16,12 @@ class DomainDiscriminator(nn.Module):
     """The paper's Markovian discriminator D(x | d), with one map of logits per domain (section 3.1).
 
     Five 4 x 4 convolutions of padding 1, strides 2, 2, 2, 1, 1, LeakyReLU 0.2 in between, normalisation after the
-    second to the fourth. ``channels``, the width of the first, doubles in each of the next three. A logit's receptive
-    field is 70 x 70 pixels. The smallest image is 32 x 32 (2 x 2 logits). ``norm`` is "instance" (not affine, as in the
-    related code), "none", or "spectral" (weights of spectral norm 1).
+    second to the fourth. A logit's receptive field is 70 x 70 pixels. The smallest image is 32 x 32 (2 x 2 logits).
+
+    Args:
+        in_channels: channels of an image.
+        channels: width of the first layer; doubled by each of the next three.
+        norm: "instance" (not affine, as in the related code), "none", or "spectral" (weights of spectral norm 1).
 
     Raises:
         InputError: an unknown ``norm``.
@@ -43,12 +46,27 @@ class DomainDiscriminator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raw logits that a patch of an image in [-1, 1] is real, for each domain: (B, 2, H / 8 - 2, W / 8 - 2)."""
+        """Raw logits that a patch is real, for each domain.
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+
+        Returns:
+            (B, 2, H / 8 - 2, W / 8 - 2); channel d is the logit for domain d.
+        """
         return self.layers(as_plain_tensor(image))
 
 
 def logits_of_domain(logits: Tensor, domain: Tensor) -> Tensor:
-    """D(x | d): from logits (B, 2, h, w), the map (B, 1, h, w) of each sample's domain label (B,)."""
+    """D(x | d): the logit map of each sample's domain label.
+
+    Args:
+        logits: (B, 2, h, w), output of :class:`DomainDiscriminator`.
+        domain: int64 domain labels, (B,).
+
+    Returns:
+        (B, 1, h, w).
+    """
     return logits[torch.arange(logits.shape[0], device=logits.device), domain].unsqueeze(1)
 
 

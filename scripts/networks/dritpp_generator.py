@@ -40,7 +40,12 @@ class DritppGenerator(MunitGenerator):
 
     @torch.jit.export
     def attributes(self, image: Tensor, domain: Tensor) -> Tuple[Tensor, Tensor]:
-        """The attribute encoder: mean and log variance of each image's code, both (B, code_channels), float32."""
+        """The attribute encoder: mean and log variance of each image's code, both (B, code_channels), float32.
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            domain: int64 domain labels, (B,).
+        """
         numbers = self.style_encoders(as_plain_tensor(image), domain, domain).float()
         mean, log_variance = numbers.chunk(2, dim=1)
         return mean, log_variance

@@ -15,11 +15,14 @@ FEATURE_DISCRIMINATOR_NORMS = ("none", "instance", "spectral")
 class FeatureDiscriminator(nn.Module):
     """The paper's D1: classifies each feature pixel as (translated) source or target (section 3.1).
 
-    3 x 3 convolutions of stride 1 with LeakyReLU 0.2 between them; ``channels`` are the widths of the hidden ones. The
-    resolution is kept; with the default depth the receptive field is 9 x 9 feature pixels. The output is a raw logit:
-    the local mask takes its absolute value. ``norm`` is "none"; "instance" (affine, as in the related code: it removes
-    the per-image shift that D1 should see); or "spectral" (weights of spectral norm 1, which keep the logits and thus
-    the mask from saturating).
+    3 x 3 convolutions of stride 1 with LeakyReLU 0.2 between them. The resolution is kept; with the default depth the
+    receptive field is 9 x 9 feature pixels. The output is a raw logit: the local mask takes its absolute value.
+
+    Args:
+        in_channels: channels of the features.
+        channels: widths of the hidden layers.
+        norm: "none"; "instance" (affine, as in the related code: it removes the per-image shift that D1 should see);
+            "spectral" (weights of spectral norm 1, which keep the logits and thus the mask from saturating).
 
     Source: github.com/Kaiseem/DAR-UNet, models/discriminator.py.
     """

@@ -27,7 +27,11 @@ MakeMapping = Callable[[Sequence[int]], nn.Module]
 class ContentEncoder(nn.Module):
     """Image to content: a 7 x 7 convolution, two of stride 2, ``num_blocks`` residual blocks, AdaIN in every norm.
 
-    Each of the strided convolutions doubles ``channels``; ``mapping`` builds the module of the AdaIN parameters.
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks.
+        mapping: builds the module that returns the AdaIN parameters.
     """
 
     def __init__(self, *, in_channels: int, channels: int, num_blocks: int, mapping: MakeMapping) -> None:
@@ -40,7 +44,12 @@ class ContentEncoder(nn.Module):
         self.blocks = nn.ModuleList([_ResidualBlock(wide) for _ in range(num_blocks)])
 
     def forward(self, image: Tensor, style: Tensor) -> Tensor:
-        """An image (B, in_channels, H, W) in [-1, 1] and a style to the content, (B, 4 * channels, H / 4, W / 4)."""
+        """The content, (B, 4 * channels, H / 4, W / 4).
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            style: input of the mapping, first axis B.
+        """
         styles = self.mapping(style)
         x = F.relu(adaptive_instance_norm(self.stem(image), styles[0][0], styles[0][1]))
         x = F.relu(adaptive_instance_norm(self.down1(x), styles[1][0], styles[1][1]))
@@ -53,7 +62,11 @@ class ContentEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """Content to image: ``num_blocks`` residual blocks, two up-samplings, a 7 x 7 convolution, tanh.
 
-    Arguments as for :class:`ContentEncoder`.
+    Args:
+        out_channels: channels of an image.
+        channels: width at full resolution.
+        num_blocks: residual blocks.
+        mapping: builds the module that returns the AdaIN parameters.
     """
 
     def __init__(self, *, out_channels: int, channels: int, num_blocks: int, mapping: MakeMapping) -> None:
@@ -66,7 +79,12 @@ class ImageDecoder(nn.Module):
         self.to_image = _ReflectConvolution(channels, out_channels, kernel_size=7, bias=True)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
-        """The content, and an input of the mapping, to an image (B, out_channels, H, W) in [-1, 1]."""
+        """The image, (B, out_channels, H, W) in [-1, 1].
+
+        Args:
+            content: (B, 4 * channels, H / 4, W / 4).
+            style: input of the mapping, first axis B.
+        """
         styles = self.mapping(style)
         x = content
         for index, block in enumerate(self.blocks):
@@ -119,8 +137,15 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> T
     Nearest up-sampling repeats each row, so that the five vertical taps of an even output row fall on three input rows
     as ``w0 + w1, w2 + w3, w4``, and of an odd one as ``w0, w1 + w2, w3 + w4``; likewise the columns. That makes 9
     products per output value instead of 25. The zero padding of 2 at the high resolution is one of 1 at the low. Unlike
-    a transposed convolution it leaves no checkerboard. (B, in, H, W) becomes (B, out, 2 H, 2 W); ``weight`` is that of
-    the ordinary convolution, (out, in, 5, 5).
+    a transposed convolution it leaves no checkerboard.
+
+    Args:
+        x: (B, in, H, W).
+        weight: of the ordinary convolution, (out, in, 5, 5).
+        bias: (out,).
+
+    Returns:
+        (B, out, 2 H, 2 W).
     """
     out_channels, in_channels = weight.shape[:2]
     phases = _fold(_fold(weight, 2), 4)  # (out, in, 2 row phases, 3, 2 column phases, 3)
@@ -130,7 +155,12 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> T
 
 
 class FoldedUpsampleConv(nn.Module):
-    """:func:`upsample_conv` with a weight of its own and no bias."""
+    """:func:`upsample_conv` with a weight of its own and no bias.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+    """
 
     def __init__(self, *, in_channels: int, out_channels: int) -> None:
         super().__init__()

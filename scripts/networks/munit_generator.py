@@ -20,9 +20,17 @@ class MunitGenerator(RandomStyleTranslator):
     """An autoencoder per domain, image = decoder(content, style code); to translate, the decoders are exchanged.
 
     A code is drawn from a normal distribution, or computed from an image by the style encoder of its domain. Because
-    each domain has its own decoder, a *style* here is the domain's label followed by the code. Layers and arguments are
-    those of :class:`StyleTransferGenerator`, so that the two differ in the method only; a code has ``code_channels``,
-    the MLP to the AdaIN parameters ``mapping_channels``, as in the original.
+    each domain has its own decoder, a *style* here is the domain's label followed by the code.
+
+    Encoders and decoders have the layers of :class:`StyleTransferGenerator`, so that the two differ in the method only.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks in each encoder, and again in each decoder.
+        code_channels: length of a style code, 8 as in the original.
+        mapping_channels: width of the MLP from a code to the AdaIN parameters, 256 as in the original.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: Huang et al., Multimodal unsupervised image-to-image translation, 2018.
     """

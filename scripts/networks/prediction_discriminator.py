@@ -13,8 +13,11 @@ PREDICTION_MAPS = ("softmax", "entropy")
 class PredictionDiscriminator(nn.Module):
     """The paper's D2: classifies maps of class probabilities as predictions on source or target (section 3.1).
 
-    Five 4 x 4 convolutions of stride 2 with LeakyReLU 0.2 between them, no normalisation; ``channels``, the width of
-    the first, doubles in each of the next three. Maps are 32 x 32 or larger.
+    Five 4 x 4 convolutions of stride 2 with LeakyReLU 0.2 between them, no normalisation. Maps are 32 x 32 or larger.
+
+    Args:
+        num_classes: channels of the map, background included.
+        channels: width of the first layer; doubled by each of the next three.
 
     Source: Tsai et al., Learning to adapt structured output space for semantic segmentation, 2018 (its discriminator).
     """
@@ -34,11 +37,18 @@ class PredictionDiscriminator(nn.Module):
 
 
 def prediction_map(logits: Tensor, kind: str) -> Tensor:
-    """The input (B, K, H, W) of a prediction discriminator from logits, each channel between 0 and 1.
+    """The input of a prediction discriminator, each channel between 0 and 1.
 
     * ``softmax``: the probability p_k of each class, the paper's.
     * ``entropy``: the weighted self-information -p_k log p_k / log K of each class. Over the K classes it sums to the
       prediction's entropy as a share of the largest there is.
+
+    Args:
+        logits: (B, K, H, W).
+        kind: one of ``PREDICTION_MAPS``.
+
+    Returns:
+        The map in the shape of ``logits``.
 
     Source of ``entropy``: Vu et al., ADVENT: adversarial entropy minimization for domain adaptation in semantic
     segmentation, 2019.

@@ -13,9 +13,13 @@ __all__ = ["RandomStyleTranslator", "style_convolutions"]
 
 
 class RandomStyleTranslator(Translator):
-    """A translator that turns noise of ``noise_channels`` into a style of a domain.
+    """A translator that turns noise into a style of a domain.
 
     A volume is translated with one new style, drawn from a seed and its voxels, so its slices are consistent.
+
+    Args:
+        noise_channels: length of the noise vector.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
     """
 
     def __init__(self, *, noise_channels: int, **direction: int) -> None:
@@ -23,7 +27,12 @@ class RandomStyleTranslator(Translator):
         self.noise_channels = noise_channels
 
     def map_noise(self, noise: Tensor, domain: Tensor) -> Tensor:
-        """The styles of standard normal noise (B, noise_channels) in the given domains (B,), first axis B."""
+        """The styles of noise in the given domains, first axis B.
+
+        Args:
+            noise: (B, noise_channels), of mean 0 and standard deviation 1.
+            domain: int64 domain labels, (B,).
+        """
         raise NotImplementedError
 
     def new_style(self, domain: Tensor, random: Optional[torch.Generator] = None) -> Tensor:
@@ -38,7 +47,12 @@ class RandomStyleTranslator(Translator):
         return {"style": self.new_style(domain, torch.Generator().manual_seed(checksum))}
 
     def forward(self, image: Tensor, style: Optional[Tensor] = None) -> Tensor:
-        """Translate images to ``to_domain``, in one style per image, one for all, or by default that of zero noise."""
+        """Translate images to ``to_domain``: (B, in_channels, H, W) in [-1, 1] to the same.
+
+        Args:
+            image: (B, in_channels, H, W) in [-1, 1].
+            style: one per image or one for all; by default the style of zero noise.
+        """
         domain = torch.full((image.shape[0],), self.from_domain, dtype=torch.int64, device=image.device)
         content = self.encode(image, domain)
         if style is None:
@@ -51,6 +65,10 @@ def style_convolutions(in_channels: int, channels: int) -> nn.Sequential:
     """Four convolutions of stride 2 from an image to (B, 4 * channels, H / 16, W / 16).
 
     No normalisation: it would remove the style.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width of the first; doubled by the second and the third.
     """
     widths = [in_channels, channels, 2 * channels, 4 * channels, 4 * channels]
     layers: list[nn.Module] = []

@@ -20,8 +20,17 @@ class StarGanV2Generator(RandomStyleTranslator):
 
     A *mapping network* turns noise into a code of a domain: a new style. A *style encoder* computes the code of an
     image: its own style. One new style per volume is the original's latent-guided synthesis with a volume as the image.
-    Layers and arguments are those of :class:`StyleTransferGenerator`, so that the two differ in the method only;
-    ``noise_channels`` and ``code_channels`` are the original's, which has ``mapping_channels`` of 512.
+
+    Encoder and decoder have the layers of :class:`StyleTransferGenerator`, so that the two differ in the method only.
+
+    Args:
+        in_channels: channels of an image.
+        channels: width at full resolution; doubled by each down-sampling.
+        num_blocks: residual blocks in the encoder, and again in the decoder.
+        noise_channels: length of the noise vector, 16 as in the original.
+        code_channels: length of a style code, 64 as in the original.
+        mapping_channels: width of the mapping network; 512 in the original.
+        direction: ``from_domain`` and ``to_domain`` of :class:`Translator`.
 
     Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
     """
@@ -64,7 +73,12 @@ class StarGanV2Generator(RandomStyleTranslator):
 
     @torch.jit.export
     def map_noise(self, noise: Tensor, domain: Tensor) -> Tensor:
-        """The mapping network: the codes (B, code_channels) of noise in the given domains."""
+        """The mapping network: the codes of noise in the given domains, (B, code_channels).
+
+        Args:
+            noise: (B, noise_channels), of mean 0 and standard deviation 1.
+            domain: int64 domain labels, (B,).
+        """
         return self.mapping_network(noise, domain)
 
 

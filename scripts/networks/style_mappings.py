@@ -13,7 +13,11 @@ class StyleMapping(nn.Module):
     """MLP from a domain label to the AdaIN parameters of a whole encoder or decoder (section 3.1).
 
     One-hot domain -> ``hidden_channels`` -> ``hidden_channels`` -> two numbers per normalised feature; ReLU in between.
-    ``num_features`` are the channels of each AdaIN layer, in execution order.
+
+    Args:
+        num_features: channels of each AdaIN layer, in execution order.
+        hidden_channels: width of the two hidden layers.
+        num_domains: number of domains.
     """
 
     def __init__(self, num_features: Sequence[int], *, hidden_channels: int = 64, num_domains: int = 2) -> None:
@@ -25,7 +29,11 @@ class StyleMapping(nn.Module):
         self.last = nn.Linear(hidden_channels, sum(self.sizes))
 
     def forward(self, domain: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """From domain labels (B,), one ``(scale, shift)`` pair per AdaIN layer, each (B, C of that layer)."""
+        """One ``(scale, shift)`` pair per AdaIN layer, each (B, C of that layer).
+
+        Args:
+            domain: int64 domain labels, (B,).
+        """
         one_hot = F.one_hot(domain, self.num_domains).to(self.first.weight.dtype)
         hidden = F.relu(self.second(F.relu(self.first(one_hot))))
         return _split(self.last(hidden), self.sizes)
@@ -33,6 +41,10 @@ class StyleMapping(nn.Module):
 
 class CodeMapping(nn.Module):
     """Linear layer from a style code to the AdaIN parameters of a whole encoder or decoder.
+
+    Args:
+        num_features: channels of each AdaIN layer, in execution order.
+        code_channels: length of a style code.
 
     Source: Choi et al., StarGAN v2: diverse image synthesis for multiple domains, 2020.
     """
@@ -43,19 +55,31 @@ class CodeMapping(nn.Module):
         self.linear = nn.Linear(code_channels, sum(self.sizes))
 
     def forward(self, code: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """From codes (B, code_channels), one ``(scale, shift)`` pair per AdaIN layer, each (B, C of that layer)."""
+        """One ``(scale, shift)`` pair per AdaIN layer, each (B, C of that layer).
+
+        Args:
+            code: (B, code_channels).
+        """
         return _split(self.linear(code), self.sizes)
 
 
 class NoMapping(nn.Module):
-    """Scale and shift 0 for every style: AdaIN becomes plain instance normalisation."""
+    """Scale and shift 0 for every style: AdaIN becomes plain instance normalisation.
+
+    Args:
+        num_features: channels of each AdaIN layer, in execution order.
+    """
 
     def __init__(self, num_features: Sequence[int]) -> None:
         super().__init__()
         self.num_features = list(num_features)
 
     def forward(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """One ``(scale, shift)`` pair of zeros per AdaIN layer, each (1, C of that layer), on the style's device."""
+        """One ``(scale, shift)`` pair of zeros per AdaIN layer, each (1, C of that layer).
+
+        Args:
+            style: used for its device only.
+        """
         styles: list[tuple[Tensor, Tensor]] = []
         for features in self.num_features:
             zeros = torch.zeros(1, features, device=style.device)

@@ -19,7 +19,9 @@ class StyleTransferGenerator(Translator):
     up-samplings, 7 x 7 convolution, tanh. AdaIN in every normalisation, with one MLP for the encoder and one for the
     decoder. Layers follow the authors' related code, with two exceptions: up-sampling is nearest neighbour + 5 x 5
     convolution, because a transposed convolution leaves a checkerboard, and convolutions before AdaIN have no bias,
-    because AdaIN would remove it. Height and width must be multiples of 4 and at least 8.
+    because AdaIN would remove it.
+
+    Height and width must be multiples of 4 and at least 8.
 
     Args:
         in_channels: channels of an image.
