@@ -41,12 +41,8 @@ __all__ = ["SliceSet", "UnpairedSliceBatches", "device_with_room", "iteration_ge
 logger = logging.getLogger(__name__)
 
 STATISTICS_STREAM = 103  # of random numbers for batch-norm statistics; batches use stream 0
-BORDER_STRETCH = (
-    1.5  # positions of windows are drawn from a range wider by this factor, and clipped to the possible one
-)
+BORDER_STRETCH = 1.5  # positions of windows are drawn from a range wider by this factor, and clipped
 GPU_SHARE = 0.25  # of its free memory for the slices of one domain; the other domain and the networks need the rest
-
-
 JOINED_BYTES = 10  # of a pixel: an image in float32 and a label, each twice while slices are put together
 
 

@@ -44,9 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands)
     _add_phantom(commands)
 
-    add = _command(
-        commands, "datalist", _datalist, "write datalists for a folder of volumes, or for a dataset.json with domains"
-    )
+    text = "write datalists for a folder of volumes, or for a dataset.json with domains"
+    add = _command(commands, "datalist", _datalist, text)
     add("--dataset", help="a dataset.json with its lists under domains.<name>")
     add("--images", help="folder of NIfTI images of one domain")
     add("--labels", help="folder of their label maps (may be the same folder); omit it for an unlabelled domain")
@@ -70,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_results(commands)
 
-    text = (
-        "python -m monai.bundle run, with one sentence for a broken config file and for signals from the first moment"
-    )
+    text = "python -m monai.bundle run, with one sentence for a broken config file and for early signals"
     add = _command(commands, "run", _run, text)
     add("run_id", help="training, inference or evaluating")
     add("settings", nargs=argparse.REMAINDER, help="--config_file, and other settings")
@@ -91,12 +88,8 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 
 
 def _add_adapt(commands: Any) -> None:
-    add = _command(
-        commands,
-        "adapt",
-        _adapt,
-        "from folders of labelled source and unlabelled target volumes to label maps of the target",
-    )
+    text = "from folders of labelled source and unlabelled target volumes to label maps of the target"
+    add = _command(commands, "adapt", _adapt, text)
     folders = "NIfTI files or DICOM series, nested folders are searched"
     add("--source_images", type=Path, required=True, help=f"folder of the labelled images: {folders}")
     add("--source_labels", type=Path, required=True, help="folder of their label maps")
@@ -126,13 +119,8 @@ def _add_segment(commands: Any) -> None:
     add("run_folder", type=Path, help="folder of a segmentation training (its --bundle_root)")
     add("volumes", type=Path, help="a NIfTI file, a folder of them, or a datalist")
     add("--out", type=Path, required=True, help="folder for the label maps")
-    add(
-        "--set",
-        **REPEATED,
-        type=_setting,
-        metavar="KEY=VALUE",
-        help="another setting of inference, such as largest_component=true; may be repeated",
-    )
+    text = "another setting of inference, such as largest_component=true; may be repeated"
+    add("--set", **REPEATED, type=_setting, metavar="KEY=VALUE", help=text)
 
 
 def _add_compare(commands: Any) -> None:
@@ -144,21 +132,10 @@ def _add_compare(commands: Any) -> None:
     add("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/comparison.yaml")
     add("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
     add("--translators", type=Path, help="a comparison of the other direction: use its translators")
-    add(
-        "--set",
-        **REPEATED,
-        type=_setting,
-        metavar="KEY=VALUE",
-        help="another setting for every segmentation training, such as ema_decay=0.99; may be repeated",
-    )
-    add(
-        "--overlay",
-        **REPEATED,
-        type=Path,
-        metavar="FILE",
-        help="another config file for every segmentation training, such as configs/selection/snapshots.yaml; may be "
-        "repeated",
-    )
+    text = "another setting for every segmentation training, such as ema_decay=0.99; may be repeated"
+    add("--set", **REPEATED, type=_setting, metavar="KEY=VALUE", help=text)
+    text = "a config file for every segmentation training, such as configs/selection/snapshots.yaml; may be repeated"
+    add("--overlay", **REPEATED, type=Path, metavar="FILE", help=text)
     add("--jobs", type=int, default=1, help="number of parallel runs, for instance one per core")
 
     add = _command(commands, "report", _report, "write tables, figures and report.html of a comparison from its files")
@@ -190,17 +167,11 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _add_prepare(commands: Any) -> None:
-    add = _command(
-        commands, "prepare", _prepare, "convert a public data set, or your own folders, to NIfTI and datalists"
-    )
+    text = "convert a public data set, or your own folders, to NIfTI and datalists"
+    add = _command(commands, "prepare", _prepare, text)
     add("dataset", help="mmwhs, btcv, chaos, mscmr, sifa, or folder for your own volumes")
     add("--source", type=Path, required=True, help="folder of the unpacked download; it is not changed")
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        help="output folder for volumes, datalists, prepare.json and check/check.html",
-    )
+    add("--out", type=Path, required=True, help="output folder for volumes, datalists, prepare.json and the check")
     add("--protocol", help="clean (the default), disjoint, sifa, dar, or your own YAML file")
     add("--domain", help="prepare only this domain; for folder: its name, such as mr")
     add("--labels", type=Path, help="for folder: folder of the label maps")

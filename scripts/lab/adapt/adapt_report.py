@@ -10,7 +10,6 @@ from typing import Any
 
 from scripts.lab.adapt.label_maps import Segmentations
 from scripts.lab.adapt.request import AdaptRequest
-from scripts.lab.check.cases import MeasuredCase
 from scripts.lab.check.check_report import CheckResult, as_ml, case_card, sentence
 from scripts.lab.check.run_check import TaskLabels
 from scripts.lab.experiments.plan import PlannedRun
@@ -81,18 +80,11 @@ def _training_text(schedule: Mapping[str, Any]) -> str:
 
 
 def _volumes(result: Segmentations, names: Mapping[float, str]) -> Table:
-    rows = [
-        ["labelled cases", *(f"{as_ml(low)} to {as_ml(high)}" for low, high in map(result.ranges.__getitem__, names))]
-    ]
-    return Table(
-        heads=["ml", *names.values()],
-        rows=[*rows, *(_volume_row(case, names) for case in result.cases)],
-        note="summary.csv holds these numbers.",
-    )
-
-
-def _volume_row(case: MeasuredCase, names: Mapping[float, str]) -> list[str]:
-    return [case.name, *(as_ml(case.volumes_ml[value]) if value in case.volumes_ml else "-" for value in names)]
+    ranges = [f"{as_ml(low)} to {as_ml(high)}" for low, high in map(result.ranges.__getitem__, names)]
+    rows = [["labelled cases", *ranges]]
+    for case in result.cases:
+        rows.append([case.name, *(as_ml(case.volumes_ml[v]) if v in case.volumes_ml else "-" for v in names)])
+    return Table(heads=["ml", *names.values()], rows=rows, note="summary.csv holds these numbers.")
 
 
 def _evaluation(folder: Path) -> Section:

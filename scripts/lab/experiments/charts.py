@@ -89,7 +89,9 @@ def gap_chart(summaries: Sequence[MethodSummary], label_names: Sequence[str], st
         axes = figure.add_subplot(lines, columns, number + 1)
         ends = [known[bound].structure_dice(name) for bound in (LOWER, UPPER)]
         _gap_panel(axes, shown, name, ends)
-        axes.set_title(_gap_title(name, ends), fontsize=8.5, loc="left", color=INK)
+        lower, upper = ends
+        gap = "" if lower is None or upper is None else f"\ngap {upper - lower:.1f} points"
+        axes.set_title(name + gap, fontsize=8.5, loc="left", color=INK)
         is_first = number % columns == 0
         _label_axes(
             axes,
@@ -168,11 +170,6 @@ def _spread_marks() -> list[Line2D]:
         Line2D([], [], marker="o", color=_DARK_BLUE, label="mean ± sd over seeds"),
         Line2D([], [], marker="o", linestyle="", color=_VERMILION, markerfacecolor="white", label="one seed"),
     ]
-
-
-def _gap_title(name: str, ends: Sequence[float | None]) -> str:
-    lower, upper = ends
-    return name if lower is None or upper is None else f"{name}\ngap {upper - lower:.1f} points"
 
 
 def _gain(summary: MethodSummary, structure: str) -> Spread:

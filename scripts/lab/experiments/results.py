@@ -157,7 +157,7 @@ def read_comparison(folder: Path) -> Comparison:
             MethodResult(name=name, runs=tuple(run for run in methods if run.name == name)) for name in names
         ),
         translators=tuple(translators),
-        settings=_first_settings(run.folder for run in [*methods, *translators]),
+        settings=next(filter(None, (_settings_of(run.folder) for run in [*methods, *translators])), {}),
     )
 
 
@@ -215,10 +215,6 @@ def _dice_of_case(path: Path) -> dict[str, float]:
             values[row["case"]].append(float(row["dice_percent"]))
     counted = {case: [value for value in dice if not math.isnan(value)] for case, dice in values.items()}
     return {case: sum(dice) / len(dice) for case, dice in counted.items() if dice}
-
-
-def _first_settings(folders: Iterable[Path]) -> dict[str, Any]:
-    return next((settings for settings in map(_settings_of, folders) if settings), {})
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:

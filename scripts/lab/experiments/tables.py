@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.lab.experiments.method_summaries import MEASURES, MethodSummary
-from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison, RunResult
+from scripts.lab.experiments.results import LOWER, REFERENCE, UPPER, Comparison
 from scripts.lab.experiments.statistics import Spread, smallest_p
 from scripts.lab.page import Table
 
@@ -102,7 +102,7 @@ def table_csv(comparison: Comparison) -> str:
 def unfinished_runs(comparison: Comparison) -> list[str]:
     """A line for each run of a method that failed or is missing, with its error."""
     runs = [run for method in comparison.methods for run in method.runs if run.status != "done"]
-    return [f"{run.title}: {run.status}. {_one_line(run.error or '')}" for run in runs]
+    return [f"{run.title}: {run.status}. {' '.join((run.error or '').split())}" for run in runs]
 
 
 def run_commands(comparison: Comparison) -> list[tuple[str, str]]:
@@ -151,14 +151,10 @@ def _main_row(summary: MethodSummary) -> list[str]:
         f"{summary.missing} of {summary.counted}" if summary.counted else DASH,
         show_spread(summary.gap_closed.percent, ".0f"),
         *((f"{test.mean_difference:+.1f}", f"{test.p:.3g}", str(test.n)) if test else [DASH] * 3),
-        ", ".join(_selections(runs)) or DASH,
+        ", ".join(dict.fromkeys(run.selection for run in runs if run.selection)) or DASH,
         DASH if seconds is None else f"{seconds / 60:.1f} min",
         ", ".join(_commits(summary)) or DASH,
     ]
-
-
-def _selections(runs: Iterable[RunResult]) -> list[str]:
-    return [*dict.fromkeys(run.selection for run in runs if run.selection)]
 
 
 def _commits(summary: MethodSummary) -> list[str]:
@@ -178,7 +174,3 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
     parts += ["uncommitted changes"] if provenance.get("uncommitted_changes") else []
     parts += [f"{name} {version}" for name, version in provenance.get("packages", {}).items()]
     return f"Last started with: {', '.join(parts) or 'unknown'}."
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
