@@ -100,10 +100,8 @@ def _is_published(first: MeasuredCase, second: MeasuredCase) -> bool:
 
 def _shared_label(first: MeasuredCase, second: MeasuredCase) -> Finding:
     # Two contrasts of one scan may share a label if they are two domains on one grid.
-    is_one_scan = first.domain != second.domain and (first.shape, first.orientation) == (
-        second.shape,
-        second.orientation,
-    )
+    is_one_grid = (first.shape, first.orientation) == (second.shape, second.orientation)
+    is_one_scan = first.domain != second.domain and is_one_grid
     found = f"the same label map for {first.name} ({_place(first)}) and {second.name} ({_place(second)})"
     remedy = "find out to which image it belongs, and add the label of the other"
     if is_one_scan:

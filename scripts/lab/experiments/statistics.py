@@ -47,7 +47,6 @@ class Spread:
 class GapClosed:
     """A method compared with both bounds, over the seeds that all three have."""
 
-    seeds: tuple[int, ...] = ()
     gain: Spread = field(default_factory=Spread)  # Dice minus that of the lower bound, in points
     percent: Spread = field(default_factory=Spread)  # share of the gap closed, of the seeds in which there is one
 
@@ -59,7 +58,6 @@ class PairedTest:
     n: int
     p: float
     mean_difference: float
-    seeds: tuple[int, ...]
 
 
 def gap_closed_percent(value: float | None, lower: float | None, upper: float | None) -> float | None:
@@ -76,7 +74,6 @@ def gap_closed(method: Mapping[int, float], lower: Mapping[int, float], upper: M
     """The gap that a method closes, from Dice in % by seed: per seed, so that its effects on all three cancel."""
     seeds = sorted(method.keys() & lower.keys() & upper.keys())
     return GapClosed(
-        seeds=tuple(seeds),
         gain=Spread.of(method[seed] - lower[seed] for seed in seeds),
         percent=Spread.of(gap_closed_percent(method[seed], lower[seed], upper[seed]) for seed in seeds),
     )
@@ -102,7 +99,7 @@ def paired_test(
     differences = np.array([np.mean([method[seed][case] - reference[seed][case] for seed in seeds]) for case in cases])
     unequal = differences[differences != 0]
     p = float(stats.wilcoxon(unequal, method="exact").pvalue) if len(unequal) else 1.0
-    return PairedTest(n=len(unequal), p=p, mean_difference=float(differences.mean()), seeds=tuple(seeds))
+    return PairedTest(n=len(unequal), p=p, mean_difference=float(differences.mean()))
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
