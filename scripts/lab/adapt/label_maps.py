@@ -19,7 +19,7 @@ from scripts.lab.check.cases import REPORT, Finding, ListedCase, MeasuredCase
 from scripts.lab.check.check_report import as_ml
 from scripts.lab.check.run_check import TaskLabels, measure_cases
 
-__all__ = ["Segmentations", "SegmentedSet", "checked_cases", "measure_label_maps", "write_summary"]
+__all__ = ["Segmentations", "SegmentedSet", "measure_label_maps", "write_summary"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
         for image, path in one.label_maps().items()
     ]
     cases = measure_cases(listed, labels, workers=None, progress=True)
-    known = checked_cases(check, source)
+    known = _checked_cases(check, source)
     volumes = [{float(value): ml for value, ml in case["volumes_ml"].items()} for case in known]
     shown = {value: [ml.get(value, 0.0) for ml in volumes] for value in labels.names}
     ranges = {value: (min(seen), max(seen)) for value, seen in shown.items()}
@@ -76,7 +76,7 @@ def measure_label_maps(sets: Sequence[SegmentedSet], labels: TaskLabels, check: 
     return replace(result, findings=findings)
 
 
-def checked_cases(check: Path, domain: str) -> list[dict[str, Any]]:
+def _checked_cases(check: Path, domain: str) -> list[dict[str, Any]]:
     """What the check's file says of a domain's volumes; a damaged one is refused with the command that writes it."""
     out = check.parent
     remedy = f"check again: python -m scripts check {out / 'data'} --task {out / 'task.yaml'} --out {check}"
