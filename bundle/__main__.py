@@ -31,29 +31,29 @@ def _command_line() -> argparse.ArgumentParser:
         description="Pack a MONAI bundle, export its network, or segment a DICOM series with it.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    pack = commands.add_parser("pack", help="write glua_<task>_<bundle>/ with one task's values")
+    pack = commands.add_parser("pack", help="write the bundle of one task as the folder glua_<task>_<bundle>")
     pack.add_argument("bundle", choices=BUNDLES, help="which of the two bundles")
     pack.add_argument("--task", required=True, help="name of a file in configs/tasks, without .yaml")
     pack.add_argument("--weights", type=Path, help="models/model.pt of a run; without it the bundle has no weights")
-    pack.add_argument("--weights_url", help="where they can be downloaded: writes large_files.yml for the Model Zoo")
+    pack.add_argument("--weights_url", help="address of the weights, for large_files.yml of the Model Zoo")
     pack.add_argument(
-        "--evaluation", type=Path, help="eval/summary.json of these weights, for the metadata's eval_metrics"
+        "--evaluation", type=Path, help="eval/summary.json of these weights, for eval_metrics in the metadata"
     )
-    pack.add_argument("--out", type=Path, default=Path("dist"), help="where the folder goes (default: %(default)s)")
-    pack.add_argument("--zip", action="store_true", help="also write the folder as a .zip beside it")
+    pack.add_argument("--out", type=Path, default=Path("dist"), help="where to write the folder (default: %(default)s)")
+    pack.add_argument("--zip", action="store_true", help="also write the folder as a zip file beside it")
     pack.set_defaults(run=_pack)
-    export = commands.add_parser("export", help="write the network, weights included, for another engine")
+    export = commands.add_parser("export", help="write the network with its weights for another engine")
     export.add_argument("bundle", choices=BUNDLES, help="which of the two bundles")
     export.add_argument("--task", required=True, help="name of a file in configs/tasks, without .yaml")
     export.add_argument("--weights", type=Path, required=True, help="models/model.pt of a run")
-    export.add_argument("--engine", choices=list(ENGINES), required=True, help="which engine will run it")
-    export.add_argument("--out", type=Path, help="the file; beside the weights when left out")
+    export.add_argument("--engine", choices=list(ENGINES), required=True, help="which engine will run the network")
+    export.add_argument("--out", type=Path, help="file to write (default: beside the weights)")
     export.set_defaults(run=_export)
     dicom = commands.add_parser("dicom", help="segment a DICOM series and write a DICOM Segmentation")
     dicom.add_argument("--bundle", type=Path, required=True, help="folder of a packed segmentation bundle with weights")
     dicom.add_argument("--source", type=Path, required=True, help="folder with the slices of one series")
     dicom.add_argument("--out", type=Path, default=Path("segmentations"), help="where to write (default: %(default)s)")
-    dicom.add_argument("--device", help="such as cpu or cuda:0; a GPU if there is one when left out")
+    dicom.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
     dicom.set_defaults(run=_dicom)
     return parser
 
@@ -74,11 +74,11 @@ def _pack(chosen: argparse.Namespace) -> None:
     if packed.archive is not None:
         print(f"Packed {packed.archive}")
     if packed.is_too_large_for_the_zoo:
-        print("Its weights are too large for the Model Zoo's repository; pack with --weights_url URL for it.")
+        print("Its weights are too large for the Model Zoo's repository; for the zoo, pack with --weights_url URL.")
     if not packed.has_weights:
         print(
-            "It contains no weights: it can be trained, but MONAI Label ignores it, and inference stops, until "
-            "models/model.pt exists (pack again with --weights FILE)."
+            "It contains no weights. You can train it, but MONAI Label ignores it and inference refuses to start "
+            "until models/model.pt exists (pack again with --weights FILE)."
         )
 
 

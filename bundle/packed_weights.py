@@ -92,9 +92,9 @@ def _network(parser: ConfigParser, weights: Path) -> Any:
             raise
         found, remedy = (
             f"no settings of a network ({innermost_message(error)})",
-            "take the file written with the weights",
+            "take the file that was written with the weights",
         )
-        expected = "those that the weights were trained with"
+        expected = "the settings with which the weights were trained"
         raise InputError(file=metadata_file(weights), found=found, expected=expected, remedy=remedy) from error
 
 

@@ -353,7 +353,7 @@ def empty(folder: Path) -> None:
         (no_pixels, r"2.dcm: DICOM data that cannot be decoded"),
         (infinite_intercept, r"0.dcm: RescaleIntercept 'inf'\. Expected 1 number"),
         (slope_is_no_number, r"0.dcm: RescaleSlope 'nan'\. Expected 1 number"),
-        (no_slope, r"0.dcm: RescaleSlope '0'\. Expected another number"),
+        (no_slope, r"0.dcm: RescaleSlope '0'\. Expected a number other than 0"),
         (zero_spacing, r"2.dcm: PixelSpacing '0.*1.5'\. Expected 2 numbers of 0.0001 to 1000"),
         (negative_spacing, r"2.dcm: PixelSpacing '2.*-2.*'\. Expected 2 numbers"),
         (vast_spacing, r"2.dcm: PixelSpacing '1e\+30.*'\. Expected 2 numbers"),

@@ -237,7 +237,7 @@ def test_a_word_that_python_cuts_is_refused(word: str, joined: bool) -> None:
 def test_a_path_with_a_hash_is_refused_however_it_is_quoted(word: str) -> None:
     """MONAI would write to ``run::7``."""
     words = ["inference", "--config_file", f"{config_files('segmentation', 'inference')}", "--output_dir", word]
-    with pytest.raises(InputError, match=r"setting 'output_dir': .* Expected a path without #, which MONAI makes ::"):
+    with pytest.raises(InputError, match=r"setting 'output_dir': .* Expected a path without #, which MONAI turns"):
         _parse_command_line(words).check()
 
 

@@ -134,7 +134,7 @@ def test_large_weights_are_named_with_their_address(
     monkeypatch.setattr("bundle.pack.LARGEST_FILE", weights.stat().st_size - 1)
     arguments = ["pack", bundle.name, "--task", TASK, "--weights", str(weights), "--out", str(tmp_path)]
     main(arguments)
-    assert "too large for the Model Zoo's repository; pack with --weights_url" in capsys.readouterr().out
+    assert "too large for the Model Zoo's repository; for the zoo, pack with --weights_url" in capsys.readouterr().out
     main([*arguments, "--weights_url", weights.as_uri()])
     assert "too large" not in capsys.readouterr().out
     packed = tmp_path / bundle.folder.name / "models" / "model.pt"

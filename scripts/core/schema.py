@@ -89,26 +89,26 @@ def _is_device(value: Any) -> bool:
         return False
 
 
-_SHARE: Rule = ("a number from 0, below 1", lambda value: is_number(value) and 0 <= value < 1)
-_NOT_NEGATIVE: Rule = ("a number from 0", lambda value: is_number(value) and value >= 0)
+_SHARE: Rule = ("a number of at least 0 and below 1", lambda value: is_number(value) and 0 <= value < 1)
+_NOT_NEGATIVE: Rule = ("a number of at least 0", lambda value: is_number(value) and value >= 0)
 _POSITIVE: Rule = ("a number above 0", lambda value: is_number(value) and value > 0)
 _SWITCH: Rule = ("True or False; true or false in a file", lambda value: isinstance(value, bool))
 _COMPONENT: Rule = ("a component with its _target_", lambda value: isinstance(value, Mapping))
 _PLAIN_NAME: Rule = ("a plain file name without #, in quotes if it is a number", _is_plain_name)
 _PATH: Rule = (
-    "a path without #, which MONAI makes ::; in two kinds of quotes if it looks like a number or list",
+    "a path without #, which MONAI turns into ::; in two kinds of quotes if it looks like a number or list",
     lambda v: isinstance(v, str | os.PathLike) and "#" not in str(v),
 )
 _LIST: Rule = ("a path, or null for none", lambda value: value is None or _PATH[1](value))
 
 _GROUPS: Sequence[tuple[str, Rule]] = [
     ("task dataset_name source_domain target_domain", _PLAIN_NAME),
-    ("label_names", _listed("a list of 1 to 255 names of printable letters but #", _is_structure, least=1, most=255)),
+    ("label_names", _listed("a list of 1 to 255 printable names without #", _is_structure, least=1, most=255)),
     (
         "label_values",
-        _listed("a list of whole numbers within 16777215 of 0, and not 0", lambda v: _is_label(v) and v, least=1),
+        _listed("a list of whole numbers from -16777215 to 16777215 without 0", lambda v: _is_label(v) and v, least=1),
     ),
-    ("background_values", _listed("a list of whole numbers within 16777215 of 0", _is_label)),
+    ("background_values", _listed("a list of whole numbers from -16777215 to 16777215", _is_label)),
     ("orientation", ("three letters, one of L/R, of P/A and of I/S, such as RAS; or null", _is_orientation)),
     (
         "spacing_mm",

@@ -184,7 +184,7 @@ def _check_words(words: Sequence[str], given: Config) -> None:
         if is_macro or (isinstance(value, str) and value != raw and not is_quoted):
             found = f"{raw}, which is read as {'a part of another file' if is_macro else repr(value)}"
             remedy = "choose another name" if is_macro or "#" in raw else f'quote it twice, --{name} "{raw!r}"'
-            raise SettingError(f"--{name}", found, expected="a word without '#', quotes and first %", remedy=remedy)
+            raise SettingError(f"--{name}", found, expected="no '#', no quotes and no % at the start", remedy=remedy)
 
 
 def _unknown_keys(section: Config, base: Config, prefix: str, known: set[str]) -> Iterator[tuple[str, list[str]]]:

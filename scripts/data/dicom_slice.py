@@ -159,7 +159,7 @@ def _rescaled(file: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
     [intercept] = _numbers(file, header, "RescaleIntercept", 1, (-1e9, 1e9)) if "RescaleIntercept" in header else (0.0,)
     if abs(slope) < 1e-25:
         found, remedy = f"RescaleSlope {f'{slope:g}'!r}", "export the series again: a slope of 0 makes all values equal"
-        raise InputError(file=file, found=found, expected="another number than 0", remedy=remedy)
+        raise InputError(file=file, found=found, expected="a number other than 0", remedy=remedy)
     if pixels.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
         limits = np.iinfo(np.int16)
         first, last = sorted(slope * int(end) + intercept for end in (pixels.min(), pixels.max()))
@@ -196,7 +196,7 @@ def _numbers(
     if not is_right or (within and not all(within[0] <= number <= within[1] for number in numbers)):
         said = "\\".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
         limits = f" of {within[0]:g} to {within[1]:g}" if within else ""
-        expected = f"{count} number{'s' * (count > 1)}{limits}: without them neither place nor values are known"
+        expected = f"{count} number{'s' * (count > 1)}{limits}: without them, position or intensities are unknown"
         found = f"{name} {said!r}" if value not in (None, "") else f"no {name}"
         remedy = "export the series again with its geometry, or give the volume as NIfTI"
         raise InputError(file=file, found=found, expected=expected, remedy=remedy)

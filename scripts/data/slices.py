@@ -257,9 +257,9 @@ class UnpairedSliceBatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batch at which ``state`` was taken; other slices are refused."""
         if state["content"] != self._content():
-            found = "other volumes, or another preprocessing of them, than the run was started with"
+            found = "other volumes, or other preprocessing, than those with which the run was started"
             remedy = "give the data that the run was started with, or start a new one without --resume"
-            raise InputError(file="the training cases", found=found, expected="the same content", remedy=remedy)
+            raise InputError(file="the training cases", found=found, expected="the same slices", remedy=remedy)
         shares = state.get("shares", self.shares)  # missing in early checkpoints
         _check_shares(shares, "the checkpoint to resume from")
         self.iteration, self.shares = state["iteration"], shares

@@ -125,7 +125,7 @@ class ResumePoint:
         if any(seen) and not all(seen):
             found = f"a checkpoint visible to {seen.count(True)} of {len(seen)} processes"
             remedy = "give a --bundle_root on a disk that all machines share"
-            raise InputError(file=self.path, found=found, expected="one that is visible to all", remedy=remedy)
+            raise InputError(file=self.path, found=found, expected="one that all processes can see", remedy=remedy)
         return all(seen)
 
     def save_unproven(self, engine: Engine) -> None:
@@ -149,7 +149,7 @@ class ResumePoint:
         states = read_state(self.path)
         if states.pop(DIGEST, None) != content_digest(states):
             found, remedy = "content other than what was saved", "start a new run without --resume, or restore the file"
-            raise InputError(file=self.path, found=found, expected="what a training wrote", remedy=remedy)
+            raise InputError(file=self.path, found=found, expected="a checkpoint of a training", remedy=remedy)
         check_finite(self.path, states)
         metadata = "metadata" if "metadata" in states else "card"  # "card" in earlier versions
         check_metadata(_mapping_in(states, metadata, self.path), self.metadata, self.path)
@@ -304,7 +304,7 @@ def _mapping_in(states: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
         return dict(json.loads(states.pop(key, "{}")))
     except (TypeError, ValueError, RecursionError) as error:
         found, remedy = f"no JSON object under {key!r}", "start a new run without --resume; this checkpoint is damaged"
-        raise InputError(file=path, found=found, expected="what a training wrote", remedy=remedy) from error
+        raise InputError(file=path, found=found, expected="a checkpoint of a training", remedy=remedy) from error
 
 
 def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -32,7 +32,7 @@ def _check_paths(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, Path) and "#" in str(path):
-                expected, remedy = "a path without #, which MONAI makes ::", "choose another name, or use a link"
+                expected, remedy = "a path without #, which MONAI turns into ::", "choose another name, or use a link"
                 raise SettingError(f"--{name}", str(path), expected=expected, remedy=remedy)
 
 
@@ -44,11 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands)
     _add_phantom(commands)
 
-    text = "write datalists for a folder of volumes, or for a dataset.json with domains"
+    text = "write the datalists of a folder of volumes, or of a dataset.json with domains"
     add = _command(commands, "datalist", _datalist, text)
-    add("--dataset", help="a dataset.json with its lists under domains.<name>")
+    add("--dataset", help="a dataset.json that has its lists under domains.<name>")
     add("--images", help="folder of NIfTI images of one domain")
-    add("--labels", help="folder of their label maps (may be the same folder); omit it for an unlabelled domain")
+    add("--labels", help="folder of their label maps, which may be the same; omit it for an unlabelled domain")
     add("--domain", help="name of the domain, such as mr or ct")
     add("--validation", type=float, default=0.2, help="fraction of the cases to hold out")
     add("--out", type=Path, required=True, help="output folder for <domain>.json")
@@ -56,23 +56,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     add = _command(commands, "check", _check, "find errors in data before training")
     add("where", nargs="+", help="datalists, a dataset.json with domains, or folders of volumes")
-    add("--task", help="a task file: names and values of the structures")
+    add("--task", help="a task file, for the names and values of the structures and the orientation of the slices")
     add("--out", type=Path, default=Path("runs/check"), help="output folder for check.html and check.json")
-    add("--workers", type=int, help="number of processes")
-
+    add("--workers", type=int, help="number of parallel processes; one per core by default")
     add = _command(commands, "demo", _demo, "train, adapt and evaluate on a generated phantom, and write report.html")
     add("--out", type=Path, default=Path("runs/demo"))
-    add("--methods", default="none_unet,recommended", help="of configs/methods; the last is compared with the first")
+    text = "files of configs/methods (default: %(default)s); the last one is compared with the first"
+    add("--methods", default="none_unet,recommended", help=text)
     add("--seed", type=int, default=0)
     add("--resume", action="store_true", help="continue an interrupted demo")
 
     _add_compare(commands)
     _add_results(commands)
 
-    text = "python -m monai.bundle run, with one sentence for a broken config file and for early signals"
+    text = "the same as python -m monai.bundle run, but with clear errors for broken config files and early Ctrl-C"
     add = _command(commands, "run", _run, text)
     add("run_id", help="training, inference or evaluating")
-    add("settings", nargs=argparse.REMAINDER, help="--config_file, and other settings")
+    add("settings", nargs=argparse.REMAINDER, help="--config_file and other settings")
 
     add = _command(commands, "bench", _bench, "compare the speed of each part with a plain implementation")
     add("--out", type=Path, help="JSON file for times, ratios, versions and peak memory")
@@ -93,14 +93,15 @@ def _add_adapt(commands: Any) -> None:
     folders = "NIfTI files or DICOM series, nested folders are searched"
     add("--source_images", type=Path, required=True, help=f"folder of the labelled images: {folders}")
     add("--source_labels", type=Path, required=True, help="folder of their label maps")
-    add("--target_images", type=Path, required=True, help=f"folder of the other images: {folders}")
-    add("--target_labels", type=Path, help="folder of label maps of the target, only to evaluate with")
+    add("--target_images", type=Path, required=True, help=f"folder of the unlabelled images: {folders}")
+    add("--target_labels", type=Path, help="folder of label maps of the target, used only for evaluation")
     add("--out", type=Path, required=True, help="output folder; repeat the command to continue")
     add("--label_names", help="names in the order of the label values, or as 1=liver,4=spleen")
     add("--segment", type=Path, nargs="+", default=[], help="further volumes or folders of the target to segment")
-    add("--time", help="time that it may take, such as 1h or 2h30m")
-    add("--schedule", help="trial (only to test the sequence), short, translated, day, paper: configs/adapt.yaml")
-    add("--task", type=Path, help="a task file of your own in place of the planned one")
+    add("--time", help="how long the run may take, such as 1h or 2h30m")
+    text = "trial (only tests the sequence), short (the default), untranslated, day or paper: configs/adapt.yaml"
+    add("--schedule", help=text)
+    add("--task", type=Path, help="a task file of your own instead of the planned one")
     add("--seed", type=int, default=0)
     add("--plan_only", action="store_true", help="write the task file and the check, and stop")
     add("--despite_errors", action="store_true", help="train even if the check finds errors")
@@ -115,11 +116,12 @@ def _add_phantom(commands: Any) -> None:
 
 
 def _add_segment(commands: Any) -> None:
-    add = _command(commands, "segment", _segment, "segment volumes with a trained run; its settings are known")
+    text = "segment volumes with the weights and the settings of a finished training"
+    add = _command(commands, "segment", _segment, text)
     add("run_folder", type=Path, help="folder of a segmentation training (its --bundle_root)")
     add("volumes", type=Path, help="a NIfTI file, a folder of them, or a datalist")
     add("--out", type=Path, required=True, help="folder for the label maps")
-    text = "another setting of inference, such as largest_component=true; may be repeated"
+    text = "a further setting of inference, such as largest_component=true; may be repeated"
     add("--set", **REPEATED, type=_setting, metavar="KEY=VALUE", help=text)
 
 
@@ -130,21 +132,21 @@ def _add_compare(commands: Any) -> None:
     add("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
     add("--out", type=Path, required=True, help="output folder; repeat the command to continue")
     add("--size", default="small", help="small (two CPU cores) or full (a GPU): configs/comparison.yaml")
-    add("--dataset_dir", type=Path, help="folder with <domain>.json; the phantom is generated")
-    add("--translators", type=Path, help="a comparison of the other direction: use its translators")
-    text = "another setting for every segmentation training, such as ema_decay=0.99; may be repeated"
+    add("--dataset_dir", type=Path, help="folder with <domain>.json of both domains; not needed for the phantom")
+    add("--translators", type=Path, help="output folder of a comparison of the other direction, to use its translators")
+    text = "a setting for every segmentation training, such as ema_decay=0.99; may be repeated"
     add("--set", **REPEATED, type=_setting, metavar="KEY=VALUE", help=text)
     text = "a config file for every segmentation training, such as configs/selection/snapshots.yaml; may be repeated"
     add("--overlay", **REPEATED, type=Path, metavar="FILE", help=text)
-    add("--jobs", type=int, default=1, help="number of parallel runs, for instance one per core")
+    add("--jobs", type=int, default=1, help="number of runs at a time, for instance one per core")
 
     add = _command(commands, "report", _report, "write tables, figures and report.html of a comparison from its files")
     add("folder", type=Path, help="output folder of compare")
     add(
         "--evaluate_snapshots",
         action="store_true",
-        help="evaluate every snapshot WITH TARGET LABELS and show which label-free score finds the best; FOLDER "
-        "may be any that contains runs trained with configs/selection/snapshots.yaml",
+        help="evaluate every snapshot WITH TARGET LABELS and show which label-free score finds the best one; FOLDER "
+        "may be any folder with runs that were trained with configs/selection/snapshots.yaml",
     )
 
 
@@ -152,7 +154,7 @@ def _add_results(commands: Any) -> None:
     text = "write the numbers of README.md and docs/results.md from docs/results"
     add = _command(commands, "results", _results, text)
     add("--check", action="store_true", help="write nothing; fail if a number differs")
-    add("--runs", type=Path, help="folder of the runs: compare docs/results with them, fill empty cells")
+    add("--runs", type=Path, help="folder of the runs: compare docs/results with them and fill empty cells")
 
 
 def _numbers(text: str) -> list[int]:
@@ -177,8 +179,8 @@ def _add_prepare(commands: Any) -> None:
     add("--labels", type=Path, help="for folder: folder of the label maps")
     add("--map", help="for folder: old:new label values, such as 63:1,126:2, or a YAML file")
     add("--validation", type=float, default=0.2, help="for folder: fraction of the cases to hold out")
-    add("--trust", choices=["image"], help="use the image's header for a label with another one, if the shapes agree")
-    add("--workers", type=int, help="number of parallel cases; one per core by default")
+    add("--trust", choices=["image"], help="if the headers of image and label differ but shapes agree, use the image's")
+    add("--workers", type=int, help="number of cases at a time; one per core by default")
     add("--no_check", action="store_true", help="do not check the volumes")
 
 

@@ -109,7 +109,7 @@ def decide(schedule: Schedule, cost: Cost, rules: AdaptRules, budget_s: float | 
         if length < shortest:
             raise SettingError(
                 setting="--time",
-                found=f"{duration_text(budget_s)}, too little for trainings that teach anything",
+                found=f"{duration_text(budget_s)}, too short for a training that learns anything",
                 expected=f"at least {duration_text(cost.total_s(shortest) / SAFETY)} on this machine",
                 remedy="give more time, or use a faster machine; --schedule trial only tests the sequence",
             )
@@ -118,7 +118,7 @@ def decide(schedule: Schedule, cost: Cost, rules: AdaptRules, budget_s: float | 
     if total > rules.ask_above_hours * 3600 and not is_chosen:
         raise SettingError(
             setting="--schedule",
-            found=f"nothing, and the default, {schedule.name}, would take {duration_text(total)} on this machine",
+            found=f"none, and the default schedule, {schedule.name}, would take {duration_text(total)} on this machine",
             expected=f"a choice for a run of more than {rules.ask_above_hours:g} hours",
             remedy=f"add --time 8h or another time, or --schedule {schedule.name} if this is what you want",
         )

@@ -88,7 +88,7 @@ def _checked_cases(check: Path, domain: str) -> list[dict[str, Any]]:
             _ = case["shape"] and float(case["percentiles"]["0.5"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"no measurements of volumes ({innermost_message(error)})"
-        raise InputError(check / REPORT, found, "those of the check", remedy) from error
+        raise InputError(check / REPORT, found, "the measurements that the check wrote", remedy) from error
     return cases
 
 

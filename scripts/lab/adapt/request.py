@@ -69,7 +69,7 @@ class Progress:
         """The progress of an earlier command with this output folder, or none; other inputs, or damage, are refused."""
         progress = cls(request.out / "adapt.json")
         if progress.file.is_file():
-            expected = "what an earlier command decided"
+            expected = "the decisions of an earlier command"
             remedy = (
                 "copy it from a backup; without it, which repeats the check and the timing, only the same --schedule "
             )

@@ -76,6 +76,6 @@ def _run(run_id: str, files: Sequence[Path], run: PlannedRun, options: Sequence[
         raise InputError(
             file=log,
             found=f"{run_id} ended with exit code {code} ({last_line})",
-            expected="an end without errors",
+            expected="a command that ends without errors",
             remedy="correct what the last lines name, and repeat the command: finished volumes are kept",
         )

@@ -115,7 +115,7 @@ def check_intensities(file: Path, task: Mapping[str, Any], cases: Sequence[Measu
             raise InputError(
                 file=file,
                 found=f"{side}_intensity with a window in HU, while values of {domain} reach {low:.4g} to {high:.4g}",
-                expected="the rule of each domain's own modality",
+                expected="for each domain the transform of its own modality",
                 remedy="exchange source and target in the task file or in the command, whichever is wrong",
             )
 

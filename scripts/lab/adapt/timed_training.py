@@ -71,9 +71,9 @@ def _measure(files: list[str], settings: Mapping[str, Any], log: str) -> Timing:
         except Exception as error:
             raise find_input_error(error) or InputError(
                 file=log,
-                found=f"a training that ended after a few iterations ({innermost_message(error)})",
-                expected="one that goes on",
-                remedy="read this log",
+                found=f"a training that failed in its first iterations ({innermost_message(error)})",
+                expected="a training that continues",
+                remedy="read this log for the cause",
             ) from None
 
 

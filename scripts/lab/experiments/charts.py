@@ -220,4 +220,4 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 def _need(is_there: bool, stem: Path, found: str) -> None:
     if not is_there:
-        raise InputError(file=stem.name, found=found, expected="something to draw", remedy="run more of the comparison")
+        raise InputError(file=stem.name, found=found, expected="finished runs", remedy="run more of the comparison")

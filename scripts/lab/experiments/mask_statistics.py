@@ -45,7 +45,7 @@ def mask_numbers(comparison: Comparison) -> dict[str, Any]:
     if not numbers:
         found = f"no local mask of a labelled held-out case beside a prediction of {LOWER}"
         remedy = f"run {LOWER} and a method with a mask, for instance glua"
-        raise InputError(file="mask.json", found=found, expected="at least one", remedy=remedy)
+        raise InputError(file="mask.json", found=found, expected="at least one case with both", remedy=remedy)
     return numbers
 
 

@@ -222,4 +222,4 @@ def _target_panel(volumes: ComparisonVolumes, target: Volume, height: float) -> 
 
 
 def _nothing(path: Path, found: str) -> InputError:
-    return InputError(file=path.name, found=found, expected="something to draw", remedy="run more of the comparison")
+    return InputError(file=path.name, found=found, expected="finished runs", remedy="run more of the comparison")

@@ -45,7 +45,7 @@ class RunRecord:
         self.folder, self.file = folder, folder / self.FILE
         self.content: dict[str, Any] = {"steps": {}, "failure": None}
         if self.file.is_file():
-            expected, remedy = "the steps of a run", "copy it from a backup, or remove it, which repeats the steps"
+            expected, remedy = "the record of a run", "copy it from a backup, or remove it, which repeats the run"
             self.content = read_yaml(self.file, expected, remedy)
             try:
                 _ = self.status, [step["commits"] for step in self.content["steps"].values()]

@@ -35,7 +35,7 @@ class PlainFolders:
             raise InputError(
                 file=source,
                 found=f"NIfTI files ({volumes[0].name}) and folders of DICOM slices ({series[0].folders[0].name})",
-                expected="one kind",
+                expected="NIfTI files or DICOM series, not both",
                 remedy="put them into two folders and prepare each",
             )
         if not volumes and not series:
