@@ -97,7 +97,7 @@ def test_signals_while_libraries_are_imported(
     )
     assert done.returncode == 128 + number
     (line,) = done.stderr.split("\n")[1:-1]
-    assert line.startswith(f"stopped by {number.name}. To go on: ")
+    assert line.startswith(f"stopped by {number.name}. To resume, ")
     assert not any(tmp_path.iterdir())
 
 

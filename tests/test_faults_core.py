@@ -156,7 +156,7 @@ def test_a_stopped_command_tells_how_to_go_on(number: signal.Signals, tmp_path: 
         check=False,
     )
     assert done.returncode == 128 + number
-    assert done.stderr.splitlines()[-1].startswith(f"stopped by {number.name}. To go on: ")
+    assert done.stderr.splitlines()[-1].startswith(f"stopped by {number.name}. To resume, ")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []

@@ -141,5 +141,5 @@ def show_input_errors_as_sentences() -> None:
 def _stop(number: int, _: object) -> None:
     """End the command; files that are being written are removed on the way."""
     name = signal.Signals(number).name
-    print(f"\nstopped by {name}. To go on: repeat it (monai.bundle: --resume True; demo: --resume).", file=sys.stderr)
+    print(f"\nstopped by {name}. To resume, repeat it (monai.bundle: --resume True; demo: --resume).", file=sys.stderr)
     raise SystemExit(128 + number)

@@ -125,7 +125,7 @@ def lock_folder(folder: Path) -> FileLock:
         remedy = "wait until it has finished, end it, or choose another folder"
         raise InputError(file=folder, found=f"in use by {who}", expected="one run at a time", remedy=remedy) from error
     except (OSError, NotImplementedError) as error:
-        logger.warning("%s: cannot be locked (%s); start no second run in it", folder, error)
+        logger.warning("%s: cannot be locked (%s); do not start a second run there", folder, error)
     remove_parts(folder)
     with atomic_path(owner) as temporary:
         temporary.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")

@@ -165,7 +165,7 @@ def _one_modality(domain: str, cases: Sequence[MeasuredCase]) -> str:
         one, other = map(with_article, kinds)
         raise InputError(
             file=f"the images of {domain}",
-            found=f"intensities of {one} in {len(odd)} of {len(found)} volumes ({', '.join(odd[:4])}), else of {other}",
+            found=f"intensities of {one} in {len(odd)} of {len(found)} volumes ({', '.join(odd[:4])}), else {other}",
             expected="one modality in a folder",
             remedy="move the others to a folder of their own; a CT must be in Hounsfield units",
         )
